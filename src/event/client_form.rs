@@ -1,0 +1,142 @@
+//! Events as clients see them, made by copying what is stored and adding what depends on the reader and on time.
+
+use ruma::{EventId, RoomId};
+use serde_json::{Map, Value, value::RawValue};
+
+use super::stored::{DecodeError, EventView, put_key, put_member, put_members};
+
+/// `unsigned` of a client event: everything that depends on who reads, and when. None of it is ever stored.
+///
+/// <https://spec.matrix.org/v1.19/client-server-api/#definition-clientevent_unsigneddata>
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unsigned<'a> {
+    /// Milliseconds since `origin_server_ts`; negative if a clock is wrong.
+    pub age: Option<i64>,
+    /// Only for the device that sent the event with it.
+    pub transaction_id: Option<&'a str>,
+    /// The content of the state event that this one replaced, if the reader may see it.
+    pub prev_content: Option<&'a RawValue>,
+    /// The id of the state event that this one replaced.
+    pub replaces_state: Option<&'a EventId>,
+    /// The redaction, as a client event.
+    pub redacted_because: Option<&'a RawValue>,
+    /// The membership of the reader at the time of the event (MSC4115).
+    pub membership: Option<&'a str>,
+    /// The bundled aggregations, `m.relations`.
+    pub relations: Option<&'a RawValue>,
+}
+
+impl Unsigned<'_> {
+    /// Appends the object, or nothing if there is nothing in it.
+    fn write(&self, out: &mut Vec<u8>) {
+        let mut object = vec![b'{'];
+        if let Some(age) = self.age {
+            put_raw(&mut object, "age", &age.to_string());
+        }
+        let texts = [
+            ("membership", self.membership),
+            ("replaces_state", self.replaces_state.map(EventId::as_str)),
+            ("transaction_id", self.transaction_id),
+        ];
+        for (key, text) in texts {
+            if let Some(text) = text {
+                put_member(&mut object, key, text);
+            }
+        }
+        let values = [
+            ("m.relations", self.relations),
+            ("prev_content", self.prev_content),
+            ("redacted_because", self.redacted_because),
+        ];
+        for (key, value) in values {
+            if let Some(value) = value {
+                put_raw(&mut object, key, value.get());
+            }
+        }
+        if object.len() > 1 {
+            object.push(b'}');
+            put_key(out, "unsigned");
+            out.extend(object);
+        }
+    }
+}
+
+/// Appends the client form of an event to `out`: with `room_id`, or without it, as in `/sync`.
+pub fn write(
+    out: &mut Vec<u8>,
+    event: &EventView<'_>,
+    room_id: Option<&RoomId>,
+    unsigned: &Unsigned<'_>,
+) -> Result<(), DecodeError> {
+    out.push(b'{');
+    if event.event_type == "m.room.redaction" {
+        put_members(out, &with_redacts_twice(event)?);
+    } else {
+        put_members(out, event.common);
+    }
+    put_member(out, "event_id", event.event_id.as_str());
+    if let Some(room_id) = room_id {
+        put_member(out, "room_id", room_id.as_str());
+    }
+    unsigned.write(out);
+    out.push(b'}');
+    Ok(())
+}
+
+/// The client form for `Raw` fields of ruma's types; [`write`] where bytes will do.
+pub fn raw(
+    event: &EventView<'_>,
+    room_id: Option<&RoomId>,
+    unsigned: &Unsigned<'_>,
+) -> Result<Box<RawValue>, DecodeError> {
+    let mut out = Vec::with_capacity(event.common.len() + 300);
+    write(&mut out, event, room_id, unsigned)?;
+    to_raw(out)
+}
+
+/// The stripped form of a state event: `type`, `state_key`, `sender` and `content` alone.
+///
+/// <https://spec.matrix.org/v1.19/client-server-api/#stripped-state>
+pub fn stripped(event: &EventView<'_>) -> Result<Box<RawValue>, DecodeError> {
+    let content = event.content()?.get();
+    let mut out = Vec::with_capacity(content.len() + 200);
+    out.push(b'{');
+    put_raw(&mut out, "content", content);
+    put_member(&mut out, "sender", event.sender.as_str());
+    put_member(&mut out, "state_key", event.state_key.ok_or_else(|| DecodeError("no state event".to_owned()))?);
+    put_member(&mut out, "type", event.event_type);
+    out.push(b'}');
+    to_raw(out)
+}
+
+/// The common members of a redaction with `redacts` both where old clients and where new clients look for it.
+///
+/// What a sender wrote at the place that does not count in the room's version is not passed on.
+///
+/// <https://spec.matrix.org/v1.19/rooms/v11/#moving-the-redacts-property-of-mroomredaction-events-to-a-content-property>
+fn with_redacts_twice(event: &EventView<'_>) -> Result<String, DecodeError> {
+    let unreadable = |error: serde_json::Error| DecodeError(error.to_string());
+    let mut common: Map<String, Value> = serde_json::from_str(event.common).map_err(unreadable)?;
+    let content = common.get_mut("content").and_then(Value::as_object_mut);
+    let content = content.ok_or_else(|| DecodeError("content is no object".to_owned()))?;
+    match event.redacts {
+        Some(redacts) => {
+            content.insert("redacts".to_owned(), redacts.as_str().into());
+            common.insert("redacts".to_owned(), redacts.as_str().into());
+        }
+        None => {
+            content.remove("redacts");
+        }
+    }
+    serde_json::to_string(&common).map_err(unreadable)
+}
+
+fn put_raw(out: &mut Vec<u8>, key: &'static str, json: &str) {
+    put_key(out, key);
+    out.extend(json.as_bytes());
+}
+
+fn to_raw(json: Vec<u8>) -> Result<Box<RawValue>, DecodeError> {
+    let json = String::from_utf8(json).map_err(|error| DecodeError(error.to_string()))?;
+    RawValue::from_string(json).map_err(|error| DecodeError(error.to_string()))
+}

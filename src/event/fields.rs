@@ -1,0 +1,56 @@
+//! `event_fields` of a filter: which parts of a client event somebody asked for.
+
+use serde_json::{Map, Value, value::RawValue};
+
+/// Paths of the fields to keep, parsed once per filter.
+///
+/// <https://spec.matrix.org/v1.19/appendices/#dot-separated-property-paths>
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fields(Vec<Vec<String>>);
+
+impl Fields {
+    /// Parses paths such as `content.body`; in `content.m\.relates_to` the second dot is part of a name.
+    pub fn new<'a>(paths: impl IntoIterator<Item = &'a str>) -> Self {
+        Self(paths.into_iter().map(split).collect())
+    }
+
+    /// The members of `event`, a JSON object, that some path leads to. What no path leads to is left out.
+    pub fn select(&self, event: &RawValue) -> serde_json::Result<Box<RawValue>> {
+        let event: Map<String, Value> = serde_json::from_str(event.get())?;
+        let mut selected = Map::new();
+        for path in &self.0 {
+            copy(&event, path, &mut selected);
+        }
+        serde_json::value::to_raw_value(&selected)
+    }
+}
+
+/// Splits a path at its dots; a backslash makes a dot or a backslash after it part of the name.
+fn split(path: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut name = String::new();
+    let mut characters = path.chars().peekable();
+    while let Some(character) = characters.next() {
+        match character {
+            '.' => names.push(std::mem::take(&mut name)),
+            '\\' => name.push(characters.next_if(|next| matches!(next, '.' | '\\')).unwrap_or('\\')),
+            other => name.push(other),
+        }
+    }
+    names.push(name);
+    names
+}
+
+/// Copies what `path` leads to, if it leads anywhere, keeping what other paths have copied.
+fn copy(from: &Map<String, Value>, path: &[String], to: &mut Map<String, Value>) {
+    let Some((name, rest)) = path.split_first() else { return };
+    let Some(value) = from.get(name) else { return };
+    if rest.is_empty() {
+        to.insert(name.clone(), value.clone());
+    } else if let Value::Object(inner) = value {
+        let copied = to.entry(name).or_insert_with(|| Value::Object(Map::new()));
+        if let Value::Object(copied) = copied {
+            copy(inner, rest, copied);
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! One room: its timeline, its state, its members.
+
+pub mod state;
