@@ -1,0 +1,88 @@
+//! `[global.rate_limits]`: how often one client may do what is costly or open to abuse.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use governor::Quota;
+use serde::{Deserialize, Serialize};
+
+use super::{ConfigError, duration};
+
+/// Requests over a limit get `M_LIMIT_EXCEEDED` (429) with the time to wait. Each accessor gives
+/// `None` while limits are switched off.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimits {
+    /// `false` switches all of them off: for tests and benchmarks.
+    pub enabled: bool,
+    login_per_address: Limit,
+    login_per_account: Limit,
+    registration: Limit,
+    message: Limit,
+}
+
+/// At most `burst` requests at once; each request is given back after a further `every`.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limit {
+    burst: NonZeroU32,
+    #[serde(with = "duration")]
+    every: Duration,
+}
+
+impl RateLimits {
+    /// Log-in attempts from one IP address.
+    pub fn login_per_address(&self) -> Option<Quota> {
+        self.quota(self.login_per_address)
+    }
+
+    /// Failed log-in attempts for one account, from wherever.
+    pub fn login_per_account(&self) -> Option<Quota> {
+        self.quota(self.login_per_account)
+    }
+
+    /// Registrations, and questions for free user names, from one IP address.
+    pub fn registration(&self) -> Option<Quota> {
+        self.quota(self.registration)
+    }
+
+    /// Events that one user sends into rooms.
+    pub fn message(&self) -> Option<Quota> {
+        self.quota(self.message)
+    }
+
+    fn quota(&self, limit: Limit) -> Option<Quota> {
+        let quota = Quota::with_period(limit.every).map(|quota| quota.allow_burst(limit.burst));
+        quota.filter(|_| self.enabled)
+    }
+
+    pub(super) fn check(&self, errors: &mut ConfigError) {
+        for (key, limit) in [
+            ("rate_limits.login_per_address", self.login_per_address),
+            ("rate_limits.login_per_account", self.login_per_account),
+            ("rate_limits.registration", self.registration),
+            ("rate_limits.message", self.message),
+        ] {
+            if limit.every.is_zero() {
+                errors.add(key, "gives requests back every 0 s", "set `every` to 1 ms or more, or `enabled = false`");
+            }
+        }
+    }
+}
+
+impl Default for RateLimits {
+    fn default() -> Self {
+        let limit = |burst, every_ms| Limit {
+            burst: NonZeroU32::new(burst).expect("the bursts below are positive"),
+            every: Duration::from_millis(every_ms),
+        };
+        Self {
+            enabled: true,
+            // A whole office behind one address may log in on the same morning.
+            login_per_address: limit(60, 1_000),
+            // A password guesser gets 1,440 guesses a day.
+            login_per_account: limit(10, 60_000),
+            registration: limit(20, 10_000),
+            message: limit(50, 200),
+        }
+    }
+}
