@@ -108,3 +108,162 @@ fn state_of_auth_events<E: Event<Id = OwnedEventId>>(
         .filter_map(|found| Some(((found.event_type().to_string(), found.state_key()?.to_owned()), found)))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use ruma::RoomVersionId;
+    use serde_json::json;
+
+    use super::*;
+    use crate::event::{
+        Verified,
+        rules::SUPPORTED,
+        testing::{Forge, draft},
+    };
+
+    /// A room of alice, with the auth events that the next event of hers names.
+    struct Room {
+        forge: Forge,
+        events: Vec<Verified>,
+    }
+
+    impl Room {
+        fn new(version: RoomVersionId) -> Self {
+            let mut forge = Forge::new(version);
+            let create = forge.create("alice");
+            let mut room = Self { forge, events: vec![create] };
+            let alice =
+                room.make("alice", "m.room.member", Some("@alice:domain"), &json!({ "membership": "join" }), &[]);
+            room.events.push(alice);
+            room
+        }
+
+        /// An event that names the create event, where the version wants that, and the events numbered `auth`.
+        fn make(
+            &mut self,
+            sender: &str,
+            event_type: &str,
+            state_key: Option<&str>,
+            content: &serde_json::Value,
+            auth: &[usize],
+        ) -> Verified {
+            let names_create = !self.forge.rules.authorization.room_create_event_id_as_room_id;
+            let auth = names_create.then_some(&0).into_iter().chain(auth);
+            let auth: Vec<&Verified> = auth.map(|&number| &self.events[number]).collect();
+            let newest = self.events.last().unwrap();
+            self.forge.event(sender, draft(event_type, state_key, content), &[newest], &auth)
+        }
+
+        fn check(&self, event: &Verified) -> Result<(), Refusal> {
+            self.check_with(event, |pdu| pdu)
+        }
+
+        fn check_with(&self, event: &Verified, change: impl Fn(Pdu) -> Pdu) -> Result<(), Refusal> {
+            let fetch = |id: &EventId| {
+                let found = self.events.iter().find(|event| event.pdu().event_id == id)?;
+                Some(change(found.pdu().clone()))
+            };
+            check_against_auth_events(self.forge.rules, event.pdu(), fetch)
+        }
+    }
+
+    fn text() -> serde_json::Value {
+        json!({ "body": "hi" })
+    }
+
+    #[test]
+    fn a_member_may_speak_and_a_stranger_may_not_in_every_version() {
+        for version in SUPPORTED {
+            let mut room = Room::new(version.clone());
+            for number in 0..2 {
+                room.check(&room.events[number].clone()).unwrap();
+            }
+            let alice = room.make("alice", "m.room.message", None, &text(), &[1]);
+            room.check(&alice).unwrap();
+            let mallory = room.make("mallory", "m.room.message", None, &text(), &[]);
+            room.check(&mallory).unwrap_err();
+            let unproved = room.make("alice", "m.room.message", None, &text(), &[]);
+            assert!(room.check(&unproved).is_err(), "{version}: her membership is not among the auth events");
+        }
+    }
+
+    #[test]
+    fn auth_events_must_be_known_accepted_of_the_same_room_and_of_use() {
+        let mut room = Room::new(RoomVersionId::V11);
+        let topic = room.make("alice", "m.room.topic", Some(""), &json!({ "topic": "x" }), &[1]);
+        room.events.push(topic);
+        let good = room.make("alice", "m.room.message", None, &text(), &[1]);
+        let useless = room.make("alice", "m.room.message", None, &text(), &[1, 2]);
+        let twice = room.make("alice", "m.room.message", None, &text(), &[1, 1]);
+        room.check(&good).unwrap();
+        room.check(&useless).unwrap_err();
+        room.check(&twice).unwrap_err();
+        room.check_with(&good, |pdu| Pdu { rejected: true, ..pdu }).unwrap_err();
+        room.check_with(&good, |pdu| Pdu { room_id: "!other:domain".try_into().unwrap(), ..pdu }).unwrap_err();
+        room.events.remove(1);
+        room.check(&good).unwrap_err();
+    }
+
+    #[test]
+    fn a_version_12_event_needs_the_create_event_of_its_room_id() {
+        let mut room = Room::new(RoomVersionId::V12);
+        let message = room.make("alice", "m.room.message", None, &text(), &[1]);
+        room.check(&message).unwrap();
+        room.check_with(&message, |pdu| Pdu { rejected: pdu.event_type == TimelineEventType::RoomCreate, ..pdu })
+            .unwrap_err();
+        room.events.remove(0);
+        room.check(&message).unwrap_err();
+    }
+
+    #[test]
+    fn the_state_decides_whatever_the_auth_events_say() {
+        let mut room = Room::new(RoomVersionId::V11);
+        let message = room.make("alice", "m.room.message", None, &text(), &[1]);
+        let left = room.make("alice", "m.room.member", Some("@alice:domain"), &json!({ "membership": "leave" }), &[1]);
+        let state = |member: &Verified| {
+            let events = [room.events[0].pdu().clone(), member.pdu().clone()];
+            check_against_state(room.forge.rules, message.pdu(), move |event_type, state_key| {
+                let is_it = |pdu: &&Pdu| {
+                    pdu.event_type.to_string() == event_type.to_string() && pdu.state_key.as_deref() == Some(state_key)
+                };
+                events.iter().find(is_it).cloned()
+            })
+        };
+        state(&room.events[1]).unwrap();
+        state(&left).unwrap_err();
+    }
+
+    #[test]
+    fn auth_types_are_those_of_event_and_version() {
+        let rules = |version: RoomVersionId| crate::event::rules::rules(&version).unwrap();
+        let types = |version, content| {
+            let content = serde_json::value::to_raw_value(&content).unwrap();
+            let alice = <&UserId>::try_from("@a:b").unwrap();
+            auth_types(&TimelineEventType::RoomMember, alice, Some("@c:d"), &content, rules(version))
+        };
+        let key = |event_type: &str, state_key: &str| (StateEventType::from(event_type), state_key.to_owned());
+        let mut expected = vec![
+            key("m.room.power_levels", ""),
+            key("m.room.member", "@a:b"),
+            key("m.room.create", ""),
+            key("m.room.member", "@c:d"),
+            key("m.room.join_rules", ""),
+        ];
+        let invite = json!({ "membership": "invite" });
+        assert_eq!(types(RoomVersionId::V11, invite.clone()).unwrap(), expected);
+        expected.remove(2);
+        assert_eq!(types(RoomVersionId::V12, invite).unwrap(), expected);
+        types(RoomVersionId::V11, json!({ "membership": 1 })).unwrap_err();
+    }
+
+    #[test]
+    fn a_failed_look_up_is_an_error_and_not_a_verdict() {
+        let fallible = Fallible::default();
+        assert_eq!(fallible.keep(Ok::<_, &str>(Some(1))), Some(1));
+        assert_eq!(fallible.keep(Ok::<Option<u8>, _>(None)), None);
+        assert_eq!(Fallible::<&str>::default().check("allowed"), Ok("allowed"));
+        assert_eq!(fallible.keep(Err::<Option<u8>, _>("disk")), None);
+        assert_eq!(fallible.keep(Err::<Option<u8>, _>("later")), None);
+        assert_eq!(fallible.check("refused"), Err("disk"));
+    }
+}

@@ -113,11 +113,13 @@ pub fn build(draft: Draft, context: &Context<'_>) -> Result<Verified, FormatErro
 
 fn unsigned_event(draft: Draft, context: &Context<'_>) -> Result<CanonicalJsonObject, FormatError> {
     let rules = context.rules;
-    let mut content = format::parse_object(draft.content.get().as_bytes(), rules, &[])?;
+    let mut content = format::parse_content(draft.content.get().as_bytes(), rules)?;
     let mut json = CanonicalJsonObject::new();
-    if let Some(target) = draft.redacts {
+    if draft.event_type == TimelineEventType::RoomRedaction {
+        // Clients give it in the content, or in a path, whatever the version of the room.
+        let target = draft.redacts.map(|target| text(target.as_str())).or_else(|| content.remove("redacts"));
         let place = if rules.redaction.content_field_redacts { &mut content } else { &mut json };
-        place.insert("redacts".to_owned(), text(target.as_str()));
+        place.extend(target.map(|target| ("redacts".to_owned(), target)));
     }
     let ts = draft.origin_server_ts.unwrap_or(context.origin_server_ts);
     let depth = UInt::try_from(context.depth).unwrap_or(UInt::MAX);
@@ -166,4 +168,154 @@ fn legacy<'a>(context: &Context<'a>) -> Result<Legacy<'a>, FormatError> {
 
 fn text(text: &str) -> CanonicalJsonValue {
     CanonicalJsonValue::String(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{RoomVersionId, event_id, room_version_rules::RoomVersionRules, server_name, user_id};
+    use serde_json::Value;
+
+    use super::*;
+    use crate::event::{
+        format::canonical,
+        rules::SUPPORTED,
+        testing::{Forge, draft, key, user},
+    };
+
+    fn value(event: &Verified) -> Value {
+        serde_json::from_str(&canonical(event.json())).unwrap()
+    }
+
+    fn number(version: &RoomVersionId) -> u8 {
+        version.as_str().parse().unwrap()
+    }
+
+    #[test]
+    fn ids_and_references_are_those_of_the_version() {
+        for version in SUPPORTED {
+            let mut forge = Forge::new(version.clone());
+            let create = forge.create("alice");
+            let event = forge.event("alice", draft("x", None, &json!({})), &[&create], &[]);
+            let (json, id) = (value(&event), event.pdu().event_id.as_str());
+            let create_id = create.pdu().event_id.as_str();
+            if number(&version) < 3 {
+                assert_eq!(id, "$event2:domain");
+                assert_eq!(json["event_id"], id);
+                assert_eq!(json["prev_events"][0][0], create_id);
+                assert_eq!(json["prev_events"][0][1]["sha256"].as_str().unwrap().len(), 43);
+            } else {
+                let hash = id.strip_prefix('$').unwrap();
+                assert_eq!(hash.len(), 43, "unpadded base64 of a SHA-256");
+                assert!(number(&version) == 3 || !hash.contains(['+', '/']), "URL-safe since version 4");
+                assert!(json.get("event_id").is_none());
+                assert_eq!(json["prev_events"], json!([create_id]));
+            }
+            assert_eq!(json["depth"], 2);
+            assert!(json.get("origin").is_none() && json.get("unsigned").is_none());
+            assert_eq!(value(&create).get("room_id").is_none(), number(&version) == 12);
+        }
+    }
+
+    #[test]
+    fn a_redaction_names_its_target_where_the_version_wants_it_wherever_the_client_put_it() {
+        let target = event_id!("$target:domain");
+        for version in SUPPORTED {
+            let mut forge = Forge::new(version.clone());
+            let create = forge.create("alice");
+            let by_path = Draft::redaction(target.to_owned(), Some("rude"));
+            let by_content = draft("m.room.redaction", None, &json!({ "redacts": target, "reason": "rude" }));
+            for draft in [by_path, by_content] {
+                let event = forge.event("alice", draft, &[&create], &[]);
+                let json = value(&event);
+                let (top, content) = if number(&version) < 11 {
+                    (json!(target), json!({ "reason": "rude" }))
+                } else {
+                    (json!(null), json!({ "reason": "rude", "redacts": target }))
+                };
+                assert_eq!(json.get("redacts").unwrap_or(&Value::Null), &top, "{version}");
+                assert_eq!(json["content"], content, "{version}");
+                assert_eq!(event.pdu().redacts.as_deref(), Some(target), "{version}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_redacts_that_is_no_event_id_or_not_in_a_redaction_redacts_nothing() {
+        let mut forge = Forge::new(RoomVersionId::V11);
+        let create = forge.create("alice");
+        for redacts in [json!(1), json!("target"), json!(null)] {
+            let draft = draft("m.room.redaction", None, &json!({ "redacts": redacts }));
+            assert_eq!(forge.event("alice", draft, &[&create], &[]).pdu().redacts, None);
+        }
+        let message = draft("m.room.message", None, &json!({ "redacts": "$target" }));
+        assert_eq!(forge.event("alice", message, &[&create], &[]).pdu().redacts, None);
+    }
+
+    #[test]
+    fn a_client_is_told_what_is_wrong_with_its_event() {
+        let mut forge = Forge::new(RoomVersionId::V11);
+        let create = forge.create("alice");
+        let mut send = |draft| forge.try_event("alice", draft, &[&create], &[]).map(|event| event.pdu().clone());
+        let long = "x".repeat(256);
+        let too_large = [
+            draft(&long, None, &json!({})),
+            draft("x", Some(&long), &json!({})),
+            draft("x", None, &json!({ "body": "x".repeat(65_536) })),
+            draft("x", None, &json!({ "body": "x".repeat(65_250) })), // too large by its signatures only
+        ];
+        for draft in too_large {
+            assert!(matches!(send(draft), Err(FormatError::TooLarge(_))));
+        }
+        let raw = |json: &str| Draft::message("x".into(), RawValue::from_string(json.to_owned()).unwrap());
+        for bad in
+            ["1", "[]", "null", r#"{"a":1.5}"#, r#"{"a":9007199254740992}"#, r#"{"a":1,"a":1}"#, r#"{"a":"\ud800"}"#]
+        {
+            assert!(matches!(send(raw(bad)), Err(FormatError::BadJson(_))), "{bad}");
+        }
+        send(draft("x", None, &json!({ "body": "x".repeat(64_000) }))).unwrap();
+        send(draft("x", Some(&long[..255]), &json!({}))).unwrap();
+    }
+
+    #[test]
+    fn depth_stays_in_the_canonical_range() {
+        let (key, rules) = (key(), &RoomVersionRules::V12);
+        let context = Context {
+            rules,
+            room_id: Some(ruma::room_id!("!room")),
+            sender: user_id!("@a:domain"),
+            prev_events: &[],
+            auth_events: &[],
+            depth: u64::MAX,
+            origin_server_ts: MilliSecondsSinceUnixEpoch(UInt::MIN),
+            server_name: server_name!("domain"),
+            key: &key,
+            legacy: None,
+        };
+        let event = build(draft("x", None, &json!({})), &context).unwrap();
+        assert_eq!(event.pdu().depth, (1 << 53) - 1);
+        let without_legacy = Context { rules: &RoomVersionRules::V2, ..context };
+        build(draft("x", None, &json!({})), &without_legacy).unwrap_err();
+    }
+
+    #[test]
+    fn the_time_is_the_drafts_or_else_the_contexts() {
+        let mut forge = Forge::new(RoomVersionId::V11);
+        let create = forge.create("alice");
+        let ts = MilliSecondsSinceUnixEpoch(UInt::from(5_u32));
+        let old = Draft { origin_server_ts: Some(ts), ..draft("x", None, &json!({})) };
+        assert_eq!(forge.event("alice", old, &[&create], &[]).pdu().origin_server_ts, ts);
+        let now = forge.event("alice", draft("x", None, &json!({})), &[&create], &[]);
+        assert_eq!(u64::from(now.pdu().origin_server_ts.get()), 1_700_000_000_000);
+    }
+
+    #[test]
+    fn drafts_of_state_carry_type_key_and_content() {
+        use ruma::events::room::{member::MembershipState, topic::RoomTopicEventContent};
+        let member = Draft::member(&user("bob"), &RoomMemberEventContent::new(MembershipState::Invite));
+        assert_eq!(member.event_type, TimelineEventType::RoomMember);
+        assert_eq!(member.state_key.as_deref(), Some("@bob:domain"));
+        assert_eq!(member.content.get(), r#"{"membership":"invite"}"#);
+        let topic = Draft::typed_state("", &RoomTopicEventContent::new("chat".to_owned()));
+        assert_eq!((topic.event_type.to_string().as_str(), topic.state_key.as_deref()), ("m.room.topic", Some("")));
+    }
 }

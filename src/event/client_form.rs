@@ -140,3 +140,101 @@ fn to_raw(json: Vec<u8>) -> Result<Box<RawValue>, DecodeError> {
     let json = String::from_utf8(json).map_err(|error| DecodeError(error.to_string()))?;
     RawValue::from_string(json).map_err(|error| DecodeError(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use ruma::{RoomVersionId, event_id, room_id};
+    use serde_json::json;
+
+    use super::*;
+    use crate::event::{
+        Draft, StoredEvent,
+        rules::SUPPORTED,
+        stored::Placement,
+        testing::{Forge, draft},
+    };
+
+    fn stored(version: RoomVersionId, draft: Draft) -> StoredEvent {
+        let mut forge = Forge::new(version);
+        let create = forge.create("alice");
+        let event = forge.event("alice", draft, &[&create], &[]);
+        StoredEvent::new(&event, forge.rules, Placement::default())
+    }
+
+    fn shown(event: &StoredEvent, room_id: Option<&RoomId>, unsigned: &Unsigned<'_>) -> Value {
+        serde_json::from_str(raw(&event.view(), room_id, unsigned).unwrap().get()).unwrap()
+    }
+
+    #[test]
+    fn clients_see_what_the_specification_lists_and_nothing_else() {
+        let event = stored(RoomVersionId::V11, draft("m.room.topic", Some(""), &json!({ "topic": "ü\"\\" })));
+        let mut expected = json!({
+            "content": { "topic": "ü\"\\" }, "event_id": event.event_id, "origin_server_ts": 1_700_000_000_000_u64,
+            "sender": "@alice:domain", "state_key": "", "type": "m.room.topic",
+        });
+        assert_eq!(shown(&event, None, &Unsigned::default()), expected);
+        expected["room_id"] = json!("!room:domain");
+        assert_eq!(shown(&event, Some(room_id!("!room:domain")), &Unsigned::default()), expected);
+    }
+
+    #[test]
+    fn everything_in_unsigned_is_shown_as_given() {
+        let event = stored(RoomVersionId::V11, draft("x", Some("k"), &json!({})));
+        let json = |text: &str| RawValue::from_string(text.to_owned()).unwrap();
+        let (content, because, relations) = (json(r#"{"a":1}"#), json(r#"{"type":"m.room.redaction"}"#), json("{}"));
+        let unsigned = Unsigned {
+            age: Some(-5),
+            transaction_id: Some("t\"1"),
+            prev_content: Some(&content),
+            replaces_state: Some(event_id!("$old")),
+            redacted_because: Some(&because),
+            membership: Some("join"),
+            relations: Some(&relations),
+        };
+        let expected = json!({
+            "age": -5, "transaction_id": "t\"1", "prev_content": { "a": 1 }, "replaces_state": "$old",
+            "redacted_because": { "type": "m.room.redaction" }, "membership": "join", "m.relations": {},
+        });
+        assert_eq!(shown(&event, None, &unsigned)["unsigned"], expected);
+        let transaction = Unsigned { transaction_id: Some("1"), ..Unsigned::default() };
+        assert_eq!(shown(&event, None, &transaction)["unsigned"], json!({ "transaction_id": "1" }));
+    }
+
+    #[test]
+    fn a_redaction_shows_its_target_twice_in_every_version() {
+        for version in SUPPORTED {
+            let event = stored(version, Draft::redaction(event_id!("$target:x").to_owned(), Some("rude")));
+            let shown = shown(&event, None, &Unsigned::default());
+            assert_eq!(shown["redacts"], "$target:x");
+            assert_eq!(shown["content"], json!({ "redacts": "$target:x", "reason": "rude" }));
+        }
+    }
+
+    #[test]
+    fn a_target_that_does_not_count_is_not_shown() {
+        let nothing = stored(RoomVersionId::V11, draft("m.room.redaction", None, &json!({ "redacts": 1 })));
+        let shown_nothing = shown(&nothing, None, &Unsigned::default());
+        assert_eq!((shown_nothing.get("redacts"), &shown_nothing["content"]), (None, &json!({})));
+
+        let mut wrong_place = stored(RoomVersionId::V11, Draft::redaction(event_id!("$real").to_owned(), None));
+        wrong_place.federation = r#"{"redacts":"$wrong"}"#.to_owned();
+        assert_eq!(shown(&wrong_place, None, &Unsigned::default())["redacts"], "$real");
+    }
+
+    #[test]
+    fn ids_of_any_characters_stay_json() {
+        let mut event = stored(RoomVersionId::V11, draft("x", None, &json!({})));
+        event.event_id = ruma::EventId::parse("$a\"\\\u{1}\n").unwrap();
+        assert_eq!(shown(&event, None, &Unsigned::default())["event_id"], "$a\"\\\u{1}\n");
+    }
+
+    #[test]
+    fn stripped_state_has_four_members() {
+        let event = stored(RoomVersionId::V12, draft("m.room.name", Some(""), &json!({ "name": "x" })));
+        let stripped_event: Value = serde_json::from_str(stripped(&event.view()).unwrap().get()).unwrap();
+        let expected =
+            json!({ "content": { "name": "x" }, "sender": "@alice:domain", "state_key": "", "type": "m.room.name" });
+        assert_eq!(stripped_event, expected);
+        stripped(&stored(RoomVersionId::V12, draft("x", None, &json!({}))).view()).unwrap_err();
+    }
+}

@@ -54,3 +54,44 @@ fn copy(from: &Map<String, Value>, path: &[String], to: &mut Map<String, Value>)
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn select(paths: &[&str]) -> Value {
+        let event = json!({
+            "type": "m.room.message", "content": { "body": "hi", "a.b": { "c\\d": 1, "e": 2 }, "list": [{ "x": 1 }] },
+        });
+        let event = serde_json::value::to_raw_value(&event).unwrap();
+        serde_json::from_str(Fields::new(paths.iter().copied()).select(&event).unwrap().get()).unwrap()
+    }
+
+    #[test]
+    fn only_what_paths_lead_to_is_kept() {
+        assert_eq!(select(&["content.body"]), json!({ "content": { "body": "hi" } }));
+        assert_eq!(select(&["type", "nothing", "type.x"]), json!({ "type": "m.room.message" }));
+        assert_eq!(select(&[]), json!({}));
+        assert_eq!(select(&["content.list.x", "content.list.0"]), json!({ "content": {} }));
+    }
+
+    #[test]
+    fn paths_add_up_in_any_order() {
+        let all = json!({ "body": "hi", "a.b": { "c\\d": 1, "e": 2 }, "list": [{ "x": 1 }] });
+        assert_eq!(select(&["content", "content.body"])["content"], all);
+        assert_eq!(select(&["content.body", "content"])["content"], all);
+        assert_eq!(select(&["content.body", r"content.a\.b.e"])["content"], json!({ "body": "hi", "a.b": { "e": 2 } }));
+    }
+
+    #[test]
+    fn dots_and_backslashes_in_names_are_escaped() {
+        assert_eq!(select(&[r"content.a\.b.c\\d"]), json!({ "content": { "a.b": { "c\\d": 1 } } }));
+        assert_eq!(select(&["content.a.b"]), json!({ "content": {} }));
+        assert_eq!(split(r"a\.b.c\\d"), ["a.b", r"c\d"]);
+        assert_eq!(split(r"a\x.b\"), [r"a\x", r"b\"]);
+        assert_eq!(split(""), [""]);
+        assert_eq!(split(".a."), ["", "a", ""]);
+    }
+}

@@ -60,25 +60,19 @@ impl Received {
 ///
 /// `unsigned` is left out unread: no signature covers it, and a bad number in it must not cost us the event.
 pub fn parse(json: &[u8], rules: &RoomVersionRules) -> Result<Received, FormatError> {
-    let mut json = parse_object(json, rules, &["unsigned"])?;
+    let mut json = read(json, Strict { levels_left: MAX_DEPTH, left_out: &["unsigned"], ..Strict::new(rules) })?;
     check(&mut json, rules)?;
     Ok(Received { pdu: Pdu::from_json(&json, rules)?, json })
 }
 
-/// Reads one JSON object, such as the `content` that a client sends, as strictly as the room version asks for.
-///
-/// `left_out` are members of the object itself that are skipped whatever they hold.
-///
-/// NOTSPEC: versions 1 to 5 should accept any number. Here, as in ruma, all versions refuse numbers that canonical JSON
-/// cannot express, because neither their hash nor their signature could be checked.
-pub fn parse_object(
-    json: &[u8],
-    rules: &RoomVersionRules,
-    left_out: &[&str],
-) -> Result<CanonicalJsonObject, FormatError> {
-    let seed = Strict { levels_left: MAX_DEPTH, unique_keys: rules.authorization.strict_canonical_json, left_out };
+/// Reads the content of an event that a client wants to send to a room with `rules`.
+pub fn parse_content(json: &[u8], rules: &RoomVersionRules) -> Result<CanonicalJsonObject, FormatError> {
+    read(json, Strict { levels_left: MAX_DEPTH - 1, ..Strict::new(rules) })
+}
+
+fn read(json: &[u8], guards: Strict<'_>) -> Result<CanonicalJsonObject, FormatError> {
     let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let value = seed.deserialize(&mut deserializer).map_err(|error| FormatError::bad(error.to_string()))?;
+    let value = guards.deserialize(&mut deserializer).map_err(|error| FormatError::bad(error.to_string()))?;
     deserializer.end().map_err(|error| FormatError::bad(error.to_string()))?;
     match value {
         CanonicalJsonValue::Object(object) => Ok(object),
@@ -118,15 +112,24 @@ pub(super) fn canonical(json: &CanonicalJsonObject) -> String {
 }
 
 /// Builds a canonical value straight from the input, with the guards that serde_json's own `Value` lacks.
+///
+/// NOTSPEC: versions 1 to 5 should accept any number. Here, as in ruma, all versions refuse numbers that canonical JSON
+/// cannot express, because neither their hash nor their signature could be checked.
 #[derive(Clone, Copy)]
 struct Strict<'a> {
     levels_left: usize,
+    /// Whether a key that comes twice is an error; if not, the last one wins.
     unique_keys: bool,
+    /// Members of the outermost object that are skipped whatever they hold.
     left_out: &'a [&'a str],
 }
 
 impl Strict<'_> {
-    /// The guards for a member of the value that these are for.
+    fn new(rules: &RoomVersionRules) -> Self {
+        Self { levels_left: 0, unique_keys: rules.authorization.strict_canonical_json, left_out: &[] }
+    }
+
+    /// The guards for the members of the value that these are for.
     fn inside<E: de::Error>(self) -> Result<Strict<'static>, E> {
         match self.levels_left.checked_sub(1) {
             Some(levels_left) => Ok(Strict { levels_left, unique_keys: self.unique_keys, left_out: &[] }),
@@ -204,5 +207,312 @@ impl<'de> Visitor<'de> for Strict<'_> {
             members.insert(key, object.next_value_seed(inside)?);
         }
         Ok(CanonicalJsonValue::Object(members))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use ruma::room_version_rules::RoomVersionRules;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::event::rules::{SUPPORTED, rules};
+
+    fn event(version: u8) -> Value {
+        let reference = |id: &str| if version < 3 { json!([id, { "sha256": "hash" }]) } else { json!(id) };
+        json!({
+            "auth_events": [reference("$auth:example.org")],
+            "content": { "body": "hi" },
+            "depth": 12,
+            "event_id": "$event:example.org",
+            "hashes": { "sha256": "hash" },
+            "origin_server_ts": 1_838_188_000,
+            "prev_events": [reference("$prev:example.org")],
+            "room_id": "!room:example.org",
+            "sender": "@alice:example.org",
+            "signatures": { "example.org": { "ed25519:1": "signature" } },
+            "type": "m.room.message",
+        })
+    }
+
+    fn with(field: &str, value: Value) -> Value {
+        let mut event = event(11);
+        event[field] = value;
+        event
+    }
+
+    fn parse_v11(event: &Value) -> Result<Received, FormatError> {
+        parse(event.to_string().as_bytes(), &RoomVersionRules::V11)
+    }
+
+    fn is_bad(result: &Result<Received, FormatError>) -> bool {
+        matches!(result, Err(FormatError::BadJson(_)))
+    }
+
+    fn is_too_large(result: &Result<Received, FormatError>) -> bool {
+        matches!(result, Err(FormatError::TooLarge(_)))
+    }
+
+    fn content(json: &str) -> Result<String, FormatError> {
+        parse_content(json.as_bytes(), &RoomVersionRules::V11).map(|content| canonical(&content))
+    }
+
+    // https://spec.matrix.org/v1.19/appendices/#canonical-json, all examples of integers that are written as such.
+    #[test]
+    fn canonical_json_is_as_in_the_examples_of_the_specification() {
+        let auth = r#"{"auth":{"success":true,"mxid":"@john.doe:example.com","profile":{"display_name":"John Doe",
+            "three_pids":[{"medium":"email","address":"john.doe@example.org"},
+            {"medium":"msisdn","address":"123456789"}]}}}"#;
+        let auth_canonical = r#"{"auth":{"mxid":"@john.doe:example.com","profile":{"display_name":"John Doe","#
+            .to_owned()
+            + r#""three_pids":[{"address":"john.doe@example.org","medium":"email"},"#
+            + r#"{"address":"123456789","medium":"msisdn"}]},"success":true}}"#;
+        let examples = [
+            ("{}", "{}"),
+            (r#"{"one": 1, "two": "Two"}"#, r#"{"one":1,"two":"Two"}"#),
+            (r#"{"b": "2", "a": "1"}"#, r#"{"a":"1","b":"2"}"#),
+            (r#"{"b":"2","a":"1"}"#, r#"{"a":"1","b":"2"}"#),
+            (auth, &auth_canonical),
+            (r#"{"a": "日本語"}"#, r#"{"a":"日本語"}"#),
+            (r#"{"本": 2, "日": 1}"#, r#"{"日":1,"本":2}"#),
+            (r#"{"a": "\u65E5"}"#, r#"{"a":"日"}"#),
+            (r#"{"a": null}"#, r#"{"a":null}"#),
+        ];
+        for (input, expected) in examples {
+            assert_eq!(content(input).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn control_characters_are_escaped_the_shortest_way() {
+        let input = r#"{"a":"\u0000\u0007\u0008\u0009\u000a\u000b\u000c\u000d\u001f\"\\\/\u007f"}"#;
+        let expected = "{\"a\":\"\\u0000\\u0007\\b\\t\\n\\u000b\\f\\r\\u001f\\\"\\\\/\u{7f}\"}";
+        assert_eq!(content(input).unwrap(), expected);
+    }
+
+    #[test]
+    fn integers_reach_from_one_to_the_other_end_of_the_canonical_range() {
+        for good in ["0", "-1", "9007199254740991", "-9007199254740991"] {
+            assert_eq!(content(&format!(r#"{{"a":[{good}]}}"#)).unwrap(), format!(r#"{{"a":[{good}]}}"#));
+        }
+        let too_large =
+            ["9007199254740992", "-9007199254740992", "9223372036854775808", "18446744073709551616", "1e999"];
+        for bad in
+            too_large.into_iter().chain(["-0", "1.0", "1.5", "1e10", "-0.0", "NaN", "Infinity", "01", "+1", "0x1"])
+        {
+            assert!(content(&format!(r#"{{"a":[{bad}]}}"#)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_integer_out_of_range_anywhere_in_an_event_is_refused_in_every_version() {
+        for (version, number) in SUPPORTED.iter().zip(1..) {
+            for field in ["depth", "origin_server_ts", "content", "anything"] {
+                let text = event(number).to_string();
+                let bad = text.replacen('{', &format!(r#"{{"{field}":9223372036854775808,"#), 1);
+                assert!(is_bad(&parse(bad.as_bytes(), rules(version).unwrap())), "{version} {field}");
+            }
+        }
+    }
+
+    #[test]
+    fn duplicate_keys_are_refused_since_version_6_and_the_last_one_counts_before() {
+        let read = |version| parse_content(br#"{"a":{"b":1,"b":2}}"#, version).map(|content| canonical(&content));
+        assert!(read(&RoomVersionRules::V6).is_err());
+        assert!(read(&RoomVersionRules::V12).is_err());
+        assert_eq!(read(&RoomVersionRules::V5).unwrap(), r#"{"a":{"b":2}}"#);
+    }
+
+    #[test]
+    fn text_that_is_no_unicode_is_refused() {
+        for bad in [r#"{"a":"\ud800"}"#, r#"{"a":"\udc00\ud800"}"#, r#"{"\ud800x":1}"#] {
+            assert!(content(bad).is_err(), "{bad}");
+        }
+        assert_eq!(content(r#"{"a":"\ud83d\ude00"}"#).unwrap(), "{\"a\":\"😀\"}");
+        assert!(parse_content(b"{\"a\":\"\xff\"}", &RoomVersionRules::V11).is_err());
+    }
+
+    #[test]
+    fn what_is_not_exactly_one_object_is_refused() {
+        for bad in ["", " ", "null", "[]", "1", "\"a\"", "{} {}", "{}x", "{", r#"{"a"}"#, r#"{"a":1,}"#, "{a:1}"] {
+            assert!(content(bad).is_err(), "{bad}");
+        }
+        assert_eq!(content(" {} \n").unwrap(), "{}");
+    }
+
+    #[test]
+    fn nesting_ends_at_the_limit() {
+        // The event and its content are two levels.
+        let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        let event = |levels| event(11).to_string().replace("\"hi\"", &nested(levels));
+        let parse = |levels| parse(event(levels).as_bytes(), &RoomVersionRules::V11);
+        parse(MAX_DEPTH - 2).unwrap();
+        assert!(is_bad(&parse(MAX_DEPTH - 1)));
+        assert!(is_bad(&parse(1_000_000)));
+
+        let content = |levels| content(&format!(r#"{{"a":{}}}"#, nested(levels)));
+        content(MAX_DEPTH - 2).unwrap();
+        content(MAX_DEPTH - 1).unwrap_err();
+        assert!(super::parse_content("{\"a\":".repeat(1_000_000).as_bytes(), &RoomVersionRules::V11).is_err());
+    }
+
+    #[test]
+    fn unsigned_is_skipped_whatever_it_holds() {
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        for unsigned in ["1e999", "null", r#"{"age":9223372036854775808}"#, r#"{"a":1,"a":2}"#, &deep] {
+            let json = event(11).to_string().replacen('{', &format!(r#"{{"unsigned":{unsigned},"#), 1);
+            let received = parse(json.as_bytes(), &RoomVersionRules::V11).unwrap();
+            assert!(!received.json().contains_key("unsigned"));
+        }
+        assert_eq!(content(r#"{"unsigned":1}"#).unwrap(), r#"{"unsigned":1}"#, "of no meaning in a content");
+    }
+
+    #[test]
+    fn an_event_may_have_65536_bytes_and_not_one_more() {
+        let size = event(11).to_string().len() - "hi".len();
+        let filled = |bytes: usize| parse_v11(&with("content", json!({ "body": "x".repeat(bytes - size) })));
+        let largest = filled(MAX_BYTES).unwrap();
+        assert_eq!(canonical(largest.json()).len(), 65_536);
+        assert!(is_too_large(&filled(MAX_BYTES + 1)));
+    }
+
+    #[test]
+    fn sizes_are_counted_in_bytes_of_canonical_json() {
+        // Six bytes here, two there.
+        let escaped = event(11).to_string().replace("hi", &r"\u00e4".repeat(30_000));
+        parse(escaped.as_bytes(), &RoomVersionRules::V11).unwrap();
+        // One character here, six bytes there.
+        assert!(is_too_large(&parse_v11(&with("content", json!({ "body": "\u{0}".repeat(11_000) })))));
+    }
+
+    #[test]
+    fn fields_may_have_255_bytes_and_not_one_more() {
+        let cases = [("type", ""), ("state_key", ""), ("sender", "@:a"), ("room_id", "!"), ("state_key", "é")];
+        for (field, start) in cases {
+            let of_length = |bytes: usize| {
+                let filling = "x".repeat(bytes - start.len());
+                let text = start.replacen('@', &format!("@{filling}"), 1);
+                let text = if text == start { start.to_owned() + &filling } else { text };
+                assert_eq!(text.len(), bytes);
+                parse_v11(&with(field, json!(text)))
+            };
+            of_length(255).unwrap();
+            assert!(is_too_large(&of_length(256)), "{field}");
+        }
+        let with_id = |bytes: usize| {
+            let mut event = event(1);
+            event["event_id"] = json!(format!("${}:a", "x".repeat(bytes - 3)));
+            parse(event.to_string().as_bytes(), &RoomVersionRules::V1)
+        };
+        with_id(255).unwrap();
+        assert!(is_too_large(&with_id(256)));
+    }
+
+    #[test]
+    fn an_event_has_at_most_20_previous_and_10_auth_events_of_usable_ids() {
+        for (field, most) in [("prev_events", 20), ("auth_events", 10)] {
+            let list = |length: usize| parse_v11(&with(field, json!(vec!["$id"; length])));
+            list(most).unwrap();
+            assert!(is_bad(&list(most + 1)), "{field}");
+            for bad in [json!(["id"]), json!([1]), json!([["$id", {}]]), json!([null]), json!({})] {
+                assert!(is_bad(&parse_v11(&with(field, bad.clone()))), "{field} {bad}");
+            }
+            assert!(is_bad(&parse_v11(&with(field, json!([format!("${}", "x".repeat(255))])))), "{field} of 256 bytes");
+        }
+    }
+
+    #[test]
+    fn references_of_versions_1_and_2_are_pairs() {
+        for bad in [json!(["$id:a"]), json!([[]]), json!([[1, {}]]), json!([["id", {}]])] {
+            let mut event = event(2);
+            event["prev_events"] = bad.clone();
+            assert!(is_bad(&parse(event.to_string().as_bytes(), &RoomVersionRules::V2)), "{bad}");
+        }
+        let received = parse(event(1).to_string().as_bytes(), &RoomVersionRules::V1).unwrap();
+        assert_eq!(received.pdu().prev_events, ["$prev:example.org"]);
+        assert_eq!(received.pdu().auth_events, ["$auth:example.org"]);
+        assert_eq!(received.pdu().event_id, "$event:example.org");
+    }
+
+    #[test]
+    fn required_fields_must_be_there_and_of_their_type() {
+        for field in ["auth_events", "content", "depth", "origin_server_ts", "prev_events", "room_id", "sender", "type"]
+        {
+            let mut event = event(11);
+            event.as_object_mut().unwrap().remove(field).unwrap();
+            assert!(is_bad(&parse_v11(&event)), "without {field}");
+            for wrong in [json!(null), json!(true), json!(-1), json!([1]), json!("no id")] {
+                let fits = field == "type" && wrong.is_string();
+                assert_eq!(parse_v11(&with(field, wrong.clone())).is_ok(), fits, "{field}: {wrong}");
+            }
+        }
+        for wrong in [json!(null), json!(1), json!({})] {
+            assert!(is_bad(&parse_v11(&with("state_key", wrong))));
+        }
+        let mut no_server = event(1);
+        no_server["event_id"] = json!("$no_server");
+        assert!(is_bad(&parse(no_server.to_string().as_bytes(), &RoomVersionRules::V1)));
+    }
+
+    #[test]
+    fn only_the_create_event_of_version_12_names_no_room() {
+        let rules = &RoomVersionRules::V12;
+        let mut create = with("type", json!("m.room.create"));
+        create["auth_events"] = json!([]);
+        assert!(is_bad(&parse(create.to_string().as_bytes(), rules)), "it may not name one");
+        create.as_object_mut().unwrap().remove("room_id");
+        let create = parse(create.to_string().as_bytes(), rules).unwrap();
+        assert_eq!(create.pdu().room_id.strip_sigil(), &create.pdu().event_id.as_str()[1..]);
+
+        let mut message = event(11);
+        message["auth_events"] = json!([create.pdu().event_id]);
+        message["room_id"] = json!(create.pdu().room_id);
+        assert!(is_bad(&parse(message.to_string().as_bytes(), rules)), "the create event is no auth event");
+        message["auth_events"] = json!([]);
+        parse(message.to_string().as_bytes(), rules).unwrap();
+        message.as_object_mut().unwrap().remove("room_id");
+        assert!(is_bad(&parse(message.to_string().as_bytes(), rules)));
+    }
+
+    /// JSON that is often nearly an event.
+    fn near_events() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            Just(json!(null)),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "[@!$#]?[a-z]{0,3}(:[a-z]{0,3})?".prop_map(Value::from),
+        ];
+        let value = leaf.prop_recursive(4, 24, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map("[a-z0-9.]{0,6}", inner, 0..4)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        });
+        let fields = event(11).as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        (prop::sample::select(fields), value, 1_u8..13).prop_map(|(field, value, version)| {
+            let mut event = event(version);
+            event[field] = value;
+            event.to_string()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_parsing_panic(bytes: Vec<u8>, version in 0..SUPPORTED.len()) {
+            let _ = parse(&bytes, rules(&SUPPORTED[version]).unwrap());
+        }
+
+        #[test]
+        fn no_near_event_makes_parsing_panic_and_what_passes_is_canonical(json in near_events(), version in 0..SUPPORTED.len()) {
+            let rules = rules(&SUPPORTED[version]).unwrap();
+            if let Ok(received) = parse(json.as_bytes(), rules) {
+                let again = parse(canonical(received.json()).as_bytes(), rules).unwrap();
+                prop_assert_eq!(again.json(), received.json());
+                prop_assert_eq!(&again.pdu().event_id, &received.pdu().event_id);
+            }
+        }
     }
 }

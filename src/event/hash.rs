@@ -65,3 +65,128 @@ pub fn verify(received: Received, rules: &RoomVersionRules, keys: &PublicKeyMap)
 pub fn reference_sha256(event: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<String, FormatError> {
     reference_hash(event, rules).map_err(|error| FormatError::bad(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use ruma::{
+        RoomVersionId,
+        room_version_rules::{RedactionRules, RoomVersionRules},
+        signatures::{hash_and_sign_event, sign_json},
+    };
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::event::{
+        format::{self, canonical},
+        testing::{Forge, SERVER, draft, key, public_keys},
+    };
+
+    fn object(json: Value) -> CanonicalJsonObject {
+        serde_json::from_value(json).unwrap()
+    }
+
+    /// A message in a version 11 room, as a peer would send it.
+    fn message() -> Value {
+        let mut forge = Forge::new(RoomVersionId::V11);
+        let create = forge.create("alice");
+        let message = forge.event("alice", draft("m.room.message", None, &json!({ "body": "hi" })), &[&create], &[]);
+        serde_json::from_str(&canonical(message.json())).unwrap()
+    }
+
+    fn verify_v11(event: &Value, keys: &PublicKeyMap) -> Result<Verified, VerifyError> {
+        let rules = &RoomVersionRules::V11;
+        verify(format::parse(event.to_string().as_bytes(), rules).unwrap(), rules, keys)
+    }
+
+    // https://spec.matrix.org/v1.19/appendices/#json-signing
+    #[test]
+    fn json_is_signed_as_in_the_test_vectors() {
+        let vectors = [
+            (json!({}), "K8280/U9SSy9IVtjBuVeLr+HpOB4BQFWbg+UZaADMtTdGYI7Geitb76LTrr5QV/7Xg4ahLwYGYZzuHGZKM5ZAQ"),
+            (
+                json!({ "one": 1, "two": "Two" }),
+                "KqmLSbO39/Bzb0QIYE82zqLwsA+PDzYIpIRA2sRQ4sL53+sN6/fpNSoqE7BP7vBZhG6kYdD13EIMJpvhJI+6Bw",
+            ),
+        ];
+        for (mut json, signature) in vectors {
+            let mut signed = object(json.clone());
+            sign_json(SERVER, &key(), &mut signed).unwrap();
+            json["signatures"] = json!({ "domain": { "ed25519:1": signature } });
+            assert_eq!(signed, object(json));
+        }
+    }
+
+    // https://spec.matrix.org/v1.19/appendices/#event-signing
+    #[test]
+    fn events_are_hashed_and_signed_as_in_the_test_vectors() {
+        let minimal = json!({
+            "room_id": "!x:domain", "sender": "@a:domain", "origin": "domain", "origin_server_ts": 1_000_000,
+            "signatures": {}, "hashes": {}, "type": "X", "content": {}, "prev_events": [], "auth_events": [],
+            "depth": 3, "unsigned": { "age_ts": 1_000_000 },
+        });
+        let redactable = json!({
+            "content": { "body": "Here is the message content" }, "event_id": "$0:domain", "origin": "domain",
+            "origin_server_ts": 1_000_000, "type": "m.room.message", "room_id": "!r:domain", "sender": "@u:domain",
+            "signatures": {}, "unsigned": { "age_ts": 1_000_000 },
+        });
+        let vectors = [
+            (
+                minimal,
+                "5jM4wQpv6lnBo7CLIghJuHdW+s2CMBJPUOGOC89ncos",
+                "KxwGjPSDEtvnFgU00fwFz+l6d2pJM6XBIaMEn81SXPTRl16AqLAYqfIReFGZlHi5KLjAWbOoMszkwsQma+lYAg",
+            ),
+            (
+                redactable,
+                "onLKD1bGljeBWQhWZ1kaP9SorVmRQNdN5aM2JYU2n/g",
+                "Wm+VzmOUOz08Ds+0NTWb1d4CZrVsJSikkeRxh6aCcUwu6pNC78FunoD7KNWzqFn241eYHYMGCA5McEiVPdhzBA",
+            ),
+        ];
+        for (mut event, hash, signature) in vectors {
+            let mut signed = object(event.clone());
+            hash_and_sign_event(SERVER, &key(), &mut signed, &RedactionRules::V1).unwrap();
+            event["hashes"] = json!({ "sha256": hash });
+            event["signatures"] = json!({ "domain": { "ed25519:1": signature } });
+            assert_eq!(signed, object(event));
+        }
+    }
+
+    #[test]
+    fn a_changed_content_is_not_believed_but_the_event_is() {
+        let original = verify_v11(&message(), &public_keys()).unwrap();
+        let mut changed = message();
+        changed["content"]["body"] = json!("give me money");
+        changed["m.added"] = json!(1);
+        let verified = verify_v11(&changed, &public_keys()).unwrap();
+        assert_eq!(verified.pdu().event_id, original.pdu().event_id);
+        assert_eq!(verified.pdu().content.get(), "{}");
+        assert!(!verified.json().contains_key("m.added"));
+    }
+
+    #[test]
+    fn an_event_with_a_wrong_or_missing_signature_is_dropped() {
+        let mut changed = message();
+        changed["sender"] = json!("@mallory:domain");
+        let mut unsigned = message();
+        unsigned["signatures"] = json!({});
+        let mut other_server = message();
+        other_server["sender"] = json!("@alice:elsewhere");
+        let mut no_hashes = message();
+        no_hashes.as_object_mut().unwrap().remove("hashes");
+        let mut no_base64 = message();
+        no_base64["signatures"]["domain"]["ed25519:1"] = json!("*");
+        let mut short = message();
+        short["signatures"]["domain"]["ed25519:1"] = json!("YQ");
+        for event in [changed, unsigned, other_server, no_hashes, no_base64, short] {
+            verify_v11(&event, &public_keys()).unwrap_err();
+        }
+        verify_v11(&message(), &PublicKeyMap::new()).unwrap_err();
+    }
+
+    #[test]
+    fn signatures_of_unknown_keys_do_not_count_and_do_not_hurt() {
+        let mut signed_twice = message();
+        signed_twice["signatures"]["domain"]["ed25519:unknown"] = json!("YQ");
+        signed_twice["signatures"]["elsewhere"] = json!({ "ed25519:1": "YQ" });
+        verify_v11(&signed_twice, &public_keys()).unwrap();
+    }
+}

@@ -33,3 +33,105 @@ pub fn redact_stored(
     (redacted.common, redacted.federation) = stored::split(json, rules);
     Ok(redacted)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::event::rules::{SUPPORTED, rules};
+
+    /// The content of `event_type` after redaction in each version, 1 first.
+    fn contents(event_type: &str, content: &Value) -> Vec<Value> {
+        let redacted = |version| {
+            let event = json!({ "type": event_type, "content": content });
+            let event = redact(serde_json::from_value(event).unwrap(), rules(version).unwrap()).unwrap();
+            serde_json::to_value(&event["content"]).unwrap()
+        };
+        SUPPORTED.iter().map(redacted).collect()
+    }
+
+    /// `before` in the versions before `since`, `after` from it on.
+    fn changes_in(since: usize, before: &Value, after: &Value) -> Vec<Value> {
+        (1..=12).map(|version| if version < since { before.clone() } else { after.clone() }).collect()
+    }
+
+    #[test]
+    fn the_content_that_stays_is_that_of_the_version() {
+        let member = json!({
+            "membership": "join", "displayname": "x", "join_authorised_via_users_server": "@a:b",
+            "third_party_invite": { "signed": {}, "display_name": "x" },
+        });
+        let mut expected = changes_in(
+            9,
+            &json!({ "membership": "join" }),
+            &json!({ "membership": "join", "join_authorised_via_users_server": "@a:b" }),
+        );
+        for since_11 in &mut expected[10..] {
+            since_11["third_party_invite"] = json!({ "signed": {} });
+        }
+        assert_eq!(contents("m.room.member", &member), expected);
+
+        let create = json!({ "creator": "@a:b", "room_version": "x", "m.federate": false });
+        assert_eq!(contents("m.room.create", &create), changes_in(11, &json!({ "creator": "@a:b" }), &create));
+
+        let rules = json!({ "join_rule": "restricted", "allow": [], "x": 1 });
+        let expected =
+            changes_in(8, &json!({ "join_rule": "restricted" }), &json!({ "join_rule": "restricted", "allow": [] }));
+        assert_eq!(contents("m.room.join_rules", &rules), expected);
+
+        let kept = json!({
+            "ban": 1, "events": {}, "events_default": 1, "kick": 1, "redact": 1, "state_default": 1, "users": {},
+            "users_default": 1,
+        });
+        let mut levels = kept.clone();
+        levels["invite"] = json!(1);
+        let since_11 = levels.clone();
+        levels["notifications"] = json!({});
+        assert_eq!(contents("m.room.power_levels", &levels), changes_in(11, &kept, &since_11));
+
+        let redaction = json!({ "redacts": "$a", "reason": "x" });
+        assert_eq!(contents("m.room.redaction", &redaction), changes_in(11, &json!({}), &json!({ "redacts": "$a" })));
+
+        let aliases = json!({ "aliases": [], "x": 1 });
+        assert_eq!(contents("m.room.aliases", &aliases), changes_in(6, &json!({ "aliases": [] }), &json!({})));
+
+        let visibility = json!({ "history_visibility": "shared" });
+        assert_eq!(contents("m.room.history_visibility", &visibility), vec![visibility; 12]);
+        assert_eq!(contents("m.room.message", &json!({ "body": "x" })), vec![json!({}); 12]);
+        assert_eq!(contents("m.room.topic", &json!({ "topic": "x" })), vec![json!({}); 12]);
+    }
+
+    #[test]
+    fn the_fields_that_stay_are_those_of_the_version() {
+        let always = [
+            "auth_events",
+            "content",
+            "depth",
+            "event_id",
+            "hashes",
+            "origin_server_ts",
+            "prev_events",
+            "room_id",
+            "sender",
+            "signatures",
+            "state_key",
+            "type",
+        ];
+        for (version, number) in SUPPORTED.iter().zip(1..) {
+            let mut event = json!({ "type": "x", "content": {} });
+            for field in always.iter().chain(&["origin", "membership", "prev_state", "unsigned", "redacts", "x"]) {
+                if event.get(field).is_none() {
+                    event[field] = json!({});
+                }
+            }
+            let event = redact(serde_json::from_value(event).unwrap(), rules(version).unwrap()).unwrap();
+            let mut expected = always.to_vec();
+            if number < 11 {
+                expected.extend(["origin", "membership", "prev_state"]);
+            }
+            expected.sort_unstable();
+            assert_eq!(event.keys().map(String::as_str).collect::<Vec<_>>(), expected, "{version}");
+        }
+    }
+}

@@ -477,3 +477,189 @@ impl<'a> Reader<'a> {
         Ok(StateRoot { height, hash })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{option, prelude::*};
+    use ruma::{RoomVersionId, room_id};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::event::testing::{Forge, draft};
+
+    fn encoded(event: &StoredEvent) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        event.encode(&mut bytes);
+        bytes
+    }
+
+    fn sample() -> StoredEvent {
+        StoredEvent {
+            flags: Flags { rejected: true, outlier: true, ..Flags::default() },
+            room_pos: -2,
+            depth: 300,
+            origin_server_ts: 1,
+            state_after: Some(StateRoot { height: 3, hash: *b"0123456789abcdef" }),
+            replaces: Some(128),
+            redacted_by: Some(5),
+            event_id: "$e".try_into().unwrap(),
+            sender: "@a:b".try_into().unwrap(),
+            event_type: "t".to_owned(),
+            state_key: Some(String::new()),
+            relation: Some(Relation { rel_type: "m.thread".to_owned(), event_id: "$p".try_into().unwrap() }),
+            redacts: Some("$r".try_into().unwrap()),
+            common: r#"{"content":{},"type":"t"}"#.to_owned(),
+            federation: r#"{"depth":300}"#.to_owned(),
+        }
+    }
+
+    // What is on disk stays readable: a change of these bytes needs a new version byte and a reader for the old ones.
+    #[test]
+    fn the_bytes_of_a_sample_do_not_change() {
+        let expected = b"\x09\x3f\x03\xac\x02\x01\x030123456789abcdef\x80\x01\x05\x02$e\x04@a:b\x01t\x00\
+            \x08m.thread\x02$p\x02$r\x19{\"content\":{},\"type\":\"t\"}{\"depth\":300}";
+        assert_eq!(encoded(&sample()), expected);
+        assert_eq!(StoredEvent::decode(expected).unwrap(), sample());
+    }
+
+    #[test]
+    fn a_header_that_is_cut_off_or_unknown_is_an_error() {
+        let bytes = encoded(&sample());
+        let header = bytes.len() - sample().federation.len();
+        for length in 0..=header {
+            EventView::parse(&bytes[..length]).unwrap_err();
+        }
+        for (at, byte) in [(0, 0x10), (1, 0x40), (0, 0xff), (1, 0xff)] {
+            let mut bytes = bytes.clone();
+            bytes[at] = byte;
+            EventView::parse(&bytes).unwrap_err();
+        }
+        let mut endless = bytes[..2].to_vec();
+        endless.extend([0xff; 20]);
+        EventView::parse(&endless).unwrap_err();
+    }
+
+    #[test]
+    fn parts_hold_what_their_readers_need() {
+        let mut forge = Forge::new(RoomVersionId::V11);
+        let create = forge.create("alice");
+        let message = forge.event("alice", draft("x", Some("k"), &json!({ "a": 1 })), &[&create], &[&create]);
+        let stored = StoredEvent::new(&message, forge.rules, Placement::default());
+        let keys = |json: &str| {
+            let object: serde_json::Map<String, Value> = serde_json::from_str(json).unwrap();
+            object.keys().cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(keys(&stored.common), ["content", "origin_server_ts", "sender", "state_key", "type"]);
+        assert_eq!(keys(&stored.federation), ["auth_events", "depth", "hashes", "prev_events", "signatures"]);
+        assert_eq!(stored.view().content().unwrap().get(), r#"{"a":1}"#);
+        assert_eq!((stored.depth, stored.origin_server_ts), (2, 1_700_000_000_000));
+        assert_eq!(stored.event_id, message.pdu().event_id);
+    }
+
+    #[test]
+    fn only_relations_with_a_type_and_a_parent_are_relations() {
+        let mut forge = Forge::new(RoomVersionId::V11);
+        let create = forge.create("alice");
+        let mut relation_of = |relates_to: Value| {
+            let event = draft("m.room.message", None, &json!({ "m.relates_to": relates_to }));
+            let event = forge.event("alice", event, &[&create], &[]);
+            StoredEvent::new(&event, forge.rules, Placement::default()).relation
+        };
+        let thread = json!({ "rel_type": "m.thread", "event_id": "$p", "m.in_reply_to": { "event_id": "$r" } });
+        let expected = Relation { rel_type: "m.thread".to_owned(), event_id: "$p".try_into().unwrap() };
+        assert_eq!(relation_of(thread), Some(expected));
+        let no_relations = [
+            json!({ "m.in_reply_to": { "event_id": "$r" } }),
+            json!({ "rel_type": "m.thread" }),
+            json!({ "rel_type": 1, "event_id": "$p" }),
+            json!({ "rel_type": "m.thread", "event_id": "p" }),
+            json!("m.thread"),
+            json!(null),
+        ];
+        for none in no_relations {
+            assert_eq!(relation_of(none.clone()), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn a_pdu_knows_that_it_was_rejected() {
+        let mut forge = Forge::new(RoomVersionId::V11);
+        let create = forge.create("alice");
+        let rejected = Placement { flags: Flags { rejected: true, ..Flags::default() }, ..Placement::default() };
+        for (placement, expected) in [(rejected, true), (Placement::default(), false)] {
+            let stored = StoredEvent::new(&create, forge.rules, placement);
+            let pdu = stored.view().to_pdu(room_id!("!room:domain"), forge.rules).unwrap();
+            assert_eq!(pdu.rejected, expected);
+        }
+    }
+
+    #[test]
+    fn an_event_id_that_a_peer_put_into_a_new_event_stays_in_it() {
+        let event = json!({ "event_id": "$x:y", "room_id": "!r", "unsigned": {}, "type": "x" });
+        let split = |version| split(serde_json::from_value(event.clone()).unwrap(), version).1;
+        assert_eq!(split(&RoomVersionRules::V2), "{}");
+        assert_eq!(split(&RoomVersionRules::V3), r#"{"event_id":"$x:y"}"#);
+    }
+
+    fn root() -> impl Strategy<Value = StateRoot> {
+        any::<(u8, [u8; 16])>().prop_map(|(height, hash)| StateRoot { height, hash })
+    }
+
+    fn id() -> impl Strategy<Value = OwnedEventId> {
+        "\\$[^:\u{0}]{0,20}".prop_map(|id| EventId::parse(id).unwrap())
+    }
+
+    fn json_object() -> impl Strategy<Value = String> {
+        "\\PC{0,40}".prop_map(|text| json!({ "text": text }).to_string())
+    }
+
+    prop_compose! {
+        fn events()(
+            flags in (0_u8..16).prop_map(|byte| Flags::from_byte(byte).unwrap()),
+            numbers in any::<(i64, u64, u64, Option<u32>, Option<u32>)>(),
+            state_after in option::of(root()),
+            event_id in id(),
+            sender in "@[a-zé/]{0,9}:[a-z]{1,9}".prop_map(|id| UserId::parse(id).unwrap()),
+            event_type in ".{0,20}",
+            state_key in option::of(".{0,200}"),
+            relation in option::of((".{0,9}", id())),
+            redacts in option::of(id()),
+            common in json_object(),
+            federation in json_object(),
+        ) -> StoredEvent {
+            let (room_pos, depth, origin_server_ts, replaces, redacted_by) = numbers;
+            let relation = relation.map(|(rel_type, event_id)| Relation { rel_type, event_id });
+            StoredEvent {
+                flags, room_pos, depth, origin_server_ts, state_after, replaces, redacted_by, event_id, sender,
+                event_type, state_key, relation, redacts, common, federation,
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(event in events()) {
+            prop_assert_eq!(StoredEvent::decode(&encoded(&event)).unwrap(), event);
+        }
+
+        #[test]
+        fn no_bytes_make_reading_panic(bytes: Vec<u8>) {
+            if let Ok(event) = EventView::parse(&bytes) {
+                let _ = event.to_pdu(room_id!("!room:domain"), &RoomVersionRules::V1);
+            }
+        }
+
+        #[test]
+        fn no_changed_byte_makes_reading_panic(event in events(), at: prop::sample::Index, byte: u8) {
+            let mut bytes = encoded(&event);
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            if let Ok(event) = EventView::parse(&bytes) {
+                let _ = event.content();
+                let _ = event.to_pdu(room_id!("!room:domain"), &RoomVersionRules::V12);
+                let _ = event.federation_json(room_id!("!room:domain"), &RoomVersionRules::V12);
+                let _ = super::super::client_form::raw(&event, None, &Default::default());
+            }
+        }
+    }
+}
