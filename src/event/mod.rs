@@ -20,7 +20,7 @@ pub use build::{Context, Draft};
 pub use format::{FormatError, Received};
 pub use hash::Verified;
 pub use pdu::Pdu;
-pub use stored::{EventView, Flags, StateRoot, StoredEvent};
+pub use stored::{EventView, Flags, Placement, StateRoot, StoredEvent};
 
 #[cfg(test)]
 pub mod testing;
@@ -31,9 +31,9 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{
-        StoredEvent, client_form, format, hash, redact,
+        Placement, StoredEvent, client_form, format, hash, redact,
         rules::SUPPORTED,
-        stored::{EventView, Placement},
+        stored::EventView,
         testing::{Forge, draft, public_keys},
     };
 
