@@ -1,3 +1,8 @@
-//! The state of a room at an event.
+//! The state of a room: kept as tries, resolved where the event graph forks.
 
-pub mod resolve_v1;
+mod auth_chain;
+mod resolve;
+mod resolve_v1;
+pub mod trie;
+
+pub use self::resolve::resolve;

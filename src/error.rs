@@ -1,0 +1,88 @@
+use std::borrow::Cow;
+
+use http::StatusCode;
+use ruma::api::{
+    client::uiaa::UiaaInfo,
+    error::{ErrorKind, LimitExceededErrorData, RetryAfter},
+};
+
+use crate::store;
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a request was not done. Making one does not log; the edge does, once.
+#[derive(Debug)]
+pub enum Error {
+    /// Wrong or not allowed; the client gets both as they are. `status` is set where an endpoint's differs from the
+    /// usual one of its errcode.
+    Refused { kind: ErrorKind, message: Cow<'static, str>, status: Option<StatusCode> },
+    /// User-interactive authentication has stages left.
+    AuthRequired(Box<UiaaInfo>),
+    /// Disk, corruption or a bug: logged with its whole chain, told to the client as `M_UNKNOWN`.
+    Internal(anyhow::Error),
+}
+
+impl Error {
+    pub fn refused(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
+        Self::Refused { kind, message: message.into(), status: None }
+    }
+
+    pub fn forbidden(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::refused(ErrorKind::Forbidden, message)
+    }
+
+    pub fn not_found(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::refused(ErrorKind::NotFound, message)
+    }
+
+    pub fn bad_json(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::refused(ErrorKind::BadJson, message)
+    }
+
+    pub fn invalid_param(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::refused(ErrorKind::InvalidParam, message)
+    }
+
+    pub fn missing_param(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::refused(ErrorKind::MissingParam, message)
+    }
+
+    pub fn unrecognized(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::refused(ErrorKind::Unrecognized, message)
+    }
+
+    pub fn too_large(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::refused(ErrorKind::TooLarge, message)
+    }
+
+    pub fn limit_exceeded(retry_after: std::time::Duration) -> Self {
+        let retry_after = Some(RetryAfter::Delay(retry_after));
+        Self::refused(ErrorKind::LimitExceeded(LimitExceededErrorData { retry_after }), "Too many requests")
+    }
+
+    /// The same refusal with another status than its errcode usually has.
+    #[must_use]
+    pub fn with_status(mut self, code: StatusCode) -> Self {
+        if let Self::Refused { status, .. } = &mut self {
+            *status = Some(code);
+        }
+        self
+    }
+
+    /// What should not happen: a bug, or data on disk that contradicts itself.
+    pub fn internal(what: impl std::fmt::Display + std::fmt::Debug + Send + Sync + 'static) -> Self {
+        Self::Internal(anyhow::Error::msg(what))
+    }
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        Self::Internal(error.into())
+    }
+}
+
+impl From<tokio::task::JoinError> for Error {
+    fn from(error: tokio::task::JoinError) -> Self {
+        Self::Internal(error.into())
+    }
+}

@@ -1,0 +1,67 @@
+//! axum and the endpoints: the only place that knows HTTP. A handler checks who asks, calls the domain, and shapes the
+//! answer; its file is named as its section of the specification.
+
+mod client;
+mod error;
+pub mod extract;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    handler::Handler,
+    routing::{MethodFilter, on},
+};
+use http::{Method, StatusCode, header};
+use ruma::api::{IncomingRequest, path_builder::PathBuilder};
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    cors::{Any, CorsLayer},
+};
+
+use crate::{Server, error::Error};
+
+/// Everything that this server answers.
+pub fn router(server: Arc<Server>) -> Router {
+    Router::new()
+        .merge(client::router())
+        .fallback(async || Error::unrecognized("Unrecognized request"))
+        .method_not_allowed_fallback(async || {
+            Error::unrecognized("Unrecognized request").with_status(StatusCode::METHOD_NOT_ALLOWED)
+        })
+        .layer(cors())
+        .layer(CatchPanicLayer::custom(|_| {
+            axum::response::IntoResponse::into_response(Error::internal("a handler panicked"))
+        }))
+        .with_state(server)
+}
+
+/// <https://spec.matrix.org/v1.19/client-server-api/#web-browser-clients>
+fn cors() -> CorsLayer {
+    CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods([
+            Method::GET,
+            Method::HEAD,
+            Method::POST,
+            Method::PUT,
+            Method::DELETE,
+            Method::OPTIONS,
+            Method::PATCH,
+        ])
+        .allow_headers([
+            header::ORIGIN,
+            header::CONTENT_TYPE,
+            header::ACCEPT,
+            header::AUTHORIZATION,
+            header::HeaderName::from_static("x-requested-with"),
+        ])
+}
+
+/// Registers `handler` at every path that the specification ever gave this endpoint.
+fn endpoint<R: IncomingRequest, H: Handler<T, Arc<Server>>, T: 'static>(handler: H) -> Router<Arc<Server>> {
+    let method = MethodFilter::try_from(R::METHOD).expect("ruma uses standard methods");
+    R::PATH_BUILDER
+        .all_paths()
+        .fold(Router::new(), |all, path| all.route(path, on(method, handler.clone())))
+}

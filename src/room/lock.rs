@@ -1,0 +1,102 @@
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use quick_cache::sync::Cache;
+use tokio::sync::OwnedMutexGuard;
+
+use super::tables;
+use crate::{
+    event::Pdu,
+    store::{EventNid, Result, RoomNid, Scan, Snapshot, StateKeyNid, Store},
+};
+
+/// How many events are kept in the form that the authorization rules read. They are mostly the create, power-level,
+/// join-rules and member events of rooms in use, at about 1 KB each.
+const CACHED_PDUS: usize = 10_000;
+
+/// From how many writers' locks on the unused ones are removed.
+const KEPT_LOCKS: usize = 1_000;
+
+/// What the server keeps of rooms in memory: a lock for the writer of each, and parsed events.
+pub struct Rooms {
+    next_room: AtomicU64,
+    writers: Mutex<HashMap<RoomNid, Arc<tokio::sync::Mutex<Numbers>>>>,
+    pub(super) pdus: Cache<(RoomNid, EventNid), Arc<Pdu>>,
+}
+
+/// The next free numbers of a room, known to its writer; `None` until looked up, and after a failed write.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Numbers(Option<NextNumbers>);
+
+#[derive(Clone, Copy, Debug)]
+pub struct NextNumbers {
+    pub event: EventNid,
+    pub state_key: StateKeyNid,
+}
+
+impl Numbers {
+    pub fn get(self, snapshot: &Snapshot<'_>, room: RoomNid) -> Result<NextNumbers> {
+        if let Some(known) = self.0 {
+            return Ok(known);
+        }
+        let last_event = snapshot.scan::<tables::Events>(Scan::prefix::<tables::Events>(&room).backward()).next();
+        let event = match last_event {
+            Some(row) => row?.key()?.1.0 + 1,
+            None => 0,
+        };
+        let names = Scan::prefix::<tables::StateKeyNames>(&room).backward();
+        let state_key = match snapshot.scan::<tables::StateKeyNames>(names).next() {
+            Some(row) => row?.key()?.1.0 + 1,
+            None => 0,
+        };
+        Ok(NextNumbers { event: EventNid(event), state_key: StateKeyNid(state_key) })
+    }
+
+    pub fn set(&mut self, next: Option<NextNumbers>) {
+        self.0 = next;
+    }
+}
+
+impl Rooms {
+    pub fn open(store: &Store) -> Result<Self> {
+        let snapshot = store.snapshot();
+        let last = snapshot.scan::<tables::Rooms>(Scan::prefix::<tables::Rooms>(&()).backward()).next();
+        let next_room = match last {
+            Some(row) => row?.key()?.0 + 1,
+            None => 1,
+        };
+        Ok(Self {
+            next_room: AtomicU64::new(next_room),
+            writers: Mutex::default(),
+            pdus: Cache::new(CACHED_PDUS),
+        })
+    }
+
+    /// A number for a new room. One that no room comes to use does no harm.
+    pub fn allot(&self) -> RoomNid {
+        RoomNid(self.next_room.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Waits for the right to write in `room`; one holder at a time. Readers use snapshots and never wait.
+    pub async fn lock(&self, room: RoomNid) -> OwnedMutexGuard<Numbers> {
+        let writer = {
+            let mut writers = self.writers.lock();
+            if writers.len() >= KEPT_LOCKS && !writers.contains_key(&room) {
+                writers.retain(|_, writer| Arc::strong_count(writer) > 1);
+            }
+            Arc::clone(writers.entry(room).or_default())
+        };
+        writer.lock_owned().await
+    }
+
+    /// Forgets a parsed event after a redaction changed it.
+    pub(super) fn forget_pdu(&self, room: RoomNid, event: EventNid) {
+        self.pdus.remove(&(room, event));
+    }
+}

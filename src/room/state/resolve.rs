@@ -1,0 +1,187 @@
+//! State resolution on what differs: the tries give the conflicted keys, the auth graph the auth difference; ruma is
+//! given those, and the unconflicted entries that the authorization rules ask for.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use ruma::{
+    EventId, OwnedEventId,
+    events::StateEventType,
+    room_version_rules::StateResolutionVersion,
+    state_res::{self, StateMap, utils::event_id_set::EventIdSet},
+};
+
+use super::{
+    auth_chain::{self, EventSet},
+    resolve_v1,
+    trie::Tries,
+};
+use crate::{
+    error::{Error, Result},
+    event::{Pdu, StateRoot, authorize::{Fallible, auth_types}},
+    room::View,
+    store::{self, EventNid, StateKeyNid},
+};
+
+/// The state that the room version makes of several. What must be written for the result is in `tries`.
+pub fn resolve(view: &View<'_>, tries: &mut Tries<'_>, states: &[StateRoot]) -> Result<StateRoot> {
+    let distinct: BTreeSet<StateRoot> = states.iter().copied().collect();
+    let states: Vec<StateRoot> = distinct.into_iter().collect();
+    let [first, others @ ..] = states.as_slice() else {
+        return Ok(StateRoot::EMPTY);
+    };
+    if others.is_empty() {
+        return Ok(*first);
+    }
+    let conflict = Conflict::find(view, tries, &states)?;
+    let resolved = match &view.rules.state_res {
+        StateResolutionVersion::V1 => conflict.resolve_v1()?,
+        StateResolutionVersion::V2(rules) => conflict.resolve_v2(tries, rules)?,
+        other => return Err(Error::internal(format!("state resolution {other:?} is not known"))),
+    };
+    let mut root = *first;
+    for (&key, name) in &conflict.names {
+        let event = resolved.get(&(StateEventType::from(name.0.as_str()), name.1.clone()));
+        let event = event.map(|id| conflict.nid(id)).transpose()?;
+        root = tries.set(root, key, event)?;
+    }
+    Ok(root)
+}
+
+type Name = (String, String);
+
+/// What several states disagree about.
+struct Conflict<'v> {
+    view: &'v View<'v>,
+    states: Vec<StateRoot>,
+    /// The keys that differ, with event type and state key.
+    names: HashMap<StateKeyNid, Name>,
+    /// The events of these keys, per state.
+    events: Vec<HashMap<StateKeyNid, EventNid>>,
+}
+
+impl<'v> Conflict<'v> {
+    fn find(view: &'v View<'v>, tries: &Tries<'_>, states: &[StateRoot]) -> Result<Self> {
+        let mut keys = BTreeSet::new();
+        for &other in &states[1..] {
+            keys.extend(tries.diff(states[0], other)?.into_iter().map(|(key, ..)| key));
+        }
+        let mut names = HashMap::new();
+        for &key in &keys {
+            let name = view.state_key_name(key)?;
+            names.insert(key, (name.event_type, name.state_key));
+        }
+        let mut events = Vec::new();
+        for &state in states {
+            let mut of_state = HashMap::new();
+            for &key in &keys {
+                of_state.extend(tries.get(state, key)?.map(|event| (key, event)));
+            }
+            events.push(of_state);
+        }
+        Ok(Self { view, states: states.to_vec(), names, events })
+    }
+
+    fn conflicted(&self) -> EventSet {
+        EventSet::of(self.events.iter().flat_map(HashMap::values).copied())
+    }
+
+    fn nid(&self, event_id: &EventId) -> Result<EventNid> {
+        let nid = self.view.event_nid(event_id)?;
+        nid.ok_or_else(|| Error::internal(format!("state resolution chose the unknown event {event_id}")))
+    }
+
+    fn id_set(&self, events: impl Iterator<Item = EventNid>) -> Result<EventIdSet<OwnedEventId>> {
+        Ok(events.map(|event| self.view.event_id(event)).collect::<store::Result<_>>()?)
+    }
+
+    /// The state maps that the resolution is given: the conflicted keys, and what all states agree on and the rules
+    /// read when they judge one of `events`.
+    fn state_maps(&self, tries: &Tries<'_>, events: &EventSet) -> Result<Vec<StateMap<OwnedEventId>>> {
+        let mut asked: BTreeSet<Name> = BTreeSet::new();
+        for event in events.iter() {
+            let pdu = self.view.pdu(event)?;
+            let state_key = pdu.state_key.as_deref();
+            // An event of which the rules can't tell what they need is refused by them as well.
+            let types = auth_types(&pdu.event_type, &pdu.sender, state_key, &pdu.content, self.view.rules);
+            asked.extend(types.into_iter().flatten().map(|(event_type, key)| (event_type.to_string(), key)));
+        }
+        let mut agreed = StateMap::new();
+        for (event_type, state_key) in asked {
+            let Some(key) = self.view.state_key_nid(&event_type, &state_key)? else { continue };
+            if self.names.contains_key(&key) {
+                continue;
+            }
+            if let Some(event) = tries.get(self.states[0], key)? {
+                agreed.insert((event_type.into(), state_key), self.view.event_id(event)?);
+            }
+        }
+        self.events.iter().map(|conflicted| self.with_conflicted(agreed.clone(), conflicted)).collect()
+    }
+
+    fn with_conflicted(
+        &self,
+        mut map: StateMap<OwnedEventId>,
+        conflicted: &HashMap<StateKeyNid, EventNid>,
+    ) -> Result<StateMap<OwnedEventId>> {
+        for (key, &event) in conflicted {
+            let (event_type, state_key) = &self.names[key];
+            map.insert((event_type.as_str().into(), state_key.clone()), self.view.event_id(event)?);
+        }
+        Ok(map)
+    }
+
+    /// The full auth chain of each state.
+    fn auth_chains(&self, tries: &Tries<'_>) -> Result<Vec<EventSet>> {
+        let mut chains = Vec::new();
+        for &state in &self.states {
+            chains.push(EventSet::of(tries.list(state)?.into_iter().map(|(_, event)| event)));
+        }
+        // The chain of a state is that of its events, without those that no other one names: taking all of them in and
+        // the difference afterwards comes to the same, since what only differs is conflicted anyway.
+        auth_chain::extend(self.view, &mut chains)?;
+        Ok(chains)
+    }
+
+    fn resolve_v2(
+        &self,
+        tries: &Tries<'_>,
+        rules: &ruma::room_version_rules::StateResolutionV2Rules,
+    ) -> Result<StateMap<OwnedEventId>> {
+        let chains = self.auth_chains(tries)?;
+        let mut considered = self.conflicted();
+        let subgraph = if rules.consider_conflicted_state_subgraph {
+            auth_chain::between(self.view, &considered)?
+        } else {
+            EventSet::default()
+        };
+        let in_all = |event: &EventNid| chains.iter().all(|chain| chain.contains(*event));
+        let differing = |chain: &EventSet| chain.iter().filter(|event| !in_all(event)).collect::<Vec<_>>();
+        let differences: Vec<Vec<EventNid>> = chains.iter().map(differing).collect();
+        differences.iter().flatten().copied().chain(subgraph.iter()).for_each(|event| considered.insert(event));
+        let maps = self.state_maps(tries, &considered)?;
+        let differences: Vec<_> =
+            differences.into_iter().map(|chain| self.id_set(chain.into_iter())).collect::<Result<_>>()?;
+        let failed = Fallible::default();
+        let resolved = state_res::resolve(
+            &self.view.rules.authorization,
+            rules,
+            &maps,
+            differences,
+            |event_id: &EventId| failed.keep(self.fetch(event_id)),
+            |_| failed.keep(self.id_set(subgraph.iter()).map(Some)),
+        );
+        failed.check(resolved)?.map_err(|e| Error::internal(format!("state resolution failed: {e}")))
+    }
+
+    fn resolve_v1(&self) -> Result<StateMap<OwnedEventId>> {
+        resolve_v1::resolve_conflict(self.view, &self.names, &self.events, self.states[0])
+    }
+
+    fn fetch(&self, event_id: &EventId) -> Result<Option<Arc<Pdu>>> {
+        let nid = self.view.event_nid(event_id)?;
+        Ok(nid.map(|nid| self.view.pdu(nid)).transpose()?)
+    }
+}

@@ -1,0 +1,313 @@
+//! The state of a room as a persistent map from state keys to events: a radix trie of 16 branches whose nodes are
+//! kept by a hash of what they hold. A changed state shares all untouched nodes with the one before, and equal states
+//! are one root, whichever way they came about.
+//!
+//! State keys are numbered densely, so the trie is as high as its highest number needs: 5 levels for a million keys.
+
+use std::collections::HashMap;
+
+use crate::{
+    event::StateRoot,
+    room::tables::StateNodes,
+    store::{EventNid, Result, RoomNid, Snapshot, StateKeyNid, Transaction, Value},
+};
+
+const BITS: u32 = 4;
+const BRANCHES: usize = 1 << BITS;
+
+type Hash = [u8; 16];
+
+/// One node, as it lies on disk and in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Node {
+    /// The lowest level: events.
+    Leaf([Option<EventNid>; BRANCHES]),
+    /// All other levels: the hashes of the nodes below.
+    Inner([Option<Hash>; BRANCHES]),
+}
+
+impl Node {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Leaf(events) => events.iter().all(Option::is_none),
+            Self::Inner(children) => children.iter().all(Option::is_none),
+        }
+    }
+
+    /// The hash is over the room as well, though not over the height, which the node's kind and place give.
+    fn hash(&self, room: RoomNid) -> Hash {
+        let mut bytes = room.0.to_be_bytes().to_vec();
+        self.write(&mut bytes);
+        let mut hash = [0; 16];
+        hash.copy_from_slice(&blake3::hash(&bytes).as_bytes()[..16]);
+        hash
+    }
+}
+
+/// On disk: kind, a bit per branch, and what the branches with a bit hold.
+impl Value for Node {
+    fn write(&self, out: &mut Vec<u8>) {
+        fn body<const N: usize, T: Copy>(out: &mut Vec<u8>, kind: u8, branches: &[Option<T>], bytes: fn(T) -> [u8; N]) {
+            let bit = |(i, branch): (usize, &Option<T>)| u16::from(branch.is_some()) << i;
+            let present: u16 = branches.iter().enumerate().map(bit).sum();
+            out.push(kind);
+            out.extend_from_slice(&present.to_be_bytes());
+            out.extend(branches.iter().flatten().flat_map(|&branch| bytes(branch)));
+        }
+        match self {
+            Self::Leaf(events) => body(out, 0, events, |event| event.0.to_be_bytes()),
+            Self::Inner(children) => body(out, 1, children, |hash| hash),
+        }
+    }
+
+    fn read(version: u8, body: &[u8]) -> Result<Self, String> {
+        fn branches<const N: usize, T>(
+            present: u16,
+            mut bytes: &[u8],
+            of: fn([u8; N]) -> T,
+        ) -> Option<[Option<T>; BRANCHES]> {
+            let mut branches = [const { None }; BRANCHES];
+            for (i, branch) in branches.iter_mut().enumerate().filter(|(i, _)| present & 1 << i != 0) {
+                let (first, rest) = bytes.split_first_chunk()?;
+                *branch = Some(of(*first));
+                bytes = rest;
+                let _ = i;
+            }
+            bytes.is_empty().then_some(branches)
+        }
+        let wrong = || format!("not a state node of layout 1, but of {version}");
+        let ([kind, high, low], rest) = body.split_first_chunk().ok_or_else(wrong)?;
+        let present = u16::from_be_bytes([*high, *low]);
+        match (version, kind) {
+            (1, 0) => branches(present, rest, |b| EventNid(u32::from_be_bytes(b))).map(Self::Leaf),
+            (1, 1) => branches(present, rest, |hash| hash).map(Self::Inner),
+            _ => None,
+        }
+        .ok_or_else(wrong)
+    }
+}
+
+/// The branch of `key` at `level`; level 0 is that of the leaves.
+fn branch(key: StateKeyNid, level: u8) -> usize {
+    (key.0 >> (BITS * u32::from(level))) as usize % BRANCHES
+}
+
+/// How many levels a trie needs to hold `key`.
+fn height_for(key: StateKeyNid) -> u8 {
+    let bits = (u32::BITS - key.0.leading_zeros()).max(1);
+    u8::try_from(bits.div_ceil(BITS)).expect("32 bits are 8 levels")
+}
+
+/// The tries of one room: those on disk, and changed ones that are not written yet.
+pub struct Tries<'s> {
+    snapshot: &'s Snapshot<'s>,
+    room: RoomNid,
+    made: HashMap<Hash, Node>,
+}
+
+/// Nodes that were made and must be written with the roots that need them.
+#[derive(Debug, Default)]
+pub struct MadeNodes(Vec<(Hash, Node)>);
+
+impl MadeNodes {
+    pub fn write(&self, tx: &mut Transaction<'_>, room: RoomNid) {
+        for (hash, node) in &self.0 {
+            tx.put::<StateNodes>(&(room, *hash), node);
+        }
+    }
+}
+
+/// A state key whose events differ: in the first state, and in the second.
+pub type Difference = (StateKeyNid, Option<EventNid>, Option<EventNid>);
+
+impl<'s> Tries<'s> {
+    pub fn new(snapshot: &'s Snapshot<'s>, room: RoomNid) -> Self {
+        Self { snapshot, room, made: HashMap::new() }
+    }
+
+    /// What must be written for the roots that `set` returned.
+    pub fn into_made(self) -> MadeNodes {
+        MadeNodes(self.made.into_iter().collect())
+    }
+
+    pub fn get(&self, root: StateRoot, key: StateKeyNid) -> Result<Option<EventNid>> {
+        if root.height < height_for(key) {
+            return Ok(None);
+        }
+        let mut hash = root.hash;
+        for level in (0..root.height).rev() {
+            match self.node(hash)? {
+                Node::Leaf(events) => return Ok(events[branch(key, level)]),
+                Node::Inner(children) => match children[branch(key, level)] {
+                    Some(child) => hash = child,
+                    None => return Ok(None),
+                },
+            }
+        }
+        Ok(None)
+    }
+
+    /// The root of `root` with `key` set to `event`, or removed.
+    pub fn set(&mut self, root: StateRoot, key: StateKeyNid, event: Option<EventNid>) -> Result<StateRoot> {
+        let mut root = root;
+        while event.is_some() && root.height < height_for(key) {
+            root = self.raise(root);
+        }
+        if root.height < height_for(key) {
+            return Ok(root); // what is not there need not be removed
+        }
+        match self.set_below(Some(root.hash), root.height - 1, key, event)? {
+            Some(hash) => self.lower(StateRoot { height: root.height, hash }),
+            None => Ok(StateRoot::EMPTY),
+        }
+    }
+
+    /// All keys and their events, in the order of the keys.
+    pub fn list(&self, root: StateRoot) -> Result<Vec<(StateKeyNid, EventNid)>> {
+        let differences = self.diff(StateRoot::EMPTY, root)?;
+        Ok(differences.into_iter().filter_map(|(key, _, event)| Some((key, event?))).collect())
+    }
+
+    /// The keys whose events differ between two states. Reads only the nodes that the two do not share.
+    pub fn diff(&self, a: StateRoot, b: StateRoot) -> Result<Vec<Difference>> {
+        let mut out = Vec::new();
+        let top = a.height.max(b.height);
+        if top > 0 {
+            self.diff_below(Side::of(a), Side::of(b), top - 1, 0, &mut out)?;
+        }
+        Ok(out)
+    }
+
+    fn diff_below(&self, a: Side, b: Side, level: u8, prefix: u32, out: &mut Vec<Difference>) -> Result<()> {
+        if a == b {
+            return Ok(());
+        }
+        let (a, b) = (self.open(a, level)?, self.open(b, level)?);
+        for i in 0..BRANCHES {
+            let prefix = prefix << BITS | u32::try_from(i).expect("there are 16 branches");
+            if level == 0 {
+                let (old, new) = (a.event(i), b.event(i));
+                if old != new {
+                    out.push((StateKeyNid(prefix), old, new));
+                }
+            } else {
+                self.diff_below(a.child(i), b.child(i), level - 1, prefix, out)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a side of a comparison holds at `level`; a lower trie is the first branch of a higher one.
+    fn open(&self, side: Side, level: u8) -> Result<Opened> {
+        Ok(match side {
+            Side::Nothing => Opened::Nothing,
+            Side::Root(root) if root.height <= level => Opened::Below(root),
+            Side::Root(StateRoot { hash, .. }) | Side::Node(hash) => Opened::Node(self.node(hash)?),
+        })
+    }
+
+    fn node(&self, hash: Hash) -> Result<Node> {
+        if let Some(node) = self.made.get(&hash) {
+            return Ok(node.clone());
+        }
+        let missing = || crate::store::Error::corrupt("state_nodes", &hash, "a state refers to it, but it is not there");
+        self.snapshot.get::<StateNodes>(&(self.room, hash))?.ok_or_else(missing)
+    }
+
+    fn keep(&mut self, node: Node) -> Hash {
+        let hash = node.hash(self.room);
+        self.made.insert(hash, node);
+        hash
+    }
+
+    fn set_below(
+        &mut self,
+        hash: Option<Hash>,
+        level: u8,
+        key: StateKeyNid,
+        event: Option<EventNid>,
+    ) -> Result<Option<Hash>> {
+        let node = match hash {
+            Some(hash) if hash != StateRoot::EMPTY.hash => self.node(hash)?,
+            _ if level == 0 => Node::Leaf([None; BRANCHES]),
+            _ => Node::Inner([None; BRANCHES]),
+        };
+        let node = match node {
+            Node::Leaf(mut events) => {
+                events[branch(key, level)] = event;
+                Node::Leaf(events)
+            }
+            Node::Inner(mut children) => {
+                let child = &mut children[branch(key, level)];
+                *child = match (*child, event) {
+                    (None, None) => None,
+                    (below, event) => self.set_below(below, level - 1, key, event)?,
+                };
+                Node::Inner(children)
+            }
+        };
+        Ok(if node.is_empty() { None } else { Some(self.keep(node)) })
+    }
+
+    /// The same map, one level higher.
+    fn raise(&mut self, root: StateRoot) -> StateRoot {
+        if root == StateRoot::EMPTY {
+            return StateRoot { height: 1, hash: StateRoot::EMPTY.hash };
+        }
+        let mut children = [None; BRANCHES];
+        children[0] = (root.hash != StateRoot::EMPTY.hash).then_some(root.hash);
+        let hash = if children[0].is_some() { self.keep(Node::Inner(children)) } else { root.hash };
+        StateRoot { height: root.height + 1, hash }
+    }
+
+    /// The same map, as low as it can be, so that equal maps have one root.
+    fn lower(&self, mut root: StateRoot) -> Result<StateRoot> {
+        while root.height > 1 {
+            match self.node(root.hash)? {
+                Node::Inner([Some(only), rest @ ..]) if rest.iter().all(Option::is_none) => {
+                    root = StateRoot { height: root.height - 1, hash: only };
+                }
+                _ => break,
+            }
+        }
+        Ok(root)
+    }
+}
+
+/// One of two tries that are compared, at some place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Nothing,
+    /// A whole trie, perhaps lower than the other.
+    Root(StateRoot),
+    Node(Hash),
+}
+
+impl Side {
+    fn of(root: StateRoot) -> Self {
+        if root == StateRoot::EMPTY { Self::Nothing } else { Self::Root(root) }
+    }
+}
+
+enum Opened {
+    Nothing,
+    Below(StateRoot),
+    Node(Node),
+}
+
+impl Opened {
+    fn event(&self, i: usize) -> Option<EventNid> {
+        match self {
+            Self::Node(Node::Leaf(events)) => events[i],
+            _ => None,
+        }
+    }
+
+    fn child(&self, i: usize) -> Side {
+        match self {
+            Self::Node(Node::Inner(children)) => children[i].map_or(Side::Nothing, Side::Node),
+            Self::Below(root) if i == 0 => Side::Root(*root),
+            _ => Side::Nothing,
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! What is kept of a room. All keys begin with the room's number, so that a room is removed by a few range deletes.
+
+use ruma::{EventId, OwnedRoomId, RoomId, RoomVersionId, UserId, events::room::member::MembershipState};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    event::StateRoot,
+    store::{EventNid, Family, Record, RoomNid, RoomPos, StateKeyNid, StreamPos, Table, TableInfo, Value},
+};
+
+pub const ALL: &[TableInfo] = &[
+    TableInfo::of::<RoomIds>(),
+    TableInfo::of::<Rooms>(),
+    TableInfo::of::<EventIds>(),
+    TableInfo::of::<Events>(),
+    TableInfo::of::<Timeline>(),
+    TableInfo::of::<ForwardExtremities>(),
+    TableInfo::of::<AuthEdges>(),
+    TableInfo::of::<StateKeys>(),
+    TableInfo::of::<StateKeyNames>(),
+    TableInfo::of::<StateNodes>(),
+    TableInfo::of::<StateChanges>(),
+    TableInfo::of::<Members>(),
+    TableInfo::of::<UserRooms>(),
+];
+
+pub struct RoomIds;
+impl Table for RoomIds {
+    const NAME: &'static str = "room_ids";
+    const FAMILY: Family = Family::Lookup;
+    const ID: u8 = 1;
+    type Key<'a> = &'a RoomId;
+    type Value = RoomNid;
+}
+
+/// What is known of a room as a whole.
+pub struct Rooms;
+impl Table for Rooms {
+    const NAME: &'static str = "rooms";
+    const FAMILY: Family = Family::Room;
+    const ID: u8 = 1;
+    type Key<'a> = RoomNid;
+    type Value = Room;
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Room {
+    pub room_id: OwnedRoomId,
+    pub version: RoomVersionId,
+    /// The state after all forward extremities, resolved.
+    pub current_state: StateRoot,
+    /// How many users are joined, and invited, in the current state.
+    pub joined: u64,
+    pub invited: u64,
+}
+
+impl Record for Room {}
+
+pub struct EventIds;
+impl Table for EventIds {
+    const NAME: &'static str = "event_ids";
+    const FAMILY: Family = Family::Lookup;
+    const ID: u8 = 2;
+    type Key<'a> = &'a EventId;
+    type Value = EventPlace;
+}
+
+/// Where an event lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventPlace {
+    pub room: RoomNid,
+    pub event: EventNid,
+}
+
+impl Record for EventPlace {}
+
+/// The events themselves, outliers, rejected and soft-failed ones too.
+pub struct Events;
+impl Table for Events {
+    const NAME: &'static str = "events";
+    const FAMILY: Family = Family::Event;
+    const ID: u8 = 1;
+    type Key<'a> = (RoomNid, EventNid);
+    type Value = crate::event::StoredEvent;
+}
+
+/// The events that clients may see, in the order of the room.
+pub struct Timeline;
+impl Table for Timeline {
+    const NAME: &'static str = "timeline";
+    const FAMILY: Family = Family::Room;
+    const ID: u8 = 2;
+    type Key<'a> = (RoomNid, RoomPos);
+    type Value = EventNid;
+}
+
+/// The current ends of each room's event graph.
+pub struct ForwardExtremities;
+impl Table for ForwardExtremities {
+    const NAME: &'static str = "forward_extremities";
+    const FAMILY: Family = Family::Room;
+    const ID: u8 = 3;
+    type Key<'a> = (RoomNid, EventNid);
+    type Value = ();
+}
+
+/// The auth events of each state event: always of lower number than the event itself.
+pub struct AuthEdges;
+impl Table for AuthEdges {
+    const NAME: &'static str = "auth_edges";
+    const FAMILY: Family = Family::Room;
+    const ID: u8 = 4;
+    type Key<'a> = (RoomNid, EventNid);
+    type Value = Edges;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Edges(pub Vec<EventNid>);
+
+impl Record for Edges {}
+
+pub struct StateKeys;
+impl Table for StateKeys {
+    const NAME: &'static str = "state_keys";
+    const FAMILY: Family = Family::Room;
+    const ID: u8 = 5;
+    /// Event type, state key.
+    type Key<'a> = (RoomNid, &'a str, &'a str);
+    type Value = StateKeyNid;
+}
+
+pub struct StateKeyNames;
+impl Table for StateKeyNames {
+    const NAME: &'static str = "state_key_names";
+    const FAMILY: Family = Family::Room;
+    const ID: u8 = 6;
+    type Key<'a> = (RoomNid, StateKeyNid);
+    type Value = StateKeyName;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct StateKeyName {
+    pub event_type: String,
+    pub state_key: String,
+}
+
+impl Record for StateKeyName {}
+
+/// The nodes of the state tries, by the hash of what they hold.
+pub struct StateNodes;
+impl Table for StateNodes {
+    const NAME: &'static str = "state_nodes";
+    const FAMILY: Family = Family::State;
+    const ID: u8 = 1;
+    type Key<'a> = (RoomNid, [u8; 16]);
+    type Value = super::state::trie::Node;
+}
+
+/// How each change of a room's current state changed it.
+pub struct StateChanges;
+impl Table for StateChanges {
+    const NAME: &'static str = "state_changes";
+    const FAMILY: Family = Family::Room;
+    const ID: u8 = 7;
+    type Key<'a> = (RoomNid, StreamPos, StateKeyNid);
+    type Value = StateChange;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateChange {
+    pub old: Option<EventNid>,
+    pub new: Option<EventNid>,
+}
+
+impl Record for StateChange {}
+
+/// The members of each room in its current state, local and remote, by membership.
+pub struct Members;
+impl Table for Members {
+    const NAME: &'static str = "members";
+    const FAMILY: Family = Family::Room;
+    const ID: u8 = 8;
+    type Key<'a> = (RoomNid, Membership, &'a UserId);
+    type Value = EventNid;
+}
+
+/// The rooms of each local user, those left and not forgotten too.
+pub struct UserRooms;
+impl Table for UserRooms {
+    const NAME: &'static str = "user_rooms";
+    const FAMILY: Family = Family::User;
+    const ID: u8 = 1;
+    type Key<'a> = (&'a UserId, RoomNid);
+    type Value = UserRoom;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserRoom {
+    pub membership: Membership,
+    /// The member event, and when it became current.
+    pub event: EventNid,
+    pub since: StreamPos,
+    /// When the user last became joined; of the earlier stay, if he is not joined now. `None` if he never was.
+    pub joined_at: Option<StreamPos>,
+    /// The user asked not to see the room any more. Ends with the next invite, join or knock.
+    pub is_forgotten: bool,
+}
+
+impl Record for UserRoom {}
+
+/// A membership of the specification, as a byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Membership {
+    Join,
+    Invite,
+    Knock,
+    Leave,
+    Ban,
+}
+
+impl Membership {
+    pub const ALL: [Self; 5] = [Self::Join, Self::Invite, Self::Knock, Self::Leave, Self::Ban];
+
+    /// `None` if it is not one that the specification knows.
+    pub fn of(state: &MembershipState) -> Option<Self> {
+        Some(match state {
+            MembershipState::Join => Self::Join,
+            MembershipState::Invite => Self::Invite,
+            MembershipState::Knock => Self::Knock,
+            MembershipState::Leave => Self::Leave,
+            MembershipState::Ban => Self::Ban,
+            _ => return None,
+        })
+    }
+
+    pub fn to_state(self) -> MembershipState {
+        match self {
+            Self::Join => MembershipState::Join,
+            Self::Invite => MembershipState::Invite,
+            Self::Knock => MembershipState::Knock,
+            Self::Leave => MembershipState::Leave,
+            Self::Ban => MembershipState::Ban,
+        }
+    }
+}
+
+impl crate::store::Key<'_> for Membership {
+    fn write(&self, out: &mut Vec<u8>) {
+        (*self as u8).write(out);
+    }
+    fn read(bytes: &mut &[u8]) -> Option<Self> {
+        let byte = u8::read(bytes)?;
+        Self::ALL.into_iter().find(|m| *m as u8 == byte)
+    }
+}
+
+impl Value for crate::event::StoredEvent {
+    fn write(&self, out: &mut Vec<u8>) {
+        self.encode(out);
+    }
+    fn read(version: u8, body: &[u8]) -> Result<Self, String> {
+        match version {
+            1 => Self::decode(body).map_err(|e| e.to_string()),
+            _ => Err(format!("unknown event layout {version}: was it written by a newer chappe?")),
+        }
+    }
+}

@@ -1,0 +1,175 @@
+use std::sync::Arc;
+
+use ruma::{EventId, OwnedEventId, RoomId, UserId, events::StateEventType, room_version_rules::RoomVersionRules};
+use serde::de::DeserializeOwned;
+
+use super::{
+    Membership, Rooms,
+    state::trie::Tries,
+    tables::{self, Room},
+};
+use crate::{
+    event::{Pdu, StateRoot, StoredEvent, rules},
+    store::{Error, EventNid, Result, RoomNid, Snapshot, StateKeyNid, Table},
+};
+
+/// One room as a snapshot shows it. All reading of rooms goes through one of these.
+pub struct View<'s> {
+    pub snapshot: &'s Snapshot<'s>,
+    pub nid: RoomNid,
+    pub room: Room,
+    pub rules: &'static RoomVersionRules,
+    rooms: &'s Rooms,
+}
+
+impl<'s> View<'s> {
+    /// `None` if the server does not know the room.
+    pub fn open(rooms: &'s Rooms, snapshot: &'s Snapshot<'s>, room_id: &RoomId) -> Result<Option<Self>> {
+        let nid = snapshot.get::<tables::RoomIds>(&room_id)?;
+        nid.map(|nid| Self::of(rooms, snapshot, nid)).transpose()
+    }
+
+    /// The room that a row of ours refers to.
+    pub fn of(rooms: &'s Rooms, snapshot: &'s Snapshot<'s>, nid: RoomNid) -> Result<Self> {
+        let room = snapshot.get::<tables::Rooms>(&nid)?.ok_or_else(|| absent::<tables::Rooms>(nid))?;
+        Self::new(rooms, snapshot, nid, room)
+    }
+
+    pub(super) fn new(rooms: &'s Rooms, snapshot: &'s Snapshot<'s>, nid: RoomNid, room: Room) -> Result<Self> {
+        let rules = rules::rules(&room.version).ok_or_else(|| {
+            Error::corrupt(tables::Rooms::NAME, &nid.0.to_be_bytes(), format!("unknown room version {}", room.version))
+        })?;
+        Ok(Self { snapshot, nid, room, rules, rooms })
+    }
+
+    pub fn room_id(&self) -> &RoomId {
+        &self.room.room_id
+    }
+
+    /// The state at the end of what we know of the room.
+    pub fn current_state(&self) -> StateRoot {
+        self.room.current_state
+    }
+
+    /// The number of an event of this room; `None` for those of other rooms too.
+    pub fn event_nid(&self, event_id: &EventId) -> Result<Option<EventNid>> {
+        let place = self.snapshot.get::<tables::EventIds>(&event_id)?;
+        Ok(place.filter(|place| place.room == self.nid).map(|place| place.event))
+    }
+
+    /// An event that a row of ours refers to.
+    pub fn event(&self, event: EventNid) -> Result<StoredEvent> {
+        let found = self.snapshot.get::<tables::Events>(&(self.nid, event))?;
+        found.ok_or_else(|| absent::<tables::Events>((self.nid, event)))
+    }
+
+    pub fn event_by_id(&self, event_id: &EventId) -> Result<Option<StoredEvent>> {
+        self.event_nid(event_id)?.map(|nid| self.event(nid)).transpose()
+    }
+
+    /// Many events at once, in the order of `events`.
+    pub fn events(&self, events: &[EventNid]) -> Result<Vec<StoredEvent>> {
+        let keys = events.iter().map(|&event| (self.nid, event));
+        let found = self.snapshot.get_many::<tables::Events>(keys)?;
+        std::iter::zip(events, found)
+            .map(|(&event, row)| row.ok_or_else(|| absent::<tables::Events>((self.nid, event))))
+            .collect()
+    }
+
+    /// An event in the form that the authorization rules read.
+    pub fn pdu(&self, event: EventNid) -> Result<Arc<Pdu>> {
+        let key = (self.nid, event);
+        if let Some(pdu) = self.rooms.pdus.get(&key) {
+            return Ok(pdu);
+        }
+        let stored = self.event(event)?;
+        let pdu = stored.view().to_pdu(self.room_id(), self.rules);
+        let pdu = Arc::new(pdu.map_err(|e| Error::corrupt(tables::Events::NAME, stored.event_id.as_bytes(), e))?);
+        self.rooms.pdus.insert(key, Arc::clone(&pdu));
+        Ok(pdu)
+    }
+
+    pub fn event_id(&self, event: EventNid) -> Result<OwnedEventId> {
+        match self.rooms.pdus.get(&(self.nid, event)) {
+            Some(pdu) => Ok(pdu.event_id.clone()),
+            None => Ok(self.event(event)?.event_id),
+        }
+    }
+
+    pub fn tries(&self) -> Tries<'s> {
+        Tries::new(self.snapshot, self.nid)
+    }
+
+    /// The number of a pair of event type and state key; `None` if the room never had such state.
+    pub fn state_key_nid(&self, event_type: &str, state_key: &str) -> Result<Option<StateKeyNid>> {
+        self.snapshot.get::<tables::StateKeys>(&(self.nid, event_type, state_key))
+    }
+
+    pub fn state_key_name(&self, key: StateKeyNid) -> Result<tables::StateKeyName> {
+        let name = self.snapshot.get::<tables::StateKeyNames>(&(self.nid, key))?;
+        name.ok_or_else(|| absent::<tables::StateKeyNames>((self.nid, key)))
+    }
+
+    /// One entry of a state.
+    pub fn state_nid(&self, state: StateRoot, event_type: &StateEventType, state_key: &str) -> Result<Option<EventNid>> {
+        match self.state_key_nid(&event_type.to_string(), state_key)? {
+            Some(key) => self.tries().get(state, key),
+            None => Ok(None),
+        }
+    }
+
+    pub fn state_event(&self, state: StateRoot, event_type: &StateEventType, state_key: &str) -> Result<Option<StoredEvent>> {
+        self.state_nid(state, event_type, state_key)?.map(|nid| self.event(nid)).transpose()
+    }
+
+    pub fn state_pdu(&self, state: StateRoot, event_type: &StateEventType, state_key: &str) -> Result<Option<Arc<Pdu>>> {
+        self.state_nid(state, event_type, state_key)?.map(|nid| self.pdu(nid)).transpose()
+    }
+
+    /// The content of one entry of a state; `None` too if it is not what `T` asks for, since a room may hold anything.
+    pub fn state_content<T: DeserializeOwned>(
+        &self,
+        state: StateRoot,
+        event_type: &StateEventType,
+        state_key: &str,
+    ) -> Result<Option<T>> {
+        let pdu = self.state_pdu(state, event_type, state_key)?;
+        Ok(pdu.and_then(|pdu| serde_json::from_str(pdu.content.get()).ok()))
+    }
+
+    /// All events of a state, by state key.
+    pub fn state(&self, state: StateRoot) -> Result<Vec<(StateKeyNid, EventNid)>> {
+        self.tries().list(state)
+    }
+
+    /// The membership of `user` in a state; `None` if he never had one.
+    pub fn membership(&self, state: StateRoot, user: &UserId) -> Result<Option<Membership>> {
+        let pdu = self.state_pdu(state, &StateEventType::RoomMember, user.as_str())?;
+        Ok(pdu.and_then(|pdu| membership_in(pdu.content.get())))
+    }
+
+    /// The users of the current state with this membership, in the order of their ids.
+    pub fn members(&self, membership: Membership) -> Result<Vec<(ruma::OwnedUserId, EventNid)>> {
+        let rows = self.snapshot.list::<tables::Members>(&(self.nid, membership));
+        rows.map(|row| row.and_then(|row| Ok((row.key()?.2.to_owned(), row.value)))).collect()
+    }
+
+    /// The numbers of the current ends of the event graph.
+    pub fn forward_extremities(&self) -> Result<Vec<EventNid>> {
+        let rows = self.snapshot.list::<tables::ForwardExtremities>(&self.nid);
+        rows.map(|row| row.and_then(|row| Ok(row.key()?.1))).collect()
+    }
+}
+
+/// The membership that the content of a member event gives; `None` if it is none of the specification's.
+pub fn membership_in(content: &str) -> Option<Membership> {
+    #[derive(serde::Deserialize)]
+    struct Content {
+        membership: ruma::events::room::member::MembershipState,
+    }
+    serde_json::from_str::<Content>(content).ok().and_then(|content| Membership::of(&content.membership))
+}
+
+fn absent<T: Table>(key: impl std::fmt::Debug) -> Error {
+    Error::Corrupt { table: T::NAME, key: format!("{key:?}"), reason: "another row refers to it, but it is not there".to_owned() }
+}

@@ -1,0 +1,104 @@
+use std::sync::Arc;
+
+use anyhow::Context;
+use ruma::{OwnedServerName, ServerName, UserId, signatures::Ed25519KeyPair};
+
+use crate::{
+    clock::Clock,
+    config::Config,
+    error::{Error, Result},
+    random::Random,
+    room::Rooms,
+    store::{self, Snapshot, Store},
+    sync::Wakers,
+    tables,
+};
+
+/// Everything that the server is made of, in the order in which it is built. Parts never hold each other; a function
+/// takes the least of this that it needs.
+pub struct Server {
+    pub config: Config,
+    pub clock: Clock,
+    pub random: Random,
+    pub store: Store,
+    /// Signs our events.
+    pub key: Ed25519KeyPair,
+    /// A lock per room, and what is known of rooms in memory.
+    pub rooms: Rooms,
+    /// Who waits for news.
+    pub wakers: Wakers,
+}
+
+impl Server {
+    /// Opens the data directory that the configuration names, or makes a new one.
+    pub fn open(config: Config, clock: Clock, random: Random) -> anyhow::Result<Arc<Self>> {
+        let store = Store::open(&store::Options {
+            path: config.database_path.clone(),
+            server_name: config.server_name.to_string(),
+            memory_bytes: config.memory_budget.as_usize() / 2, // the other half is for what requests work on
+            free_space_floor: config.free_space_floor.as_u64(),
+            migrations: tables::MIGRATIONS,
+        })?;
+        let key = signing_key(&store, &random).context("the signing key can't be read")?;
+        let rooms = Rooms::open(&store)?;
+        Ok(Arc::new(Self { config, clock, random, store, key, rooms, wakers: Wakers::default() }))
+    }
+
+    pub fn name(&self) -> &ServerName {
+        &self.config.server_name
+    }
+
+    pub fn owned_name(&self) -> OwnedServerName {
+        self.config.server_name.clone()
+    }
+
+    /// Whether an account of this server could have that id.
+    pub fn is_ours(&self, user: &UserId) -> bool {
+        user.server_name() == self.config.server_name
+    }
+
+    /// Runs work that reads the disk or takes long on a thread made for it.
+    pub async fn blocking<R: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<R> + Send + 'static,
+    ) -> Result<R> {
+        let server = Arc::clone(self);
+        tokio::task::spawn_blocking(move || work(&server)).await?
+    }
+
+    /// As [`Self::blocking`], for work that reads one snapshot.
+    pub async fn read<R: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Snapshot<'_>) -> Result<R> + Send + 'static,
+    ) -> Result<R> {
+        self.blocking(move |server| work(&server.store.snapshot())).await
+    }
+
+    /// Runs `work` to its end even if the client hangs up, which drops the handler's future.
+    pub async fn detached<R: Send + 'static>(
+        work: impl Future<Output = Result<R, Error>> + Send + 'static,
+    ) -> Result<R> {
+        tokio::spawn(work).await?
+    }
+}
+
+/// Our key for signing events: made at the first start, then kept.
+fn signing_key(store: &Store, random: &Random) -> anyhow::Result<Ed25519KeyPair> {
+    let found = store.snapshot().get::<tables::SigningKey>(&())?;
+    let kept = match found {
+        Some(kept) => kept,
+        None => {
+            let made = tables::KeptSigningKey {
+                version: random.text(6),
+                document: Ed25519KeyPair::generate().to_vec(),
+            };
+            let put = made.clone();
+            store.commit_blocking(move |tx| {
+                tx.put::<tables::SigningKey>(&(), &put);
+                Ok::<_, store::Error>(())
+            })?;
+            made
+        }
+    };
+    Ok(Ed25519KeyPair::from_der(&kept.document, kept.version)?)
+}

@@ -1,0 +1,88 @@
+//! The data directory: whose it is, and that nobody else is using it.
+
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    path::Path,
+};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use super::{Error, Result};
+
+const MARKER: &str = "chappe.json";
+
+/// What the marker file says. It is read before anything in the directory is touched.
+#[derive(Serialize, Deserialize)]
+struct Marker {
+    server_name: String,
+}
+
+/// Holding this keeps a second process out of the directory.
+pub(super) struct Directory {
+    _locked: File,
+}
+
+impl Directory {
+    /// Opens the directory of `server_name`, or makes it where nothing is.
+    pub fn open(path: &Path, server_name: &str) -> Result<Self> {
+        let refuse = |reason: String| Error::Directory { path: path.to_owned(), reason };
+        let io = |e: std::io::Error| refuse(e.to_string());
+        fs::create_dir_all(path).map_err(io)?;
+        let marker = path.join(MARKER);
+        if !marker.try_exists().map_err(io)? {
+            if let Some(found) = first_entry(path).map_err(io)? {
+                return Err(refuse(format!(
+                    "holds {found:?} but no {MARKER}, so it is not a data directory of chappe: \
+                     set `database_path` to an empty or new directory"
+                )));
+            }
+            create_marker(path, server_name).map_err(io)?;
+        }
+        let mut file = File::options().read(true).write(true).open(&marker).map_err(io)?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|_| refuse("another chappe process is using it: stop that one first".to_owned()))?;
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(io)?;
+        let found: Marker = serde_json::from_str(&text).map_err(|e| refuse(format!("{MARKER} can't be read: {e}")))?;
+        if found.server_name != server_name {
+            return Err(refuse(format!(
+                "belongs to the server `{}`, but `server_name` is `{server_name}`: a server can't change its name; \
+                 correct `server_name`, or use another `database_path`",
+                found.server_name
+            )));
+        }
+        Ok(Self { _locked: file })
+    }
+
+    /// The `server_name` of an existing data directory, for commands that are given only the directory.
+    pub fn server_name(path: &Path) -> Result<String> {
+        let refuse = |reason: String| Error::Directory { path: path.to_owned(), reason };
+        let text = fs::read_to_string(path.join(MARKER))
+            .map_err(|e| refuse(format!("is not a data directory of chappe ({MARKER}: {e})")))?;
+        let found: Marker = serde_json::from_str(&text).map_err(|e| refuse(format!("{MARKER} can't be read: {e}")))?;
+        Ok(found.server_name)
+    }
+}
+
+/// Anything that the directory holds, but for what a file system keeps in its own root.
+fn first_entry(path: &Path) -> std::io::Result<Option<std::ffi::OsString>> {
+    for entry in fs::read_dir(path)? {
+        let name = entry?.file_name();
+        if name != "lost+found" && name != format!("{MARKER}.new").as_str() {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+fn create_marker(path: &Path, server_name: &str) -> std::io::Result<()> {
+    let unfinished = path.join(format!("{MARKER}.new"));
+    let mut file = File::create(&unfinished)?;
+    serde_json::to_writer(&mut file, &Marker { server_name: server_name.to_owned() })?;
+    file.write_all(b"\n")?;
+    file.sync_all()?;
+    fs::rename(&unfinished, path.join(MARKER))?;
+    File::open(path)?.sync_all()
+}

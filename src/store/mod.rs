@@ -1,0 +1,28 @@
+//! RocksDB behind typed tables: bytes and tables, no Matrix rule and no HTTP status.
+//!
+//! - [`Table`] says what the keys and values of a table are; [`Snapshot`] reads them; [`Transaction`] changes them.
+//! - [`Store::commit`] is the only way to write. One thread runs all transactions, one after the other, so each sees
+//!   everything before it and may read, decide and write without a lock. A second thread makes them durable: it
+//!   fsyncs the log once for all that came in meanwhile.
+//! - "Not there" is `Ok(None)`; a row that can't be read is an error that names its table and key.
+
+mod commit;
+mod directory;
+mod error;
+mod key;
+mod migrate;
+mod open;
+mod snapshot;
+mod table;
+mod transaction;
+
+pub use self::{
+    commit::Written,
+    error::{Error, Result},
+    key::{EventNid, Key, RoomNid, RoomPos, StateKeyNid, StreamPos},
+    migrate::{Migration, Step},
+    open::{Options, Store},
+    snapshot::{Direction, Row, Scan, Snapshot},
+    table::{Family, Json, Record, Table, TableInfo, Value},
+    transaction::Transaction,
+};

@@ -1,0 +1,195 @@
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering},
+};
+
+use rocksdb::{
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
+    LogLevel, WriteBufferManager,
+};
+use tokio::sync::oneshot;
+
+use super::{
+    Error, Family, Migration, Result, Scan, Snapshot, StreamPos, Table, TableInfo, Transaction, Written,
+    commit::{Committer, Shared},
+    directory::Directory,
+    migrate::{LayoutVersion, MigrationCursor, migrate},
+};
+
+/// The newest allotted `StreamPos`, in the batch of the change that has it.
+pub(super) struct LastPos;
+impl Table for LastPos {
+    const NAME: &'static str = "last_pos";
+    const FAMILY: Family = Family::Meta;
+    const ID: u8 = 1;
+    type Key<'a> = ();
+    type Value = StreamPos;
+}
+
+/// The tables of the store itself. Table ids below 16 of the family `Meta` are kept for it.
+const OWN_TABLES: [TableInfo; 3] =
+    [TableInfo::of::<LastPos>(), TableInfo::of::<LayoutVersion>(), TableInfo::of::<MigrationCursor>()];
+
+pub struct Options {
+    pub path: PathBuf,
+    /// Refused if the directory belongs to another server.
+    pub server_name: String,
+    /// For block cache and memtables together.
+    pub memory_bytes: usize,
+    /// Writes are refused while less is free on the disk.
+    pub free_space_floor: u64,
+    pub migrations: &'static [Migration],
+}
+
+/// The database of one server.
+pub struct Store {
+    // Fields are dropped in this order: the threads end, RocksDB closes, the lock goes last.
+    committer: Committer,
+    shared: Arc<Shared>,
+    _directory: Directory,
+}
+
+impl Store {
+    /// Opens the data directory, or makes a new one. Migrations run before this returns.
+    pub fn open(options: &Options) -> Result<Self> {
+        let directory = Directory::open(&options.path, &options.server_name)?;
+        let db = open_rocksdb(options)?;
+        let last_pos = Snapshot::new(&db).get::<LastPos>(&())?.unwrap_or_default();
+        let shared = Arc::new(Shared::new(db, options.path.clone(), last_pos, options.free_space_floor));
+        let committer = Committer::start(&shared)
+            .map_err(|e| Error::Directory { path: options.path.clone(), reason: e.to_string() })?;
+        let store = Self { committer, shared, _directory: directory };
+        migrate(&store, options.migrations)?;
+        Ok(store)
+    }
+
+    /// The `server_name` that a data directory belongs to.
+    pub fn server_name_of(path: &Path) -> Result<String> {
+        Directory::server_name(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    pub fn snapshot(&self) -> Snapshot<'_> {
+        Snapshot::new(&self.shared.db)
+    }
+
+    /// Everything up to here is on disk; what is newer must not be shown to anybody yet.
+    pub fn durable_pos(&self) -> StreamPos {
+        StreamPos(self.shared.durable_pos.load(Ordering::Acquire))
+    }
+
+    /// Why no write is accepted at present, if so.
+    pub fn check_writable(&self) -> Result<()> {
+        self.shared.check_running()?;
+        self.shared.check_free_space()
+    }
+
+    /// Runs `work` alone among all writers and makes its changes visible, all or none: none if it returns an error.
+    /// Returns before they are durable, see [`Written::durable`]. Keep `work` short: everyone waits for it.
+    pub async fn write<R, E, F>(&self, work: F) -> Result<Written<R>, E>
+    where
+        R: Send + 'static,
+        E: From<Error> + Send + 'static,
+        F: FnOnce(&mut Transaction<'_>) -> Result<R, E> + Send + 'static,
+    {
+        answer(self.committer.submit(work).await)
+    }
+
+    /// As [`Self::write`], and waits until the changes are durable.
+    pub async fn commit<R, E, F>(&self, work: F) -> Result<R, E>
+    where
+        R: Send + 'static,
+        E: From<Error> + Send + 'static,
+        F: FnOnce(&mut Transaction<'_>) -> Result<R, E> + Send + 'static,
+    {
+        Ok(self.write(work).await?.durable().await?)
+    }
+
+    /// As [`Self::commit`], outside of tokio.
+    pub fn commit_blocking<R, E, F>(&self, work: F) -> Result<R, E>
+    where
+        R: Send + 'static,
+        E: From<Error> + Send + 'static,
+        F: FnOnce(&mut Transaction<'_>) -> Result<R, E> + Send + 'static,
+    {
+        let written = answer(self.committer.submit(work).blocking_recv())?;
+        Ok(written.durable_blocking()?)
+    }
+
+    /// The store's own tables.
+    pub fn own_tables() -> &'static [TableInfo] {
+        &OWN_TABLES
+    }
+
+    /// Every row of `family` as bytes: key, which begins with the table's id, and value.
+    pub fn for_each_row(&self, family: Family, mut visit: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+        let snapshot = self.snapshot();
+        let mut rows = snapshot.raw_rows(family, Scan::everything());
+        while let Some((key, value)) = rows.next()? {
+            visit(key, value)?;
+        }
+        Ok(())
+    }
+
+    /// About how many rows `family` holds.
+    pub fn estimate_rows(&self, family: Family) -> u64 {
+        let cf = super::snapshot::family(&self.shared.db, family);
+        self.shared.db.property_int_value_cf(cf, rocksdb::properties::ESTIMATE_NUM_KEYS).ok().flatten().unwrap_or(0)
+    }
+}
+
+fn answer<R, E: From<Error>>(received: Result<Result<R, E>, oneshot::error::RecvError>) -> Result<R, E> {
+    received.unwrap_or_else(|_| Err(Error::Closed.into()))
+}
+
+fn open_rocksdb(options: &Options) -> Result<DB> {
+    // Memtables are charged to the cache, so that the two together stay within the budget.
+    let cache = Cache::new_lru_cache(options.memory_bytes);
+    let memtables = WriteBufferManager::new_write_buffer_manager_with_cache(options.memory_bytes / 4, false, cache.clone());
+    let mut db = rocksdb::Options::default();
+    db.create_if_missing(true);
+    db.create_missing_column_families(true);
+    db.set_write_buffer_manager(&memtables);
+    db.set_max_total_wal_size(128 << 20);
+    db.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    db.set_track_and_verify_wals_in_manifest(true);
+    db.set_max_background_jobs(2);
+    db.set_max_open_files(512);
+    db.set_bytes_per_sync(1 << 20);
+    db.set_keep_log_file_num(3);
+    db.set_log_level(LogLevel::Warn);
+    db.set_stats_dump_period_sec(0);
+    let families = Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache, options)));
+    Ok(DB::open_cf_descriptors(&db, options.path.join("db"), families)?)
+}
+
+fn family_options(family: Family, cache: &Cache, options: &Options) -> rocksdb::Options {
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(cache);
+    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_pin_top_level_index_and_filter(true);
+    blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    blocks.set_partition_filters(true);
+    blocks.set_bloom_filter(10.0, false);
+    blocks.set_format_version(6);
+    blocks.set_block_size(match family {
+        Family::Event => 16 << 10, // large blocks compress better; an event is read with its neighbors
+        Family::Lookup | Family::State => 4 << 10, // one row at a time
+        _ => 8 << 10,
+    });
+    let mut cf = rocksdb::Options::default();
+    cf.set_block_based_table_factory(&blocks);
+    cf.set_write_buffer_size((options.memory_bytes / 16).clamp(1 << 20, 64 << 20));
+    cf.set_level_compaction_dynamic_level_bytes(true);
+    cf.set_compression_type(DBCompressionType::Lz4);
+    if family == Family::State {
+        return cf; // hashes do not shrink: a better compressor would cost time for nothing
+    }
+    cf.set_bottommost_compression_type(DBCompressionType::Zstd);
+    cf.set_bottommost_compression_options(-14, 3, 0, 16 << 10, true);
+    cf.set_bottommost_zstd_max_train_bytes(1 << 20, true);
+    cf
+}

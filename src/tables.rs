@@ -1,0 +1,64 @@
+//! Every table of the database in one list. What a table holds is said where its owner is; ids are unique in a family
+//! and never used again.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    room::tables as room,
+    store::{Family, Migration, Record, Store, Table, TableInfo},
+    user::tables as user,
+};
+
+/// Changes of the layout on disk since the first release, oldest first.
+pub const MIGRATIONS: &[Migration] = &[];
+
+/// All tables, those of the store itself included.
+pub fn all() -> impl Iterator<Item = &'static TableInfo> {
+    Store::own_tables().iter().chain(&OWN).chain(room::ALL).chain(user::ALL)
+}
+
+const OWN: [TableInfo; 1] = [TableInfo::of::<SigningKey>()];
+
+/// The key that signs our events.
+pub struct SigningKey;
+impl Table for SigningKey {
+    const NAME: &'static str = "signing_key";
+    const FAMILY: Family = Family::Meta;
+    const ID: u8 = 16;
+    type Key<'a> = ();
+    type Value = KeptSigningKey;
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+pub struct KeptSigningKey {
+    /// The part of the key id after `ed25519:`.
+    pub version: String,
+    /// PKCS #8, as ruma generates it.
+    pub document: Vec<u8>,
+}
+
+impl Record for KeptSigningKey {}
+
+/// Without the key itself: `chappe inspect` and logs print this.
+impl std::fmt::Debug for KeptSigningKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeptSigningKey").field("version", &self.version).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn no_two_tables_share_a_place_or_a_name() {
+        let mut names = HashSet::new();
+        let mut places = HashSet::new();
+        for table in all() {
+            assert!(names.insert(table.name), "two tables are called {}", table.name);
+            assert!(places.insert((table.family, table.id)), "{} lies where another table does", table.name);
+        }
+    }
+}
