@@ -15,18 +15,23 @@ use ruma::{
     events::TimelineEventType,
     room_version_rules::{EventIdFormatVersion, RoomIdFormatVersion, RoomVersionRules},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{Pdu, Verified, format};
 
 /// A state of a room: the root of its state trie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct StateRoot {
     /// Levels of the trie under this root.
     pub height: u8,
-    /// Keyed hash of the root node's content.
+    /// Hash of the root node's content.
     pub hash: [u8; 16],
+}
+
+impl StateRoot {
+    /// The state before a room's first event.
+    pub const EMPTY: Self = Self { height: 0, hash: [0; 16] };
 }
 
 /// What became of an event.

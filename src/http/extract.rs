@@ -11,7 +11,6 @@ use axum::{
 use bytes::Bytes;
 use http::StatusCode;
 use ruma::{
-    OwnedDeviceId, OwnedUserId,
     api::{
         IncomingRequest, IncomingRequestExt, OutgoingResponse,
         auth_scheme::{
@@ -22,14 +21,11 @@ use ruma::{
 };
 
 use super::error::{shaped, unreadable};
-use crate::{Server, error::Error, user::session};
-
-/// Who calls: a user by one of his devices.
-#[derive(Clone, Debug)]
-pub struct Caller {
-    pub user_id: OwnedUserId,
-    pub device_id: OwnedDeviceId,
-}
+use crate::{
+    Server,
+    error::Error,
+    user::session::{self, Caller},
+};
 
 /// A client request whose access token was checked.
 pub struct Client<R> {

@@ -2,8 +2,9 @@
 
 pub mod append;
 mod lock;
+mod power_levels;
 pub mod state;
 pub mod tables;
 mod view;
 
-pub use self::{lock::Rooms, tables::Membership, view::View};
+pub use self::{lock::Rooms, power_levels::power_levels, tables::Membership, view::View};

@@ -1,11 +1,11 @@
 //! What is kept of a room. All keys begin with the room's number, so that a room is removed by a few range deletes.
 
-use ruma::{EventId, OwnedRoomId, RoomId, RoomVersionId, UserId, events::room::member::MembershipState};
+use ruma::{DeviceId, EventId, OwnedDeviceId, OwnedEventId, OwnedRoomId, RoomId, RoomVersionId, UserId, events::room::member::MembershipState};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     event::StateRoot,
-    store::{EventNid, Family, Record, RoomNid, RoomPos, StateKeyNid, StreamPos, Table, TableInfo, Value},
+    store::{EventNid, Family, Key, Record, RoomNid, RoomPos, StateKeyNid, StreamPos, Table, TableInfo, Value},
 };
 
 pub const ALL: &[TableInfo] = &[
@@ -22,6 +22,10 @@ pub const ALL: &[TableInfo] = &[
     TableInfo::of::<StateChanges>(),
     TableInfo::of::<Members>(),
     TableInfo::of::<UserRooms>(),
+    TableInfo::of::<Transactions>(),
+    TableInfo::of::<EventTransactions>(),
+    TableInfo::of::<Receipts>(),
+    TableInfo::of::<ReceiptChanges>(),
 ];
 
 pub struct RoomIds;
@@ -180,8 +184,28 @@ impl Table for Members {
     const NAME: &'static str = "members";
     const FAMILY: Family = Family::Room;
     const ID: u8 = 8;
-    type Key<'a> = (RoomNid, Membership, &'a UserId);
+    type Key<'a> = (RoomNid, Membership, Origin, &'a UserId);
     type Value = EventNid;
+}
+
+/// Whose user somebody is. Ours come first, so that they can be listed without all the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Origin {
+    Local,
+    Remote,
+}
+
+impl Key<'_> for Origin {
+    fn write(&self, out: &mut Vec<u8>) {
+        (*self as u8).write(out);
+    }
+    fn read(bytes: &mut &[u8]) -> Option<Self> {
+        match u8::read(bytes)? {
+            0 => Some(Self::Local),
+            1 => Some(Self::Remote),
+            _ => None,
+        }
+    }
 }
 
 /// The rooms of each local user, those left and not forgotten too.
@@ -207,6 +231,76 @@ pub struct UserRoom {
 }
 
 impl Record for UserRoom {}
+
+/// The events that devices sent, by the transaction ids that they gave: a repeated request is answered with the same
+/// event. Rows are removed when they are older than any client repeats a request.
+pub struct Transactions;
+impl Table for Transactions {
+    const NAME: &'static str = "transactions";
+    const FAMILY: Family = Family::Lookup;
+    const ID: u8 = 3;
+    /// Sender, device, what was asked (`send/m.room.message`, `redact/$id`), transaction id.
+    type Key<'a> = (RoomNid, &'a UserId, &'a DeviceId, &'a str, &'a str);
+    type Value = Sent;
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Sent {
+    pub event: EventNid,
+    /// When, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+}
+
+impl Record for Sent {}
+
+/// The transaction id of each event that was sent with one: the device that sent it is shown it.
+pub struct EventTransactions;
+impl Table for EventTransactions {
+    const NAME: &'static str = "event_transactions";
+    const FAMILY: Family = Family::Room;
+    const ID: u8 = 9;
+    type Key<'a> = (RoomNid, EventNid);
+    type Value = EventTransaction;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventTransaction {
+    pub device_id: OwnedDeviceId,
+    pub txn_id: String,
+}
+
+impl Record for EventTransaction {}
+
+/// The newest receipt of each user, type and thread.
+pub struct Receipts;
+impl Table for Receipts {
+    const NAME: &'static str = "receipts";
+    const FAMILY: Family = Family::Room;
+    const ID: u8 = 10;
+    /// Receipt type (`m.read`, `m.read.private`), then thread: empty if unthreaded, `main`, or the id of its root.
+    type Key<'a> = (RoomNid, &'a UserId, &'a str, &'a str);
+    type Value = Receipt;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    pub event_id: OwnedEventId,
+    /// When the client read it by our clock, in milliseconds since the Unix epoch.
+    pub ts_ms: u64,
+    pub changed: StreamPos,
+}
+
+impl Record for Receipt {}
+
+/// The rows of `Receipts` in the order of their last changes: one row here for each row there.
+pub struct ReceiptChanges;
+impl Table for ReceiptChanges {
+    const NAME: &'static str = "receipt_changes";
+    const FAMILY: Family = Family::Room;
+    const ID: u8 = 11;
+    type Key<'a> = (RoomNid, StreamPos, &'a UserId, &'a str, &'a str);
+    type Value = ();
+}
 
 /// A membership of the specification, as a byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -244,7 +338,7 @@ impl Membership {
     }
 }
 
-impl crate::store::Key<'_> for Membership {
+impl Key<'_> for Membership {
     fn write(&self, out: &mut Vec<u8>) {
         (*self as u8).write(out);
     }

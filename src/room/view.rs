@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use super::{
     Membership, Rooms,
     state::trie::Tries,
-    tables::{self, Room},
+    tables::{self, Room, StateKeyName},
 };
 use crate::{
     event::{Pdu, StateRoot, StoredEvent, rules},
@@ -20,6 +20,18 @@ pub struct View<'s> {
     pub room: Room,
     pub rules: &'static RoomVersionRules,
     rooms: &'s Rooms,
+    pending: Option<Pending>,
+}
+
+/// An event that is being worked out: it can be read as if it were stored.
+#[derive(Clone)]
+pub(super) struct Pending {
+    pub nid: EventNid,
+    pub pdu: Arc<Pdu>,
+    /// Of state events.
+    pub auth_edges: Vec<EventNid>,
+    /// Its state key, if the room did not have that one yet.
+    pub new_key: Option<(StateKeyNid, StateKeyName)>,
 }
 
 impl<'s> View<'s> {
@@ -39,7 +51,16 @@ impl<'s> View<'s> {
         let rules = rules::rules(&room.version).ok_or_else(|| {
             Error::corrupt(tables::Rooms::NAME, &nid.0.to_be_bytes(), format!("unknown room version {}", room.version))
         })?;
-        Ok(Self { snapshot, nid, room, rules, rooms })
+        Ok(Self { snapshot, nid, room, rules, rooms, pending: None })
+    }
+
+    /// The same room with `event` in it, on no timeline yet.
+    pub(super) fn with_pending(&self, event: Pending) -> Self {
+        Self { room: self.room.clone(), pending: Some(event), ..*self }
+    }
+
+    pub(super) fn pending(&self) -> Option<&Pending> {
+        self.pending.as_ref()
     }
 
     pub fn room_id(&self) -> &RoomId {
@@ -53,6 +74,9 @@ impl<'s> View<'s> {
 
     /// The number of an event of this room; `None` for those of other rooms too.
     pub fn event_nid(&self, event_id: &EventId) -> Result<Option<EventNid>> {
+        if let Some(pending) = self.pending.as_ref().filter(|pending| pending.pdu.event_id == event_id) {
+            return Ok(Some(pending.nid));
+        }
         let place = self.snapshot.get::<tables::EventIds>(&event_id)?;
         Ok(place.filter(|place| place.room == self.nid).map(|place| place.event))
     }
@@ -78,6 +102,9 @@ impl<'s> View<'s> {
 
     /// An event in the form that the authorization rules read.
     pub fn pdu(&self, event: EventNid) -> Result<Arc<Pdu>> {
+        if let Some(pending) = self.pending.as_ref().filter(|pending| pending.nid == event) {
+            return Ok(Arc::clone(&pending.pdu));
+        }
         let key = (self.nid, event);
         if let Some(pdu) = self.rooms.pdus.get(&key) {
             return Ok(pdu);
@@ -90,10 +117,7 @@ impl<'s> View<'s> {
     }
 
     pub fn event_id(&self, event: EventNid) -> Result<OwnedEventId> {
-        match self.rooms.pdus.get(&(self.nid, event)) {
-            Some(pdu) => Ok(pdu.event_id.clone()),
-            None => Ok(self.event(event)?.event_id),
-        }
+        Ok(self.pdu(event)?.event_id.clone())
     }
 
     pub fn tries(&self) -> Tries<'s> {
@@ -105,7 +129,11 @@ impl<'s> View<'s> {
         self.snapshot.get::<tables::StateKeys>(&(self.nid, event_type, state_key))
     }
 
-    pub fn state_key_name(&self, key: StateKeyNid) -> Result<tables::StateKeyName> {
+    pub fn state_key_name(&self, key: StateKeyNid) -> Result<StateKeyName> {
+        let pending = self.pending.as_ref().and_then(|pending| pending.new_key.as_ref());
+        if let Some((_, name)) = pending.filter(|(pending, _)| *pending == key) {
+            return Ok(name.clone());
+        }
         let name = self.snapshot.get::<tables::StateKeyNames>(&(self.nid, key))?;
         name.ok_or_else(|| absent::<tables::StateKeyNames>((self.nid, key)))
     }
@@ -151,7 +179,13 @@ impl<'s> View<'s> {
     /// The users of the current state with this membership, in the order of their ids.
     pub fn members(&self, membership: Membership) -> Result<Vec<(ruma::OwnedUserId, EventNid)>> {
         let rows = self.snapshot.list::<tables::Members>(&(self.nid, membership));
-        rows.map(|row| row.and_then(|row| Ok((row.key()?.2.to_owned(), row.value)))).collect()
+        rows.map(|row| row.and_then(|row| Ok((row.key()?.3.to_owned(), row.value)))).collect()
+    }
+
+    /// Our own users who are joined in the current state.
+    pub fn local_members(&self) -> Result<Vec<ruma::OwnedUserId>> {
+        let rows = self.snapshot.list::<tables::Members>(&(self.nid, Membership::Join, tables::Origin::Local));
+        rows.map(|row| row.and_then(|row| Ok(row.key()?.3.to_owned()))).collect()
     }
 
     /// The numbers of the current ends of the event graph.

@@ -51,15 +51,23 @@ pub fn extend(view: &View<'_>, sets: &mut [EventSet]) -> Result<()> {
     let Some(last) = sets.iter().filter_map(EventSet::max).max() else {
         return Ok(());
     };
+    if let Some(pending) = view.pending() {
+        follow(sets, pending.nid, &pending.auth_edges); // it has the highest number of all
+    }
     let edges = Scan::range::<tables::AuthEdges>(&view.nid, &(view.nid, EventNid(last.0 + 1))).backward();
     for row in view.snapshot.scan::<tables::AuthEdges>(edges) {
         let row = row?;
         let (_, event) = row.key()?;
-        for set in sets.iter_mut().filter(|set| set.contains(event)) {
-            row.value.0.iter().for_each(|&auth_event| set.insert(auth_event));
-        }
+        follow(sets, event, &row.value.0);
     }
     Ok(())
+}
+
+/// Adds the auth events of `event` to the sets that hold it.
+fn follow(sets: &mut [EventSet], event: EventNid, auth_events: &[EventNid]) {
+    for set in sets.iter_mut().filter(|set| set.contains(event)) {
+        auth_events.iter().for_each(|&auth_event| set.insert(auth_event));
+    }
 }
 
 /// The events on any path of the auth graph from one event of `ends` to another, those included.
@@ -74,12 +82,17 @@ pub fn between(view: &View<'_>, ends: &EventSet) -> Result<EventSet> {
         return Ok(between);
     };
     let edges = Scan::range::<tables::AuthEdges>(&(view.nid, first), &(view.nid, EventNid(last.0 + 1)));
-    for row in view.snapshot.scan::<tables::AuthEdges>(edges) {
-        let row = row?;
-        let (_, event) = row.key()?;
-        if ancestors.contains(event) && row.value.0.iter().any(|&auth_event| between.contains(auth_event)) {
+    let mut visit = |event: EventNid, auth_events: &[EventNid]| {
+        if ancestors.contains(event) && auth_events.iter().any(|&auth_event| between.contains(auth_event)) {
             between.insert(event);
         }
+    };
+    for row in view.snapshot.scan::<tables::AuthEdges>(edges) {
+        let row = row?;
+        visit(row.key()?.1, &row.value.0);
+    }
+    if let Some(pending) = view.pending() {
+        visit(pending.nid, &pending.auth_edges);
     }
     Ok(between)
 }

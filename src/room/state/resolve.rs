@@ -2,7 +2,7 @@
 //! given those, and the unconflicted entries that the authorization rules ask for.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -93,8 +93,8 @@ impl<'v> Conflict<'v> {
         nid.ok_or_else(|| Error::internal(format!("state resolution chose the unknown event {event_id}")))
     }
 
-    fn id_set(&self, events: impl Iterator<Item = EventNid>) -> Result<EventIdSet<OwnedEventId>> {
-        Ok(events.map(|event| self.view.event_id(event)).collect::<store::Result<_>>()?)
+    fn id_set(&self, events: impl Iterator<Item = EventNid>) -> store::Result<EventIdSet<OwnedEventId>> {
+        events.map(|event| self.view.event_id(event)).collect()
     }
 
     /// The state maps that the resolution is given: the conflicted keys, and what all states agree on and the rules
@@ -139,8 +139,8 @@ impl<'v> Conflict<'v> {
         for &state in &self.states {
             chains.push(EventSet::of(tries.list(state)?.into_iter().map(|(_, event)| event)));
         }
-        // The chain of a state is that of its events, without those that no other one names: taking all of them in and
-        // the difference afterwards comes to the same, since what only differs is conflicted anyway.
+        // NOTSPEC: the events of the state count as part of its chain, as they do for Synapse, whose verdict most of a
+        // room's servers share. The specification names only the auth events of these.
         auth_chain::extend(self.view, &mut chains)?;
         Ok(chains)
     }
@@ -163,7 +163,7 @@ impl<'v> Conflict<'v> {
         differences.iter().flatten().copied().chain(subgraph.iter()).for_each(|event| considered.insert(event));
         let maps = self.state_maps(tries, &considered)?;
         let differences: Vec<_> =
-            differences.into_iter().map(|chain| self.id_set(chain.into_iter())).collect::<Result<_>>()?;
+            differences.into_iter().map(|chain| self.id_set(chain.into_iter())).collect::<store::Result<_>>()?;
         let failed = Fallible::default();
         let resolved = state_res::resolve(
             &self.view.rules.authorization,
@@ -177,11 +177,26 @@ impl<'v> Conflict<'v> {
     }
 
     fn resolve_v1(&self) -> Result<StateMap<OwnedEventId>> {
-        resolve_v1::resolve_conflict(self.view, &self.names, &self.events, self.states[0])
+        let mut conflicts: BTreeMap<_, BTreeSet<OwnedEventId>> = BTreeMap::new();
+        for (key, &event) in self.events.iter().flatten() {
+            let (event_type, state_key) = &self.names[key];
+            let events = conflicts.entry((event_type.as_str().into(), state_key.clone())).or_default();
+            events.insert(self.view.event_id(event)?);
+        }
+        let failed = Fallible::default();
+        let resolved = resolve_v1::resolve(
+            self.view.rules,
+            &conflicts,
+            |event_type, state_key| {
+                let is_conflicted = conflicts.contains_key(&(event_type.clone(), state_key.to_owned()));
+                if is_conflicted { None } else { failed.keep(self.view.state_pdu(self.states[0], event_type, state_key)) }
+            },
+            |event_id| failed.keep(self.fetch(event_id)),
+        );
+        Ok(failed.check(resolved)?)
     }
 
-    fn fetch(&self, event_id: &EventId) -> Result<Option<Arc<Pdu>>> {
-        let nid = self.view.event_nid(event_id)?;
-        Ok(nid.map(|nid| self.view.pdu(nid)).transpose()?)
+    fn fetch(&self, event_id: &EventId) -> store::Result<Option<Arc<Pdu>>> {
+        self.view.event_nid(event_id)?.map(|nid| self.view.pdu(nid)).transpose()
     }
 }

@@ -67,11 +67,10 @@ impl Value for Node {
             of: fn([u8; N]) -> T,
         ) -> Option<[Option<T>; BRANCHES]> {
             let mut branches = [const { None }; BRANCHES];
-            for (i, branch) in branches.iter_mut().enumerate().filter(|(i, _)| present & 1 << i != 0) {
+            for i in (0..BRANCHES).filter(|i| present & 1 << i != 0) {
                 let (first, rest) = bytes.split_first_chunk()?;
-                *branch = Some(of(*first));
+                branches[i] = Some(of(*first));
                 bytes = rest;
-                let _ = i;
             }
             bytes.is_empty().then_some(branches)
         }

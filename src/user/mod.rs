@@ -1,0 +1,4 @@
+//! One account: its sessions, devices and data.
+
+pub mod session;
+pub mod tables;
