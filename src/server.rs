@@ -36,7 +36,7 @@ impl Server {
             path: config.database_path.clone(),
             server_name: config.server_name.to_string(),
             memory_bytes: config.memory_budget.as_usize() / 2, // the other half is for what requests work on
-            free_space_floor: config.free_space_floor.as_u64(),
+            free_space_floor: config.free_space_floor.bytes(),
             migrations: tables::MIGRATIONS,
         })?;
         let key = signing_key(&store, &random).context("the signing key can't be read")?;
