@@ -56,8 +56,9 @@ impl Error {
     }
 
     pub fn limit_exceeded(retry_after: std::time::Duration) -> Self {
-        let retry_after = Some(RetryAfter::Delay(retry_after));
-        Self::refused(ErrorKind::LimitExceeded(LimitExceededErrorData { retry_after }), "Too many requests")
+        let mut data = LimitExceededErrorData::new();
+        data.retry_after = Some(RetryAfter::Delay(retry_after));
+        Self::refused(ErrorKind::LimitExceeded(data), "Too many requests")
     }
 
     /// The same refusal with another status than its errcode usually has.

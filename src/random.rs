@@ -1,7 +1,7 @@
 //! Random numbers, as a parameter: from the operating system, or from a seed in tests.
 
 use parking_lot::Mutex;
-use rand::{Rng, SeedableRng, rngs::StdRng};
+use rand::{Rng, SeedableRng, TryRng, rngs::StdRng};
 
 /// The alphabet of generated ids and tokens: safe in URLs, file names and headers.
 const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";

@@ -88,10 +88,8 @@ fn signing_key(store: &Store, random: &Random) -> anyhow::Result<Ed25519KeyPair>
     let kept = match found {
         Some(kept) => kept,
         None => {
-            let made = tables::KeptSigningKey {
-                version: random.text(6),
-                document: Ed25519KeyPair::generate().to_vec(),
-            };
+            let made =
+                tables::KeptSigningKey { version: random.text(6), document: Ed25519KeyPair::generate().to_vec() };
             let put = made.clone();
             store.commit_blocking(move |tx| {
                 tx.put::<tables::SigningKey>(&(), &put);

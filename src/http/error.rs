@@ -9,7 +9,9 @@ use http::StatusCode;
 use ruma::api::{
     OutgoingResponseExt,
     client::uiaa::UiaaResponse,
-    error::{DeserializationError, Error as MatrixError, ErrorBody, ErrorKind, FromHttpRequestError, StandardErrorBody},
+    error::{
+        DeserializationError, Error as MatrixError, ErrorBody, ErrorKind, FromHttpRequestError, StandardErrorBody,
+    },
 };
 use tracing::error;
 
@@ -25,7 +27,9 @@ impl IntoResponse for Error {
             Self::AuthRequired(info) => shaped(UiaaResponse::AuthResponse(*info)),
             Self::Internal(cause) => {
                 error!("{cause:#}");
-                if let Some(crate::store::Error::NoSpace { .. } | crate::store::Error::Stopped(_)) = cause.downcast_ref() {
+                if let Some(crate::store::Error::NoSpace { .. } | crate::store::Error::Stopped(_)) =
+                    cause.downcast_ref()
+                {
                     let message = "The server's disk does not accept writes; its administrator must look into it";
                     return matrix_error(StatusCode::SERVICE_UNAVAILABLE, ErrorKind::Unknown, message.to_owned());
                 }

@@ -10,14 +10,12 @@ use axum::{
 };
 use bytes::Bytes;
 use http::StatusCode;
-use ruma::{
-    api::{
-        IncomingRequest, IncomingRequestExt, OutgoingResponse,
-        auth_scheme::{
-            AccessToken, AccessTokenOptional, AppserviceTokenOptional, AuthScheme, NoAccessToken, NoAuthentication,
-        },
-        error::ErrorKind,
+use ruma::api::{
+    IncomingRequest, IncomingRequestExt, OutgoingResponse,
+    auth_scheme::{
+        AccessToken, AccessTokenOptional, AppserviceTokenOptional, AuthScheme, NoAccessToken, NoAuthentication,
     },
+    error::ErrorKind,
 };
 
 use super::error::{shaped, unreadable};

@@ -61,7 +61,5 @@ fn cors() -> CorsLayer {
 /// Registers `handler` at every path that the specification ever gave this endpoint.
 fn endpoint<R: IncomingRequest, H: Handler<T, Arc<Server>>, T: 'static>(handler: H) -> Router<Arc<Server>> {
     let method = MethodFilter::try_from(R::METHOD).expect("ruma uses standard methods");
-    R::PATH_BUILDER
-        .all_paths()
-        .fold(Router::new(), |all, path| all.route(path, on(method, handler.clone())))
+    R::PATH_BUILDER.all_paths().fold(Router::new(), |all, path| all.route(path, on(method, handler.clone())))
 }

@@ -10,7 +10,7 @@ use ruma::{
 
 use super::{
     Membership, View,
-    lock::NextNumbers,
+    lock::{NextNumbers, Numbers},
     power_levels,
     state::{
         resolve,
@@ -31,6 +31,7 @@ use crate::{
     },
     store::{self, EventNid, RoomNid, RoomPos, StateKeyNid, StreamPos, Transaction},
 };
+use tokio::sync::OwnedMutexGuard;
 
 /// The most events that one event may name as those before it.
 /// <https://spec.matrix.org/v1.19/rooms/v1/#event-format>
@@ -80,12 +81,13 @@ pub async fn send(
     let (server, sender) = (Arc::clone(server), sender.to_owned());
     // A client that hangs up must not leave the room locked, or an event that nobody is woken for.
     Server::detached(async move {
-        let mut numbers = server.rooms.lock(room).await;
+        let numbers = server.rooms.lock(room).await;
         let known = *numbers;
         let work = move |server: &Server| {
             let snapshot = server.store.snapshot();
             let view = View::of(&server.rooms, &snapshot, room)?;
-            if let Some(sent) = transaction.as_ref().map(|key| already_sent(&view, &sender, key)).transpose()?.flatten() {
+            if let Some(sent) = transaction.as_ref().map(|key| already_sent(&view, &sender, key)).transpose()?.flatten()
+            {
                 return Ok(Err(sent));
             }
             let event = build_event(server, &view, &sender, draft)?;
@@ -98,14 +100,7 @@ pub async fn send(
             Ok(plan) => plan,
             Err(sent) => return Ok(sent),
         };
-        numbers.set(None); // until the write has succeeded nobody knows
-        let next = plan.next;
-        let written = server.store.write(move |tx| plan.write(tx)).await?;
-        numbers.set(Some(next));
-        drop(numbers); // the next event can be planned while the disk is busy with this one
-        let appended = written.durable().await?;
-        server.publish(&appended);
-        Ok(appended.event_id)
+        Ok(commit(&server, numbers, plan).await?.event_id)
     })
     .await
 }
@@ -116,6 +111,7 @@ pub async fn create(server: &Arc<Server>, creator: &UserId, version: RoomVersion
     let server = Arc::clone(server);
     Server::detached(async move {
         let room = server.rooms.allot();
+        let numbers = server.rooms.lock(room).await;
         let work = move |server: &Server| {
             let snapshot = server.store.snapshot();
             let event = build_create_event(server, &version, &creator, draft)?;
@@ -127,15 +123,13 @@ pub async fn create(server: &Arc<Server>, creator: &UserId, version: RoomVersion
                 invited: 0,
             };
             let view = View::new(&server.rooms, &snapshot, room, known)?;
-            let numbers = NextNumbers { event: EventNid(0), state_key: StateKeyNid(0) };
-            let plan = Plan::work_out(&view, numbers, event, server)?;
+            let first = NextNumbers { event: EventNid(0), state_key: StateKeyNid(0) };
+            let plan = Plan::work_out(&view, first, event, server)?;
             plan.check_local()?;
             Ok(plan)
         };
         let plan = server.blocking(work).await?;
-        let appended = server.store.commit(move |tx| plan.write(tx)).await?;
-        server.publish(&appended);
-        Ok(appended)
+        commit(&server, numbers, plan).await
     })
     .await
 }
@@ -146,7 +140,7 @@ pub async fn create(server: &Arc<Server>, creator: &UserId, version: RoomVersion
 pub async fn append(server: &Arc<Server>, room: RoomNid, event: Verified) -> Result<Appended> {
     let server = Arc::clone(server);
     Server::detached(async move {
-        let mut numbers = server.rooms.lock(room).await;
+        let numbers = server.rooms.lock(room).await;
         let known = *numbers;
         let work = move |server: &Server| {
             let snapshot = server.store.snapshot();
@@ -157,20 +151,30 @@ pub async fn append(server: &Arc<Server>, room: RoomNid, event: Verified) -> Res
             Plan::work_out(&view, known.get(&snapshot, room)?, event, server)
         };
         let plan = server.blocking(work).await?;
-        numbers.set(None);
-        let next = plan.next;
-        let written = server.store.write(move |tx| plan.write(tx)).await?;
-        numbers.set(Some(next));
-        drop(numbers);
-        let appended = written.durable().await?;
-        server.publish(&appended);
-        Ok(appended)
+        commit(&server, numbers, plan).await
     })
     .await
 }
 
+/// Writes a plan, lets the room's next writer go on, and tells whoever waits when the event is durable.
+async fn commit(server: &Server, mut numbers: OwnedMutexGuard<Numbers>, plan: Plan) -> Result<Appended> {
+    numbers.set(None); // until the write has succeeded nobody knows
+    let next = plan.next;
+    let redacted = plan.redacted.as_ref().map(|(target, _)| *target);
+    let written = server.store.write(move |tx| plan.write(tx)).await?;
+    numbers.set(Some(next));
+    if let Some(target) = redacted {
+        server.rooms.forget_pdu(written.value.room, target);
+    }
+    drop(numbers); // the next event can be planned while the disk is busy with this one
+    let appended = written.durable().await?;
+    server.wakers.event(server, &appended);
+    Ok(appended)
+}
+
 fn already_sent(view: &View<'_>, sender: &UserId, key: &TransactionKey) -> Result<Option<OwnedEventId>> {
-    let row = view.snapshot.get::<tables::Transactions>(&(view.nid, sender, &key.device_id, &key.scope, &key.txn_id))?;
+    let row =
+        view.snapshot.get::<tables::Transactions>(&(view.nid, sender, &key.device_id, &key.scope, &key.txn_id))?;
     Ok(row.map(|sent| view.event_id(sent.event)).transpose()?)
 }
 
@@ -258,7 +262,7 @@ fn reference_hashes<'a>(
 fn malformed(error: FormatError) -> Error {
     match error {
         FormatError::TooLarge(reason) => Error::too_large(format!("The event is too large: {reason}")),
-        FormatError::Bad(reason) => Error::bad_json(format!("The event is malformed: {reason}")),
+        FormatError::BadJson(reason) => Error::bad_json(format!("The event is malformed: {reason}")),
     }
 }
 
@@ -323,11 +327,8 @@ impl Plan {
         };
         let changes = tries.diff(view.current_state(), current)?;
         let members = member_changes(view, server, &changes)?;
-        let flags = Flags {
-            rejected: is_rejected,
-            soft_failed: matches!(verdict, Verdict::SoftFailed(_)),
-            ..Flags::default()
-        };
+        let flags =
+            Flags { rejected: is_rejected, soft_failed: matches!(verdict, Verdict::SoftFailed(_)), ..Flags::default() };
         let placement =
             Placement { flags, room_pos: 0, state_after: Some(after), replaces: replaces.map(|replaced| replaced.0) };
         let next_state_key = numbers.state_key.0 + u32::from(new_state_key.is_some());
@@ -499,11 +500,7 @@ fn pending(view: &View<'_>, pdu: &Pdu, numbers: NextNumbers, is_rejected: bool) 
     Ok(Pending { nid: numbers.event, pdu: Arc::new(pdu.clone()), auth_edges, new_key })
 }
 
-fn state_key_nid(
-    view: &View<'_>,
-    pdu: &Pdu,
-    new: Option<&(StateKeyNid, StateKeyName)>,
-) -> Result<Option<StateKeyNid>> {
+fn state_key_nid(view: &View<'_>, pdu: &Pdu, new: Option<&(StateKeyNid, StateKeyName)>) -> Result<Option<StateKeyNid>> {
     match (&pdu.state_key, new) {
         (None, _) => Ok(None),
         (Some(_), Some((new, _))) => Ok(Some(*new)),
@@ -550,7 +547,8 @@ fn room_after(view: &View<'_>, current_state: StateRoot, members: &[MemberChange
 ///
 /// <https://spec.matrix.org/v1.19/rooms/v3/#handling-redactions>
 fn redacted(view: &View<'_>, redaction: &Pdu, nid: EventNid) -> Result<Option<(EventNid, StoredEvent)>> {
-    let Some(target_id) = redaction.redacts.as_ref().filter(|_| redaction.event_type == TimelineEventType::RoomRedaction)
+    let Some(target_id) =
+        redaction.redacts.as_ref().filter(|_| redaction.event_type == TimelineEventType::RoomRedaction)
     else {
         return Ok(None);
     };
@@ -565,11 +563,4 @@ fn redacted(view: &View<'_>, redaction: &Pdu, nid: EventNid) -> Result<Option<(E
     }
     let stored = redact::redact_stored(&target.view(), view.room_id(), view.rules, nid.0);
     Ok(Some((target_nid, stored.map_err(|e| Error::internal(e.to_string()))?)))
-}
-
-impl Server {
-    /// Tells everybody whom a new event concerns; called when it is durable.
-    fn publish(&self, appended: &Appended) {
-        self.wakers.event(self, appended);
-    }
 }

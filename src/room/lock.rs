@@ -71,11 +71,7 @@ impl Rooms {
             Some(row) => row?.key()?.0 + 1,
             None => 1,
         };
-        Ok(Self {
-            next_room: AtomicU64::new(next_room),
-            writers: Mutex::default(),
-            pdus: Cache::new(CACHED_PDUS),
-        })
+        Ok(Self { next_room: AtomicU64::new(next_room), writers: Mutex::default(), pdus: Cache::new(CACHED_PDUS) })
     }
 
     /// A number for a new room. One that no room comes to use does no harm.

@@ -1,6 +1,9 @@
 //! What is kept of a room. All keys begin with the room's number, so that a room is removed by a few range deletes.
 
-use ruma::{DeviceId, EventId, OwnedDeviceId, OwnedEventId, OwnedRoomId, RoomId, RoomVersionId, UserId, events::room::member::MembershipState};
+use ruma::{
+    DeviceId, EventId, OwnedDeviceId, OwnedEventId, OwnedRoomId, RoomId, RoomVersionId, UserId,
+    events::room::member::MembershipState,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{

@@ -139,18 +139,33 @@ impl<'s> View<'s> {
     }
 
     /// One entry of a state.
-    pub fn state_nid(&self, state: StateRoot, event_type: &StateEventType, state_key: &str) -> Result<Option<EventNid>> {
+    pub fn state_nid(
+        &self,
+        state: StateRoot,
+        event_type: &StateEventType,
+        state_key: &str,
+    ) -> Result<Option<EventNid>> {
         match self.state_key_nid(&event_type.to_string(), state_key)? {
             Some(key) => self.tries().get(state, key),
             None => Ok(None),
         }
     }
 
-    pub fn state_event(&self, state: StateRoot, event_type: &StateEventType, state_key: &str) -> Result<Option<StoredEvent>> {
+    pub fn state_event(
+        &self,
+        state: StateRoot,
+        event_type: &StateEventType,
+        state_key: &str,
+    ) -> Result<Option<StoredEvent>> {
         self.state_nid(state, event_type, state_key)?.map(|nid| self.event(nid)).transpose()
     }
 
-    pub fn state_pdu(&self, state: StateRoot, event_type: &StateEventType, state_key: &str) -> Result<Option<Arc<Pdu>>> {
+    pub fn state_pdu(
+        &self,
+        state: StateRoot,
+        event_type: &StateEventType,
+        state_key: &str,
+    ) -> Result<Option<Arc<Pdu>>> {
         self.state_nid(state, event_type, state_key)?.map(|nid| self.pdu(nid)).transpose()
     }
 
@@ -205,5 +220,9 @@ pub fn membership_in(content: &str) -> Option<Membership> {
 }
 
 fn absent<T: Table>(key: impl std::fmt::Debug) -> Error {
-    Error::Corrupt { table: T::NAME, key: format!("{key:?}"), reason: "another row refers to it, but it is not there".to_owned() }
+    Error::Corrupt {
+        table: T::NAME,
+        key: format!("{key:?}"),
+        reason: "another row refers to it, but it is not there".to_owned(),
+    }
 }

@@ -100,8 +100,7 @@ impl Committer {
         let (jobs, job_queue) = mpsc::channel::<Job>();
         let (unsynced, unsynced_queue) = mpsc::channel();
         let last_pos = StreamPos(shared.durable_pos.load(Ordering::Acquire));
-        let mut writer =
-            Writer { shared: Arc::clone(shared), last_pos, unsynced, free_space: None };
+        let mut writer = Writer { shared: Arc::clone(shared), last_pos, unsynced, free_space: None };
         let write = move || job_queue.into_iter().for_each(|job| job(&mut writer));
         let for_sync = Arc::clone(shared);
         Ok(Self {

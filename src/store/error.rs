@@ -13,7 +13,9 @@ pub enum Error {
     #[error("{path}: {reason}")]
     Directory { path: PathBuf, reason: String },
     /// Writing is refused before the disk is full, so that RocksDB can still compact and the server can still start.
-    #[error("only {free} bytes are free on the disk of {path}, {floor} must stay free: make room, or lower `free_space_floor`")]
+    #[error(
+        "only {free} bytes are free on the disk of {path}, {floor} must stay free: make room, or lower `free_space_floor`"
+    )]
     NoSpace { path: PathBuf, free: u64, floor: u64 },
     /// An earlier write or fsync failed. What the disk holds is unknown until it is opened again.
     #[error("the store stopped accepting writes: {0} (mend the disk, then restart)")]

@@ -148,7 +148,8 @@ fn answer<R, E: From<Error>>(received: Result<Result<R, E>, oneshot::error::Recv
 fn open_rocksdb(options: &Options) -> Result<DB> {
     // Memtables are charged to the cache, so that the two together stay within the budget.
     let cache = Cache::new_lru_cache(options.memory_bytes);
-    let memtables = WriteBufferManager::new_write_buffer_manager_with_cache(options.memory_bytes / 4, false, cache.clone());
+    let memtables =
+        WriteBufferManager::new_write_buffer_manager_with_cache(options.memory_bytes / 4, false, cache.clone());
     let mut db = rocksdb::Options::default();
     db.create_if_missing(true);
     db.create_missing_column_families(true);
@@ -162,7 +163,8 @@ fn open_rocksdb(options: &Options) -> Result<DB> {
     db.set_keep_log_file_num(3);
     db.set_log_level(LogLevel::Warn);
     db.set_stats_dump_period_sec(0);
-    let families = Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache, options)));
+    let families =
+        Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache, options)));
     Ok(DB::open_cf_descriptors(&db, options.path.join("db"), families)?)
 }
 

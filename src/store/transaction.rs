@@ -1,10 +1,6 @@
 use rocksdb::{DB, WriteBatch};
 
-use super::{
-    Key, Result, Scan, Snapshot, StreamPos, Table, Value,
-    snapshot::family,
-    table::key_bytes,
-};
+use super::{Key, Result, Scan, Snapshot, StreamPos, Table, Value, snapshot::family, table::key_bytes};
 
 /// A change that is made whole or not at all, while no other transaction runs.
 pub struct Transaction<'db> {

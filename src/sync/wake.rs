@@ -54,7 +54,7 @@ impl Wakers {
         match self.local_members(server, room) {
             Ok(members) => {
                 let users = self.users.lock();
-                members.iter().filter_map(|user| users.get(user)).for_each(|sender| drop(sender.send_replace(())));
+                members.iter().filter_map(|user| users.get(user)).for_each(|sender| sender.send_replace(()));
             }
             // They see the change with their next sync, at the latest when this one's time is up.
             Err(error) => error!("the members of a room can't be read, so nobody is woken: {error}"),

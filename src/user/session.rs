@@ -33,6 +33,7 @@ pub fn authenticate(server: &Server, token: &str) -> Result<Caller> {
 
 /// `soft_logout`: the client may refresh the token and keep its data.
 fn unknown(soft_logout: bool) -> Error {
-    let data = UnknownTokenErrorData { soft_logout };
+    let mut data = UnknownTokenErrorData::new();
+    data.soft_logout = soft_logout;
     Error::refused(ErrorKind::UnknownToken(data), "Unrecognized access token")
 }

@@ -20,7 +20,10 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    event::{Pdu, StateRoot, authorize::{Fallible, auth_types}},
+    event::{
+        Pdu, StateRoot,
+        authorize::{Fallible, auth_types},
+    },
     room::View,
     store::{self, EventNid, StateKeyNid},
 };
@@ -189,7 +192,11 @@ impl<'v> Conflict<'v> {
             &conflicts,
             |event_type, state_key| {
                 let is_conflicted = conflicts.contains_key(&(event_type.clone(), state_key.to_owned()));
-                if is_conflicted { None } else { failed.keep(self.view.state_pdu(self.states[0], event_type, state_key)) }
+                if is_conflicted {
+                    None
+                } else {
+                    failed.keep(self.view.state_pdu(self.states[0], event_type, state_key))
+                }
             },
             |event_id| failed.keep(self.fetch(event_id)),
         );

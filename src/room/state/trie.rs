@@ -209,7 +209,8 @@ impl<'s> Tries<'s> {
         if let Some(node) = self.made.get(&hash) {
             return Ok(node.clone());
         }
-        let missing = || crate::store::Error::corrupt("state_nodes", &hash, "a state refers to it, but it is not there");
+        let missing =
+            || crate::store::Error::corrupt("state_nodes", &hash, "a state refers to it, but it is not there");
         self.snapshot.get::<StateNodes>(&(self.room, hash))?.ok_or_else(missing)
     }
 
