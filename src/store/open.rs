@@ -41,6 +41,19 @@ pub struct Options {
     pub migrations: &'static [Migration],
 }
 
+impl Options {
+    /// A small database of the server `test`, for tests.
+    pub fn for_tests(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            server_name: "test".to_owned(),
+            memory_bytes: 16 << 20,
+            free_space_floor: 0,
+            migrations: &[],
+        }
+    }
+}
+
 /// The database of one server.
 pub struct Store {
     // Fields are dropped in this order: the threads end, RocksDB closes, the lock goes last.
@@ -194,4 +207,178 @@ fn family_options(family: Family, cache: &Cache, options: &Options) -> rocksdb::
     cf.set_bottommost_compression_options(-14, 3, 0, 16 << 10, true);
     cf.set_bottommost_zstd_max_train_bytes(1 << 20, true);
     cf
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Json, Record, Step};
+
+    struct Notes;
+    impl Table for Notes {
+        const NAME: &'static str = "notes";
+        const FAMILY: Family = Family::User;
+        const ID: u8 = 200;
+        type Key<'a> = (&'a str, u64);
+        type Value = String;
+    }
+
+    fn put(store: &Store, key: (&'static str, u64), text: &'static str) -> StreamPos {
+        let put = move |tx: &mut Transaction<'_>| {
+            tx.put::<Notes>(&key, &text.to_owned());
+            Ok::<_, Error>(tx.pos())
+        };
+        store.commit_blocking(put).unwrap()
+    }
+
+    #[test]
+    fn what_is_committed_is_there_after_opening_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options::for_tests(directory.path());
+        let pos = put(&Store::open(&options).unwrap(), ("a", 1), "kept");
+        let store = Store::open(&options).unwrap();
+        assert_eq!(store.snapshot().get::<Notes>(&("a", 1)).unwrap().as_deref(), Some("kept"));
+        assert_eq!(store.durable_pos(), pos);
+        assert_eq!(put(&store, ("a", 2), "next"), pos.next());
+    }
+
+    #[test]
+    fn a_transaction_sees_all_earlier_ones_and_a_failed_one_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&Options::for_tests(directory.path())).unwrap();
+        for _ in 0..100 {
+            let count = |tx: &mut Transaction<'_>| {
+                let before = tx.get::<Notes>(&("count", 0))?.map_or(0, |text| text.len());
+                tx.put::<Notes>(&("count", 0), &"x".repeat(before + 1));
+                Ok::<_, Error>(())
+            };
+            store.commit_blocking(count).unwrap();
+        }
+        assert_eq!(store.snapshot().get::<Notes>(&("count", 0)).unwrap().unwrap().len(), 100);
+        let before = store.durable_pos();
+        let fail = |tx: &mut Transaction<'_>| {
+            tx.put::<Notes>(&("gone", 0), &String::new());
+            Err::<(), _>(Error::Closed)
+        };
+        assert!(store.commit_blocking(fail).is_err());
+        let panic = |_: &mut Transaction<'_>| -> Result<()> { panic!("a bug") };
+        assert!(matches!(store.commit_blocking(panic), Err(Error::Panicked(message)) if message == "a bug"));
+        assert!(!store.snapshot().contains::<Notes>(&("gone", 0)).unwrap());
+        assert_eq!(put(&store, ("after", 0), ""), before.next(), "failed transactions take no position");
+    }
+
+    #[test]
+    fn scans_keep_to_their_table_and_prefix() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&Options::for_tests(directory.path())).unwrap();
+        for (key, text) in [(("a", 1), "1"), (("a", 2), "2"), (("a", 300), "300"), (("ab", 1), "other")] {
+            put(&store, key, text);
+        }
+        let snapshot = store.snapshot();
+        let texts = |scan| snapshot.scan::<Notes>(scan).map(|row| row.unwrap().value).collect::<Vec<_>>();
+        assert_eq!(texts(Scan::prefix::<Notes>(&"a")), ["1", "2", "300"]);
+        assert_eq!(texts(Scan::prefix::<Notes>(&"a").backward()), ["300", "2", "1"]);
+        assert_eq!(texts(Scan::range::<Notes>(&("a", 2u64), &("a", 300u64))), ["2"]);
+        assert_eq!(texts(Scan::from::<Notes>(&("a", 2u64), &"a")), ["2", "300"]);
+        assert_eq!(texts(Scan::before::<Notes>(&("a", 300u64), &"a").backward()), ["2", "1"]);
+    }
+
+    #[test]
+    fn a_foreign_or_busy_directory_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("thesis.tex"), "years of work").unwrap();
+        let foreign = Store::open(&Options::for_tests(directory.path())).err().unwrap().to_string();
+        assert!(foreign.contains("not a data directory of chappe"), "{foreign}");
+
+        let ours = tempfile::tempdir().unwrap();
+        let options = Options::for_tests(ours.path());
+        let _open = Store::open(&options).unwrap();
+        let busy = Store::open(&options).err().unwrap().to_string();
+        assert!(busy.contains("another chappe process"), "{busy}");
+    }
+
+    #[test]
+    fn another_server_name_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut options = Options::for_tests(directory.path());
+        drop(Store::open(&options).unwrap());
+        options.server_name = "elsewhere".to_owned();
+        let error = Store::open(&options).err().unwrap().to_string();
+        assert!(error.contains("belongs to the server `test`"), "{error}");
+    }
+
+    #[test]
+    fn no_space_refuses_writes_and_not_reads() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut options = Options::for_tests(directory.path());
+        put(&Store::open(&options).unwrap(), ("a", 1), "kept");
+        options.free_space_floor = u64::MAX;
+        let store = Store::open(&options).unwrap();
+        let write = |tx: &mut Transaction<'_>| {
+            tx.put::<Notes>(&("b", 1), &String::new());
+            Ok::<_, Error>(())
+        };
+        assert!(matches!(store.commit_blocking(write), Err(Error::NoSpace { .. })));
+        assert!(store.snapshot().contains::<Notes>(&("a", 1)).unwrap());
+    }
+
+    #[test]
+    fn unreadable_rows_name_their_table() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&Options::for_tests(directory.path())).unwrap();
+        put(&store, ("a", 1), "text");
+        struct AsJson;
+        impl Table for AsJson {
+            const NAME: &'static str = "as_json";
+            const FAMILY: Family = Notes::FAMILY;
+            const ID: u8 = Notes::ID;
+            type Key<'a> = (&'a str, u64);
+            type Value = Json;
+        }
+        let error = store.snapshot().get::<AsJson>(&("a", 1)).unwrap_err();
+        assert!(matches!(error, Error::Corrupt { table: "as_json", .. }), "{error}");
+    }
+
+    fn count_up(tx: &mut Transaction<'_>, cursor: &[u8]) -> Result<Step> {
+        let done = u64::from(cursor.first().copied().unwrap_or_default());
+        tx.put::<Notes>(&("migrated", done), &String::new());
+        Ok(if done == 4 { Step::Done } else { Step::Next(vec![u8::try_from(done + 1).unwrap()]) })
+    }
+
+    #[test]
+    fn migrations_run_once_and_newer_layouts_are_refused() {
+        const ONE: &[Migration] = &[Migration { name: "count up", step: count_up }];
+        let directory = tempfile::tempdir().unwrap();
+        let mut options = Options::for_tests(directory.path());
+        drop(Store::open(&options).unwrap());
+        options.migrations = ONE;
+        let store = Store::open(&options).unwrap();
+        assert_eq!(store.snapshot().list::<Notes>(&"migrated").count(), 5);
+        let last = store.durable_pos();
+        drop(store);
+        assert_eq!(Store::open(&options).unwrap().durable_pos(), last, "a second start changes nothing");
+        options.migrations = &[];
+        let error = Store::open(&options).err().unwrap().to_string();
+        assert!(error.contains("newer chappe"), "{error}");
+    }
+
+    #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+    struct Sample {
+        name: String,
+        size: u32,
+    }
+    impl Record for Sample {}
+
+    #[test]
+    fn a_record_is_its_version_and_its_fields() {
+        use crate::store::Value;
+        let sample = Sample { name: "ab".to_owned(), size: 300 };
+        let mut bytes = Vec::new();
+        sample.write(&mut bytes);
+        assert_eq!(bytes, [2, b'a', b'b', 0xAC, 2]);
+        assert_eq!(Sample::read(1, &bytes).unwrap(), sample);
+        assert!(Sample::read(2, &bytes).unwrap_err().contains("newer"));
+        bytes.push(0);
+        assert!(Sample::read(1, &bytes).is_err());
+    }
 }

@@ -311,3 +311,117 @@ impl Opened {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::{self, Store};
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let store = Store::open(&store::Options::for_tests(directory.path())).expect("a new database opens");
+        (directory, store)
+    }
+
+    /// Sets every key, writes the nodes, and returns the root.
+    fn build(store: &Store, base: StateRoot, entries: &BTreeMap<u32, u32>) -> StateRoot {
+        let snapshot = store.snapshot();
+        let mut tries = Tries::new(&snapshot, RoomNid(1));
+        let mut root = base;
+        for (&key, &event) in entries {
+            root = tries.set(root, StateKeyNid(key), Some(EventNid(event))).unwrap();
+        }
+        let made = tries.into_made();
+        store
+            .commit_blocking(move |tx| {
+                made.write(tx, RoomNid(1));
+                Ok::<_, store::Error>(())
+            })
+            .unwrap();
+        root
+    }
+
+    fn read(store: &Store, root: StateRoot) -> BTreeMap<u32, u32> {
+        let snapshot = store.snapshot();
+        let entries = Tries::new(&snapshot, RoomNid(1)).list(root).unwrap();
+        entries.into_iter().map(|(key, event)| (key.0, event.0)).collect()
+    }
+
+    fn keys() -> impl Strategy<Value = u32> {
+        prop_oneof![0..40u32, 0..5_000u32, any::<u32>()]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        #[test]
+        fn a_trie_holds_what_was_set(entries in proptest::collection::btree_map(keys(), any::<u32>(), 0..60)) {
+            let (_directory, store) = store();
+            let root = build(&store, StateRoot::EMPTY, &entries);
+            prop_assert_eq!(read(&store, root), entries.clone());
+            let snapshot = store.snapshot();
+            let tries = Tries::new(&snapshot, RoomNid(1));
+            for (&key, &event) in &entries {
+                prop_assert_eq!(tries.get(root, StateKeyNid(key)).unwrap(), Some(EventNid(event)));
+            }
+        }
+
+        #[test]
+        fn equal_maps_are_one_root_however_they_came_about(
+            entries in proptest::collection::btree_map(keys(), any::<u32>(), 0..40),
+            passing in proptest::collection::btree_map(keys(), any::<u32>(), 0..40),
+        ) {
+            let (_directory, store) = store();
+            let straight = build(&store, StateRoot::EMPTY, &entries);
+            let detour = build(&store, build(&store, StateRoot::EMPTY, &passing), &entries);
+            let snapshot = store.snapshot();
+            let mut tries = Tries::new(&snapshot, RoomNid(1));
+            let mut root = detour;
+            for key in passing.keys().filter(|key| !entries.contains_key(key)) {
+                root = tries.set(root, StateKeyNid(*key), None).unwrap();
+            }
+            prop_assert_eq!(root, straight);
+        }
+
+        #[test]
+        fn a_difference_is_what_differs(
+            a in proptest::collection::btree_map(keys(), 0..3u32, 0..60),
+            b in proptest::collection::btree_map(keys(), 0..3u32, 0..60),
+        ) {
+            let (_directory, store) = store();
+            let (left, right) = (build(&store, StateRoot::EMPTY, &a), build(&store, StateRoot::EMPTY, &b));
+            let snapshot = store.snapshot();
+            let found = Tries::new(&snapshot, RoomNid(1)).diff(left, right).unwrap();
+            let keys: std::collections::BTreeSet<_> = a.keys().chain(b.keys()).copied().collect();
+            let expected: Vec<Difference> = keys
+                .into_iter()
+                .filter(|key| a.get(key) != b.get(key))
+                .map(|key| (StateKeyNid(key), a.get(&key).copied().map(EventNid), b.get(&key).copied().map(EventNid)))
+                .collect();
+            prop_assert_eq!(found, expected);
+        }
+
+        #[test]
+        fn a_node_survives_any_bytes(bytes: Vec<u8>) {
+            let _ = Node::read(1, &bytes);
+        }
+    }
+
+    #[test]
+    fn one_change_of_a_large_state_writes_little() {
+        let (_directory, store) = store();
+        let root = build(&store, StateRoot::EMPTY, &(0..10_000).map(|key| (key, key)).collect());
+        let snapshot = store.snapshot();
+        let mut tries = Tries::new(&snapshot, RoomNid(1));
+        tries.set(root, StateKeyNid(7_777), Some(EventNid(1))).unwrap();
+        let mut bytes = Vec::new();
+        let made = tries.into_made();
+        made.0.iter().for_each(|(_, node)| node.write(&mut bytes));
+        assert_eq!(made.0.len(), 4, "one node a level");
+        assert!(bytes.len() < 1024, "{} bytes", bytes.len());
+    }
+}
