@@ -1,7 +1,7 @@
 //! The one door by which events become part of rooms: worked out from a snapshot, written in one batch, told to whoever
 //! waits. Nothing else writes events.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use ruma::{
     EventId, OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId, UserId,
@@ -9,9 +9,10 @@ use ruma::{
 };
 
 use super::{
-    Membership, View,
+    Membership, View, local_event,
     lock::{NextNumbers, Numbers},
     power_levels,
+    relations::Relation,
     state::{
         resolve,
         trie::{Difference, MadeNodes, Tries},
@@ -23,19 +24,14 @@ use crate::{
     Server,
     error::{Error, Result},
     event::{
-        Context, Draft, FormatError, Pdu, Refusal, StateRoot, StoredEvent, Verified, authorize,
+        Draft, Pdu, Refusal, StateRoot, StoredEvent, Verified, authorize,
         authorize::Fallible,
-        build::{self, Legacy},
-        hash, redact, rules,
+        redact,
         stored::{Flags, Placement},
     },
     store::{self, EventNid, RoomNid, RoomPos, StateKeyNid, StreamPos, Transaction},
 };
 use tokio::sync::OwnedMutexGuard;
-
-/// The most events that one event may name as those before it.
-/// <https://spec.matrix.org/v1.19/rooms/v1/#event-format>
-const MAX_PREV_EVENTS: usize = 20;
 
 /// What became of an event that was given to its room.
 #[derive(Clone, Debug)]
@@ -67,6 +63,15 @@ pub struct TransactionKey {
     pub txn_id: String,
 }
 
+/// What the request of a local user comes to, now that nobody else writes in the room.
+#[derive(Debug)]
+pub enum Step {
+    /// A new event.
+    Send(Draft),
+    /// Nothing: the room has been as the request wants it since this event.
+    Done(OwnedEventId),
+}
+
 /// Sends `draft` to a room as a local user and answers when it is durable. The same transaction again gets the same
 /// event.
 ///
@@ -77,6 +82,18 @@ pub async fn send(
     sender: &UserId,
     draft: Draft,
     transaction: Option<TransactionKey>,
+) -> Result<OwnedEventId> {
+    act(server, room, sender, transaction, |_, _| Ok(Step::Send(draft))).await
+}
+
+/// As [`send`], with an event that `decide` works out from the room as it is then: no other event can come between.
+/// What it refuses is the answer. It is not asked about a transaction that was done before.
+pub async fn act(
+    server: &Arc<Server>,
+    room: RoomNid,
+    sender: &UserId,
+    transaction: Option<TransactionKey>,
+    decide: impl FnOnce(&Server, &View<'_>) -> Result<Step> + Send + 'static,
 ) -> Result<OwnedEventId> {
     let (server, sender) = (Arc::clone(server), sender.to_owned());
     // A client that hangs up must not leave the room locked, or an event that nobody is woken for.
@@ -90,48 +107,80 @@ pub async fn send(
             {
                 return Ok(Err(sent));
             }
-            let event = build_event(server, &view, &sender, draft)?;
+            let draft = match decide(server, &view)? {
+                Step::Send(draft) => draft,
+                Step::Done(event_id) => return Ok(Err(event_id)),
+            };
+            let event = local_event::make_next(server, &view, &sender, draft)?;
             let mut plan = Plan::work_out(&view, known.get(&snapshot, room)?, event, server)?;
             plan.check_local()?;
             plan.transaction = transaction.map(|key| (sender, key, server.clock.now_ms()));
             Ok(Ok(plan))
         };
-        let plan = match server.blocking(work).await? {
-            Ok(plan) => plan,
-            Err(sent) => return Ok(sent),
-        };
-        Ok(commit(&server, numbers, plan).await?.event_id)
+        match server.blocking(work).await? {
+            Ok(plan) => Ok(commit(&server, numbers, plan).await?.event_id),
+            // That event may have been written a moment ago and not be durable yet.
+            Err(event_id) => server.store.commit(move |_| Ok(event_id)).await,
+        }
     })
     .await
 }
 
-/// Makes a room with its create event. `creator` is not joined yet.
-pub async fn create(server: &Arc<Server>, creator: &UserId, version: RoomVersionId, draft: Draft) -> Result<Appended> {
-    let creator = creator.to_owned();
+/// Makes a room of `events`, of which the first creates it and each was built on those before it. Durable when it
+/// returns. `with_create` is written together with the create event, and if it fails there is no room.
+pub async fn found(
+    server: &Arc<Server>,
+    version: RoomVersionId,
+    events: Vec<Verified>,
+    with_create: impl FnOnce(&mut Transaction<'_>, RoomNid) -> Result<()> + Send + 'static,
+) -> Result<()> {
     let server = Arc::clone(server);
     Server::detached(async move {
         let room = server.rooms.allot();
-        let numbers = server.rooms.lock(room).await;
-        let work = move |server: &Server| {
-            let snapshot = server.store.snapshot();
-            let event = build_create_event(server, &version, &creator, draft)?;
-            let known = tables::Room {
-                room_id: event.pdu().room_id.clone(),
-                version,
-                current_state: StateRoot::EMPTY,
-                joined: 0,
-                invited: 0,
+        let mut numbers = server.rooms.lock(room).await;
+        let mut next = NextNumbers { event: EventNid(0), state_key: StateKeyNid(0) };
+        let mut with_create = Some(with_create);
+        let mut written = Vec::with_capacity(events.len());
+        for event in events {
+            let version = version.clone();
+            let plan = server.blocking(move |server| plan_founding(server, room, version, next, event)).await?;
+            next = plan.next;
+            let with_create = with_create.take();
+            let write = move |tx: &mut Transaction<'_>| {
+                with_create.map_or(Ok(()), |write| write(tx, room))?;
+                Ok::<_, Error>(plan.write(tx)?)
             };
-            let view = View::new(&server.rooms, &snapshot, room, known)?;
-            let first = NextNumbers { event: EventNid(0), state_key: StateKeyNid(0) };
-            let plan = Plan::work_out(&view, first, event, server)?;
-            plan.check_local()?;
-            Ok(plan)
-        };
-        let plan = server.blocking(work).await?;
-        commit(&server, numbers, plan).await
+            written.push(server.store.write(write).await?);
+        }
+        numbers.set(Some(next));
+        drop(numbers);
+        for event in written {
+            server.wakers.event(&server, &event.durable().await?);
+        }
+        Ok(())
     })
     .await
+}
+
+/// The plan of one of the first events of a room; the first of all finds no room yet.
+fn plan_founding(
+    server: &Server,
+    room: RoomNid,
+    version: RoomVersionId,
+    numbers: NextNumbers,
+    event: Verified,
+) -> Result<Plan> {
+    let snapshot = server.store.snapshot();
+    let view = if numbers.event == EventNid(0) {
+        let room_id = event.pdu().room_id.clone();
+        let empty = tables::Room { room_id, version, current_state: StateRoot::EMPTY, joined: 0, invited: 0 };
+        View::new(&server.rooms, &snapshot, room, empty)?
+    } else {
+        View::of(&server.rooms, &snapshot, room)?
+    };
+    let plan = Plan::work_out(&view, numbers, event, server)?;
+    plan.check_local()?;
+    Ok(plan)
 }
 
 /// Makes an event of whatever origin part of a room that we know. `Rejected` and `SoftFailed` are answers, not errors.
@@ -160,7 +209,7 @@ pub async fn append(server: &Arc<Server>, room: RoomNid, event: Verified) -> Res
 async fn commit(server: &Server, mut numbers: OwnedMutexGuard<Numbers>, plan: Plan) -> Result<Appended> {
     numbers.set(None); // until the write has succeeded nobody knows
     let next = plan.next;
-    let redacted = plan.redacted.as_ref().map(|(target, _)| *target);
+    let redacted = plan.redacted.as_ref().map(|redacted| redacted.event);
     let written = server.store.write(move |tx| plan.write(tx)).await?;
     numbers.set(Some(next));
     if let Some(target) = redacted {
@@ -176,94 +225,6 @@ fn already_sent(view: &View<'_>, sender: &UserId, key: &TransactionKey) -> Resul
     let row =
         view.snapshot.get::<tables::Transactions>(&(view.nid, sender, &key.device_id, &key.scope, &key.txn_id))?;
     Ok(row.map(|sent| view.event_id(sent.event)).transpose()?)
-}
-
-/// A local user's event at the current end of the room.
-fn build_event(server: &Server, view: &View<'_>, sender: &UserId, draft: Draft) -> Result<Verified> {
-    let mut ends = view.events(&view.forward_extremities()?)?;
-    ends.sort_by_key(|event| std::cmp::Reverse(event.depth));
-    ends.truncate(MAX_PREV_EVENTS);
-    let depth = ends.iter().map(|event| event.depth).max().unwrap_or_default() + 1;
-    let prev_events: Vec<_> = ends.iter().map(|event| event.event_id.clone()).collect();
-    let auth_events = auth_events(view, sender, &draft)?;
-    let auth_event_ids: Vec<_> = auth_events.iter().map(|event| event.event_id.clone()).collect();
-    let (localpart, hashes);
-    let legacy = if build::needs_legacy(view.rules) {
-        localpart = server.random.text(18);
-        hashes = reference_hashes(view, ends.iter().chain(&auth_events))?;
-        Some(Legacy { localpart: &localpart, hashes: &hashes })
-    } else {
-        None
-    };
-    let context = Context {
-        rules: view.rules,
-        room_id: Some(view.room_id()),
-        sender,
-        prev_events: &prev_events,
-        auth_events: &auth_event_ids,
-        depth,
-        origin_server_ts: server.clock.now(),
-        server_name: server.name(),
-        key: &server.key,
-        legacy,
-    };
-    build::build(draft, &context).map_err(malformed)
-}
-
-fn build_create_event(server: &Server, version: &RoomVersionId, creator: &UserId, draft: Draft) -> Result<Verified> {
-    let rules = rules::rules(version).ok_or_else(|| Error::internal(format!("unknown room version {version}")))?;
-    let localpart = server.random.text(18);
-    let hashes = HashMap::new();
-    let room_id = rules
-        .event_format
-        .require_room_create_room_id
-        .then(|| OwnedRoomId::try_from(format!("!{}:{}", server.random.text(18), server.name())))
-        .transpose()
-        .map_err(|e| Error::internal(format!("a generated room id is none: {e}")))?;
-    let context = Context {
-        rules,
-        room_id: room_id.as_deref(),
-        sender: creator,
-        prev_events: &[],
-        auth_events: &[],
-        depth: 1,
-        origin_server_ts: server.clock.now(),
-        server_name: server.name(),
-        key: &server.key,
-        legacy: build::needs_legacy(rules).then_some(Legacy { localpart: &localpart, hashes: &hashes }),
-    };
-    build::build(draft, &context).map_err(malformed)
-}
-
-/// The entries of the current state that the event must name as what allows it.
-fn auth_events(view: &View<'_>, sender: &UserId, draft: &Draft) -> Result<Vec<StoredEvent>> {
-    let types =
-        authorize::auth_types(&draft.event_type, sender, draft.state_key.as_deref(), &draft.content, view.rules)
-            .map_err(|refusal| Error::bad_json(refusal.0))?;
-    let mut found = Vec::new();
-    for (event_type, state_key) in types {
-        found.extend(view.state_event(view.current_state(), &event_type, &state_key)?);
-    }
-    Ok(found)
-}
-
-fn reference_hashes<'a>(
-    view: &View<'_>,
-    events: impl Iterator<Item = &'a StoredEvent>,
-) -> Result<HashMap<OwnedEventId, String>> {
-    let hash = |event: &StoredEvent| {
-        let json = event.view().json(view.room_id(), view.rules).map_err(|e| Error::internal(e.to_string()))?;
-        let hash = hash::reference_sha256(&json, view.rules).map_err(|e| Error::internal(e.to_string()))?;
-        Ok((event.event_id.clone(), hash))
-    };
-    events.map(hash).collect()
-}
-
-fn malformed(error: FormatError) -> Error {
-    match error {
-        FormatError::TooLarge(reason) => Error::too_large(format!("The event is too large: {reason}")),
-        FormatError::BadJson(reason) => Error::bad_json(format!("The event is malformed: {reason}")),
-    }
 }
 
 /// Everything that an event changes. Made by reading only.
@@ -284,9 +245,19 @@ pub struct Plan {
     changes: Vec<Difference>,
     members: Vec<MemberChange>,
     ends_replaced: Vec<EventNid>,
-    /// The event that this one redacts, as it is from now on.
-    redacted: Option<(EventNid, StoredEvent)>,
+    relation: Option<Relation>,
+    redacted: Option<Redacted>,
     transaction: Option<(OwnedUserId, TransactionKey, u64)>,
+}
+
+/// The event that another one redacts.
+#[derive(Debug)]
+struct Redacted {
+    event: EventNid,
+    /// As it is from now on.
+    stored: StoredEvent,
+    /// What it related to.
+    relation: Option<Relation>,
 }
 
 /// A change of one user's membership in the current state.
@@ -331,11 +302,13 @@ impl Plan {
             Flags { rejected: is_rejected, soft_failed: matches!(verdict, Verdict::SoftFailed(_)), ..Flags::default() };
         let placement =
             Placement { flags, room_pos: 0, state_after: Some(after), replaces: replaces.map(|replaced| replaced.0) };
+        let stored = StoredEvent::new(&event, view.rules, placement);
         let next_state_key = numbers.state_key.0 + u32::from(new_state_key.is_some());
         Ok(Self {
             room: view.nid,
             event: nid,
-            stored: StoredEvent::new(&event, view.rules, placement),
+            relation: is_accepted.then(|| Relation::of(&stored, nid)).flatten(),
+            stored,
             next: NextNumbers { event: EventNid(nid.0 + 1), state_key: StateKeyNid(next_state_key) },
             room_row: room_after(view, current, &members),
             is_new_room: nid == EventNid(0),
@@ -392,8 +365,14 @@ impl Plan {
         for change in &self.members {
             change.write(tx, room)?;
         }
-        if let Some((target, stored)) = &self.redacted {
-            tx.put::<tables::Events>(&(room, *target), stored);
+        if let Some(relation) = &self.relation {
+            relation.put(tx, room, pos.into());
+        }
+        if let Some(Redacted { event, stored, relation }) = &self.redacted {
+            tx.put::<tables::Events>(&(room, *event), stored);
+            if let Some(relation) = relation {
+                relation.delete(tx, room, RoomPos(stored.room_pos));
+            }
         }
         if let Some((sender, TransactionKey { device_id, scope, txn_id }, at_ms)) = self.transaction {
             tx.put::<tables::Transactions>(&(room, &sender, &device_id, &scope, &txn_id), &Sent { event, at_ms });
@@ -546,7 +525,7 @@ fn room_after(view: &View<'_>, current_state: StateRoot, members: &[MemberChange
 /// The event that a redaction removes the content of, if its sender may do that.
 ///
 /// <https://spec.matrix.org/v1.19/rooms/v3/#handling-redactions>
-fn redacted(view: &View<'_>, redaction: &Pdu, nid: EventNid) -> Result<Option<(EventNid, StoredEvent)>> {
+fn redacted(view: &View<'_>, redaction: &Pdu, nid: EventNid) -> Result<Option<Redacted>> {
     let Some(target_id) =
         redaction.redacts.as_ref().filter(|_| redaction.event_type == TimelineEventType::RoomRedaction)
     else {
@@ -562,5 +541,6 @@ fn redacted(view: &View<'_>, redaction: &Pdu, nid: EventNid) -> Result<Option<(E
         return Ok(None);
     }
     let stored = redact::redact_stored(&target.view(), view.room_id(), view.rules, nid.0);
-    Ok(Some((target_nid, stored.map_err(|e| Error::internal(e.to_string()))?)))
+    let stored = stored.map_err(|e| Error::internal(e.to_string()))?;
+    Ok(Some(Redacted { event: target_nid, stored, relation: Relation::of(&target, target_nid) }))
 }

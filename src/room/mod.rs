@@ -1,8 +1,10 @@
 //! One room: its events, state and members.
 
 pub mod append;
+mod local_event;
 mod lock;
 mod power_levels;
+pub mod relations;
 pub mod state;
 pub mod tables;
 mod view;

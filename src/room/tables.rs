@@ -6,6 +6,7 @@ use ruma::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::relations::{Annotations, Relations};
 use crate::{
     event::StateRoot,
     store::{EventNid, Family, Key, Record, RoomNid, RoomPos, StateKeyNid, StreamPos, Table, TableInfo, Value},
@@ -29,6 +30,8 @@ pub const ALL: &[TableInfo] = &[
     TableInfo::of::<EventTransactions>(),
     TableInfo::of::<Receipts>(),
     TableInfo::of::<ReceiptChanges>(),
+    TableInfo::of::<Relations>(),
+    TableInfo::of::<Annotations>(),
 ];
 
 pub struct RoomIds;

@@ -1,4 +1,5 @@
 //! One account: its sessions, devices and data.
 
+pub mod profile;
 pub mod session;
 pub mod tables;

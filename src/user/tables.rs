@@ -3,6 +3,7 @@
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
 
+use super::profile::Profiles;
 use crate::store::{Family, Json, Record, RoomNid, StreamPos, Table, TableInfo};
 
 pub const ALL: &[TableInfo] = &[
@@ -12,6 +13,7 @@ pub const ALL: &[TableInfo] = &[
     TableInfo::of::<ToDevice>(),
     TableInfo::of::<KeyChanges>(),
     TableInfo::of::<LastKeyChange>(),
+    TableInfo::of::<Profiles>(),
 ];
 
 /// The access tokens that are valid, as hashes.
