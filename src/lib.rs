@@ -5,6 +5,7 @@ pub mod config;
 pub mod error;
 pub mod event;
 pub mod http;
+pub mod logging;
 pub mod random;
 pub mod room;
 mod server;

@@ -1,1 +1,95 @@
-fn main() {}
+//! The command line. What a command does is a function of the library or a module beside this file.
+
+mod serve;
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use chappe::config::{Config, ConfigError, ENV_CONFIG_PATH, Setting};
+use clap::{Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Something failed that may work at the next attempt.
+const FAILURE: u8 = 1;
+/// `EX_CONFIG` of sysexits.h: a restart does not help, and the systemd unit does not try one.
+const BAD_CONFIGURATION: u8 = 78;
+
+/// A Matrix homeserver for small public agencies.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true, after_help = EXIT_CODES)]
+struct Arguments {
+    /// Configuration file [default: $CHAPPE_CONFIG if set ("" for none), else conduit.toml in this directory]
+    #[arg(long, short, global = true, value_name = "PATH")]
+    config: Option<PathBuf>,
+
+    /// Override one key of the configuration, such as port=8008 or tls.port=8448; may be repeated
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
+    settings: Vec<Setting>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the server, until SIGTERM or SIGINT; SIGHUP makes it read renewed certificates
+    Serve,
+    /// Print the configuration in effect, with *** for secrets
+    Config,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong arguments, 78 wrong configuration.";
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let config = match load(arguments.config.as_deref(), arguments.settings) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("The configuration is wrong.\n{error}");
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+    };
+    let done = match arguments.command {
+        Command::Serve => serve::run(config),
+        Command::Config => print(&config),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("chappe: {error:#}");
+            ExitCode::from(FAILURE)
+        }
+    }
+}
+
+/// The effective configuration: file, then environment, then command line.
+fn load(path: Option<&Path>, of_command_line: Vec<Setting>) -> Result<Config, ConfigError> {
+    let path = path.map(Path::to_owned).or_else(|| env::var_os(ENV_CONFIG_PATH).map(PathBuf::from));
+    let path = path.unwrap_or_else(|| PathBuf::from("conduit.toml"));
+    let path = (!path.as_os_str().is_empty()).then_some(path);
+    let mut settings = Setting::from_environment(env::vars_os());
+    settings.extend(of_command_line);
+    Config::load(path.as_deref(), &settings)
+}
+
+fn print(config: &Config) -> anyhow::Result<()> {
+    print!("{}", config.to_toml()?);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

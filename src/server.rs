@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use ruma::{OwnedServerName, ServerName, UserId, signatures::Ed25519KeyPair};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Clock,
@@ -27,6 +28,8 @@ pub struct Server {
     pub rooms: Rooms,
     /// Who waits for news.
     pub wakers: Wakers,
+    /// Cancelled when the server is told to stop: whoever waits for news then answers at once.
+    pub shutdown: CancellationToken,
 }
 
 impl Server {
@@ -41,7 +44,16 @@ impl Server {
         })?;
         let key = signing_key(&store, &random).context("the signing key can't be read")?;
         let rooms = Rooms::open(&store)?;
-        Ok(Arc::new(Self { config, clock, random, store, key, rooms, wakers: Wakers::default() }))
+        Ok(Arc::new(Self {
+            config,
+            clock,
+            random,
+            store,
+            key,
+            rooms,
+            wakers: Wakers::default(),
+            shutdown: CancellationToken::new(),
+        }))
     }
 
     pub fn name(&self) -> &ServerName {

@@ -2,8 +2,14 @@
 //! answer; its file is named as its section of the specification.
 
 mod client;
+mod connection;
 mod error;
 pub mod extract;
+mod health;
+pub mod listen;
+pub mod peer;
+pub mod tls;
+pub mod trace;
 
 use std::sync::Arc;
 
@@ -23,8 +29,10 @@ use crate::{Server, error::Error};
 
 /// Everything that this server answers.
 pub fn router(server: Arc<Server>) -> Router {
+    let store_of = Arc::clone(&server);
     Router::new()
         .merge(client::router())
+        .merge(health::route(move || store_of.store.check_writable().map_err(|error| health::reason(&error))))
         .fallback(async || Error::unrecognized("Unrecognized request"))
         .method_not_allowed_fallback(async || {
             Error::unrecognized("Unrecognized request").with_status(StatusCode::METHOD_NOT_ALLOWED)
@@ -33,6 +41,7 @@ pub fn router(server: Arc<Server>) -> Router {
         .layer(CatchPanicLayer::custom(|_| {
             axum::response::IntoResponse::into_response(Error::internal("a handler panicked"))
         }))
+        .layer(axum::middleware::from_fn(trace::trace))
         .with_state(server)
 }
 

@@ -1,0 +1,233 @@
+//! One connection: its handshake, its requests, and its end, whether the client behaves or not.
+
+use std::{
+    convert::Infallible,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{Router, body::Body, response::Response};
+use bytes::Bytes;
+use http::Request;
+use hyper::{
+    body::{Frame, Incoming, SizeHint},
+    server::conn::{http1, http2},
+    service::Service,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+use tower_http::timeout::TimeoutBody;
+use tracing::debug;
+
+use super::peer::Peer;
+
+/// How long a client may be silent before we give up on it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// For its TLS handshake, and then until its first request has begun.
+    pub first_request: Duration,
+    /// For the head of a request; hyper counts the pause since the last request in.
+    pub request_head: Duration,
+    /// Between requests.
+    pub idle: Duration,
+    /// While it sends the body of a request.
+    pub body: Duration,
+    /// After an HTTP/2 ping, which asks whether it is still there; and between the pings.
+    pub ping: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            first_request: Duration::from_secs(15),
+            request_head: Duration::from_secs(90),
+            // More than the 60 seconds for which nginx keeps its end open: a proxy that sends a request into a
+            // connection that we just closed would report an error to its client.
+            idle: Duration::from_secs(75),
+            body: Duration::from_secs(30),
+            ping: Duration::from_secs(30),
+        }
+    }
+}
+
+/// How long after its last request a connection that was told to end may take to send what is buffered.
+const FLUSH: Duration = Duration::from_secs(1);
+/// Serves one accepted connection until the client leaves, has been silent for too long, or `shutdown` begins and
+/// its requests have ended.
+pub(super) async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    peer: Peer,
+    tls: Option<Arc<ServerConfig>>,
+    router: Router,
+    patience: Patience,
+    shutdown: CancellationToken,
+) {
+    let service = Counted { router, peer, body_patience: patience.body, requests: Arc::default() };
+    let Some(tls) = tls else {
+        return serve_http1(stream, service, patience, shutdown).await;
+    };
+    let handshake = timeout(patience.first_request, TlsAcceptor::from(tls).accept(stream));
+    match shutdown.run_until_cancelled(handshake).await {
+        Some(Ok(Ok(stream))) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
+            serve_http2(stream, service, patience, shutdown).await;
+        }
+        Some(Ok(Ok(stream))) => serve_http1(stream, service, patience, shutdown).await,
+        Some(Ok(Err(error))) => debug!(?peer, %error, "TLS handshake failed"),
+        Some(Err(_)) => debug!(?peer, "TLS handshake took too long"),
+        None => {}
+    }
+}
+
+async fn serve_http1(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    service: Counted,
+    patience: Patience,
+    shutdown: CancellationToken,
+) {
+    let activity = service.requests.subscribe();
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(patience.request_head);
+    let connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    drive(connection, http1::Connection::graceful_shutdown, activity, patience, shutdown).await;
+}
+
+async fn serve_http2(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    service: Counted,
+    patience: Patience,
+    shutdown: CancellationToken,
+) {
+    let activity = service.requests.subscribe();
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.timer(TokioTimer::new()).keep_alive_interval(patience.ping).keep_alive_timeout(patience.ping);
+    builder.max_concurrent_streams(128);
+    let connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    drive(connection, http2::Connection::graceful_shutdown, activity, patience, shutdown).await;
+}
+
+/// Runs `connection`; once it is silent or the server shuts down, lets it end by itself, and ends it when no request
+/// is under way.
+async fn drive<C: Future<Output = hyper::Result<()>>>(
+    mut connection: Pin<&mut C>,
+    close: fn(Pin<&mut C>),
+    mut activity: watch::Receiver<Requests>,
+    patience: Patience,
+    shutdown: CancellationToken,
+) {
+    tokio::select! {
+        result = connection.as_mut() => return log_end(result),
+        () = silence(&mut activity, patience) => {}
+        () = shutdown.cancelled() => {}
+    }
+    close(connection.as_mut());
+    tokio::select! {
+        result = connection => log_end(result),
+        () = none_for(FLUSH, &mut activity) => {}
+    }
+}
+
+fn log_end(result: hyper::Result<()>) {
+    if let Err(error) = result {
+        debug!(%error, "connection ended");
+    }
+}
+
+/// Ends when the connection has had its chance: no first request in time, or none for a long while.
+async fn silence(activity: &mut watch::Receiver<Requests>, patience: Patience) {
+    let first = activity.wait_for(|requests| requests.begun > 0);
+    if matches!(timeout(patience.first_request, first).await, Ok(Ok(_))) {
+        none_for(patience.idle, activity).await;
+    }
+}
+
+/// Ends once no request has been under way for as long as `pause`.
+async fn none_for(pause: Duration, activity: &mut watch::Receiver<Requests>) {
+    // An error means that hyper has dropped the service, after the last request.
+    while activity.wait_for(|requests| requests.begun == requests.ended).await.is_ok() {
+        if !matches!(timeout(pause, activity.changed()).await, Ok(Ok(()))) {
+            return;
+        }
+    }
+}
+
+/// The requests of one connection so far.
+#[derive(Default)]
+struct Requests {
+    begun: u64,
+    /// Answered, and the answer's body handed over; or given up.
+    ended: u64,
+}
+
+/// The router as hyper wants it; it tells each request who the peer is, and keeps count.
+struct Counted {
+    router: Router,
+    peer: Peer,
+    body_patience: Duration,
+    requests: Arc<watch::Sender<Requests>>,
+}
+
+impl Service<Request<Incoming>> for Counted {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let under_way = UnderWay::begin(&self.requests);
+        let mut request = request.map(|body| Body::new(TimeoutBody::new(self.body_patience, body)));
+        request.extensions_mut().insert(self.peer);
+        let answer = self.router.clone().oneshot(request);
+        Box::pin(async move { Ok(answer.await?.map(|body| Body::new(CountedBody { body, _under_way: under_way }))) })
+    }
+}
+
+/// Counts a request as begun, and when dropped as ended.
+struct UnderWay(Arc<watch::Sender<Requests>>);
+
+impl UnderWay {
+    fn begin(requests: &Arc<watch::Sender<Requests>>) -> Self {
+        requests.send_modify(|requests| requests.begun += 1);
+        Self(Arc::clone(requests))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.send_modify(|requests| requests.ended += 1);
+    }
+}
+
+/// The body of an answer, whose request ends with it.
+struct CountedBody {
+    body: Body,
+    _under_way: UnderWay,
+}
+
+impl hyper::body::Body for CountedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
