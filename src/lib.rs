@@ -1,5 +1,6 @@
 //! Chappe: a Matrix homeserver in one binary, with RocksDB inside. `docs/architecture.md` says how it hangs together.
 
+pub mod check;
 pub mod clock;
 pub mod config;
 pub mod error;

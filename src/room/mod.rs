@@ -7,6 +7,6 @@ mod power_levels;
 pub mod relations;
 pub mod state;
 pub mod tables;
-mod view;
+pub mod view;
 
 pub use self::{lock::Rooms, power_levels::power_levels, tables::Membership, view::View};

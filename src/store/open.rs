@@ -138,9 +138,18 @@ impl Store {
     }
 
     /// Every row of `family` as bytes: key, which begins with the table's id, and value.
-    pub fn for_each_row(&self, family: Family, mut visit: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+    pub fn for_each_row(&self, family: Family, visit: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+        self.for_each(family, Scan::everything(), visit)
+    }
+
+    /// Every row of a table as bytes, see [`TableInfo::show`].
+    pub fn for_each_row_of(&self, table: &TableInfo, visit: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+        self.for_each(table.family, Scan::table(table.id), visit)
+    }
+
+    fn for_each(&self, family: Family, scan: Scan, mut visit: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
         let snapshot = self.snapshot();
-        let mut rows = snapshot.raw_rows(family, Scan::everything());
+        let mut rows = snapshot.raw_rows(family, scan);
         while let Some((key, value)) = rows.next()? {
             visit(key, value)?;
         }

@@ -55,6 +55,10 @@ impl Scan {
         Self { lower: Vec::new(), upper: vec![u8::MAX; 2], direction: Direction::Forward }
     }
 
+    pub(super) fn table(id: u8) -> Self {
+        Self { lower: vec![id], upper: after(&[id]), direction: Direction::Forward }
+    }
+
     #[must_use]
     pub fn backward(self) -> Self {
         Self { direction: Direction::Backward, ..self }

@@ -163,9 +163,11 @@ pub struct TableInfo {
     pub name: &'static str,
     pub family: Family,
     pub id: u8,
-    /// A row as people read it: key and value; an error if it can't be decoded.
-    pub show: fn(&[u8], &[u8]) -> Result<(String, String)>,
+    pub show: Show,
 }
+
+/// Makes a row, given as bytes, readable: key and value. An error if it can't be decoded.
+pub type Show = fn(&[u8], &[u8]) -> Result<(String, String)>;
 
 impl TableInfo {
     pub const fn of<T: Table>() -> Self {

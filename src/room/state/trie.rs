@@ -201,7 +201,7 @@ impl<'s> Tries<'s> {
         Ok(match side {
             Side::Nothing => Opened::Nothing,
             Side::Root(root) if root.height <= level => Opened::Below(root),
-            Side::Root(StateRoot { hash, .. }) | Side::Node(hash) => Opened::Node(self.node(hash)?),
+            Side::Root(StateRoot { hash, .. }) | Side::Node(hash) => Opened::Node(Box::new(self.node(hash)?)),
         })
     }
 
@@ -292,20 +292,26 @@ impl Side {
 enum Opened {
     Nothing,
     Below(StateRoot),
-    Node(Node),
+    Node(Box<Node>),
 }
 
 impl Opened {
     fn event(&self, i: usize) -> Option<EventNid> {
         match self {
-            Self::Node(Node::Leaf(events)) => events[i],
+            Self::Node(node) => match **node {
+                Node::Leaf(events) => events[i],
+                Node::Inner(_) => None,
+            },
             _ => None,
         }
     }
 
     fn child(&self, i: usize) -> Side {
         match self {
-            Self::Node(Node::Inner(children)) => children[i].map_or(Side::Nothing, Side::Node),
+            Self::Node(node) => match **node {
+                Node::Inner(children) => children[i].map_or(Side::Nothing, Side::Node),
+                Node::Leaf(_) => Side::Nothing,
+            },
             Self::Below(root) if i == 0 => Side::Root(*root),
             _ => Side::Nothing,
         }
