@@ -1,5 +1,6 @@
 //! The command line. What a command does is a function of the library or a module beside this file.
 
+mod database;
 mod serve;
 
 use std::{
@@ -41,29 +42,50 @@ enum Command {
     Serve,
     /// Print the configuration in effect, with *** for secrets
     Config,
+    /// Read the whole database of a stopped server and compare what must agree; exit code 1 if something does not
+    Check {
+        /// Data directory [default: `database_path` of the configuration]
+        directory: Option<PathBuf>,
+    },
+    /// Print the rows of a table of a stopped server's database
+    Inspect {
+        /// Such as `rooms`; a wrong one lists all
+        table: String,
+        /// Only rows whose printed key contains this
+        #[arg(default_value = "")]
+        text: String,
+        /// Data directory [default: `database_path` of the configuration]
+        #[arg(long)]
+        directory: Option<PathBuf>,
+    },
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong arguments, 78 wrong configuration.";
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let config = match load(arguments.config.as_deref(), arguments.settings) {
-        Ok(config) => config,
-        Err(error) => {
-            eprintln!("The configuration is wrong.\n{error}");
-            return ExitCode::from(BAD_CONFIGURATION);
-        }
-    };
-    let done = match arguments.command {
-        Command::Serve => serve::run(config),
-        Command::Config => print(&config),
-    };
-    match done {
+    match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<ConfigError>() => {
+            eprintln!("The configuration is wrong.\n{error}");
+            ExitCode::from(BAD_CONFIGURATION)
+        }
         Err(error) => {
             eprintln!("chappe: {error:#}");
             ExitCode::from(FAILURE)
         }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let config = || load(arguments.config.as_deref(), arguments.settings);
+    match arguments.command {
+        Command::Serve => serve::run(config()?),
+        Command::Config => print(&config()?),
+        Command::Check { directory: Some(directory) } => database::check(&directory),
+        Command::Check { directory: None } => database::check(&config()?.database_path),
+        Command::Inspect { table, text, directory: Some(directory) } => database::inspect(&directory, &table, &text),
+        Command::Inspect { table, text, directory: None } => database::inspect(&config()?.database_path, &table, &text),
     }
 }
 
