@@ -14,6 +14,8 @@ pub const ALL: &[TableInfo] = &[
     TableInfo::of::<KeyChanges>(),
     TableInfo::of::<LastKeyChange>(),
     TableInfo::of::<Profiles>(),
+    TableInfo::of::<ErasedUsers>(),
+    TableInfo::of::<Filters>(),
 ];
 
 /// The access tokens that are valid, as hashes.
@@ -97,4 +99,25 @@ impl Table for LastKeyChange {
     const ID: u8 = 33;
     type Key<'a> = &'a UserId;
     type Value = StreamPos;
+}
+
+/// Our users who had their account erased.
+pub struct ErasedUsers;
+impl Table for ErasedUsers {
+    const NAME: &'static str = "erased_users";
+    const FAMILY: Family = Family::Lookup;
+    const ID: u8 = 60;
+    type Key<'a> = &'a UserId;
+    type Value = ();
+}
+
+/// The filters that clients keep with us, by an id that is made from what they say.
+pub struct Filters;
+impl Table for Filters {
+    const NAME: &'static str = "filters";
+    const FAMILY: Family = Family::User;
+    const ID: u8 = 60;
+    type Key<'a> = (&'a UserId, &'a str);
+    /// A ruma `FilterDefinition`.
+    type Value = Json;
 }

@@ -1,0 +1,245 @@
+//! What clients read of a room's past: pages of its timeline, what is around an event, and a first look.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use ruma::{
+    EventId, OwnedRoomId, OwnedUserId,
+    api::client::filter::{LazyLoadOptions, RoomEventFilter},
+};
+
+use super::{
+    Membership, View,
+    event_filter::EventFilter,
+    read::{self, Found},
+    show::Reader,
+    tables::UserRooms,
+    timeline::{self, Entry, Page, Query},
+};
+use crate::{
+    Server,
+    error::{Error, Result},
+    event::StateRoot,
+    store::{self, Direction, RoomPos},
+    user::{
+        ignored::Ignored,
+        session::Caller,
+        tables::{AccountData, AccountDatum},
+    },
+};
+
+/// The most events that one answer holds, whatever a client asks for.
+const MAX_LIMIT: usize = 1_000;
+
+/// How many events the first look at a room holds.
+const INITIAL_LIMIT: usize = 20;
+
+/// Runs `work` with `caller` as reader of a room, and with the newest place of its timeline that may be shown. `None` if
+/// the server does not know the room.
+pub async fn read<R: Send + 'static>(
+    server: &Arc<Server>,
+    caller: Caller,
+    room_id: OwnedRoomId,
+    work: impl FnOnce(&Reader<'_, '_>, RoomPos) -> Result<R> + Send + 'static,
+) -> Result<Option<R>> {
+    let work = move |server: &Server| {
+        let newest = server.store.durable_pos().into(); // before the snapshot, which then holds all of that
+        let snapshot = server.store.snapshot();
+        let Some(view) = View::open(&server.rooms, &snapshot, &room_id)? else { return Ok(None) };
+        let reader = Reader::open(&view, &caller.user_id, Some(&caller.device_id), server.clock.now_ms())?;
+        work(&reader, newest).map(Some)
+    };
+    server.blocking(work).await
+}
+
+/// A part of the timeline that a client asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'q> {
+    /// Where to begin; `None` for the end of the timeline that `direction` comes from.
+    pub from: Option<RoomPos>,
+    /// Where to stop.
+    pub to: Option<RoomPos>,
+    pub direction: Direction,
+    pub limit: usize,
+    pub filter: &'q RoomEventFilter,
+}
+
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    pub start: RoomPos,
+    /// `None` if there is nothing more for this reader.
+    pub end: Option<RoomPos>,
+    pub entries: Vec<Entry>,
+    /// The senders' member events, if members are loaded lazily.
+    pub members: Vec<Found>,
+}
+
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidmessages>
+pub fn messages(reader: &Reader<'_, '_>, newest: RoomPos, request: &Request<'_>) -> Result<Chunk> {
+    let newest = newest.min(reader.sight.horizon()?);
+    let (start, after, until) = match request.direction {
+        Direction::Forward => {
+            let start = request.from.unwrap_or(RoomPos::MIN);
+            (start, start, request.to.unwrap_or(newest).min(newest))
+        }
+        Direction::Backward => {
+            let start = request.from.unwrap_or(newest);
+            (start, request.to.unwrap_or(RoomPos::MIN), start.min(newest))
+        }
+    };
+    let wanted = Wanted::new(reader, request.filter, request.limit)?;
+    let page = wanted.page(reader, after, until, request.direction, wanted.limit)?;
+    let members = if wanted.is_lazy { read::senders(reader.view(), &page.entries)? } else { Vec::new() };
+    Ok(Chunk { start, end: page.next, entries: page.entries, members })
+}
+
+/// An event with those before and after it.
+#[derive(Clone, Debug)]
+pub struct Around {
+    pub event: Entry,
+    /// Newest first.
+    pub before: Vec<Entry>,
+    /// Oldest first.
+    pub after: Vec<Entry>,
+    /// The places from which to read on, before the earliest of these events and after the last.
+    pub start: RoomPos,
+    pub end: RoomPos,
+    /// Of the room at the last of these events.
+    pub state: Vec<Found>,
+}
+
+/// What is around an event: `limit` events, half of them before it. `None` if the reader may not see the event, or there
+/// is none of this id in the room.
+///
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidcontexteventid>
+pub fn around(
+    reader: &Reader<'_, '_>,
+    newest: RoomPos,
+    event_id: &EventId,
+    limit: usize,
+    filter: &RoomEventFilter,
+) -> Result<Option<Around>> {
+    let Some((nid, event)) = visible(reader, event_id)? else { return Ok(None) };
+    let Some(state) = event.state_after else { return Ok(None) };
+    let entry = Entry { pos: RoomPos(event.room_pos), nid, event };
+    let wanted = Wanted::new(reader, filter, limit)?;
+    let (limit_before, limit_after) = (wanted.limit / 2, wanted.limit - wanted.limit / 2);
+    let just_before = timeline::behind(entry.pos, Direction::Backward);
+    let before = wanted.page(reader, RoomPos::MIN, just_before, Direction::Backward, limit_before)?;
+    let after = wanted.page(reader, entry.pos, newest, Direction::Forward, limit_after)?;
+    let last_state = after.entries.last().and_then(|last| last.event.state_after).unwrap_or(state);
+    let senders = wanted.is_lazy.then(|| {
+        let events = before.entries.iter().chain(&after.entries).chain([&entry]);
+        events.map(|entry| entry.event.sender.clone()).collect::<BTreeSet<OwnedUserId>>()
+    });
+    Ok(Some(Around {
+        start: place_after(&before, &entry, Direction::Backward),
+        end: place_after(&after, &entry, Direction::Forward),
+        state: read::filtered(reader.view(), last_state, &wanted.filter, senders.as_ref())?,
+        event: entry,
+        before: before.entries,
+        after: after.entries,
+    }))
+}
+
+/// Where to read on after a page that began at `first`.
+fn place_after(page: &Page, first: &Entry, direction: Direction) -> RoomPos {
+    let last = page.entries.last().unwrap_or(first);
+    page.next.unwrap_or_else(|| timeline::behind(last.pos, direction))
+}
+
+/// An event of the room that the reader may see.
+///
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomideventeventid>
+pub fn visible(reader: &Reader<'_, '_>, event_id: &EventId) -> Result<Option<Found>> {
+    let Some(nid) = reader.view().event_nid(event_id)? else { return Ok(None) };
+    let event = reader.view().event(nid)?;
+    Ok(reader.sight.may_see(nid, &event)?.then_some((nid, event)))
+}
+
+/// Why an event is not shown: the same whether it does not exist, is in another room, or is not the reader's to see.
+pub fn event_not_found() -> Error {
+    Error::not_found("Event not found")
+}
+
+/// A first look at a room.
+#[derive(Clone, Debug)]
+pub struct FirstLook {
+    /// The newest events, oldest first.
+    pub entries: Vec<Entry>,
+    /// The places before and after them; nothing to see before them if `None`.
+    pub start: Option<RoomPos>,
+    pub end: RoomPos,
+    pub state: Vec<Found>,
+    /// Of the reader, if he ever had one.
+    pub membership: Option<Membership>,
+    /// The reader's own, of this room: type and content.
+    pub account_data: Vec<(String, AccountDatum)>,
+}
+
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidinitialsync>
+pub fn first_look(reader: &Reader<'_, '_>, newest: RoomPos) -> Result<FirstLook> {
+    let (view, user_id) = (reader.view(), reader.sight.user_id);
+    let state = reader.sight.readable_state()?;
+    let filter = RoomEventFilter::default();
+    let request =
+        Request { from: None, to: None, direction: Direction::Backward, limit: INITIAL_LIMIT, filter: &filter };
+    let mut chunk = messages(reader, newest, &request)?;
+    chunk.entries.reverse();
+    let rows = view.snapshot.list::<AccountData>(&(user_id, view.nid));
+    let account_data = rows.map(|row| row.and_then(|row| Ok((row.key()?.2.to_owned(), row.value))));
+    Ok(FirstLook {
+        entries: chunk.entries,
+        start: chunk.end,
+        end: chunk.start,
+        state: read::all(view, state)?,
+        membership: view.snapshot.get::<UserRooms>(&(user_id, view.nid))?.map(|row| row.membership),
+        account_data: account_data.collect::<store::Result<_>>()?,
+    })
+}
+
+/// The state that a reader may read as that of the room, or that of the place `at`. `M_FORBIDDEN` if there is none, or
+/// if he may not see what was said at that place.
+pub fn state_at(reader: &Reader<'_, '_>, newest: RoomPos, at: Option<RoomPos>) -> Result<StateRoot> {
+    let readable = reader.sight.readable_state()?;
+    let newest = newest.min(reader.sight.horizon()?);
+    let Some(at) = at.filter(|at| *at < newest) else { return Ok(readable) };
+    let Some(last) = timeline::last_at(reader, at)? else { return Ok(StateRoot::EMPTY) };
+    if !reader.sight.may_see(last.nid, &last.event)? {
+        return Err(Error::forbidden("You may not see the room as it was then"));
+    }
+    // The state after an event is that of its branch of the graph: where there were several, a client that asks for the
+    // members at a place is told those of the branch that we had heard of last.
+    Ok(last.event.state_after.unwrap_or(StateRoot::EMPTY))
+}
+
+/// What a client wants of a timeline.
+struct Wanted<'f> {
+    filter: EventFilter<'f>,
+    ignored: Ignored,
+    limit: usize,
+    is_lazy: bool,
+}
+
+impl<'f> Wanted<'f> {
+    fn new(reader: &Reader<'_, '_>, filter: &'f RoomEventFilter, limit: usize) -> Result<Self> {
+        let filter_limit = filter.limit.map_or(MAX_LIMIT, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(Self {
+            filter: EventFilter::new(filter, reader.view().room_id()),
+            ignored: Ignored::load(reader.view().snapshot, reader.sight.user_id)?,
+            limit: limit.min(filter_limit).min(MAX_LIMIT),
+            is_lazy: matches!(filter.lazy_load_options, LazyLoadOptions::Enabled { .. }),
+        })
+    }
+
+    fn page(
+        &self,
+        reader: &Reader<'_, '_>,
+        after: RoomPos,
+        until: RoomPos,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Page> {
+        let query = Query { after, until, direction, limit, filter: self.filter, ignored: &self.ignored };
+        timeline::page(reader, &query)
+    }
+}

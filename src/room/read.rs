@@ -1,0 +1,124 @@
+//! The state of a room, whole or in part. Who may read which state is `visibility`'s to say.
+
+use std::collections::{BTreeSet, HashSet};
+
+use ruma::{OwnedMxcUri, OwnedUserId, events::StateEventType};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{
+    Membership, View, event_filter::EventFilter, tables::StateKeys, timeline::Entry, view::membership_in,
+    visibility::unreadable,
+};
+use crate::{
+    error::Result,
+    event::{StateRoot, StoredEvent},
+    store::{self, EventNid, StateKeyNid},
+};
+
+/// A state event and its number.
+pub type Found = (EventNid, StoredEvent);
+
+/// Every event of a state.
+pub fn all(view: &View<'_>, state: StateRoot) -> Result<Vec<Found>> {
+    let nids = view.state(state)?.into_iter().map(|(_, nid)| nid).collect();
+    load(view, nids)
+}
+
+/// The events of a state that pass `filter`; of the member events only those of `members`, where that is given.
+pub fn filtered(
+    view: &View<'_>,
+    state: StateRoot,
+    filter: &EventFilter<'_>,
+    members: Option<&BTreeSet<OwnedUserId>>,
+) -> Result<Vec<Found>> {
+    let mut nids = Vec::new();
+    for (key, nid) in view.state(state)? {
+        let name = view.state_key_name(key)?;
+        let is_unwanted_member = name.event_type == "m.room.member"
+            && members.is_some_and(|members| !members.iter().any(|user| *user == name.state_key));
+        if !is_unwanted_member && filter.allows_type(&name.event_type) {
+            nids.push(nid);
+        }
+    }
+    let mut found = Vec::with_capacity(nids.len());
+    for (nid, event) in load(view, nids)? {
+        if filter.allows(&event).map_err(unreadable)? {
+            found.push((nid, event));
+        }
+    }
+    Ok(found)
+}
+
+/// The member events of a state whose membership `wants` wants.
+pub fn members(view: &View<'_>, state: StateRoot, wants: impl Fn(Membership) -> bool) -> Result<Vec<Found>> {
+    if state == view.current_state() {
+        let mut nids = Vec::new();
+        for membership in Membership::ALL.into_iter().filter(|membership| wants(*membership)) {
+            nids.extend(view.members(membership)?.into_iter().map(|(_, nid)| nid));
+        }
+        return load(view, nids);
+    }
+    let rows = view.snapshot.list::<StateKeys>(&(view.nid, "m.room.member"));
+    let keys: HashSet<StateKeyNid> = rows.map(|row| Ok(row?.value)).collect::<store::Result<_>>()?;
+    let is_member = |(key, nid)| keys.contains(&key).then_some(nid);
+    let mut found = Vec::new();
+    for (nid, event) in load(view, view.state(state)?.into_iter().filter_map(is_member).collect())? {
+        if membership_in(event.view().content().map_err(unreadable)?.get()).is_some_and(&wants) {
+            found.push((nid, event));
+        }
+    }
+    Ok(found)
+}
+
+/// The member events of the senders of `entries`: of each sender that of the time of his first event there.
+///
+/// <https://spec.matrix.org/v1.19/client-server-api/#lazy-loading-room-members>
+pub fn senders(view: &View<'_>, entries: &[Entry]) -> Result<Vec<Found>> {
+    let mut nids = Vec::new();
+    let mut known = HashSet::new();
+    for entry in entries {
+        if known.insert(&entry.event.sender)
+            && let Some(state) = entry.event.state_after
+        {
+            nids.extend(view.state_nid(state, &StateEventType::RoomMember, entry.event.sender.as_str())?);
+        }
+    }
+    load(view, nids)
+}
+
+/// What a member event says about its user, where it says it in the specification's form.
+#[derive(Clone, Debug, Default)]
+pub struct Profile {
+    pub displayname: Option<String>,
+    pub avatar_url: Option<OwnedMxcUri>,
+}
+
+/// Who is joined now, and as what.
+pub fn joined(view: &View<'_>) -> Result<Vec<(OwnedUserId, Profile)>> {
+    let (users, nids): (Vec<_>, Vec<_>) = view.members(Membership::Join)?.into_iter().unzip();
+    let profile = |(user, event): (_, StoredEvent)| {
+        let content = event.view().content().map_err(unreadable)?;
+        Ok((user, profile_in(content.get())))
+    };
+    std::iter::zip(users, view.events(&nids)?).map(profile).collect()
+}
+
+fn profile_in(content: &str) -> Profile {
+    #[derive(Deserialize)]
+    struct Content {
+        displayname: Option<Value>,
+        avatar_url: Option<Value>,
+    }
+    let Ok(content) = serde_json::from_str::<Content>(content) else { return Profile::default() };
+    let text = |value: Option<Value>| match value {
+        Some(Value::String(text)) => Some(text),
+        _ => None,
+    };
+    Profile { displayname: text(content.displayname), avatar_url: text(content.avatar_url).map(Into::into) }
+}
+
+fn load(view: &View<'_>, nids: Vec<EventNid>) -> Result<Vec<Found>> {
+    let events = view.events(&nids)?;
+    Ok(std::iter::zip(nids, events).collect())
+}

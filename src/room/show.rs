@@ -1,0 +1,212 @@
+//! Events as one reader sees them: in the format asked for, with what depends on who reads, and when.
+
+use std::{borrow::Cow, cell::RefCell, collections::HashMap};
+
+use ruma::{
+    DeviceId, OwnedEventId, OwnedUserId, UserId,
+    events::{AnyStrippedStateEvent, StateEventType},
+    serde::Raw,
+};
+use serde_json::value::RawValue;
+
+use super::{
+    Membership, View,
+    read::Found,
+    tables::EventTransactions,
+    timeline::Entry,
+    visibility::{Sight, unreadable},
+};
+use crate::{
+    error::{Error, Result},
+    event::{
+        StoredEvent,
+        client_form::{self, Unsigned},
+        redact,
+    },
+    store::EventNid,
+    user::erasure,
+};
+
+/// What an event is shown as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For clients, with the room's id.
+    WithRoomId,
+    /// For clients, where the room is known from the context.
+    WithoutRoomId,
+    /// As servers send it to each other, which a client may ask for.
+    Federation,
+}
+
+/// One of our users who reads a room on a device, at a moment.
+pub struct Reader<'v, 's> {
+    pub sight: Sight<'v, 's>,
+    /// `None` for whoever reads on no device.
+    device_id: Option<&'v DeviceId>,
+    now_ms: u64,
+    known_erased: RefCell<HashMap<OwnedUserId, bool>>,
+}
+
+/// The state event that another one took the place of.
+struct Replaced {
+    event_id: OwnedEventId,
+    /// `None` if the reader may not see it.
+    content: Option<Box<RawValue>>,
+}
+
+impl<'v, 's> Reader<'v, 's> {
+    /// `now_ms`: milliseconds since the Unix epoch.
+    pub fn open(view: &'v View<'s>, user_id: &'v UserId, device_id: Option<&'v DeviceId>, now_ms: u64) -> Result<Self> {
+        Ok(Self { sight: Sight::of(view, user_id)?, device_id, now_ms, known_erased: RefCell::default() })
+    }
+
+    pub fn view(&self) -> &'v View<'s> {
+        self.sight.view
+    }
+
+    /// `event`, which the reader may see, as he sees it.
+    ///
+    /// <https://spec.matrix.org/v1.19/client-server-api/#definition-clientevent>
+    pub fn show(&self, nid: EventNid, event: &StoredEvent, format: Format) -> Result<Box<RawValue>> {
+        let redaction = event.redacted_by.map(|nid| self.show_redaction(EventNid(nid), format)).transpose()?;
+        self.show_with(nid, event, redaction.as_deref(), format)
+    }
+
+    /// The content of `event`, which the reader may see.
+    pub fn content(&self, event: &StoredEvent) -> Result<Box<RawValue>> {
+        let event = self.without_erased(event)?;
+        Ok(event.view().content().map_err(unreadable)?.to_owned())
+    }
+
+    /// As [`Self::show`], in the type that ruma has for the event.
+    pub fn raw<T>(&self, nid: EventNid, event: &StoredEvent, format: Format) -> Result<Raw<T>> {
+        self.show(nid, event, format).map(Raw::from_json)
+    }
+
+    /// Entries of the timeline in their client format.
+    pub fn raw_entries<T>(&self, entries: &[Entry]) -> Result<Vec<Raw<T>>> {
+        entries.iter().map(|entry| self.raw(entry.nid, &entry.event, Format::WithRoomId)).collect()
+    }
+
+    /// State events in their client format.
+    pub fn raw_events<T>(&self, events: &[Found]) -> Result<Vec<Raw<T>>> {
+        events.iter().map(|(nid, event)| self.raw(*nid, event, Format::WithRoomId)).collect()
+    }
+
+    fn show_with(
+        &self,
+        nid: EventNid,
+        event: &StoredEvent,
+        redacted_because: Option<&RawValue>,
+        format: Format,
+    ) -> Result<Box<RawValue>> {
+        let view = self.view();
+        let event = self.without_erased(event)?;
+        let room_id = match format {
+            Format::WithRoomId => Some(view.room_id()),
+            Format::WithoutRoomId => None,
+            Format::Federation => return federation_form(view, &event),
+        };
+        let transaction_id = self.transaction_id(nid, &event)?;
+        let replaced = self.replaced(&event)?;
+        let membership = self.sight.membership_at(&event)?.map(Membership::to_state);
+        let unsigned = Unsigned {
+            age: Some(i64::try_from(self.now_ms).unwrap_or(i64::MAX).saturating_sub_unsigned(event.origin_server_ts)),
+            transaction_id: transaction_id.as_deref(),
+            prev_content: replaced.as_ref().and_then(|replaced| replaced.content.as_deref()),
+            replaces_state: replaced.as_ref().map(|replaced| &*replaced.event_id),
+            redacted_because,
+            membership: membership.as_ref().map(AsRef::as_ref),
+            relations: None,
+        };
+        client_form::raw(&event.view(), room_id, &unsigned).map_err(unreadable)
+    }
+
+    /// The redaction of an event, for the event's `unsigned`. That of a redaction that is itself redacted does not show
+    /// its own: such chains could be of any length. A redaction that the reader may not see is shown without its reason,
+    /// since clients tell redacted events by this field.
+    fn show_redaction(&self, nid: EventNid, format: Format) -> Result<Box<RawValue>> {
+        let redaction = self.view().event(nid)?;
+        if self.sight.may_see(nid, &redaction)? {
+            self.show_with(nid, &redaction, None, format)
+        } else {
+            self.show_with(nid, &without_content(self.view(), &redaction)?, None, format)
+        }
+    }
+
+    /// The event itself, or what a redaction would leave of it, if its sender had his account erased and the reader was
+    /// not in the room when it was sent.
+    ///
+    /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3accountdeactivate>
+    fn without_erased<'e>(&self, event: &'e StoredEvent) -> Result<Cow<'e, StoredEvent>> {
+        if !self.is_erased(&event.sender)? || self.sight.membership_at(event)? == Some(Membership::Join) {
+            return Ok(Cow::Borrowed(event));
+        }
+        Ok(Cow::Owned(without_content(self.view(), event)?))
+    }
+
+    fn is_erased(&self, sender: &UserId) -> Result<bool> {
+        if let Some(known) = self.known_erased.borrow().get(sender) {
+            return Ok(*known);
+        }
+        let is_erased = erasure::is_erased(self.view().snapshot, sender)?;
+        self.known_erased.borrow_mut().insert(sender.to_owned(), is_erased);
+        Ok(is_erased)
+    }
+
+    /// The transaction id that this very device sent the event with.
+    fn transaction_id(&self, nid: EventNid, event: &StoredEvent) -> Result<Option<String>> {
+        let Some(device_id) = self.device_id.filter(|_| event.sender == self.sight.user_id) else { return Ok(None) };
+        let sent = self.view().snapshot.get::<EventTransactions>(&(self.view().nid, nid))?;
+        Ok(sent.filter(|sent| sent.device_id == device_id).map(|sent| sent.txn_id))
+    }
+
+    fn replaced(&self, event: &StoredEvent) -> Result<Option<Replaced>> {
+        let Some(nid) = event.replaces.map(EventNid) else { return Ok(None) };
+        let replaced = self.view().event(nid)?;
+        let content = if self.sight.may_see(nid, &replaced)? { Some(self.content(&replaced)?) } else { None };
+        Ok(Some(Replaced { event_id: replaced.event_id, content }))
+    }
+}
+
+fn federation_form(view: &View<'_>, event: &StoredEvent) -> Result<Box<RawValue>> {
+    let json = event.view().federation_json(view.room_id(), view.rules);
+    let json = String::from_utf8(json).map_err(Error::internal)?;
+    RawValue::from_string(json).map_err(Error::internal)
+}
+
+/// What a redaction would leave of an event.
+fn without_content(view: &View<'_>, event: &StoredEvent) -> Result<StoredEvent> {
+    let redacted = redact::redact_stored(&event.view(), view.room_id(), view.rules, 0).map_err(unreadable)?;
+    Ok(StoredEvent { redacted_by: event.redacted_by, ..redacted })
+}
+
+/// What somebody who is invited, or knocks, is shown of the room: a few events of the state that his `member_event` was
+/// part of, in the stripped form.
+///
+/// <https://spec.matrix.org/v1.19/client-server-api/#stripped-state>
+pub fn stripped_state(view: &View<'_>, member_event: EventNid) -> Result<Vec<Raw<AnyStrippedStateEvent>>> {
+    const TYPES: [StateEventType; 7] = [
+        StateEventType::RoomCreate,
+        StateEventType::RoomName,
+        StateEventType::RoomAvatar,
+        StateEventType::RoomTopic,
+        StateEventType::RoomJoinRules,
+        StateEventType::RoomCanonicalAlias,
+        StateEventType::RoomEncryption,
+    ];
+    let member = view.event(member_event)?;
+    let mut events = Vec::with_capacity(TYPES.len() + 2);
+    if let Some(state) = member.state_after {
+        for event_type in TYPES {
+            events.extend(view.state_event(state, &event_type, "")?);
+        }
+        // Who invites: the name and picture that a client shows with the invitation.
+        if member.state_key.as_deref() != Some(member.sender.as_str()) {
+            events.extend(view.state_event(state, &StateEventType::RoomMember, member.sender.as_str())?);
+        }
+    }
+    events.push(member);
+    let strip = |event: &StoredEvent| client_form::stripped(&event.view()).map(Raw::from_json).map_err(unreadable);
+    events.iter().map(strip).collect()
+}

@@ -1,0 +1,80 @@
+//! The filters that clients keep with us, to name them in later requests.
+//!
+//! <https://spec.matrix.org/v1.19/client-server-api/#filtering>
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use ruma::{
+    UserId,
+    api::{
+        client::filter::{EventFormat, FilterDefinition},
+        error::ErrorKind,
+    },
+};
+
+use super::tables::Filters;
+use crate::{
+    Server,
+    error::{Error, Result},
+    store::{Json, Snapshot},
+};
+
+/// The most bytes that a filter may have. Those of clients in use have a few hundred.
+const MAX_BYTES: usize = 64 << 10;
+
+/// How many filters a user may keep. Clients make one or two, and equal ones are kept once.
+const MAX_FILTERS: usize = 1_000;
+
+/// Keeps a filter and answers its id: always the same one for the same filter.
+///
+/// Errors: `M_TOO_LARGE`, `M_BAD_JSON`, and `M_FORBIDDEN` for whoever keeps too many.
+pub async fn keep(server: &Server, user: &UserId, filter: &FilterDefinition) -> Result<String> {
+    check(filter)?;
+    let filter = Json::of(filter);
+    if filter.0.get().len() > MAX_BYTES {
+        return Err(Error::too_large("The filter is too large"));
+    }
+    let id = URL_SAFE_NO_PAD.encode(&blake3::hash(filter.0.get().as_bytes()).as_bytes()[..12]);
+    if server.store.snapshot().contains::<Filters>(&(user, &id))? {
+        return Ok(id);
+    }
+    let (user, kept_as) = (user.to_owned(), id.clone());
+    let keep = move |tx: &mut crate::store::Transaction<'_>| {
+        if tx.before().list::<Filters>(&&*user).take(MAX_FILTERS).count() == MAX_FILTERS {
+            return Err(Error::forbidden("You have too many filters"));
+        }
+        tx.put::<Filters>(&(&user, &kept_as), &filter);
+        Ok(())
+    };
+    server.store.commit(keep).await?;
+    Ok(id)
+}
+
+/// The filter that `user` keeps as `id`; `M_NOT_FOUND` if there is none.
+pub fn get(snapshot: &Snapshot<'_>, user: &UserId, id: &str) -> Result<FilterDefinition> {
+    let kept = snapshot.get::<Filters>(&(user, id))?.ok_or_else(|| Error::not_found("Unknown filter"))?;
+    kept.parse().map_err(Error::internal)
+}
+
+/// The filter that a request names: by an id, or by JSON in its place, which an id never begins like.
+///
+/// Errors: `M_INVALID_PARAM` for what is neither, `M_BAD_JSON` for filters that could not be kept either.
+pub fn load(snapshot: &Snapshot<'_>, user: &UserId, filter: &str) -> Result<FilterDefinition> {
+    if !filter.starts_with('{') {
+        let kept = get(snapshot, user, filter);
+        return kept.map_err(|error| match error {
+            Error::Refused { kind: ErrorKind::NotFound, .. } => Error::invalid_param("Unknown filter"),
+            other => other,
+        });
+    }
+    let inline = serde_json::from_str(filter).map_err(|e| Error::invalid_param(format!("The filter is wrong: {e}")))?;
+    check(&inline)?;
+    Ok(inline)
+}
+
+/// What ruma's types leave open.
+fn check(filter: &FilterDefinition) -> Result<()> {
+    match filter.event_format {
+        EventFormat::Client | EventFormat::Federation => Ok(()),
+        _ => Err(Error::bad_json("`event_format` is neither `client` nor `federation`")),
+    }
+}
