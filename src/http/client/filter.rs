@@ -1,0 +1,53 @@
+//! Filters that clients keep with us.
+
+use std::sync::Arc;
+
+use axum::{Router, extract::State};
+use ruma::{
+    UserId,
+    api::client::filter::{create_filter, get_filter},
+};
+
+use crate::{
+    Server,
+    error::{Error, Result},
+    http::{
+        endpoint,
+        extract::{Client, Matrix},
+    },
+    user::{filter, session::Caller},
+};
+
+pub fn router() -> Router<Arc<Server>> {
+    Router::new().merge(endpoint::<create_filter::v3::Request, _, _>(create)).merge(endpoint::<
+        get_filter::v3::Request,
+        _,
+        _,
+    >(get))
+}
+
+/// `POST /user/{userId}/filter`
+/// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3useruseridfilter>
+async fn create(
+    State(server): State<Arc<Server>>,
+    Client { sender, body, .. }: Client<create_filter::v3::Request>,
+) -> Result<Matrix<create_filter::v3::Response>> {
+    check_own(&sender, &body.user_id)?;
+    let id = filter::keep(&server, &body.user_id, &body.filter).await?;
+    Ok(Matrix(create_filter::v3::Response::new(id)))
+}
+
+/// `GET /user/{userId}/filter/{filterId}`
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3useruseridfilterfilterid>
+async fn get(
+    State(server): State<Arc<Server>>,
+    Client { sender, body, .. }: Client<get_filter::v3::Request>,
+) -> Result<Matrix<get_filter::v3::Response>> {
+    check_own(&sender, &body.user_id)?;
+    let filter = filter::get(&server.store.snapshot(), &body.user_id, &body.filter_id)?;
+    Ok(Matrix(get_filter::v3::Response::new(filter)))
+}
+
+fn check_own(sender: &Caller, user_id: &UserId) -> Result<()> {
+    if sender.user_id == user_id { Ok(()) } else { Err(Error::forbidden("You may only use your own filters")) }
+}

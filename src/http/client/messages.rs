@@ -1,0 +1,104 @@
+//! A page of a room's timeline, and the deprecated first look at a room.
+
+use std::sync::Arc;
+
+use axum::{Router, extract::State};
+use ruma::{
+    api::{
+        Direction as Dir,
+        client::{
+            message::get_message_events,
+            peeking::get_current_state::{self, v3::PaginationChunk},
+        },
+    },
+    serde::Raw,
+};
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
+
+use crate::{
+    Server,
+    error::{Error, Result},
+    http::{
+        endpoint,
+        extract::{Client, Matrix},
+    },
+    room::{
+        Membership,
+        history::{self, Request},
+        visibility::not_in_room,
+    },
+    store::{Direction, RoomPos},
+    sync::token::TimelineToken,
+    user::tables::AccountDatum,
+};
+
+pub fn router() -> Router<Arc<Server>> {
+    Router::new().merge(endpoint::<get_message_events::v3::Request, _, _>(messages)).merge(endpoint::<
+        get_current_state::v3::Request,
+        _,
+        _,
+    >(initial_sync))
+}
+
+/// `GET /rooms/{roomId}/messages`
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidmessages>
+async fn messages(
+    State(server): State<Arc<Server>>,
+    Client { sender, body, .. }: Client<get_message_events::v3::Request>,
+) -> Result<Matrix<get_message_events::v3::Response>> {
+    let (from, to) = (place(body.from.as_deref())?, place(body.to.as_deref())?);
+    let direction = match body.dir {
+        Dir::Forward => Direction::Forward,
+        Dir::Backward => Direction::Backward,
+    };
+    let answer = history::read(&server, sender, body.room_id, move |reader, newest| {
+        let limit = usize::try_from(body.limit).unwrap_or(usize::MAX);
+        let request = Request { from, to, direction, limit, filter: &body.filter };
+        let found = history::messages(reader, newest, &request)?;
+        let mut response = get_message_events::v3::Response::new();
+        response.start = TimelineToken(found.start).to_string();
+        response.end = found.end.map(|end| TimelineToken(end).to_string());
+        response.chunk = reader.raw_entries(&found.entries)?;
+        response.state = reader.raw_events(&found.members)?;
+        Ok(response)
+    });
+    answer.await?.map(Matrix).ok_or_else(not_in_room)
+}
+
+fn place(token: Option<&str>) -> Result<Option<RoomPos>> {
+    Ok(token.map(str::parse::<TimelineToken>).transpose()?.map(|token| token.0))
+}
+
+/// `GET /rooms/{roomId}/initialSync`, which is deprecated.
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidinitialsync>
+async fn initial_sync(
+    State(server): State<Arc<Server>>,
+    Client { sender, body, .. }: Client<get_current_state::v3::Request>,
+) -> Result<Matrix<get_current_state::v3::Response>> {
+    let room_id = body.room_id.clone();
+    let answer = history::read(&server, sender, body.room_id, move |reader, newest| {
+        let found = history::first_look(reader, newest)?;
+        let end = TimelineToken(found.end).to_string();
+        let mut messages = PaginationChunk::new(reader.raw_entries(&found.entries)?, end);
+        messages.start = found.start.map(|start| TimelineToken(start).to_string());
+        let mut response = get_current_state::v3::Response::new(room_id);
+        response.messages = Some(messages);
+        response.state = reader.raw_events(&found.state)?;
+        response.membership = found.membership.map(Membership::to_state);
+        response.account_data = found.account_data.iter().map(account_data_event).collect::<Result<_>>()?;
+        Ok(response)
+    });
+    answer.await?.map(Matrix).ok_or_else(not_in_room)
+}
+
+/// Account data in the form of an event.
+fn account_data_event<T>((event_type, datum): &(String, AccountDatum)) -> Result<Raw<T>> {
+    #[derive(Serialize)]
+    struct Event<'e> {
+        r#type: &'e str,
+        content: &'e RawValue,
+    }
+    let content = serde_json::from_str(&datum.content).map_err(Error::internal)?;
+    to_raw_value(&Event { r#type: event_type, content }).map(Raw::from_json).map_err(Error::internal)
+}

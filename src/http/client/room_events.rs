@@ -1,0 +1,63 @@
+//! One event, and what is around it.
+
+use std::sync::Arc;
+
+use axum::{Router, extract::State};
+use ruma::api::client::{context::get_context, room::get_room_event};
+
+use crate::{
+    Server,
+    error::Result,
+    http::{
+        endpoint,
+        extract::{Client, Matrix},
+    },
+    room::{
+        history::{self, event_not_found},
+        show::Format,
+    },
+    sync::token::TimelineToken,
+};
+
+pub fn router() -> Router<Arc<Server>> {
+    Router::new().merge(endpoint::<get_context::v3::Request, _, _>(context)).merge(endpoint::<
+        get_room_event::v3::Request,
+        _,
+        _,
+    >(event))
+}
+
+/// `GET /rooms/{roomId}/event/{eventId}`
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomideventeventid>
+async fn event(
+    State(server): State<Arc<Server>>,
+    Client { sender, body, .. }: Client<get_room_event::v3::Request>,
+) -> Result<Matrix<get_room_event::v3::Response>> {
+    let answer = history::read(&server, sender, body.room_id, move |reader, _| {
+        let (nid, event) = history::visible(reader, &body.event_id)?.ok_or_else(event_not_found)?;
+        Ok(get_room_event::v3::Response::new(reader.raw(nid, &event, Format::WithRoomId)?))
+    });
+    answer.await?.map(Matrix).ok_or_else(event_not_found)
+}
+
+/// `GET /rooms/{roomId}/context/{eventId}`
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidcontexteventid>
+async fn context(
+    State(server): State<Arc<Server>>,
+    Client { sender, body, .. }: Client<get_context::v3::Request>,
+) -> Result<Matrix<get_context::v3::Response>> {
+    let answer = history::read(&server, sender, body.room_id, move |reader, newest| {
+        let limit = usize::try_from(body.limit).unwrap_or(usize::MAX);
+        let found = history::around(reader, newest, &body.event_id, limit, &body.filter)?;
+        let found = found.ok_or_else(event_not_found)?;
+        let mut response = get_context::v3::Response::new();
+        response.start = Some(TimelineToken(found.start).to_string());
+        response.end = Some(TimelineToken(found.end).to_string());
+        response.events_before = reader.raw_entries(&found.before)?;
+        response.event = Some(reader.raw(found.event.nid, &found.event.event, Format::WithRoomId)?);
+        response.events_after = reader.raw_entries(&found.after)?;
+        response.state = reader.raw_events(&found.state)?;
+        Ok(response)
+    });
+    answer.await?.map(Matrix).ok_or_else(event_not_found)
+}
