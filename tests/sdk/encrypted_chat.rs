@@ -1,0 +1,198 @@
+//! Two people talk end-to-end encrypted, with the library of Element X, through a server that is killed meanwhile.
+
+mod device;
+
+use anyhow::{Context, Result};
+use launched::Server;
+use matrix_sdk::RoomState;
+use matrix_sdk::attachment::AttachmentConfig;
+use matrix_sdk::encryption::verification::{
+    SasVerification, Verification, VerificationRequest, VerificationRequestState,
+};
+use matrix_sdk::room::Room;
+use matrix_sdk::room::edit::EditedContent;
+use matrix_sdk::ruma::api::client::room::create_room::v3::{Request as NewRoom, RoomPreset};
+use matrix_sdk::ruma::events::InitialStateEvent;
+use matrix_sdk::ruma::events::reaction::ReactionEventContent;
+use matrix_sdk::ruma::events::relation::Annotation;
+use matrix_sdk::ruma::events::room::encryption::RoomEncryptionEventContent;
+use matrix_sdk::ruma::events::room::message::{Relation, RoomMessageEventContent};
+use matrix_sdk::ruma::{EventId, OwnedEventId, UserId};
+
+use device::{Device, eventually, file_of, sent};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_people_talk_encrypted_through_a_crash_and_with_a_new_device() -> Result<()> {
+    let mut server = Server::start(None)?;
+    let alice = Device::register(&server, "alice").await?;
+    let bob = Device::register(&server, "bob").await?;
+    let (alices_room, bobs_room) = encrypted_room(&alice, &bob).await?;
+    verify_each_other(&alice, &bob).await?;
+
+    let greeting = say(&alices_room, "The line is open.").await?;
+    assert_eq!(bob.receive_message(&greeting).await?.content.body(), "The line is open.");
+    let answer = say(&bobs_room, "Signal received.").await?;
+    assert_eq!(alice.receive_message(&answer).await?.content.body(), "Signal received.");
+    edit(&alice, &alices_room, &greeting, &bob).await?;
+    react(&bobs_room, &greeting, &alice).await?;
+    let plan = send_file(&alices_room, &bob).await?;
+
+    server.kill()?;
+    let restarted = async {
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        server.restart()
+    };
+    // Sent while nobody listens: the client tries again until the server is back.
+    let (sent_in_the_dark, restarted) = tokio::join!(say(&bobs_room, "Fog over the tower."), restarted);
+    restarted?;
+    assert_eq!(alice.receive_message(&sent_in_the_dark?).await?.content.body(), "Fog over the tower.");
+    let after = say(&alices_room, "Clear again.").await?;
+    assert_eq!(bob.receive_message(&after).await?.content.body(), "Clear again.");
+
+    let recovery_key = alice.client.encryption().recovery().enable().wait_for_backups_to_upload().await?;
+    let tablet = Device::log_in(&server, "alice").await?;
+    let tablets_room = tablet.room(alices_room.room_id(), RoomState::Joined).await?;
+    tablet.client.encryption().recovery().recover(&recovery_key).await?;
+    assert_is_trusted(&tablet, &bob).await?;
+    read_the_history(&tablet, &tablets_room, &plan).await?;
+
+    let welcome = say(&bobs_room, "Welcome to the new device.").await?;
+    assert_eq!(tablet.receive_message(&welcome).await?.content.body(), "Welcome to the new device.");
+    sign_out_of(&alice, &tablet).await
+}
+
+/// A direct room that Alice creates and Bob joins, as each of them sees it.
+async fn encrypted_room(alice: &Device, bob: &Device) -> Result<(Room, Room)> {
+    let encryption = RoomEncryptionEventContent::with_recommended_defaults();
+    let mut request = NewRoom::new();
+    request.preset = Some(RoomPreset::TrustedPrivateChat);
+    request.is_direct = true;
+    request.invite = vec![bob.user_id().to_owned()];
+    request.initial_state = vec![InitialStateEvent::with_empty_state_key(encryption).to_raw_any()];
+    let alices_room = alice.client.create_room(request).await?;
+    let invitation = bob.room(alices_room.room_id(), RoomState::Invited).await?;
+    invitation.join().await?;
+    let bobs_room = bob.room(alices_room.room_id(), RoomState::Joined).await?;
+    for (room, other) in [(&alices_room, bob), (&bobs_room, alice)] {
+        eventually("the other member", async || {
+            let member = room.get_member_no_sync(other.user_id()).await?;
+            Ok(member.filter(|member| member.membership().as_str() == "join"))
+        })
+        .await?;
+        assert!(room.latest_encryption_state().await?.is_encrypted());
+    }
+    Ok((alices_room, bobs_room))
+}
+
+/// Alice and Bob compare emoji, over to-device messages, and so trust each other's identities.
+async fn verify_each_other(alice: &Device, bob: &Device) -> Result<()> {
+    let encryption = alice.client.encryption();
+    encryption.request_user_identity(bob.user_id()).await?.context("Bob has no identity")?;
+    let bobs_device = bob.client.device_id().context("Bob is logged in")?;
+    let device = encryption.get_device(bob.user_id(), bobs_device).await?.context("Bob has no device")?;
+    let request = device.request_verification().await?;
+    let asked: VerificationRequest = eventually("the request for verification", async || {
+        Ok(bob.client.encryption().get_verification_request(alice.user_id(), request.flow_id()).await)
+    })
+    .await?;
+    asked.accept().await?;
+    eventually("Bob's consent", async || Ok(request.is_ready().then_some(()))).await?;
+
+    let alices = request.start_sas().await?.context("the verification was cancelled")?;
+    let bobs: SasVerification = eventually("the start of the verification", async || {
+        Ok(match asked.state() {
+            VerificationRequestState::Transitioned { verification: Verification::SasV1(sas) } => Some(sas),
+            _ => None,
+        })
+    })
+    .await?;
+    bobs.accept().await?;
+    let emoji = async |sas: &SasVerification| eventually("the emoji", async || Ok(sas.emoji())).await;
+    assert_eq!(emoji(&alices).await?.map(|one| one.symbol), emoji(&bobs).await?.map(|one| one.symbol));
+    alices.confirm().await?;
+    bobs.confirm().await?;
+    for (sas, device, other) in [(&alices, alice, bob), (&bobs, bob, alice)] {
+        eventually("the end of the verification", async || Ok(sas.is_done().then_some(()))).await?;
+        eventually("trust", async || Ok(trusts(device, other.user_id()).await?.then_some(()))).await?;
+    }
+    Ok(())
+}
+
+/// Whether `device` holds the identity of `user` for verified.
+async fn trusts(device: &Device, user: &UserId) -> Result<bool> {
+    Ok(device.client.encryption().get_user_identity(user).await?.is_some_and(|identity| identity.is_verified()))
+}
+
+async fn say(room: &Room, text: &str) -> Result<OwnedEventId> {
+    sent(room.send(RoomMessageEventContent::text_plain(text))).await
+}
+
+/// Alice corrects a message, and Bob sees what it was and what it is.
+async fn edit(alice: &Device, room: &Room, original: &EventId, bob: &Device) -> Result<()> {
+    // The client fetches and decrypts the message that it edits: that works only for its author.
+    let better = EditedContent::RoomMessage(RoomMessageEventContent::text_plain("The line to Lille is open.").into());
+    let content = room.make_edit_event(original, better).await?;
+    let edit = bob.receive_message(&sent(room.send(content)).await?).await?;
+    assert_eq!(edit.sender, alice.user_id());
+    let Some(Relation::Replacement(replacement)) = edit.content.relates_to else {
+        anyhow::bail!("the edit came without its relation");
+    };
+    assert_eq!(replacement.event_id, original);
+    assert_eq!(replacement.new_content.msgtype.body(), "The line to Lille is open.");
+    Ok(())
+}
+
+/// Whoever is in `room` reacts to a message, and Alice sees it.
+async fn react(room: &Room, message: &EventId, alice: &Device) -> Result<()> {
+    let reaction = ReactionEventContent::new(Annotation::new(message.to_owned(), "👍".to_owned()));
+    let seen = alice.receive_reaction(&sent(room.send(reaction)).await?).await?;
+    assert_eq!((seen.relates_to.event_id.as_ref(), seen.relates_to.key.as_str()), (message, "👍"));
+    Ok(())
+}
+
+/// Sends an encrypted file, which Bob downloads and decrypts; the result is its bytes.
+async fn send_file(room: &Room, bob: &Device) -> Result<Vec<u8>> {
+    let plan: Vec<u8> = (0..100_000_u32).map(|i| (i % 253) as u8).collect();
+    let sent = room
+        .send_attachment("plan.bin", &mime::APPLICATION_OCTET_STREAM, plan.clone(), AttachmentConfig::new())
+        .await?;
+    let message = bob.receive_message(&sent.event_id).await?;
+    assert!(bob.download(file_of(&message)?).await? == plan, "the file came back changed");
+    Ok(plan)
+}
+
+/// The new device is signed by its owner's identity, and trusts whom the owner trusted before.
+async fn assert_is_trusted(tablet: &Device, bob: &Device) -> Result<()> {
+    let encryption = tablet.client.encryption();
+    let own = encryption.get_own_device().await?.context("the device does not know itself")?;
+    assert!(own.is_cross_signed_by_owner());
+    encryption.request_user_identity(bob.user_id()).await?;
+    assert!(trusts(tablet, bob.user_id()).await?, "the signature of Bob's identity is lost");
+    Ok(())
+}
+
+/// Everything that was said before the device existed is there for it to read, once.
+async fn read_the_history(tablet: &Device, room: &Room, plan: &[u8]) -> Result<()> {
+    tablet.client.encryption().backups().download_room_keys_for_room(room.room_id()).await?;
+    let mut history = tablet.history(room).await?;
+    history.reverse();
+    let bodies: Vec<&str> = history.iter().map(|message| message.content.body()).collect();
+    let edit = "* The line to Lille is open.";
+    assert_eq!(
+        bodies,
+        ["The line is open.", "Signal received.", edit, "plan.bin", "Fog over the tower.", "Clear again."]
+    );
+    assert!(tablet.download(file_of(&history[3])?).await? == plan, "the file came back changed");
+    Ok(())
+}
+
+/// Alice ends the session of her other device, for which the server asks her password.
+async fn sign_out_of(alice: &Device, tablet: &Device) -> Result<()> {
+    let device = [tablet.client.device_id().context("the tablet is logged in")?.to_owned()];
+    let asked = alice.client.delete_devices(&device, None).await.err().context("no password was asked for")?;
+    let session = asked.as_uiaa_response().context("not a user-interactive answer")?.session.clone();
+    alice.client.delete_devices(&device, Some(alice.password_stage(session))).await?;
+    let refused = tablet.client.whoami().await.err().context("the deleted device is still logged in")?;
+    assert_eq!(refused.client_api_error_kind().map(ToString::to_string).as_deref(), Some("M_UNKNOWN_TOKEN"));
+    Ok(())
+}
