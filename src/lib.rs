@@ -1,5 +1,11 @@
 //! Chappe: a Matrix homeserver in one binary, with RocksDB inside. `docs/architecture.md` says how it hangs together.
 
+// What comes from outside or from the disk may be wrong in any way, and must never end the server.
+#![cfg_attr(
+    not(test),
+    warn(clippy::dbg_macro, clippy::panic, clippy::todo, clippy::unimplemented, clippy::unwrap_used)
+)]
+
 pub mod check;
 pub mod clock;
 pub mod config;

@@ -5,6 +5,7 @@ mod serve;
 
 use std::{
     env,
+    io::{self, ErrorKind::BrokenPipe, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -66,6 +67,8 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads our output has seen enough, as in `chappe inspect … | head`.
+        Err(error) if error.downcast_ref().is_some_and(|e: &io::Error| e.kind() == BrokenPipe) => ExitCode::SUCCESS,
         Err(error) if error.is::<ConfigError>() => {
             eprintln!("The configuration is wrong.\n{error}");
             ExitCode::from(BAD_CONFIGURATION)
@@ -100,7 +103,7 @@ fn load(path: Option<&Path>, of_command_line: Vec<Setting>) -> Result<Config, Co
 }
 
 fn print(config: &Config) -> anyhow::Result<()> {
-    print!("{}", config.to_toml()?);
+    io::stdout().write_all(config.to_toml()?.as_bytes())?;
     Ok(())
 }
 

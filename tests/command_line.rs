@@ -1,0 +1,104 @@
+//! The binary as an administrator meets it: exit codes, messages, start and end.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// The command `chappe …` with a `conduit.toml` of `lines` in `directory`, where its data are too.
+fn chappe(directory: &TempDir, lines: &str, arguments: &[&str]) -> Command {
+    let path = directory.path().join("conduit.toml");
+    let data = directory.path().join("data");
+    let head =
+        format!("[global]\nserver_name = 'localhost'\nfree_space_floor = 0\ndatabase_path = '{}'", data.display());
+    fs::write(&path, format!("{head}\n{lines}\n")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_chappe"));
+    command.env_clear().arg("--config").arg(path).args(arguments);
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn assert_fails(output: &Output, code: i32, complaint: &str) {
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{told}");
+    assert!(told.contains(complaint), "{told}");
+}
+
+/// A server on a Unix socket, which listens already.
+fn serve(directory: &TempDir, socket: &Path) -> Child {
+    let lines = format!("address = []\nunix_socket_path = '{}'", socket.display());
+    let mut server = chappe(directory, &lines, &["serve"]).stderr(Stdio::piped()).spawn().unwrap();
+    let log = BufReader::new(server.stderr.as_mut().unwrap());
+    let listening = log.lines().map(Result::unwrap).find(|line| line.contains("listening"));
+    assert!(listening.is_some(), "the server ended before it listened");
+    server
+}
+
+fn health(socket: &Path) -> String {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.write_all(b"GET /_chappe/health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_server_answers_until_it_is_told_to_stop_and_starts_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("chappe.sock");
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut server = serve(&directory, &socket);
+        let answer = health(&socket);
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with(r#"{"status":"ok"}"#), "{answer}");
+        kill_process(Pid::from_child(&server), Signal::HUP).unwrap();
+        assert!(health(&socket).starts_with("HTTP/1.1 200"), "SIGHUP does not end it");
+        kill_process(Pid::from_child(&server), signal).unwrap();
+        assert_eq!(server.wait().unwrap().code(), Some(0));
+        assert!(!socket.exists());
+    }
+}
+
+#[test]
+fn two_servers_cannot_share_a_data_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("chappe.sock");
+    let mut server = serve(&directory, &socket);
+    let second = chappe(&directory, "port = 0", &["serve"]).output().unwrap();
+    assert_fails(&second, 1, "database_path");
+    kill_process(Pid::from_child(&server), Signal::TERM).unwrap();
+    server.wait().unwrap();
+}
+
+#[test]
+fn a_wrong_configuration_ends_with_78_and_says_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = chappe(&directory, "db_cache_capacity_mb = 100", &["serve"]).output().unwrap();
+    assert_fails(&output, 78, "set `memory_budget`");
+    let output = chappe(&directory, "allow_registration = true", &["config"]).output().unwrap();
+    assert_fails(&output, 78, "would let anyone in the world register");
+    let output = chappe(&directory, "", &["config", "--set", "registration_token=s3cret"]).output().unwrap();
+    assert_fails(&output, 2, "registration_token_file");
+}
+
+#[test]
+fn the_effective_configuration_is_printed_without_secrets() {
+    let directory = tempfile::tempdir().unwrap();
+    let lines = "registration_token = 's3cret'\nport = 1";
+    let mut command = chappe(&directory, lines, &["config", "--set", "port=3"]);
+    let output = command.env("CHAPPE_PORT", "2").env("CHAPPE_LOG", "warn").output().unwrap();
+    let printed = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    for line in ["port = 3", "log = \"warn\"", "registration_token = \"***\""] {
+        assert!(printed.contains(line), "{line} is not in\n{printed}");
+    }
+    assert!(!printed.contains("s3cret"));
+}
