@@ -451,15 +451,10 @@ fn judge(view: &View<'_>, tries: &Tries<'_>, pdu: &Pdu, before: StateRoot) -> Re
     Ok(Verdict::Accepted)
 }
 
-/// Reads the state through `tries`, which hold it even where it was only just resolved and is not written.
 fn check_against(view: &View<'_>, tries: &Tries<'_>, pdu: &Pdu, state: StateRoot) -> Result<Result<(), Refusal>> {
     let failed = Fallible::default();
-    let fetch = |event_type: &StateEventType, state_key: &str| -> store::Result<Option<Arc<Pdu>>> {
-        let Some(key) = view.state_key_nid(&event_type.to_string(), state_key)? else { return Ok(None) };
-        tries.get(state, key)?.map(|event| view.pdu(event)).transpose()
-    };
-    let verdict =
-        authorize::check_against_state(view.rules, pdu, |event_type, key| failed.keep(fetch(event_type, key)));
+    let fetch = |event_type: &StateEventType, key: &str| failed.keep(view.state_pdu_in(tries, state, event_type, key));
+    let verdict = authorize::check_against_state(view.rules, pdu, fetch);
     Ok(failed.check(verdict)?)
 }
 

@@ -166,7 +166,19 @@ impl<'s> View<'s> {
         event_type: &StateEventType,
         state_key: &str,
     ) -> Result<Option<Arc<Pdu>>> {
-        self.state_nid(state, event_type, state_key)?.map(|nid| self.pdu(nid)).transpose()
+        self.state_pdu_in(&self.tries(), state, event_type, state_key)
+    }
+
+    /// As [`Self::state_pdu`] for a state that may not be written yet, but is in `tries`.
+    pub(super) fn state_pdu_in(
+        &self,
+        tries: &Tries<'_>,
+        state: StateRoot,
+        event_type: &StateEventType,
+        state_key: &str,
+    ) -> Result<Option<Arc<Pdu>>> {
+        let Some(key) = self.state_key_nid(&event_type.to_string(), state_key)? else { return Ok(None) };
+        tries.get(state, key)?.map(|nid| self.pdu(nid)).transpose()
     }
 
     /// The content of one entry of a state; `None` too if it is not what `T` asks for, since a room may hold anything.

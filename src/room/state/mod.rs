@@ -6,3 +6,6 @@ mod resolve_v1;
 pub mod trie;
 
 pub use self::resolve::resolve;
+
+#[cfg(test)]
+mod tests;

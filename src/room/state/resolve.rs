@@ -40,7 +40,7 @@ pub fn resolve(view: &View<'_>, tries: &mut Tries<'_>, states: &[StateRoot]) -> 
     }
     let conflict = Conflict::find(view, tries, &states)?;
     let resolved = match &view.rules.state_res {
-        StateResolutionVersion::V1 => conflict.resolve_v1()?,
+        StateResolutionVersion::V1 => conflict.resolve_v1(tries)?,
         StateResolutionVersion::V2(rules) => conflict.resolve_v2(tries, rules)?,
         other => return Err(Error::internal(format!("state resolution {other:?} is not known"))),
     };
@@ -179,7 +179,7 @@ impl<'v> Conflict<'v> {
         failed.check(resolved)?.map_err(|e| Error::internal(format!("state resolution failed: {e}")))
     }
 
-    fn resolve_v1(&self) -> Result<StateMap<OwnedEventId>> {
+    fn resolve_v1(&self, tries: &Tries<'_>) -> Result<StateMap<OwnedEventId>> {
         let mut conflicts: BTreeMap<_, BTreeSet<OwnedEventId>> = BTreeMap::new();
         for (key, &event) in self.events.iter().flatten() {
             let (event_type, state_key) = &self.names[key];
@@ -192,11 +192,8 @@ impl<'v> Conflict<'v> {
             &conflicts,
             |event_type, state_key| {
                 let is_conflicted = conflicts.contains_key(&(event_type.clone(), state_key.to_owned()));
-                if is_conflicted {
-                    None
-                } else {
-                    failed.keep(self.view.state_pdu(self.states[0], event_type, state_key))
-                }
+                let read = || self.view.state_pdu_in(tries, self.states[0], event_type, state_key);
+                if is_conflicted { None } else { failed.keep(read()) }
             },
             |event_id| failed.keep(self.fetch(event_id)),
         );
