@@ -5,18 +5,14 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-        mpsc,
-    },
+    sync::{Arc, mpsc},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
 use rocksdb::{DB, WriteOptions};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tracing::error;
 
 use super::{Error, Result, StreamPos, Transaction, open::LastPos};
@@ -29,14 +25,14 @@ pub(super) struct Shared {
     pub db: DB,
     pub path: PathBuf,
     /// The newest change that an fsync has made durable.
-    pub durable_pos: AtomicU64,
+    pub durable_pos: watch::Sender<StreamPos>,
     pub free_space_floor: u64,
     stopped: Mutex<Option<Error>>,
 }
 
 impl Shared {
     pub fn new(db: DB, path: PathBuf, last_pos: StreamPos, free_space_floor: u64) -> Self {
-        Self { db, path, durable_pos: AtomicU64::new(last_pos.0), free_space_floor, stopped: Mutex::new(None) }
+        Self { db, path, durable_pos: watch::Sender::new(last_pos), free_space_floor, stopped: Mutex::new(None) }
     }
 
     /// `Err` once a write has failed.
@@ -48,7 +44,9 @@ impl Shared {
     fn stop(&self, cause: &rocksdb::Error) -> Error {
         let stopped = Error::Stopped(cause.to_string());
         error!(%cause, "the disk refused a write; no further write is accepted until a restart");
-        self.stopped.lock().get_or_insert(stopped).clone()
+        let stopped = self.stopped.lock().get_or_insert(stopped).clone();
+        self.durable_pos.send_modify(|_| {}); // whoever waits for a change to become durable looks up, and gives up
+        stopped
     }
 
     pub fn check_free_space(&self) -> Result<()> {
@@ -99,7 +97,7 @@ impl Committer {
     pub fn start(shared: &Arc<Shared>) -> std::io::Result<Self> {
         let (jobs, job_queue) = mpsc::channel::<Job>();
         let (unsynced, unsynced_queue) = mpsc::channel();
-        let last_pos = StreamPos(shared.durable_pos.load(Ordering::Acquire));
+        let last_pos = *shared.durable_pos.borrow();
         let mut writer = Writer { shared: Arc::clone(shared), last_pos, unsynced, free_space: None };
         let write = move || job_queue.into_iter().for_each(|job| job(&mut writer));
         let for_sync = Arc::clone(shared);
@@ -190,11 +188,11 @@ impl Writer {
 fn sync(shared: &Shared, queue: &mpsc::Receiver<Unsynced>) {
     while let Ok(first) = queue.recv() {
         let group: Vec<_> = std::iter::once(first).chain(queue.try_iter()).collect();
-        let newest = group.iter().map(|unsynced| unsynced.pos.0).max().unwrap_or_default();
-        let is_new = newest > shared.durable_pos.load(Ordering::Acquire);
+        let newest = group.iter().map(|unsynced| unsynced.pos).max().unwrap_or_default();
+        let is_new = newest > *shared.durable_pos.borrow();
         let outcome = if is_new { shared.db.flush_wal(true).map_err(|e| shared.stop(&e)) } else { Ok(()) };
-        if outcome.is_ok() {
-            shared.durable_pos.fetch_max(newest, Ordering::AcqRel);
+        if is_new && outcome.is_ok() {
+            shared.durable_pos.send_replace(newest);
         }
         for unsynced in group {
             let _ = unsynced.done.send(outcome.clone()); // nobody waits for changes that may be lost

@@ -1,6 +1,6 @@
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
 };
 
 use rocksdb::{
@@ -91,7 +91,16 @@ impl Store {
 
     /// Everything up to here is on disk; what is newer must not be shown to anybody yet.
     pub fn durable_pos(&self) -> StreamPos {
-        StreamPos(self.shared.durable_pos.load(Ordering::Acquire))
+        *self.shared.durable_pos.borrow()
+    }
+
+    /// Waits until everything up to `pos`, that of some snapshot, is on disk: what a snapshot shows may be told to
+    /// somebody only after this. An error if that can no longer be.
+    pub async fn until_durable(&self, pos: StreamPos) -> Result<()> {
+        let mut durable = self.shared.durable_pos.subscribe();
+        let is_over = |durable: &StreamPos| *durable >= pos || self.shared.check_running().is_err();
+        let reached = durable.wait_for(is_over).await.map(|durable| *durable).map_err(|_| Error::Closed)?;
+        if reached >= pos { Ok(()) } else { self.shared.check_running() }
     }
 
     /// Why no write is accepted at present, if so.

@@ -3,7 +3,8 @@ use std::marker::PhantomData;
 use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions, SnapshotWithThreadMode};
 
 use super::{
-    Family, Key, Result, Table,
+    Family, Key, Result, StreamPos, Table,
+    open::LastPos,
     table::{key_bytes, read_key, read_value},
 };
 
@@ -48,6 +49,12 @@ impl Scan {
     /// The rows that begin with `prefix`, before the key `to`.
     pub fn before<'a, 'b, T: Table>(to: &impl Key<'a>, prefix: &impl Key<'b>) -> Self {
         Self { lower: key_bytes::<T>(prefix), upper: key_bytes::<T>(to), direction: Direction::Forward }
+    }
+
+    /// The rows that begin with `prefix` and come after all those that begin with `without`.
+    pub fn after<'a, 'b, T: Table>(without: &impl Key<'a>, prefix: &impl Key<'b>) -> Self {
+        let lower = after(&key_bytes::<T>(without));
+        Self { lower, upper: after(&key_bytes::<T>(prefix)), direction: Direction::Forward }
     }
 
     /// Every row of a family.
@@ -97,6 +104,11 @@ impl<T: Table> Row<T> {
 impl<'db> Snapshot<'db> {
     pub(super) fn new(db: &'db DB) -> Self {
         Self { db, inner: db.snapshot() }
+    }
+
+    /// The newest change that this snapshot shows. It may not be durable yet, see [`super::Store::until_durable`].
+    pub fn pos(&self) -> Result<StreamPos> {
+        Ok(self.get::<LastPos>(&())?.unwrap_or_default())
     }
 
     pub fn get<T: Table>(&self, key: &T::Key<'_>) -> Result<Option<T::Value>> {

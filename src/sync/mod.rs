@@ -1,6 +1,30 @@
 //! What is new for a user: `/sync`, and who to wake for it.
+//!
+//! An answer covers the changes after the client's token, up to the newest that one snapshot shows; that is the next
+//! token. Which rooms changed is found by comparing positions, and only those are built. An answer is bytes from the
+//! start: what is stored as JSON is copied into it.
 
+mod account_data;
+mod answer;
+mod changes;
+mod device_lists;
+mod ephemeral;
+mod invited;
+mod joined;
+mod json;
+mod left;
+mod request;
+mod state;
+mod summary;
+mod timeline;
+mod to_device;
 pub mod token;
+mod wait;
 mod wake;
 
-pub use self::wake::Wakers;
+pub use self::{
+    answer::Answer,
+    request::{Request, StateForm},
+    wait::sync,
+    wake::Wakers,
+};

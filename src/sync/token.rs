@@ -15,11 +15,22 @@ pub struct Token {
     pub pos: StreamPos,
     /// Typing and presence, which live in memory only, up to and with this change of theirs.
     pub ephemeral: u64,
+    /// To-device messages, up to and with those of this change. Less than `pos` while there are more of them than one
+    /// answer takes.
+    pub to_device: StreamPos,
+}
+
+impl Token {
+    /// A moment up to which everything is told.
+    pub fn new(pos: StreamPos, ephemeral: u64) -> Self {
+        Self { pos, ephemeral, to_device: pos }
+    }
 }
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "s{}_{}", self.pos, self.ephemeral)
+        write!(f, "s{}_{}", self.pos, self.ephemeral)?;
+        if self.to_device < self.pos { write!(f, "_d{}", self.to_device) } else { Ok(()) }
     }
 }
 
@@ -29,8 +40,14 @@ impl FromStr for Token {
     /// `M_INVALID_PARAM` if it is not of this form.
     fn from_str(text: &str) -> Result<Self, Error> {
         let parse = || {
-            let (pos, ephemeral) = text.strip_prefix('s')?.split_once('_')?;
-            Some(Self { pos: StreamPos(number(pos)?), ephemeral: number(ephemeral)? })
+            let (moment, to_device) = match text.split_once("_d") {
+                Some((moment, to_device)) => (moment, Some(number(to_device)?)),
+                None => (text, None),
+            };
+            let (pos, ephemeral) = moment.strip_prefix('s')?.split_once('_')?;
+            let token = Self::new(StreamPos(number(pos)?), number(ephemeral)?);
+            let to_device = to_device.map_or(token.pos, StreamPos);
+            (to_device <= token.pos).then_some(Self { to_device, ..token })
         };
         parse().ok_or_else(not_a_token)
     }
@@ -83,8 +100,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn tokens_come_back(pos: u64, ephemeral: u64, place: i64) {
-            let token = Token { pos: StreamPos(pos), ephemeral };
+        fn tokens_come_back(pos: u64, ephemeral: u64, to_device: u64, place: i64) {
+            let to_device = StreamPos(to_device.min(pos));
+            let token = Token { pos: StreamPos(pos), ephemeral, to_device };
             prop_assert_eq!(token.to_string().parse::<Token>().unwrap(), token);
             prop_assert_eq!(token.to_string().parse::<TimelineToken>().unwrap(), token.into());
             let place = TimelineToken(RoomPos(place));
@@ -109,6 +127,8 @@ mod tests {
             "s+1_2",
             "s1_2_3",
             "s-1_0",
+            "s1_2_d",
+            "s1_2_d2",
             "t",
             "t+1",
             "t-",

@@ -71,8 +71,8 @@ pub fn load(snapshot: &Snapshot<'_>, user: &UserId, filter: &str) -> Result<Filt
     Ok(inline)
 }
 
-/// What ruma's types leave open.
-fn check(filter: &FilterDefinition) -> Result<()> {
+/// Checks what ruma's types leave open; `M_BAD_JSON`.
+pub fn check(filter: &FilterDefinition) -> Result<()> {
     match filter.event_format {
         EventFormat::Client | EventFormat::Federation => Ok(()),
         _ => Err(Error::bad_json("`event_format` is neither `client` nor `federation`")),

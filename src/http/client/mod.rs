@@ -5,6 +5,7 @@ mod members;
 mod messages;
 mod room_events;
 mod room_state_get;
+mod sync;
 
 use std::sync::Arc;
 
@@ -19,4 +20,5 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(messages::router())
         .merge(room_events::router())
         .merge(room_state_get::router())
+        .merge(sync::router())
 }

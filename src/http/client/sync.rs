@@ -1,0 +1,66 @@
+//! Syncing: <https://spec.matrix.org/v1.19/client-server-api/#syncing>
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{RawQuery, State},
+    response::{IntoResponse, Response},
+};
+use http::header;
+use ruma::api::client::{filter::FilterDefinition, sync::sync_events};
+
+use crate::{
+    Server,
+    error::{Error, Result},
+    http::{endpoint, extract::Client},
+    sync::{self, Request, StateForm},
+    user::{filter, session::Caller},
+};
+
+pub fn router() -> Router<Arc<Server>> {
+    Router::new().merge(endpoint::<sync_events::v3::Request, _, _>(sync_events))
+}
+
+/// `GET /sync`
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync>
+async fn sync_events(
+    State(server): State<Arc<Server>>,
+    RawQuery(query): RawQuery,
+    Client { sender, body, .. }: Client<sync_events::v3::Request>,
+) -> Result<Response> {
+    let request = Request {
+        since: body.since.as_deref().map(str::parse).transpose()?,
+        filter: Arc::new(filter_of(&server, &sender, body.filter)?),
+        full_state: body.full_state,
+        state_form: state_form(body.use_state_after, query.as_deref().unwrap_or_default()),
+        timeout: body.timeout.unwrap_or_default(),
+        set_presence: body.set_presence,
+        user_id: sender.user_id,
+        device_id: sender.device_id,
+    };
+    let answer = sync::sync(&server, request).await?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], answer.body).into_response())
+}
+
+fn filter_of(server: &Server, sender: &Caller, named: Option<sync_events::v3::Filter>) -> Result<FilterDefinition> {
+    match named {
+        None => Ok(FilterDefinition::default()),
+        Some(sync_events::v3::Filter::FilterDefinition(inline)) => {
+            filter::check(&inline)?;
+            Ok(inline)
+        }
+        Some(sync_events::v3::Filter::FilterId(id)) => filter::load(&server.store.snapshot(), &sender.user_id, &id),
+        Some(_) => Err(Error::invalid_param("That is not a filter")),
+    }
+}
+
+/// Clients that know `use_state_after` as a proposal only look for the answer under the proposal's name.
+fn state_form(is_after: bool, query: &str) -> StateForm {
+    let asks_for_proposal = || query.split('&').any(|pair| pair == "org.matrix.msc4222.use_state_after=true");
+    match is_after {
+        true => StateForm::After,
+        false if asks_for_proposal() => StateForm::UnstableAfter,
+        false => StateForm::Before,
+    }
+}

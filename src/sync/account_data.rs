@@ -1,0 +1,116 @@
+//! Account data that changed.
+//!
+//! <https://spec.matrix.org/v1.19/client-server-api/#client-config>
+
+use std::collections::HashSet;
+
+use ruma::{api::client::filter::Filter, push::Ruleset};
+use serde_json::json;
+
+use super::{
+    answer::Context,
+    json::{self, Object},
+    request::limit_of,
+};
+use crate::{
+    error::Result,
+    room::{
+        View,
+        event_filter::{EventFilter, matches},
+    },
+    store::{RoomNid, Scan, StreamPos},
+    user::tables::{AccountData, AccountDataChanges},
+};
+
+/// What no room has: global account data.
+const GLOBAL: RoomNid = RoomNid(0);
+
+const PUSH_RULES: &str = "m.push_rules";
+
+/// Type and content of an account-data event.
+type Datum = (String, String);
+
+/// The rooms in which the user's account data changed; none where everything is told anyway.
+pub fn changed_rooms(context: &Context<'_>) -> Result<HashSet<RoomNid>> {
+    let Some(since) = context.since else { return Ok(HashSet::new()) };
+    let changes = changes(context, since)?;
+    Ok(changes.into_iter().map(|(room, _)| room).filter(|room| *room != GLOBAL).collect())
+}
+
+/// Writes the global account data that the client does not have; `false` if there is none.
+pub fn write_global(context: &Context<'_>, out: &mut Vec<u8>) -> Result<bool> {
+    let mut data = read(context, GLOBAL, context.since)?;
+    if context.since.is_none() && !data.iter().any(|(event_type, _)| event_type == PUSH_RULES) {
+        let rules = json!({ "global": Ruleset::server_default(context.user_id()) });
+        data.push((PUSH_RULES.to_owned(), rules.to_string()));
+    }
+    let filter = &context.request.filter.account_data;
+    data.retain(|(event_type, _)| allows(context, filter, event_type));
+    data.truncate(filter.limit.map_or(usize::MAX, |limit| usize::try_from(u64::from(limit)).unwrap_or(usize::MAX)));
+    Ok(write(&data, out))
+}
+
+/// As [`write_global`], for one room. `after`: what the client has seen of the room.
+pub fn write_room(context: &Context<'_>, view: &View<'_>, after: Option<StreamPos>, out: &mut Vec<u8>) -> Result<bool> {
+    let filter = &context.request.filter.room.account_data;
+    let wanted = EventFilter::new(filter, view.room_id());
+    if wanted.is_nothing() {
+        return Ok(false);
+    }
+    let mut data = read(context, view.nid, after)?;
+    data.retain(|(event_type, _)| wanted.allows_type(event_type));
+    data.truncate(limit_of(filter).unwrap_or(usize::MAX));
+    Ok(write(&data, out))
+}
+
+fn read(context: &Context<'_>, room: RoomNid, after: Option<StreamPos>) -> Result<Vec<Datum>> {
+    let Some(after) = after else {
+        let rows = context.snapshot.list::<AccountData>(&(context.user_id(), room));
+        return rows
+            .map(|row| {
+                let row = row?;
+                Ok((row.key()?.2.to_owned(), row.value.content))
+            })
+            .collect();
+    };
+    let mut data = Vec::new();
+    for (_, event_type) in changes(context, after)?.into_iter().filter(|(changed, _)| *changed == room) {
+        if let Some(datum) = context.snapshot.get::<AccountData>(&(context.user_id(), room, &event_type))? {
+            data.push((event_type, datum.content));
+        }
+    }
+    Ok(data)
+}
+
+fn changes(context: &Context<'_>, after: StreamPos) -> Result<Vec<(RoomNid, String)>> {
+    let scan = Scan::from::<AccountDataChanges>(&(context.user_id(), after.next()), &context.user_id());
+    let rows = context.snapshot.scan::<AccountDataChanges>(scan);
+    rows.map(|row| {
+        let row = row?;
+        let (_, _, room, event_type) = row.key()?;
+        Ok((room, event_type.to_owned()))
+    })
+    .collect()
+}
+
+/// Whether a filter wants events of this type, whose sender is the user himself.
+fn allows(context: &Context<'_>, filter: &Filter, event_type: &str) -> bool {
+    let is_among = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, event_type));
+    let is_me = |users: &[ruma::OwnedUserId]| users.iter().any(|user| user == context.user_id());
+    filter.types.as_deref().is_none_or(is_among)
+        && !is_among(&filter.not_types)
+        && filter.senders.as_deref().is_none_or(is_me)
+        && !is_me(&filter.not_senders)
+}
+
+fn write(data: &[Datum], out: &mut Vec<u8>) -> bool {
+    let event = |out: &mut Vec<u8>, (event_type, content): &Datum| {
+        let mut object = Object::begin(out);
+        object.member("type", event_type);
+        object.raw("content", content);
+        object.end();
+        Ok::<_, std::convert::Infallible>(())
+    };
+    let Ok(()) = json::events(out, data, event);
+    !data.is_empty()
+}

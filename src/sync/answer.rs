@@ -1,0 +1,203 @@
+//! One answer: what it is made from, and its parts in order.
+
+use ruma::{RoomId, UserId, api::client::filter::EventFormat};
+
+use super::{
+    account_data,
+    changes::{Changes, Room},
+    device_lists, invited, joined,
+    json::{self, Object},
+    left,
+    request::Request,
+    to_device,
+    token::Token,
+};
+use crate::{
+    Server,
+    error::{Error, Result},
+    event::{StoredEvent, fields::Fields},
+    room::{View, show},
+    store::{EventNid, RoomNid, Snapshot, StreamPos},
+    user::ignored::Ignored,
+};
+
+/// From how many bytes on a part of an answer is handed on.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// A finished answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// JSON, or what is left of it after the pieces that were handed on.
+    pub body: Vec<u8>,
+    pub next: Token,
+    /// The client should hear of this at once.
+    pub has_news: bool,
+}
+
+/// What one answer is made from: who asks for what, and the snapshot that is read.
+pub struct Context<'s> {
+    pub server: &'s Server,
+    pub snapshot: &'s Snapshot<'s>,
+    pub request: &'s Request,
+    /// The last change that the client has seen; `None` if it has seen nothing.
+    pub since: Option<StreamPos>,
+    /// The newest change that the snapshot shows, and with it the answer.
+    pub now: StreamPos,
+    pub ignored: Ignored,
+    fields: Option<Fields>,
+}
+
+impl<'s> Context<'s> {
+    pub fn user_id(&self) -> &'s UserId {
+        &self.request.user_id
+    }
+
+    pub fn view(&self, room: RoomNid) -> Result<View<'s>> {
+        Ok(View::of(&self.server.rooms, self.snapshot, room)?)
+    }
+
+    /// How the client reads a room.
+    pub fn reader<'v>(&'v self, view: &'v View<'s>) -> Result<show::Reader<'v, 's>> {
+        show::Reader::open(view, self.user_id(), Some(&self.request.device_id), self.server.clock.now_ms())
+    }
+
+    /// Writes what is to be told of a room's state, if there is any or the client must know that there is not.
+    pub fn write_state(
+        &self,
+        reader: &show::Reader<'_, '_>,
+        state: &[(EventNid, StoredEvent)],
+        room: &mut Object<'_>,
+    ) -> Result<()> {
+        if state.is_empty() && !self.request.state_form.is_after() {
+            return Ok(());
+        }
+        json::events(room.key(self.request.state_form.key()), state, |out, (nid, event)| {
+            self.write_event(out, reader, *nid, event)
+        })
+    }
+
+    /// Writes an event of a room in the form that the client asked for.
+    pub fn write_event(
+        &self,
+        out: &mut Vec<u8>,
+        reader: &show::Reader<'_, '_>,
+        nid: EventNid,
+        event: &StoredEvent,
+    ) -> Result<()> {
+        let format = match self.request.filter.event_format {
+            EventFormat::Federation => show::Format::Federation,
+            _ => show::Format::WithoutRoomId,
+        };
+        let event = reader.show(nid, event, format)?;
+        match &self.fields {
+            None => out.extend_from_slice(event.get().as_bytes()),
+            Some(fields) => {
+                let selected = fields.select(&event).map_err(Error::internal)?;
+                out.extend_from_slice(selected.get().as_bytes());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes what is new in one room; `false` if that is nothing.
+type WriteRoom = fn(&Context<'_>, &View<'_>, &Room, &mut Vec<u8>) -> Result<bool>;
+
+impl Answer {
+    /// Reads and writes what is new. `hand_on` may take what is written so far, where that is much.
+    pub fn assemble(
+        server: &Server,
+        request: &Request,
+        hand_on: &mut dyn FnMut(&mut Vec<u8>) -> Result<()>,
+    ) -> Result<Self> {
+        let snapshot = server.store.snapshot();
+        let now = snapshot.pos()?;
+        // A token from a future that was lost, with a restored backup: the client starts anew.
+        let since = request.since.filter(|since| since.pos <= now);
+        let context = Context {
+            server,
+            snapshot: &snapshot,
+            request,
+            since: since.map(|since| since.pos),
+            now,
+            ignored: Ignored::load(&snapshot, &request.user_id)?,
+            fields: request.fields(),
+        };
+        let messages = to_device::read(&context, since.map(|since| since.to_device))?;
+        let next = Token { to_device: messages.next, ..Token::new(now, 0) };
+        let mut body = Vec::with_capacity(4 << 10);
+        let has_news = context.write(&mut body, next, &messages, hand_on)?;
+        Ok(Self { body, next, has_news })
+    }
+}
+
+impl Context<'_> {
+    /// Writes the answer; whether there is anything in it that the client waits for.
+    fn write(
+        &self,
+        out: &mut Vec<u8>,
+        next: Token,
+        messages: &to_device::Messages,
+        hand_on: &mut dyn FnMut(&mut Vec<u8>) -> Result<()>,
+    ) -> Result<bool> {
+        let changes = Changes::find(self)?;
+        let mut answer = Object::begin(out);
+        answer.member("next_batch", &next.to_string());
+        let mut has_news = answer.member_if("account_data", |out| account_data::write_global(self, out))?;
+        has_news |= answer.member_if("to_device", |out| Ok::<_, Error>(messages.write(out)))?;
+        has_news |= answer.member_if("device_lists", |out| device_lists::write(self, &changes, out))?;
+        has_news |= answer.member_if("rooms", |out| self.write_rooms(&changes, out, hand_on))?;
+        answer.end();
+        Ok(has_news)
+    }
+
+    fn write_rooms(
+        &self,
+        changes: &Changes,
+        out: &mut Vec<u8>,
+        hand_on: &mut dyn FnMut(&mut Vec<u8>) -> Result<()>,
+    ) -> Result<bool> {
+        let sections: [(&str, &[Room], WriteRoom); 4] = [
+            ("join", &changes.joined, joined::write),
+            ("invite", &changes.invited, invited::write_invited),
+            ("knock", &changes.knocked, invited::write_knocked),
+            ("leave", &changes.left, left::write),
+        ];
+        let mut any = false;
+        let mut object = Object::begin(out);
+        for (key, rooms, write) in sections {
+            any |= object.member_if(key, |out| self.write_section(rooms, write, out, hand_on))?;
+        }
+        object.end();
+        Ok(any)
+    }
+
+    fn write_section(
+        &self,
+        rooms: &[Room],
+        write: WriteRoom,
+        out: &mut Vec<u8>,
+        hand_on: &mut dyn FnMut(&mut Vec<u8>) -> Result<()>,
+    ) -> Result<bool> {
+        let mut section = Object::begin(out);
+        for room in rooms {
+            let view = self.view(room.nid)?;
+            if self.wants(view.room_id()) {
+                section.member_if(view.room_id().as_str(), |out| write(self, &view, room, out))?;
+            }
+            if section.buffer().len() >= PIECE_BYTES {
+                hand_on(section.buffer())?;
+            }
+        }
+        let any = !section.is_empty();
+        section.end();
+        Ok(any)
+    }
+
+    /// Whether the filter wants anything of a room.
+    fn wants(&self, room_id: &RoomId) -> bool {
+        let filter = &self.request.filter.room;
+        filter.rooms.as_ref().is_none_or(|rooms| rooms.iter().any(|room| room == room_id))
+            && !filter.not_rooms.iter().any(|room| room == room_id)
+    }
+}

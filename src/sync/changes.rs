@@ -1,0 +1,103 @@
+//! Which of a user's rooms an answer tells of.
+
+use std::collections::HashSet;
+
+use super::{account_data, answer::Context, state::Log};
+use crate::{
+    error::Result,
+    room::{
+        Membership,
+        tables::{ReceiptChanges, Timeline, UserRoom, UserRooms},
+    },
+    store::{RoomNid, RoomPos, Scan, StreamPos},
+};
+
+/// The rooms with news, by the user's membership.
+#[derive(Debug, Default)]
+pub struct Changes {
+    pub joined: Vec<Room>,
+    pub invited: Vec<Room>,
+    pub knocked: Vec<Room>,
+    /// Left, or banned from.
+    pub left: Vec<Room>,
+    /// All rooms that the user is joined to, those without news too.
+    pub all_joined: Vec<RoomNid>,
+}
+
+/// A room with news.
+#[derive(Debug)]
+pub struct Room {
+    pub nid: RoomNid,
+    pub row: UserRoom,
+    /// What the client has seen of the room; `None` if nothing, or nothing of the user's present stay.
+    pub after: Option<StreamPos>,
+    /// How its state changed after that; empty if that is nothing.
+    pub log: Log,
+}
+
+impl Changes {
+    pub fn find(context: &Context<'_>) -> Result<Self> {
+        let mut changes = Self::default();
+        let with_account_data = account_data::changed_rooms(context)?;
+        for row in context.snapshot.list::<UserRooms>(&context.user_id()) {
+            let row = row?;
+            changes.look_at(context, row.key()?.1, row.value, &with_account_data)?;
+        }
+        Ok(changes)
+    }
+
+    fn look_at(
+        &mut self,
+        context: &Context<'_>,
+        nid: RoomNid,
+        row: UserRoom,
+        with_account_data: &HashSet<RoomNid>,
+    ) -> Result<()> {
+        let is_new = context.since.is_none_or(|since| row.since > since);
+        match row.membership {
+            Membership::Join => {
+                self.all_joined.push(nid);
+                let after = context.since.filter(|since| row.joined_at.is_some_and(|joined| joined <= *since));
+                let has_news = match after {
+                    None => true,
+                    Some(_) if context.request.full_state || with_account_data.contains(&nid) => true,
+                    Some(after) => has_changed(context, nid, after)?,
+                };
+                if has_news {
+                    self.joined.push(Room::read(context, nid, row, after)?);
+                }
+            }
+            Membership::Invite if is_new => self.invited.push(Room::read(context, nid, row, None)?),
+            Membership::Knock if is_new => self.knocked.push(Room::read(context, nid, row, None)?),
+            Membership::Leave | Membership::Ban if is_new && !row.is_forgotten => {
+                if context.since.is_some() || context.request.filter.room.include_leave {
+                    let after = context.since.filter(|since| row.joined_at.is_some_and(|joined| joined <= *since));
+                    self.left.push(Room::read(context, nid, row, after)?);
+                }
+            }
+            Membership::Invite | Membership::Knock | Membership::Leave | Membership::Ban => {}
+        }
+        Ok(())
+    }
+}
+
+impl Room {
+    fn read(context: &Context<'_>, nid: RoomNid, row: UserRoom, after: Option<StreamPos>) -> Result<Self> {
+        let log = match after {
+            Some(after) => Log::read(context.snapshot, nid, after, context.now)?,
+            None => Log::default(),
+        };
+        Ok(Self { nid, row, after, log })
+    }
+}
+
+/// Whether a room has events or receipts after a position.
+fn has_changed(context: &Context<'_>, room: RoomNid, after: StreamPos) -> Result<bool> {
+    let next = after.next();
+    let events = Scan::from::<Timeline>(&(room, RoomPos::from(next)), &room);
+    if context.snapshot.scan::<Timeline>(events).next().transpose()?.is_some() {
+        return Ok(true);
+    }
+    let receipts = Scan::from::<ReceiptChanges>(&(room, next), &room);
+    Ok(context.snapshot.scan::<ReceiptChanges>(receipts).next().transpose()?.is_some())
+}

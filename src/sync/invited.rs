@@ -1,0 +1,36 @@
+//! Rooms that the user is invited to, or knocks on: what he may know of them.
+
+use super::{
+    answer::Context,
+    changes::Room,
+    json::{self, Object, put},
+};
+use crate::{
+    error::{Error, Result},
+    room::{View, show},
+};
+
+/// Invites by users whom the reader ignores are not shown.
+///
+/// <https://spec.matrix.org/v1.19/client-server-api/#server-behaviour-14>
+pub fn write_invited(context: &Context<'_>, view: &View<'_>, room: &Room, out: &mut Vec<u8>) -> Result<bool> {
+    if context.ignored.contains(&view.event(room.row.event)?.sender) {
+        return Ok(false);
+    }
+    write(view, room, "invite_state", out)
+}
+
+pub fn write_knocked(_: &Context<'_>, view: &View<'_>, room: &Room, out: &mut Vec<u8>) -> Result<bool> {
+    write(view, room, "knock_state", out)
+}
+
+fn write(view: &View<'_>, room: &Room, key: &str, out: &mut Vec<u8>) -> Result<bool> {
+    let state = show::stripped_state(view, room.row.event)?;
+    let mut object = Object::begin(out);
+    json::events(object.key(key), &state, |out, event| {
+        put(out, event);
+        Ok::<_, Error>(())
+    })?;
+    object.end();
+    Ok(true)
+}

@@ -1,0 +1,47 @@
+//! What is new in a room that the user is joined to.
+
+use super::{
+    account_data,
+    answer::Context,
+    changes::Room,
+    ephemeral,
+    json::Object,
+    state::{self, Known, Query},
+    summary::Summary,
+    timeline::Timeline,
+};
+use crate::{error::Result, room::View};
+
+pub fn write(context: &Context<'_>, view: &View<'_>, room: &Room, out: &mut Vec<u8>) -> Result<bool> {
+    let reader = context.reader(view)?;
+    let is_whole = room.after.is_none() || context.request.full_state;
+    let timeline = Timeline::read(context, &reader, room.after, context.now.into())?;
+    let has_other_members = is_whole || !room.log.members(view)?.is_empty();
+    let summary = has_other_members.then(|| Summary::work_out(view, context.user_id())).transpose()?;
+    let mut needed = summary.iter().flat_map(|summary| summary.heroes.iter().flatten().cloned()).collect::<Vec<_>>();
+    if is_whole {
+        needed.push(context.user_id().to_owned());
+    }
+    let query = Query {
+        request: context.request,
+        timeline: &timeline,
+        root: view.current_state(),
+        until: context.now,
+        known: if is_whole { Known::Nothing } else { Known::Before(&room.log) },
+        needed: &needed,
+    };
+    let state = state::read(view, &query)?;
+
+    let mut object = Object::begin(out);
+    let mut has_news = is_whole || !timeline.events.is_empty() || timeline.is_limited || !state.is_empty();
+    if let Some(summary) = summary {
+        object.member("summary", &summary);
+        has_news = true;
+    }
+    context.write_state(&reader, &state, &mut object)?;
+    timeline.write(context, &reader, object.key("timeline"))?;
+    has_news |= object.member_if("ephemeral", |out| ephemeral::write(context, view, room.after, out))?;
+    has_news |= object.member_if("account_data", |out| account_data::write_room(context, view, room.after, out))?;
+    object.end();
+    Ok(has_news)
+}

@@ -1,0 +1,86 @@
+//! What a client asks of `/sync`, in the terms of this server.
+
+use std::{sync::Arc, time::Duration};
+
+use ruma::{
+    OwnedDeviceId, OwnedUserId,
+    api::client::filter::{FilterDefinition, RoomEventFilter},
+    presence::PresenceState,
+};
+
+use super::token::Token;
+use crate::event::fields::Fields;
+
+/// The longest that a client is kept waiting: longer than clients ask for.
+const MAX_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// The events of one room's timeline, unless the filter says something else.
+const DEFAULT_TIMELINE_LIMIT: usize = 10;
+
+/// The most events of one room's timeline, whatever the filter says.
+const MAX_TIMELINE_LIMIT: usize = 1000;
+
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub user_id: OwnedUserId,
+    pub device_id: OwnedDeviceId,
+    /// What the client has seen already; `None` for an initial sync.
+    pub since: Option<Token>,
+    pub filter: Arc<FilterDefinition>,
+    pub full_state: bool,
+    pub state_form: StateForm,
+    pub timeout: Duration,
+    pub set_presence: PresenceState,
+}
+
+/// Of which moment the state of rooms is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateForm {
+    /// Of the start of the timeline.
+    Before,
+    /// Of its end.
+    After,
+    /// Of its end, under the name that it had as a proposal (MSC4222).
+    UnstableAfter,
+}
+
+impl StateForm {
+    /// The name of the member that holds the state of a room.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Before => "state",
+            Self::After => "state_after",
+            Self::UnstableAfter => "org.matrix.msc4222.state_after",
+        }
+    }
+
+    pub fn is_after(self) -> bool {
+        self != Self::Before
+    }
+}
+
+impl Request {
+    /// How long the client may be kept waiting for news; not at all where it must be answered in any case.
+    pub fn patience(&self) -> Duration {
+        if self.since.is_none() || self.full_state { Duration::ZERO } else { self.timeout.min(MAX_TIMEOUT) }
+    }
+
+    pub fn timeline_limit(&self) -> usize {
+        limit_of(&self.filter.room.timeline).map_or(DEFAULT_TIMELINE_LIMIT, |limit| limit.min(MAX_TIMELINE_LIMIT))
+    }
+
+    /// Whether the state of rooms comes without the members who said nothing.
+    pub fn is_lazy(&self) -> bool {
+        !self.filter.room.state.lazy_load_options.is_disabled()
+    }
+
+    /// The filter's `event_fields`.
+    pub fn fields(&self) -> Option<Fields> {
+        self.filter.event_fields.as_ref().map(|paths| Fields::new(paths.iter().map(String::as_str)))
+    }
+}
+
+/// The most events that a filter lets pass; `None` if it does not say.
+pub fn limit_of(filter: &RoomEventFilter) -> Option<usize> {
+    filter.limit.map(|limit| usize::try_from(u64::from(limit)).unwrap_or(usize::MAX))
+}

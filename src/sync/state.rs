@@ -1,0 +1,203 @@
+//! What a client must be told of a room's state, so that it has that of the start, or of the end, of a timeline.
+
+use std::collections::{BTreeMap, HashSet, btree_map};
+
+use ruma::{OwnedUserId, UserId};
+
+use super::{
+    request::{Request, limit_of},
+    timeline::Timeline,
+};
+use crate::{
+    error::{Error, Result},
+    event::{StateRoot, StoredEvent},
+    room::{
+        Membership, View,
+        event_filter::EventFilter,
+        tables::{StateChange, StateChanges, StateKeys},
+        view::membership_in,
+    },
+    store::{EventNid, RoomNid, RoomPos, Scan, Snapshot, StateKeyNid, StreamPos},
+};
+
+const MEMBER: &str = "m.room.member";
+
+/// How the current state of a room changed over a range of positions, oldest change first.
+#[derive(Debug, Default)]
+pub struct Log(Vec<(StreamPos, StateKeyNid, StateChange)>);
+
+/// A user whose membership changed over a range of positions.
+#[derive(Debug)]
+pub struct MemberChange {
+    pub user_id: OwnedUserId,
+    pub old: Option<Membership>,
+    pub new: Option<Membership>,
+}
+
+impl Log {
+    /// The changes after `after`, up to and with `until`.
+    pub fn read(snapshot: &Snapshot<'_>, room: RoomNid, after: StreamPos, until: StreamPos) -> Result<Self> {
+        let scan = Scan::range::<StateChanges>(&(room, after.next()), &(room, until.max(after).next()));
+        let rows = snapshot.scan::<StateChanges>(scan).map(|row| {
+            let row = row?;
+            let (_, pos, key) = row.key()?;
+            Ok((pos, key, row.value))
+        });
+        rows.collect::<Result<_>>().map(Self)
+    }
+
+    /// The users whose member events changed, with what they were before all changes and after them.
+    pub fn members(&self, view: &View<'_>) -> Result<Vec<MemberChange>> {
+        let mut ends: BTreeMap<StateKeyNid, StateChange> = BTreeMap::new();
+        for &(_, key, change) in &self.0 {
+            ends.entry(key).and_modify(|end| end.new = change.new).or_insert(change);
+        }
+        let mut members = Vec::new();
+        for (key, StateChange { old, new }) in ends {
+            let name = view.state_key_name(key)?;
+            if name.event_type != MEMBER || old == new {
+                continue;
+            }
+            if let Ok(user_id) = OwnedUserId::try_from(name.state_key) {
+                members.push(MemberChange { user_id, old: membership(view, old)?, new: membership(view, new)? });
+            }
+        }
+        Ok(members)
+    }
+}
+
+fn membership(view: &View<'_>, event: Option<EventNid>) -> Result<Option<Membership>> {
+    let pdu = event.map(|event| view.pdu(event)).transpose()?;
+    Ok(pdu.and_then(|pdu| membership_in(pdu.content.get())))
+}
+
+/// What the client has of the state already.
+#[derive(Clone, Copy, Debug)]
+pub enum Known<'l> {
+    /// Nothing, or it asks for everything.
+    Nothing,
+    /// What was there before the log.
+    Before(&'l Log),
+}
+
+/// What the state of a room is read for.
+#[derive(Debug)]
+pub struct Query<'q> {
+    pub request: &'q Request,
+    pub timeline: &'q Timeline,
+    /// The state at the end of the timeline, and its place.
+    pub root: StateRoot,
+    pub until: StreamPos,
+    pub known: Known<'q>,
+    /// Whose member events are needed, with lazy loading, besides those of the senders.
+    pub needed: &'q [OwnedUserId],
+}
+
+/// One entry of the state, at three moments.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    /// What the client has.
+    known: Option<EventNid>,
+    /// Before the first event of the timeline.
+    start: Option<EventNid>,
+    end: Option<EventNid>,
+    /// The timeline shows a change of it.
+    is_shown: bool,
+    /// Told even if the client should have it.
+    is_needed: bool,
+}
+
+impl Entry {
+    fn unchanged(event: Option<EventNid>) -> Self {
+        Self { known: None, start: event, end: event, is_shown: false, is_needed: false }
+    }
+
+    /// The event to tell. A client goes on from the start by the events of the timeline; what changed without being
+    /// shown there (left out by a filter, or changed back when a fork was resolved) it must be told beforehand.
+    fn to_tell(self, is_after: bool) -> Option<EventNid> {
+        let told = if self.is_shown && !is_after { self.start } else { self.end };
+        told.filter(|_| self.is_needed || told != self.known)
+    }
+}
+
+/// The events to tell, in the order in which the room first had such state.
+pub fn read(view: &View<'_>, query: &Query<'_>) -> Result<Vec<(EventNid, StoredEvent)>> {
+    let filter = EventFilter::new(&query.request.filter.room.state, view.room_id());
+    if filter.is_nothing() {
+        return Ok(Vec::new());
+    }
+    let mut entries = entries(view, query)?;
+    if query.request.is_lazy() {
+        need_members(view, query, &mut entries)?;
+    }
+    let is_after = query.request.state_form.is_after();
+    let nids: Vec<_> = entries.into_values().filter_map(|entry| entry.to_tell(is_after)).collect();
+    let mut events = Vec::with_capacity(nids.len());
+    for (nid, event) in std::iter::zip(&nids, view.events(&nids)?) {
+        if filter.allows(&event).map_err(|e| Error::internal(e.to_string()))? {
+            events.push((*nid, event));
+        }
+    }
+    events.truncate(limit_of(&query.request.filter.room.state).unwrap_or(usize::MAX));
+    Ok(events)
+}
+
+fn entries(view: &View<'_>, query: &Query<'_>) -> Result<BTreeMap<StateKeyNid, Entry>> {
+    let start = query.timeline.start;
+    let shown: HashSet<EventNid> = query.timeline.events.iter().map(|entry| entry.nid).collect();
+    let since_start;
+    let (mut entries, log) = match query.known {
+        Known::Nothing => {
+            let after = StreamPos(u64::try_from(start.0).unwrap_or_default());
+            since_start = Log::read(view.snapshot, view.nid, after, query.until)?;
+            (whole(view, query)?, &since_start)
+        }
+        Known::Before(log) => (BTreeMap::new(), log),
+    };
+    for &(pos, key, change) in log.0.iter().rev().filter(|(pos, ..)| *pos <= query.until) {
+        let entry = entries.entry(key).or_insert(Entry::unchanged(change.new));
+        if RoomPos::from(pos) > start {
+            entry.start = change.old;
+        }
+        if matches!(query.known, Known::Before(_)) {
+            entry.known = change.old;
+        }
+        entry.is_shown |= change.new.is_some_and(|new| shown.contains(&new));
+    }
+    Ok(entries)
+}
+
+/// The state at the end; without members, if they are loaded lazily.
+fn whole(view: &View<'_>, query: &Query<'_>) -> Result<BTreeMap<StateKeyNid, Entry>> {
+    if !query.request.is_lazy() {
+        let state = view.state(query.root)?;
+        return Ok(state.into_iter().map(|(key, event)| (key, Entry::unchanged(Some(event)))).collect());
+    }
+    let members = (view.nid, MEMBER);
+    let others = [Scan::before::<StateKeys>(&members, &view.nid), Scan::after::<StateKeys>(&members, &view.nid)];
+    let tries = view.tries();
+    let mut entries = BTreeMap::new();
+    for row in others.into_iter().flat_map(|scan| view.snapshot.scan::<StateKeys>(scan)) {
+        let key = row?.value;
+        if let Some(event) = tries.get(query.root, key)? {
+            entries.insert(key, Entry::unchanged(Some(event)));
+        }
+    }
+    Ok(entries)
+}
+
+/// Adds the member events without which a client can't show the timeline.
+fn need_members(view: &View<'_>, query: &Query<'_>, entries: &mut BTreeMap<StateKeyNid, Entry>) -> Result<()> {
+    let tries = view.tries();
+    let senders = query.timeline.events.iter().map(|entry| &*entry.event.sender);
+    let users: HashSet<&UserId> = senders.chain(query.needed.iter().map(|user| &**user)).collect();
+    for user in users {
+        let Some(key) = view.state_key_nid(MEMBER, user.as_str())? else { continue };
+        let entry = match entries.entry(key) {
+            btree_map::Entry::Occupied(entry) => entry.into_mut(),
+            btree_map::Entry::Vacant(entry) => entry.insert(Entry::unchanged(tries.get(query.root, key)?)),
+        };
+        entry.is_needed = true;
+    }
+    Ok(())
+}

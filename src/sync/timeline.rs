@@ -1,0 +1,62 @@
+//! The newest events of one room that an answer shows.
+
+use super::{
+    answer::Context,
+    json::{self, Object},
+    token::TimelineToken,
+};
+use crate::{
+    error::Result,
+    room::{
+        event_filter::EventFilter,
+        show::Reader,
+        timeline::{self, Entry, Query},
+    },
+    store::{Direction, RoomPos, StreamPos},
+};
+
+#[derive(Debug)]
+pub struct Timeline {
+    /// Oldest first.
+    pub events: Vec<Entry>,
+    /// There are older ones that the client has not seen.
+    pub is_limited: bool,
+    /// The place before all of them and after all that the client has seen, or has to ask for.
+    pub start: RoomPos,
+}
+
+impl Timeline {
+    /// The newest events after `after`, up to and with `until`, that the reader may see and asked for.
+    pub fn read(
+        context: &Context<'_>,
+        reader: &Reader<'_, '_>,
+        after: Option<StreamPos>,
+        until: RoomPos,
+    ) -> Result<Self> {
+        let after = after.map_or(RoomPos::MIN, RoomPos::from);
+        let query = Query {
+            after,
+            until,
+            direction: Direction::Backward,
+            limit: context.request.timeline_limit(),
+            filter: EventFilter::new(&context.request.filter.room.timeline, reader.view().room_id()),
+            ignored: &context.ignored,
+        };
+        let page = timeline::page(reader, &query)?;
+        let mut events = page.entries;
+        events.reverse();
+        let before_first = || events.first().map_or(until, |first| RoomPos(first.pos.0.saturating_sub(1)));
+        let start = page.next.unwrap_or_else(|| if after == RoomPos::MIN { before_first() } else { after });
+        Ok(Self { events, is_limited: page.next.is_some(), start })
+    }
+
+    pub fn write(&self, context: &Context<'_>, reader: &Reader<'_, '_>, out: &mut Vec<u8>) -> Result<()> {
+        let mut object = Object::begin(out);
+        let show = |out: &mut Vec<u8>, entry: &Entry| context.write_event(out, reader, entry.nid, &entry.event);
+        json::list(object.key("events"), &self.events, show)?;
+        object.member("limited", &self.is_limited);
+        object.member("prev_batch", &TimelineToken(self.start).to_string());
+        object.end();
+        Ok(())
+    }
+}

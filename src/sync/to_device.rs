@@ -1,0 +1,77 @@
+//! Messages to the device that asks.
+//!
+//! <https://spec.matrix.org/v1.19/client-server-api/#send-to-device-messaging>
+
+use std::{convert::Infallible, sync::Arc};
+
+use ruma::{DeviceId, UserId};
+use tracing::warn;
+
+use super::{answer::Context, json};
+use crate::{
+    Server,
+    error::Result,
+    store::{self, Json, Scan, StreamPos},
+    user::tables::ToDevice,
+};
+
+/// The most messages in one answer; only those of one change are never told apart.
+const MAX_MESSAGES: usize = 100;
+
+#[derive(Debug)]
+pub struct Messages {
+    events: Vec<Json>,
+    /// Up to where, and with what, all messages are told.
+    pub next: StreamPos,
+}
+
+impl Messages {
+    /// Writes the messages; `false` if there are none.
+    pub fn write(&self, out: &mut Vec<u8>) -> bool {
+        let Ok(()) = json::events(out, &self.events, |out, event| {
+            out.extend_from_slice(event.0.get().as_bytes());
+            Ok::<_, Infallible>(())
+        });
+        !self.events.is_empty()
+    }
+}
+
+/// The first messages after `after`: all, if `None`.
+pub fn read(context: &Context<'_>, after: Option<StreamPos>) -> Result<Messages> {
+    let (user, device) = (context.user_id(), &*context.request.device_id);
+    let after = after.unwrap_or_default();
+    let scan = Scan::from::<ToDevice>(&(user, device, after.next()), &(user, device));
+    let mut messages = Messages { events: Vec::new(), next: context.now };
+    let mut last = after;
+    for row in context.snapshot.scan::<ToDevice>(scan) {
+        let row = row?;
+        let pos = row.key()?.2;
+        if pos != last && messages.events.len() >= MAX_MESSAGES {
+            messages.next = last;
+            break;
+        }
+        last = pos;
+        messages.events.push(row.value);
+    }
+    Ok(messages)
+}
+
+/// Deletes the messages up to and with `until`: whoever asks with a token has got all that came before it.
+pub async fn acknowledge(server: &Arc<Server>, user: &UserId, device: &DeviceId, until: StreamPos) -> Result<()> {
+    let oldest = Scan::prefix::<ToDevice>(&(user, device));
+    let first = server.store.snapshot().scan::<ToDevice>(oldest).next().transpose()?;
+    let Some(first) = first else { return Ok(()) };
+    if first.key()?.2 > until {
+        return Ok(());
+    }
+    let (user, device) = (user.to_owned(), device.to_owned());
+    let deleted = server.store.write(move |tx| {
+        tx.delete_range::<ToDevice>(Scan::before::<ToDevice>(&(&*user, &*device, until.next()), &(&*user, &*device)));
+        Ok::<_, store::Error>(())
+    });
+    // A disk that is full must not keep anybody from reading; the messages are deleted another time.
+    if let Err(error) = deleted.await {
+        warn!("acknowledged to-device messages could not be deleted: {error}");
+    }
+    Ok(())
+}

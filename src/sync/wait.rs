@@ -1,0 +1,33 @@
+//! Waiting for news.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::{answer::Answer, request::Request, to_device};
+use crate::{Server, error::Result};
+
+/// The next answer for a client: at once if there is news, else when there is, or when its patience ends. What is in it
+/// is durable.
+pub async fn sync(server: &Arc<Server>, mut request: Request) -> Result<Answer> {
+    if let Some(since) = request.since {
+        to_device::acknowledge(server, &request.user_id, &request.device_id, since.to_device).await?;
+    }
+    let deadline = Instant::now() + request.patience();
+    let mut news = server.wakers.subscribe(&request.user_id); // before looking: what comes meanwhile must wake us
+    loop {
+        let asked = request.clone();
+        let work = move |server: &Server| Answer::assemble(server, &asked, &mut |_| Ok(()));
+        let answer = server.blocking(work).await?;
+        if answer.has_news || Instant::now() >= deadline || server.shutdown.is_cancelled() {
+            server.store.until_durable(answer.next.pos).await?;
+            return Ok(answer);
+        }
+        request.since = Some(answer.next); // up to there nothing is left to tell
+        tokio::select! {
+            _ = news.changed() => {}
+            () = tokio::time::sleep_until(deadline) => {}
+            () = server.shutdown.cancelled() => {}
+        }
+    }
+}
