@@ -17,6 +17,7 @@ pub mod random;
 pub mod room;
 mod server;
 pub mod store;
+pub mod sweep;
 pub mod sync;
 pub mod tables;
 pub mod user;

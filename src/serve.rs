@@ -10,6 +10,7 @@ use chappe::{
     http::{self, listen::Listeners, tls::Certificates},
     logging,
     random::Random,
+    sweep,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
@@ -43,6 +44,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let opened = tokio::task::spawn_blocking(|| Server::open(config, Clock::System, Random::from_system()));
     let server = opened.await?.context("cannot open `database_path`")?;
     tokio::spawn(reload(hang_up, listeners.certificates()));
+    tokio::spawn(sweep::run(Arc::clone(&server)));
     let shutdown = server.shutdown.clone();
     let stop = shutdown.clone();
     tokio::spawn(async move {
