@@ -14,6 +14,7 @@ pub mod event;
 pub mod http;
 pub mod logging;
 pub mod random;
+pub mod rate_limit;
 pub mod room;
 mod server;
 pub mod store;

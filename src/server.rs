@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use ruma::{OwnedServerName, ServerName, UserId, signatures::Ed25519KeyPair};
+use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId, signatures::Ed25519KeyPair};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -9,11 +9,17 @@ use crate::{
     config::Config,
     error::{Error, Result},
     random::Random,
+    rate_limit::RateLimits,
     room::Rooms,
     store::{self, Snapshot, Store},
     sync::Wakers,
     tables,
+    user::{expiring::Expiring, password::Passwords, shared_secret, uiaa},
 };
+
+/// How many login tokens, and nonces of shared-secret registration, are kept at a time: the oldest make room.
+const MAX_LOGIN_TOKENS: usize = 10_000;
+const MAX_NONCES: usize = 1_000;
 
 /// Everything that the server is made of, in the order in which it is built. Parts never hold each other; a function
 /// takes the least of this that it needs.
@@ -28,6 +34,14 @@ pub struct Server {
     pub rooms: Rooms,
     /// Who waits for news.
     pub wakers: Wakers,
+    pub limits: RateLimits,
+    pub passwords: Passwords,
+    /// User-interactive authentications that have begun.
+    pub uiaa: uiaa::Sessions,
+    /// Tokens by which one device logs another in, and whom as.
+    pub login_tokens: Expiring<OwnedUserId>,
+    /// The nonces of shared-secret registration that were given out.
+    pub registration_nonces: Expiring<()>,
     /// Cancelled when the server is told to stop: whoever waits for news then answers at once.
     pub shutdown: CancellationToken,
 }
@@ -44,6 +58,8 @@ impl Server {
         })?;
         let key = signing_key(&store, &random).context("the signing key can't be read")?;
         let rooms = Rooms::open(&store)?;
+        let limits = RateLimits::new(&config.rate_limits, &clock);
+        let login_tokens = Expiring::new(config.sessions.login_token_lifetime, MAX_LOGIN_TOKENS);
         Ok(Arc::new(Self {
             config,
             clock,
@@ -52,6 +68,11 @@ impl Server {
             key,
             rooms,
             wakers: Wakers::default(),
+            limits,
+            passwords: Passwords::default(),
+            uiaa: uiaa::Sessions::default(),
+            login_tokens,
+            registration_nonces: Expiring::new(shared_secret::NONCE_LIFETIME, MAX_NONCES),
             shutdown: CancellationToken::new(),
         }))
     }

@@ -1,24 +1,29 @@
 //! Requests, parsed by ruma and with a caller who is known. Which of these a handler takes is what its endpoint's
 //! authentication in the specification allows; anything else does not compile.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     RequestExt,
+    body::Body,
     extract::{FromRequest, RawPathParams, Request},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use http::StatusCode;
+use http::{StatusCode, header};
 use ruma::api::{
     IncomingRequest, IncomingRequestExt, OutgoingResponse,
     auth_scheme::{
         AccessToken, AccessTokenOptional, AppserviceTokenOptional, AuthScheme, NoAccessToken, NoAuthentication,
     },
-    error::ErrorKind,
+    error::{DeserializationError, ErrorKind},
 };
+use serde::{Serialize, de::DeserializeOwned};
 
-use super::error::{shaped, unreadable};
+use super::{
+    error::{shaped, unreadable},
+    peer::client_ip,
+};
 use crate::{
     Server,
     error::Error,
@@ -44,6 +49,15 @@ pub struct MaybeClient<R> {
 pub struct Public<R> {
     pub body: R,
     pub raw: Bytes,
+    /// Who sends it.
+    pub address: IpAddr,
+}
+
+/// A request that needs no token, with a body that ruma has no type for, or none that is safe to use.
+pub struct PublicJson<T> {
+    pub body: T,
+    /// Who sends it.
+    pub address: IpAddr,
 }
 
 /// The authentication schemes of endpoints that everybody may call.
@@ -58,7 +72,8 @@ impl<R: IncomingRequest<Authentication = AccessToken> + Send> FromRequest<Arc<Se
     async fn from_request(request: Request, server: &Arc<Server>) -> Result<Self, Error> {
         let missing = || Error::refused(ErrorKind::MissingToken, "Missing access token");
         let token = bearer_token(&request)?.ok_or_else(missing)?;
-        let sender = session::authenticate(server, &token)?;
+        let (address, request) = address_of(request, server);
+        let sender = session::authenticate(server, &token, address).await?;
         let (body, raw) = parse(request, server).await?;
         Ok(Self { sender, body, raw })
     }
@@ -69,7 +84,11 @@ impl<R: IncomingRequest<Authentication = AccessTokenOptional> + Send> FromReques
 
     async fn from_request(request: Request, server: &Arc<Server>) -> Result<Self, Error> {
         let token = bearer_token(&request)?;
-        let sender = token.map(|token| session::authenticate(server, &token)).transpose()?;
+        let (address, request) = address_of(request, server);
+        let sender = match token {
+            Some(token) => Some(session::authenticate(server, &token, address).await?),
+            None => None,
+        };
         let (body, raw) = parse(request, server).await?;
         Ok(Self { sender, body, raw })
     }
@@ -79,9 +98,27 @@ impl<R: IncomingRequest<Authentication: Open> + Send> FromRequest<Arc<Server>> f
     type Rejection = Error;
 
     async fn from_request(request: Request, server: &Arc<Server>) -> Result<Self, Error> {
+        let (address, request) = address_of(request, server);
         let (body, raw) = parse(request, server).await?;
-        Ok(Self { body, raw })
+        Ok(Self { body, raw, address })
     }
+}
+
+impl<T: DeserializeOwned> FromRequest<Arc<Server>> for PublicJson<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, server: &Arc<Server>) -> Result<Self, Error> {
+        let (address, request) = address_of(request, server);
+        let raw = read(request.into_body(), server).await?;
+        let body = serde_json::from_slice(&raw).map_err(|e| unreadable(DeserializationError::Json(e).into()))?;
+        Ok(Self { body, address })
+    }
+}
+
+fn address_of(request: Request, server: &Server) -> (IpAddr, Request) {
+    let (parts, body) = request.into_parts();
+    let address = client_ip(&parts, &server.config.trusted_proxies);
+    (address, Request::from_parts(parts, body))
 }
 
 /// A handler's answer.
@@ -90,6 +127,18 @@ pub struct Matrix<R>(pub R);
 impl<R: OutgoingResponse> IntoResponse for Matrix<R> {
     fn into_response(self) -> Response {
         shaped(self.0)
+    }
+}
+
+/// An answer that ruma has no type for.
+pub struct Json<T>(pub T);
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        match serde_json::to_vec(&self.0) {
+            Ok(body) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
+            Err(error) => Error::internal(error).into_response(),
+        }
     }
 }
 
@@ -105,11 +154,15 @@ async fn parse<R: IncomingRequest>(mut request: Request, server: &Arc<Server>) -
         request.extract_parts().await.map_err(|_| Error::invalid_param("The path is not UTF-8"))?;
     let path: Vec<&str> = path.iter().map(|(_, value)| value).collect();
     let (parts, body) = request.into_parts();
-    let limit = server.config.max_request_size.as_usize();
-    let raw = axum::body::to_bytes(body, limit).await.map_err(|e| unread_body(&e))?;
+    let raw = read(body, server).await?;
     let request = http::Request::from_parts(parts, raw.as_ref());
     let body = R::try_from_http_request(request, &path).map_err(unreadable)?;
     Ok((body, raw))
+}
+
+async fn read(body: Body, server: &Server) -> Result<Bytes, Error> {
+    let limit = server.config.max_request_size.as_usize();
+    axum::body::to_bytes(body, limit).await.map_err(|e| unread_body(&e))
 }
 
 fn unread_body(error: &axum::Error) -> Error {

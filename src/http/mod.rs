@@ -1,6 +1,7 @@
 //! axum and the endpoints: the only place that knows HTTP. A handler checks who asks, calls the domain, and shapes the
 //! answer; its file is named as its section of the specification.
 
+mod admin;
 mod client;
 mod connection;
 mod error;
@@ -31,6 +32,7 @@ use crate::{Server, error::Error};
 pub fn router(server: Arc<Server>) -> Router {
     let store_of = Arc::clone(&server);
     Router::new()
+        .merge(admin::router())
         .merge(client::router())
         .merge(health::route(move || store_of.store.check_writable().map_err(|error| health::reason(&error))))
         .fallback(async || Error::unrecognized("Unrecognized request"))

@@ -1,8 +1,15 @@
 //! One account: its sessions, devices and data.
 
+pub mod account;
+pub mod device;
 pub mod erasure;
+pub mod expiring;
 pub mod filter;
 pub mod ignored;
+pub mod password;
 pub mod profile;
+pub mod registration;
 pub mod session;
+pub mod shared_secret;
 pub mod tables;
+pub mod uiaa;

@@ -1,39 +1,313 @@
-//! Access tokens.
+//! Sessions: access and refresh tokens, from log-in to log-out.
+//!
+//! Tokens are stored as hashes only. A refresh gives a new pair of tokens; the old pair stays valid until the new one
+//! is used, so that a client which never got the answer can ask again.
+//! <https://spec.matrix.org/v1.19/client-server-api/#refreshing-access-tokens>
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use ruma::{
-    OwnedDeviceId, OwnedUserId,
+    DeviceId, OwnedDeviceId, OwnedUserId, UserId,
     api::error::{ErrorKind, UnknownTokenErrorData},
 };
 use sha2::{Digest, Sha256};
+use tracing::warn;
 
-use super::tables::AccessTokens;
+use super::{
+    account, device,
+    tables::{
+        AccessToken, AccessTokens, Account, Accounts, Device, DeviceToken, DeviceTokens, Devices, LastSeen,
+        RefreshToken, RefreshTokens, TokenKind,
+    },
+};
 use crate::{
     Server,
     error::{Error, Result},
+    store::{Snapshot, StreamPos, Transaction},
 };
 
+/// Letters of a token: 256 bits of chance.
+const TOKEN_LENGTH: usize = 43;
+
+/// A device's last use is written at most this often.
+const SEEN_EVERY_MS: u64 = 60_000;
+
+type Hash = [u8; 32];
+
 /// Who calls: a user by one of his devices.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     pub user_id: OwnedUserId,
     pub device_id: OwnedDeviceId,
 }
 
-/// The user and device that `token` was given to. `M_UNKNOWN_TOKEN` if it is none of ours, or expired.
-pub fn authenticate(server: &Server, token: &str) -> Result<Caller> {
-    let hash = Sha256::digest(token).into();
-    let Some(row) = server.store.snapshot().get::<AccessTokens>(&hash)? else {
-        return Err(unknown(false));
-    };
-    if row.expires_at_ms.is_some_and(|expires| expires <= server.clock.now_ms()) {
-        return Err(unknown(true));
-    }
-    Ok(Caller { user_id: row.user_id, device_id: row.device_id })
+/// What a client asks for when it logs in or registers.
+#[derive(Clone, Debug, Default)]
+pub struct DeviceRequest {
+    /// The device to log in; its earlier tokens end. A new one if `None`.
+    pub device_id: Option<OwnedDeviceId>,
+    /// The name of the device, if it is new.
+    pub display_name: Option<String>,
+    /// The client knows how to refresh tokens, so its access tokens may expire.
+    pub can_refresh: bool,
 }
 
-/// `soft_logout`: the client may refresh the token and keep its data.
+/// What a log-in gives to the client: the only time that the tokens themselves are seen.
+pub struct Session {
+    pub user_id: OwnedUserId,
+    pub device_id: OwnedDeviceId,
+    pub tokens: Tokens,
+}
+
+pub struct Tokens {
+    pub access: String,
+    pub refresh: Option<String>,
+    /// Of the access token; it never ends if `None`.
+    pub expires_in: Option<Duration>,
+}
+
+/// Tokens that have only to be stored.
+struct NewTokens {
+    tokens: Tokens,
+    access_expires_at_ms: Option<u64>,
+    refresh_expires_at_ms: Option<u64>,
+}
+
+impl NewTokens {
+    fn make(server: &Server, can_refresh: bool) -> Self {
+        let lifetimes = &server.config.sessions;
+        let end = |lifetime: Duration| server.clock.now_ms().saturating_add(millis(lifetime));
+        let tokens = Tokens {
+            access: server.random.text(TOKEN_LENGTH),
+            refresh: can_refresh.then(|| server.random.text(TOKEN_LENGTH)),
+            expires_in: can_refresh.then_some(lifetimes.access_token_lifetime),
+        };
+        Self {
+            access_expires_at_ms: tokens.expires_in.map(end),
+            refresh_expires_at_ms: lifetimes.refresh_token_lifetime.map(end),
+            tokens,
+        }
+    }
+
+    fn write(&self, tx: &mut Transaction<'_>, user_id: &UserId, device_id: &DeviceId, replaces_others: bool) {
+        let granted = tx.pos();
+        let hash = hash_of(&self.tokens.access);
+        let access = AccessToken {
+            user_id: user_id.to_owned(),
+            device_id: device_id.to_owned(),
+            expires_at_ms: self.access_expires_at_ms,
+            granted,
+            replaces_others,
+        };
+        tx.put::<AccessTokens>(&hash, &access);
+        tx.put::<DeviceTokens>(&(user_id, device_id, hash), &DeviceToken { kind: TokenKind::Access, granted });
+        let Some(refresh) = &self.tokens.refresh else { return };
+        let hash = hash_of(refresh);
+        let expires_at_ms = self.refresh_expires_at_ms;
+        let refresh = RefreshToken { user_id: access.user_id, device_id: access.device_id, expires_at_ms, granted };
+        tx.put::<RefreshTokens>(&hash, &refresh);
+        tx.put::<DeviceTokens>(&(user_id, device_id, hash), &DeviceToken { kind: TokenKind::Refresh, granted });
+    }
+}
+
+/// A log-in that has only to be stored.
+pub struct NewSession {
+    user_id: OwnedUserId,
+    device_id: OwnedDeviceId,
+    display_name: Option<String>,
+    tokens: NewTokens,
+}
+
+impl NewSession {
+    /// `M_INVALID_PARAM` if the client's device id or name is out of bounds.
+    pub fn prepare(server: &Server, user_id: OwnedUserId, request: DeviceRequest) -> Result<Self> {
+        request.device_id.as_deref().map_or(Ok(()), device::check_id)?;
+        device::check_display_name(request.display_name.as_deref())?;
+        let device_id = request.device_id.unwrap_or_else(|| server.random.text(10).to_uppercase().into());
+        let tokens = NewTokens::make(server, request.can_refresh);
+        Ok(Self { user_id, device_id, display_name: request.display_name, tokens })
+    }
+
+    pub fn write(self, tx: &mut Transaction<'_>) -> Result<Session> {
+        let Self { user_id, device_id, display_name, tokens } = self;
+        if tx.get::<Devices>(&(&user_id, &device_id))?.is_some() {
+            revoke(tx, &user_id, &device_id, |_| true)?;
+        } else {
+            tx.put::<Devices>(&(&user_id, &device_id), &Device { display_name, last_seen: None });
+        }
+        tokens.write(tx, &user_id, &device_id, false);
+        Ok(Session { user_id, device_id, tokens: tokens.tokens })
+    }
+}
+
+/// The user whose name and password a client gave; `None` stands for a name that can't be of one of ours.
+/// `M_FORBIDDEN` if there is no such user, or the password is wrong.
+pub async fn user_by_password(
+    server: &Arc<Server>,
+    user_id: Option<OwnedUserId>,
+    password: String,
+) -> Result<OwnedUserId> {
+    let wrong = || Error::forbidden("Wrong username or password");
+    let user_id = user_id.ok_or_else(wrong)?;
+    if account::check_password(server, &user_id, password).await? {
+        return Ok(user_id);
+    }
+    let account = account::get(&server.store.snapshot(), &user_id)?;
+    let is_deactivated = account.is_some_and(|account| account.deactivated.is_some());
+    Err(if is_deactivated { deactivated() } else { wrong() })
+}
+
+/// Logs `user_id`, who proved who he is, in. `M_USER_DEACTIVATED` if the account was given up.
+pub async fn log_in(server: &Server, user_id: OwnedUserId, request: DeviceRequest) -> Result<Session> {
+    let session = NewSession::prepare(server, user_id, request)?;
+    server
+        .store
+        .commit(move |tx| {
+            let account = account::get(tx.before(), &session.user_id)?;
+            if account.is_none_or(|account| account.deactivated.is_some()) {
+                return Err(deactivated());
+            }
+            session.write(tx)
+        })
+        .await
+}
+
+/// The user and device that `token` was given to, of an account in good standing. `M_UNKNOWN_TOKEN` if there is none,
+/// or if the token expired. `address` is kept as that of the device's last use.
+pub async fn authenticate(server: &Server, token: &str, address: IpAddr) -> Result<Caller> {
+    let hash = hash_of(token);
+    let now_ms = server.clock.now_ms();
+    let Found { token, device } = find(&server.store.snapshot(), &hash)?.ok_or_else(|| unknown(false))?;
+    if token.expires_at_ms.is_some_and(|expires| expires <= now_ms) {
+        return Err(unknown(true));
+    }
+    if token.replaces_others {
+        replace_others(server, hash, &token).await;
+    }
+    let caller = Caller { user_id: token.user_id, device_id: token.device_id };
+    if device.last_seen.is_none_or(|seen| seen.at_ms.saturating_add(SEEN_EVERY_MS) <= now_ms) {
+        note_seen(server, &caller, LastSeen { at_ms: now_ms, address }).await;
+    }
+    Ok(caller)
+}
+
+struct Found {
+    token: AccessToken,
+    device: Device,
+}
+
+/// `None` if the token, its device or its account is not there or not active.
+fn find(snapshot: &Snapshot<'_>, hash: &Hash) -> Result<Option<Found>> {
+    let Some(token) = snapshot.get::<AccessTokens>(hash)? else { return Ok(None) };
+    let device = snapshot.get::<Devices>(&(&token.user_id, &token.device_id))?;
+    let account = snapshot.get::<Accounts>(&&*token.user_id)?;
+    Ok(device.filter(|_| is_active(account.as_ref())).map(|device| Found { token, device }))
+}
+
+fn is_active(account: Option<&Account>) -> bool {
+    account.is_some_and(|account| account.deactivated.is_none())
+}
+
+/// The first use of a refreshed token: the ones before it end. Should the disk refuse that, the next use tries again.
+async fn replace_others(server: &Server, hash: Hash, token: &AccessToken) {
+    let AccessToken { user_id, device_id, granted, .. } = token.clone();
+    let done = server.store.commit(move |tx| {
+        if let Some(token) = tx.get::<AccessTokens>(&hash)?.filter(|token| token.replaces_others) {
+            revoke(tx, &user_id, &device_id, |other| other < granted)?;
+            tx.put::<AccessTokens>(&hash, &AccessToken { replaces_others: false, ..token });
+        }
+        Ok::<_, Error>(())
+    });
+    if let Err(error) = done.await {
+        warn!(?error, "a token that was replaced could not be revoked");
+    }
+}
+
+/// Does not wait for the disk: the last minute may be lost.
+async fn note_seen(server: &Server, caller: &Caller, seen: LastSeen) {
+    let Caller { user_id, device_id } = caller.clone();
+    let written = server.store.write(move |tx| {
+        // A device that was deleted meanwhile stays deleted.
+        if let Some(device) = tx.get::<Devices>(&(&user_id, &device_id))? {
+            tx.put::<Devices>(&(&user_id, &device_id), &Device { last_seen: Some(seen), ..device });
+        }
+        Ok::<_, Error>(())
+    });
+    if let Err(error) = written.await {
+        warn!(?error, "the last use of a device could not be written");
+    }
+}
+
+/// New tokens for an old refresh token, which stays valid until one of the new ones is used.
+pub async fn refresh(server: &Arc<Server>, token: &str) -> Result<Tokens> {
+    let hash = hash_of(token);
+    let now_ms = server.clock.now_ms();
+    let new = NewTokens::make(server, true);
+    server
+        .store
+        .commit(move |tx| {
+            let row = tx.get::<RefreshTokens>(&hash)?.ok_or_else(|| unknown(false))?;
+            if !is_active(tx.get::<Accounts>(&&*row.user_id)?.as_ref()) {
+                return Err(unknown(false));
+            }
+            if row.expires_at_ms.is_some_and(|expires| expires <= now_ms) {
+                return Err(unknown(true));
+            }
+            // Older ones end because this one is used, newer ones because their answer obviously got lost.
+            revoke(tx, &row.user_id, &row.device_id, |other| other != row.granted)?;
+            new.write(tx, &row.user_id, &row.device_id, true);
+            Ok(new.tokens)
+        })
+        .await
+}
+
+/// Ends those tokens of a device whose grants `which` names.
+pub fn revoke(
+    tx: &mut Transaction<'_>,
+    user_id: &UserId,
+    device_id: &DeviceId,
+    which: impl Fn(StreamPos) -> bool,
+) -> Result<()> {
+    let rows: Vec<_> = tx.before().list::<DeviceTokens>(&(user_id, device_id)).collect::<Result<_, _>>()?;
+    for row in rows.iter().filter(|row| which(row.value.granted)) {
+        let (_, _, hash) = row.key()?;
+        match row.value.kind {
+            TokenKind::Access => tx.delete::<AccessTokens>(&hash),
+            TokenKind::Refresh => tx.delete::<RefreshTokens>(&hash),
+        }
+        tx.delete::<DeviceTokens>(&(user_id, device_id, hash));
+    }
+    Ok(())
+}
+
+/// A token that logs another device of the same user in, once and soon.
+pub fn make_login_token(server: &Server, user_id: OwnedUserId) -> String {
+    let token = server.random.text(TOKEN_LENGTH);
+    server.login_tokens.insert(server.clock.now_ms(), &token, user_id);
+    token
+}
+
+/// The user whom `token` logs in; it is used up now. `M_FORBIDDEN` if it is none, or too old.
+pub fn use_login_token(server: &Server, token: &str) -> Result<OwnedUserId> {
+    let user_id = server.login_tokens.take(server.clock.now_ms(), token);
+    user_id.ok_or_else(|| Error::forbidden("This login token is unknown or was used"))
+}
+
+fn deactivated() -> Error {
+    Error::refused(ErrorKind::UserDeactivated, "This account has been deactivated")
+}
+
+/// `soft_logout`: the client keeps its data, and may refresh the token or log in again.
 fn unknown(soft_logout: bool) -> Error {
     let mut data = UnknownTokenErrorData::new();
     data.soft_logout = soft_logout;
     Error::refused(ErrorKind::UnknownToken(data), "Unrecognized access token")
+}
+
+fn hash_of(token: &str) -> Hash {
+    Sha256::digest(token).into()
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,5 +1,7 @@
 //! What is kept of a user. Keys begin with the user's id.
 
+use std::{collections::BTreeMap, net::IpAddr};
+
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +9,11 @@ use super::profile::Profiles;
 use crate::store::{Family, Json, Record, RoomNid, StreamPos, Table, TableInfo};
 
 pub const ALL: &[TableInfo] = &[
+    TableInfo::of::<Accounts>(),
+    TableInfo::of::<Devices>(),
+    TableInfo::of::<DeviceTokens>(),
     TableInfo::of::<AccessTokens>(),
+    TableInfo::of::<RefreshTokens>(),
     TableInfo::of::<AccountData>(),
     TableInfo::of::<AccountDataChanges>(),
     TableInfo::of::<ToDevice>(),
@@ -17,6 +23,106 @@ pub const ALL: &[TableInfo] = &[
     TableInfo::of::<ErasedUsers>(),
     TableInfo::of::<Filters>(),
 ];
+
+/// The accounts of this server. A row is never removed: nobody may get the id of somebody who left.
+pub struct Accounts;
+impl Table for Accounts {
+    const NAME: &'static str = "accounts";
+    const FAMILY: Family = Family::User;
+    const ID: u8 = 20;
+    type Key<'a> = &'a UserId;
+    type Value = Account;
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Account {
+    /// A PHC string. Without it nobody can log in by a password.
+    pub password_hash: Option<String>,
+    pub is_admin: bool,
+    /// What Synapse's admin API calls so: `bot` or `support`.
+    pub user_type: Option<String>,
+    /// Milliseconds since the Unix epoch.
+    pub created_at_ms: u64,
+    /// The policies that the user accepted when he registered, and their versions.
+    pub accepted_terms: BTreeMap<String, String>,
+    pub deactivated: Option<Deactivated>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Deactivated {
+    /// Milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// The user asked that who joins a room later does not see his messages.
+    pub is_erased: bool,
+}
+
+impl Record for Account {}
+
+/// Without the hash: `chappe inspect` and logs print this.
+impl std::fmt::Debug for Account {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { password_hash, is_admin, user_type, created_at_ms, accepted_terms, deactivated } = self;
+        f.debug_struct("Account")
+            .field("has_password", &password_hash.is_some())
+            .field("is_admin", is_admin)
+            .field("user_type", user_type)
+            .field("created_at_ms", created_at_ms)
+            .field("accepted_terms", accepted_terms)
+            .field("deactivated", deactivated)
+            .finish()
+    }
+}
+
+/// The devices that are logged in.
+pub struct Devices;
+impl Table for Devices {
+    const NAME: &'static str = "devices";
+    const FAMILY: Family = Family::User;
+    const ID: u8 = 21;
+    type Key<'a> = (&'a UserId, &'a DeviceId);
+    type Value = Device;
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Device {
+    pub display_name: Option<String>,
+    pub last_seen: Option<LastSeen>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastSeen {
+    /// Milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    pub address: IpAddr,
+}
+
+impl Record for Device {}
+
+/// The tokens of each device: one row for each row of `AccessTokens` and `RefreshTokens`.
+pub struct DeviceTokens;
+impl Table for DeviceTokens {
+    const NAME: &'static str = "device_tokens";
+    const FAMILY: Family = Family::User;
+    const ID: u8 = 22;
+    /// SHA-256 of the token.
+    type Key<'a> = (&'a UserId, &'a DeviceId, [u8; 32]);
+    type Value = DeviceToken;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceToken {
+    pub kind: TokenKind,
+    /// The change that made it: that of an access token and of the refresh token that came with it.
+    pub granted: StreamPos,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TokenKind {
+    Access,
+    Refresh,
+}
+
+impl Record for DeviceToken {}
 
 /// The access tokens that are valid, as hashes.
 pub struct AccessTokens;
@@ -35,9 +141,36 @@ pub struct AccessToken {
     pub device_id: OwnedDeviceId,
     /// Milliseconds since the Unix epoch; never if `None`.
     pub expires_at_ms: Option<u64>,
+    /// The change that made it.
+    pub granted: StreamPos,
+    /// It replaces others of its device, which stay valid until it is used for the first time.
+    pub replaces_others: bool,
 }
 
 impl Record for AccessToken {}
+
+/// The refresh tokens that are valid, as hashes.
+pub struct RefreshTokens;
+impl Table for RefreshTokens {
+    const NAME: &'static str = "refresh_tokens";
+    const FAMILY: Family = Family::Lookup;
+    const ID: u8 = 40;
+    /// SHA-256 of the token.
+    type Key<'a> = [u8; 32];
+    type Value = RefreshToken;
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RefreshToken {
+    pub user_id: OwnedUserId,
+    pub device_id: OwnedDeviceId,
+    /// Milliseconds since the Unix epoch; never if `None`.
+    pub expires_at_ms: Option<u64>,
+    /// The change that made it.
+    pub granted: StreamPos,
+}
+
+impl Record for RefreshToken {}
 
 /// Account data, global and of rooms, with the change that wrote it.
 pub struct AccountData;

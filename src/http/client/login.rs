@@ -1,0 +1,138 @@
+//! Login: <https://spec.matrix.org/v1.19/client-server-api/#legacy-login>
+
+use std::sync::Arc;
+
+use axum::{Router, extract::State};
+use ruma::{
+    OwnedDeviceId, OwnedUserId,
+    api::{
+        client::{
+            session::{
+                get_login_token,
+                get_login_types::{self, v3::LoginType},
+                login::{self, v3::DiscoveryInfo},
+                refresh_token,
+            },
+            uiaa::UserIdentifier,
+        },
+        error::ErrorKind,
+    },
+};
+use serde::Deserialize;
+
+use crate::{
+    Server,
+    error::{Error, Result},
+    http::{
+        endpoint,
+        extract::{Client, Matrix, Public, PublicJson},
+    },
+    user::{
+        account,
+        session::{self, DeviceRequest},
+        uiaa::{self, Operation},
+    },
+};
+
+pub fn router() -> Router<Arc<Server>> {
+    Router::new()
+        .merge(endpoint::<get_login_types::v3::Request, _, _>(login_types))
+        .merge(endpoint::<login::v3::Request, _, _>(log_in))
+        .merge(endpoint::<get_login_token::v1::Request, _, _>(login_token))
+        .merge(endpoint::<refresh_token::v3::Request, _, _>(refresh))
+}
+
+/// `GET /login`
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3login>
+async fn login_types(_: Public<get_login_types::v3::Request>) -> Matrix<get_login_types::v3::Response> {
+    let mut by_token = get_login_types::v3::TokenLoginType::new();
+    by_token.get_login_token = true;
+    let by_password = get_login_types::v3::PasswordLoginType::new();
+    Matrix(get_login_types::v3::Response::new(vec![LoginType::Password(by_password), LoginType::Token(by_token)]))
+}
+
+/// The body of `POST /login`. ruma's own type panics if `type` is missing.
+#[derive(Deserialize)]
+struct LogIn {
+    r#type: Option<String>,
+    identifier: Option<UserIdentifier>,
+    /// Instead of `identifier`, from old clients.
+    user: Option<String>,
+    password: Option<String>,
+    token: Option<String>,
+    device_id: Option<OwnedDeviceId>,
+    initial_device_display_name: Option<String>,
+    #[serde(default)]
+    refresh_token: bool,
+}
+
+/// `POST /login`
+/// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3login>
+async fn log_in(
+    State(server): State<Arc<Server>>,
+    PublicJson { body, address }: PublicJson<LogIn>,
+) -> Result<Matrix<login::v3::Response>> {
+    server.limits.login(address)?;
+    let user_id = match body.r#type.as_deref() {
+        Some("m.login.password") => user_by_password(&server, body.identifier, body.user, body.password).await?,
+        Some("m.login.token") => {
+            let token = body.token.ok_or_else(|| Error::missing_param("`token` is missing"))?;
+            session::use_login_token(&server, &token)?
+        }
+        Some(other) => return Err(Error::refused(ErrorKind::Unknown, format!("Unknown login type {other}"))),
+        None => return Err(Error::missing_param("`type` is missing")),
+    };
+    let request = DeviceRequest {
+        device_id: body.device_id,
+        display_name: body.initial_device_display_name,
+        can_refresh: body.refresh_token,
+    };
+    let session = session::log_in(&server, user_id, request).await?;
+    let mut response = login::v3::Response::new(session.user_id, session.tokens.access, session.device_id);
+    response.refresh_token = session.tokens.refresh;
+    response.expires_in = session.tokens.expires_in;
+    let base_url = server.config.well_known.client.clone();
+    response.well_known = base_url.map(|url| DiscoveryInfo::new(login::v3::HomeserverInfo::new(url)));
+    Ok(Matrix(response))
+}
+
+async fn user_by_password(
+    server: &Arc<Server>,
+    identifier: Option<UserIdentifier>,
+    name: Option<String>,
+    password: Option<String>,
+) -> Result<OwnedUserId> {
+    let user_id = match (identifier, name) {
+        (Some(identifier), _) => account::named(server, &identifier)?,
+        (None, Some(name)) => account::of_name(server.name(), &name),
+        (None, None) => return Err(Error::missing_param("`identifier` is missing")),
+    };
+    let password = password.ok_or_else(|| Error::missing_param("`password` is missing"))?;
+    session::user_by_password(server, user_id, password).await
+}
+
+/// `POST /login/get_token`
+/// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv1loginget_token>
+async fn login_token(
+    State(server): State<Arc<Server>>,
+    Client { sender, body, raw }: Client<get_login_token::v1::Request>,
+) -> Result<Matrix<get_login_token::v1::Response>> {
+    let operation = Operation::of::<get_login_token::v1::Request>("", &raw)?;
+    uiaa::confirm(&server, &sender, operation, body.auth).await?;
+    let token = session::make_login_token(&server, sender.user_id);
+    let lifetime = server.config.sessions.login_token_lifetime;
+    Ok(Matrix(get_login_token::v1::Response::new(lifetime, token)))
+}
+
+/// `POST /refresh`
+/// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3refresh>
+async fn refresh(
+    State(server): State<Arc<Server>>,
+    Public { body, .. }: Public<refresh_token::v3::Request>,
+) -> Result<Matrix<refresh_token::v3::Response>> {
+    let tokens = session::refresh(&server, &body.refresh_token).await?;
+    let mut response = refresh_token::v3::Response::new(tokens.access);
+    response.refresh_token = tokens.refresh;
+    response.expires_in_ms = tokens.expires_in;
+    Ok(Matrix(response))
+}

@@ -1,0 +1,42 @@
+//! Logout: <https://spec.matrix.org/v1.19/client-server-api/#login>
+
+use std::sync::Arc;
+
+use axum::{Router, extract::State};
+use ruma::api::client::session::{logout, logout_all};
+
+use crate::{
+    Server,
+    error::Result,
+    http::{
+        endpoint,
+        extract::{Client, Matrix},
+    },
+    user::device,
+};
+
+pub fn router() -> Router<Arc<Server>> {
+    Router::new()
+        .merge(endpoint::<logout::v3::Request, _, _>(log_out))
+        .merge(endpoint::<logout_all::v3::Request, _, _>(log_out_all))
+}
+
+/// `POST /logout`
+/// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3logout>
+async fn log_out(
+    State(server): State<Arc<Server>>,
+    Client { sender, .. }: Client<logout::v3::Request>,
+) -> Result<Matrix<logout::v3::Response>> {
+    server.store.commit(move |tx| device::delete(tx, &sender.user_id, &sender.device_id)).await?;
+    Ok(Matrix(logout::v3::Response::new()))
+}
+
+/// `POST /logout/all`
+/// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3logoutall>
+async fn log_out_all(
+    State(server): State<Arc<Server>>,
+    Client { sender, .. }: Client<logout_all::v3::Request>,
+) -> Result<Matrix<logout_all::v3::Response>> {
+    server.store.commit(move |tx| device::delete_others(tx, &sender.user_id, None)).await?;
+    Ok(Matrix(logout_all::v3::Response::new()))
+}

@@ -1,0 +1,103 @@
+//! Account registration: <https://spec.matrix.org/v1.19/client-server-api/#legacy-account-registration>
+
+use std::sync::Arc;
+
+use axum::{Router, extract::State};
+use ruma::api::{
+    client::account::{
+        check_registration_token_validity, get_username_availability,
+        register::{self, RegistrationKind},
+    },
+    error::{ErrorKind, UnknownTokenErrorData},
+};
+
+use crate::{
+    Server,
+    error::{Error, Result},
+    http::{
+        endpoint,
+        extract::{Matrix, Public},
+    },
+    user::{
+        account,
+        registration::{self, Registered},
+        uiaa::{self, Operation},
+    },
+};
+
+pub fn router() -> Router<Arc<Server>> {
+    Router::new()
+        .merge(endpoint::<register::v3::Request, _, _>(register))
+        .merge(endpoint::<get_username_availability::v3::Request, _, _>(is_username_available))
+        .merge(endpoint::<check_registration_token_validity::v1::Request, _, _>(is_registration_token_valid))
+}
+
+/// `POST /register`
+/// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3register>
+async fn register(
+    State(server): State<Arc<Server>>,
+    Public { body, raw, address }: Public<register::v3::Request>,
+) -> Result<Matrix<register::v3::Response>> {
+    server.limits.registration(address)?;
+    check_kind(&body)?;
+    registration::check_open(&server.config)?;
+    if let Some(username) = &body.username {
+        let user_id = account::new_user_id(server.name(), username)?;
+        account::check_free(&server.store.snapshot(), &user_id)?;
+    }
+    let operation = Operation::of::<register::v3::Request>("", &raw)?.keeping_parameters();
+    let parameters = uiaa::confirm_registration(&server, operation, body.auth).await?;
+    let wish = serde_json::from_str(&parameters).map_err(|e| Error::bad_json(e.to_string()))?;
+    Ok(Matrix(shape(registration::register(&server, wish).await?)))
+}
+
+/// Refuses the kinds of accounts that there are none of here.
+fn check_kind(request: &register::v3::Request) -> Result<()> {
+    if request.login_type.is_some() {
+        let data = UnknownTokenErrorData::new();
+        return Err(Error::refused(ErrorKind::UnknownToken(data), "No application service has this token"));
+    }
+    if request.kind == RegistrationKind::Guest || request.guest_access_token.is_some() {
+        return Err(Error::refused(ErrorKind::GuestAccessForbidden, "This server has no guest accounts"));
+    }
+    if request.kind != RegistrationKind::User {
+        return Err(Error::invalid_param("Unknown kind of account"));
+    }
+    Ok(())
+}
+
+/// The answer to a registration.
+pub(in crate::http) fn shape(registered: Registered) -> register::v3::Response {
+    let mut response = register::v3::Response::new(registered.user_id);
+    if let Some(session) = registered.session {
+        response.device_id = Some(session.device_id);
+        response.access_token = Some(session.tokens.access);
+        response.refresh_token = session.tokens.refresh;
+        response.expires_in = session.tokens.expires_in;
+    }
+    response
+}
+
+/// `GET /register/available`
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3registeravailable>
+async fn is_username_available(
+    State(server): State<Arc<Server>>,
+    Public { body, address, .. }: Public<get_username_availability::v3::Request>,
+) -> Result<Matrix<get_username_availability::v3::Response>> {
+    server.limits.registration(address)?;
+    let user_id = account::new_user_id(server.name(), &body.username)?;
+    account::check_free(&server.store.snapshot(), &user_id)?;
+    Ok(Matrix(get_username_availability::v3::Response::new(true)))
+}
+
+/// `GET /register/m.login.registration_token/validity`
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1registermloginregistration_tokenvalidity>
+async fn is_registration_token_valid(
+    State(server): State<Arc<Server>>,
+    Public { body, address, .. }: Public<check_registration_token_validity::v1::Request>,
+) -> Result<Matrix<check_registration_token_validity::v1::Response>> {
+    server.limits.registration(address)?;
+    registration::check_open(&server.config)?;
+    let is_valid = registration::is_valid_token(&server.config, &body.token);
+    Ok(Matrix(check_registration_token_validity::v1::Response::new(is_valid)))
+}

@@ -1,0 +1,234 @@
+//! Limits on how often one client may do what is costly or open to abuse; `[global.rate_limits]` says how often.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
+
+use governor::{
+    Quota, RateLimiter,
+    clock::{self, Reference},
+    middleware::StateInformationMiddleware,
+    state::keyed::DashMapStateStore,
+};
+use parking_lot::Mutex;
+use ruma::{OwnedUserId, UserId};
+
+use crate::{
+    clock::Clock,
+    config,
+    error::{Error, Result},
+};
+
+/// A limit forgets clients that are back at full allowance when it knows this many.
+const CLEANED_AT: usize = 10_000;
+
+/// All limits. A request over one gets `M_LIMIT_EXCEEDED` with the time to wait.
+pub struct RateLimits {
+    login_per_address: Option<Limit<IpAddr>>,
+    login_per_account: Option<Guesses>,
+    registration: Option<Limit<IpAddr>>,
+    message: Option<Limit<OwnedUserId>>,
+}
+
+impl RateLimits {
+    pub fn new(config: &config::RateLimits, clock: &Clock) -> Self {
+        Self {
+            login_per_address: config.login_per_address().map(|quota| Limit::new(quota, clock)),
+            login_per_account: config.login_per_account().map(|quota| Guesses::new(quota, clock)),
+            registration: config.registration().map(|quota| Limit::new(quota, clock)),
+            message: config.message().map(|quota| Limit::new(quota, clock)),
+        }
+    }
+
+    /// A log-in from this address.
+    pub fn login(&self, address: IpAddr) -> Result<()> {
+        self.login_per_address.as_ref().map_or(Ok(()), |limit| limit.check(&network_of(address)))
+    }
+
+    /// A registration from this address, or a question whether a name is free or a token good.
+    pub fn registration(&self, address: IpAddr) -> Result<()> {
+        self.registration.as_ref().map_or(Ok(()), |limit| limit.check(&network_of(address)))
+    }
+
+    /// An event that this user wants to send.
+    pub fn message(&self, user: &UserId) -> Result<()> {
+        self.message.as_ref().map_or(Ok(()), |limit| limit.check(&user.to_owned()))
+    }
+
+    /// Somebody is about to try a password of this user.
+    pub fn password_guess(&self, user: &UserId) -> Result<()> {
+        self.login_per_account.as_ref().map_or(Ok(()), |guesses| guesses.check(user))
+    }
+
+    /// The password that was tried was wrong.
+    pub fn wrong_password(&self, user: &UserId) {
+        if let Some(guesses) = &self.login_per_account {
+            guesses.count(user);
+        }
+    }
+}
+
+/// Whom an address stands for: with IPv6 every customer has a whole /64 to send from.
+fn network_of(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
+    }
+}
+
+/// Our clock, as governor reads it: time since the Unix epoch.
+#[derive(Clone)]
+struct Now(Clock);
+
+impl clock::Clock for Now {
+    type Instant = Duration;
+
+    fn now(&self) -> Duration {
+        Duration::from_millis(self.0.now_ms())
+    }
+}
+
+/// One limit, for each key apart.
+struct Limit<K: Clone + Eq + Hash> {
+    limiter: RateLimiter<K, DashMapStateStore<K>, Now, StateInformationMiddleware>,
+    clock: Now,
+}
+
+impl<K: Clone + Eq + Hash> Limit<K> {
+    fn new(quota: Quota, clock: &Clock) -> Self {
+        let clock = Now(clock.clone());
+        let limiter = RateLimiter::new(quota, DashMapStateStore::default(), clock.clone());
+        Self { limiter, clock }
+    }
+
+    fn check(&self, key: &K) -> Result<()> {
+        self.count(key).map(drop).map_err(Error::limit_exceeded)
+    }
+
+    /// How many are left now, or how long to wait.
+    fn count(&self, key: &K) -> Result<u32, Duration> {
+        if self.limiter.len() >= CLEANED_AT {
+            self.limiter.retain_recent();
+        }
+        match self.limiter.check_key(key) {
+            Ok(state) => Ok(state.remaining_burst_capacity()),
+            Err(not_until) => Err(not_until.wait_time_from(clock::Clock::now(&self.clock))),
+        }
+    }
+}
+
+/// A limit on failures: what succeeds does not count. Once the last allowed failure was made, no attempt is allowed
+/// until the next one is.
+struct Guesses {
+    failures: Limit<OwnedUserId>,
+    every: Duration,
+    closed_until: Mutex<HashMap<OwnedUserId, Duration>>,
+}
+
+impl Guesses {
+    fn new(quota: Quota, clock: &Clock) -> Self {
+        Self { failures: Limit::new(quota, clock), every: quota.replenish_interval(), closed_until: Mutex::default() }
+    }
+
+    fn check(&self, user: &UserId) -> Result<()> {
+        let now = clock::Clock::now(&self.failures.clock);
+        let until = self.closed_until.lock().get(user).copied().unwrap_or_default();
+        if until <= now { Ok(()) } else { Err(Error::limit_exceeded(until.duration_since(now).into())) }
+    }
+
+    fn count(&self, user: &UserId) {
+        let wait = match self.failures.count(&user.to_owned()) {
+            Ok(0) => self.every,
+            Ok(_) => return,
+            Err(wait) => wait,
+        };
+        let now = clock::Clock::now(&self.failures.clock);
+        let mut closed = self.closed_until.lock();
+        closed.retain(|_, until| *until > now);
+        closed.insert(user.to_owned(), now + wait);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::user_id;
+
+    use super::*;
+
+    fn limits(toml: &str) -> (RateLimits, Clock) {
+        let clock = Clock::manual(1_000_000);
+        let config = toml::from_str(toml).unwrap();
+        (RateLimits::new(&config, &clock), clock)
+    }
+
+    const TWO_EACH: &str = r#"
+        enabled = true
+        login_per_address = { burst = 2, every = "1 s" }
+        login_per_account = { burst = 2, every = "1 min" }
+        registration = { burst = 2, every = "10 s" }
+        message = { burst = 2, every = "200 ms" }
+    "#;
+
+    fn wait_of(error: Error) -> Duration {
+        let Error::Refused { kind: ruma::api::error::ErrorKind::LimitExceeded(data), .. } = error else {
+            panic!("{error:?}");
+        };
+        match data.retry_after {
+            Some(ruma::api::error::RetryAfter::Delay(wait)) => wait,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_over_the_limit_must_wait() {
+        let (limits, clock) = limits(TWO_EACH);
+        let office = "192.0.2.1".parse().unwrap();
+        assert!(limits.login(office).is_ok() && limits.login(office).is_ok());
+        assert_eq!(wait_of(limits.login(office).unwrap_err()), Duration::from_secs(1));
+        assert!(limits.login("192.0.2.2".parse().unwrap()).is_ok());
+        clock.advance(Duration::from_secs(1));
+        assert!(limits.login(office).is_ok());
+        assert!(limits.login(office).is_err());
+    }
+
+    #[test]
+    fn an_ipv6_network_is_one_client() {
+        let (limits, _) = limits(TWO_EACH);
+        for host in ["2001:db8::1", "2001:db8::2"] {
+            assert!(limits.registration(host.parse().unwrap()).is_ok());
+        }
+        assert!(limits.registration("2001:db8::3".parse().unwrap()).is_err());
+        assert!(limits.registration("2001:db8:0:1::1".parse().unwrap()).is_ok());
+    }
+
+    #[test]
+    fn only_wrong_passwords_count() {
+        let (limits, clock) = limits(TWO_EACH);
+        let alice = user_id!("@alice:example.org");
+        for _ in 0..100 {
+            limits.password_guess(alice).unwrap();
+        }
+        limits.wrong_password(alice);
+        limits.password_guess(alice).unwrap();
+        limits.wrong_password(alice);
+        assert_eq!(wait_of(limits.password_guess(alice).unwrap_err()), Duration::from_secs(60));
+        limits.password_guess(user_id!("@bob:example.org")).unwrap();
+        clock.advance(Duration::from_secs(60));
+        limits.password_guess(alice).unwrap();
+        limits.wrong_password(alice);
+        assert!(limits.password_guess(alice).is_err());
+    }
+
+    #[test]
+    fn limits_can_be_switched_off() {
+        let (limits, _) = limits(&TWO_EACH.replace("enabled = true", "enabled = false"));
+        for _ in 0..10 {
+            limits.message(user_id!("@alice:example.org")).unwrap();
+            limits.wrong_password(user_id!("@alice:example.org"));
+        }
+        limits.password_guess(user_id!("@alice:example.org")).unwrap();
+    }
+}

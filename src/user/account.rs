@@ -1,0 +1,188 @@
+//! Accounts: who may log in here.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ruma::{
+    OwnedUserId, ServerName, UserId,
+    api::{client::uiaa::UserIdentifier, error::ErrorKind},
+};
+
+use super::{
+    password,
+    tables::{Account, Accounts},
+};
+use crate::{
+    Server,
+    error::{Error, Result},
+    store::{Snapshot, Transaction},
+};
+
+/// Longest user id, `@` and server name included. Source: the specification's grammar of user ids.
+const MAX_USER_ID_BYTES: usize = 255;
+
+/// An account to be made.
+pub struct NewAccount {
+    pub user_id: OwnedUserId,
+    pub password: String,
+    pub is_admin: bool,
+    /// See [`Account`].
+    pub user_type: Option<String>,
+    pub accepted_terms: BTreeMap<String, String>,
+}
+
+impl NewAccount {
+    pub fn new(user_id: OwnedUserId, password: String) -> Self {
+        Self { user_id, password, is_admin: false, user_type: None, accepted_terms: BTreeMap::new() }
+    }
+
+    /// Hashes the password, so that nothing slow is left to do.
+    pub async fn prepare(self, server: &Server) -> Result<PreparedAccount> {
+        password::check_acceptable(&self.password)?;
+        let password_hash = server.passwords.place().await.hash(&server.random, self.password).await?;
+        let account = Account {
+            password_hash: Some(password_hash),
+            is_admin: self.is_admin,
+            user_type: self.user_type,
+            created_at_ms: server.clock.now_ms(),
+            accepted_terms: self.accepted_terms,
+            deactivated: None,
+        };
+        Ok(PreparedAccount { user_id: self.user_id, account })
+    }
+}
+
+/// An account that has only to be stored.
+pub struct PreparedAccount {
+    pub user_id: OwnedUserId,
+    account: Account,
+}
+
+impl PreparedAccount {
+    /// `M_USER_IN_USE` if somebody has the name, or had it.
+    pub fn write(&self, tx: &mut Transaction<'_>) -> Result<()> {
+        check_free(tx.before(), &self.user_id)?;
+        tx.put::<Accounts>(&&*self.user_id, &self.account);
+        Ok(())
+    }
+}
+
+/// Makes an account whose owner is not logged in yet: for administrators.
+pub async fn create(server: &Arc<Server>, localpart: &str, password: String, is_admin: bool) -> Result<OwnedUserId> {
+    let user_id = new_user_id(server.name(), localpart)?;
+    let account = NewAccount { is_admin, ..NewAccount::new(user_id.clone(), password) }.prepare(server).await?;
+    server.store.commit(move |tx| account.write(tx)).await?;
+    Ok(user_id)
+}
+
+/// The id that a new user called `localpart` gets; capitals become small. `M_INVALID_USERNAME` if the grammar does not
+/// allow it: <https://spec.matrix.org/v1.19/appendices/#user-identifiers>
+pub fn new_user_id(server_name: &ServerName, localpart: &str) -> Result<OwnedUserId> {
+    let invalid = |message: &'static str| Error::refused(ErrorKind::InvalidUsername, message);
+    let localpart = localpart.to_ascii_lowercase();
+    let is_allowed = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '.' | '_' | '=' | '-' | '/' | '+');
+    if localpart.is_empty() || !localpart.chars().all(is_allowed) {
+        return Err(invalid("A username consists of a-z, 0-9 and ._=-/+"));
+    }
+    let user_id = UserId::parse_with_server_name(&localpart, server_name);
+    let user_id = user_id.map_err(|_| invalid("This username is not allowed"))?;
+    if user_id.as_str().len() > MAX_USER_ID_BYTES {
+        return Err(invalid("This username is too long"));
+    }
+    Ok(user_id)
+}
+
+/// `M_USER_IN_USE` if there is or was such an account.
+pub fn check_free(snapshot: &Snapshot<'_>, user_id: &UserId) -> Result<()> {
+    if snapshot.contains::<Accounts>(&user_id)? {
+        return Err(Error::refused(ErrorKind::UserInUse, "This username is taken"));
+    }
+    Ok(())
+}
+
+/// The account of `user_id`, if it is one of ours.
+pub fn get(snapshot: &Snapshot<'_>, user_id: &UserId) -> Result<Option<Account>> {
+    Ok(snapshot.get::<Accounts>(&user_id)?)
+}
+
+/// All accounts, those that were deactivated too, in the order of their ids.
+pub fn list(snapshot: &Snapshot<'_>) -> Result<Vec<(OwnedUserId, Account)>> {
+    let rows = snapshot.list::<Accounts>(&());
+    rows.map(|row| row.and_then(|row| Ok((row.key()?.to_owned(), row.value))).map_err(Error::from)).collect()
+}
+
+/// The user whom a client names in a log-in or in user-interactive authentication: by his id, or by its localpart, in
+/// capitals too. `None` if that can't be one of ours.
+/// <https://spec.matrix.org/v1.19/client-server-api/#identifier-types>
+pub fn named(server: &Server, identifier: &UserIdentifier) -> Result<Option<OwnedUserId>> {
+    match identifier {
+        UserIdentifier::Matrix(id) => Ok(of_name(server.name(), &id.user)),
+        // No address and no number belongs to any account.
+        UserIdentifier::Email(_) | UserIdentifier::Msisdn(_) | UserIdentifier::PhoneNumber(_) => Ok(None),
+        other if other.as_third_party_id().is_some() => Ok(None),
+        other => {
+            let message = format!("Unknown type of identifier: {}", other.identifier_type());
+            Err(Error::refused(ErrorKind::Unknown, message))
+        }
+    }
+}
+
+/// As [`named`], from the text alone.
+pub fn of_name(server_name: &ServerName, name: &str) -> Option<OwnedUserId> {
+    let localpart = match name.strip_prefix('@') {
+        Some(id) => id.strip_suffix(server_name.as_str())?.strip_suffix(':')?,
+        None => name,
+    };
+    UserId::parse_with_server_name(localpart.to_ascii_lowercase(), server_name).ok()
+}
+
+/// Whether `password` is that of `user_id`. Takes as long for those who do not exist. After too many wrong ones the
+/// answer is `M_LIMIT_EXCEEDED` for a while, whoever asks.
+pub async fn check_password(server: &Arc<Server>, user_id: &UserId, password: String) -> Result<bool> {
+    // The place comes first: guesses that wait for theirs together would all be allowed.
+    let place = server.passwords.place().await;
+    server.limits.password_guess(user_id)?;
+    let account = get(&server.store.snapshot(), user_id)?;
+    let is_right = place.verify(password, account.and_then(|account| account.password_hash)).await?;
+    if !is_right {
+        server.limits.wrong_password(user_id);
+    }
+    Ok(is_right)
+}
+
+/// Changes a row of `Accounts`; `M_NOT_FOUND` if there is none.
+pub fn update(tx: &mut Transaction<'_>, user_id: &UserId, change: impl FnOnce(&mut Account)) -> Result<()> {
+    let mut account =
+        tx.get::<Accounts>(&user_id)?.ok_or_else(|| Error::not_found("There is no such account"))?;
+    change(&mut account);
+    tx.put::<Accounts>(&user_id, &account);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::server_name;
+
+    use super::*;
+
+    #[test]
+    fn new_names_follow_the_strict_grammar() {
+        let id = |name: &str| new_user_id(server_name!("example.org"), name).map(String::from);
+        assert_eq!(id("Alice").unwrap(), "@alice:example.org");
+        assert_eq!(id("q3._=-/+").unwrap(), "@q3._=-/+:example.org");
+        for name in ["", "a b", "é", "a:b", "@a", "a\n", "a'", "\u{17f}", "\u{212a}", &"a".repeat(255)] {
+            assert!(id(name).is_err(), "{name:?}");
+        }
+        assert!(id(&"a".repeat(255 - "@:example.org".len())).is_ok());
+    }
+
+    #[test]
+    fn a_user_is_named_by_id_or_localpart() {
+        let name = server_name!("example.org:8448");
+        for text in ["alice", "ALICE", "@alice:example.org:8448", "@Alice:example.org:8448"] {
+            assert_eq!(of_name(name, text).unwrap(), "@alice:example.org:8448", "{text}");
+        }
+        for text in ["@alice:example.org", "@alice", "@:", "a:b"] {
+            assert_eq!(of_name(name, text), None, "{text}");
+        }
+    }
+}

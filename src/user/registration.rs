@@ -1,0 +1,122 @@
+//! Users who register themselves: what the configuration asks of them.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ruma::{
+    OwnedDeviceId, OwnedUserId,
+    api::client::uiaa::{AuthFlow, AuthType},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::{
+    account::{self, NewAccount},
+    session::{DeviceRequest, NewSession, Session},
+};
+use crate::{
+    Server,
+    config::{Config, RegistrationTerms},
+    error::{Error, Result},
+};
+
+/// Letters and digits of a user name that the server makes up.
+const MADE_UP_NAME_LENGTH: usize = 12;
+
+/// The parameters of `POST /register`, apart from `auth`.
+#[derive(Debug, Default, Deserialize)]
+pub struct Wish {
+    pub username: Option<String>,
+    password: Option<String>,
+    device_id: Option<OwnedDeviceId>,
+    initial_device_display_name: Option<String>,
+    #[serde(default)]
+    inhibit_login: bool,
+    #[serde(default)]
+    refresh_token: bool,
+}
+
+/// A new account, and its first session unless the client wants none.
+pub struct Registered {
+    pub user_id: OwnedUserId,
+    pub session: Option<Session>,
+}
+
+/// `M_FORBIDDEN` if users can't register themselves.
+pub fn check_open(config: &Config) -> Result<()> {
+    if config.allow_registration { Ok(()) } else { Err(Error::forbidden("Registration is disabled")) }
+}
+
+/// The stages that lead to an account. There is always one.
+pub fn flows(config: &Config) -> Vec<AuthFlow> {
+    let mut stages = Vec::new();
+    if config.registration_token.is_some() {
+        stages.push(AuthType::RegistrationToken);
+    }
+    if !config.registration_terms.is_empty() {
+        stages.push(AuthType::Terms);
+    }
+    if stages.is_empty() {
+        stages.push(AuthType::Dummy);
+    }
+    vec![AuthFlow::new(stages)]
+}
+
+/// What clients need to know for the stages: the terms.
+pub fn params(config: &Config) -> Box<RawValue> {
+    #[derive(Serialize)]
+    struct Params<'a> {
+        #[serde(rename = "m.login.terms", skip_serializing_if = "Option::is_none")]
+        terms: Option<Terms<'a>>,
+    }
+    #[derive(Serialize)]
+    struct Terms<'a> {
+        policies: &'a RegistrationTerms,
+    }
+    let policies = &config.registration_terms;
+    let terms = (!policies.is_empty()).then_some(Terms { policies });
+    to_raw_value(&Params { terms }).expect("terms can be written as JSON")
+}
+
+/// Whether somebody who knows `token` may register. Takes as long wherever they differ.
+pub fn is_valid_token(config: &Config, token: &str) -> bool {
+    config.registration_token.as_ref().is_some_and(|right| right.matches(token))
+}
+
+/// Makes the account that a client asks for, after it has gone through all stages.
+pub async fn register(server: &Arc<Server>, wish: Wish) -> Result<Registered> {
+    let name = wish.username.unwrap_or_else(|| server.random.text(MADE_UP_NAME_LENGTH));
+    let user_id = account::new_user_id(server.name(), &name)?;
+    let password = wish.password.ok_or_else(|| Error::missing_param("A password is needed"))?;
+    let device = DeviceRequest {
+        device_id: wish.device_id,
+        display_name: wish.initial_device_display_name,
+        can_refresh: wish.refresh_token,
+    };
+    let new = NewAccount { accepted_terms: terms_in_effect(&server.config), ..NewAccount::new(user_id, password) };
+    create_with_session(server, new, (!wish.inhibit_login).then_some(device)).await
+}
+
+/// Makes an account and, if `device` is given, logs it in: both or neither.
+pub async fn create_with_session(
+    server: &Arc<Server>,
+    account: NewAccount,
+    device: Option<DeviceRequest>,
+) -> Result<Registered> {
+    account::check_free(&server.store.snapshot(), &account.user_id)?; // before anything slow
+    let user_id = account.user_id.clone();
+    let session = device.map(|device| NewSession::prepare(server, user_id.clone(), device)).transpose()?;
+    let account = account.prepare(server).await?;
+    server
+        .store
+        .commit(move |tx| {
+            account.write(tx)?;
+            let session = session.map(|session| session.write(tx)).transpose()?;
+            Ok(Registered { user_id, session })
+        })
+        .await
+}
+
+/// The policies that whoever registers now accepts, and their versions.
+fn terms_in_effect(config: &Config) -> BTreeMap<String, String> {
+    config.registration_terms.iter().map(|(id, policy)| (id.clone(), policy.version.clone())).collect()
+}

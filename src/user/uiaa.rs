@@ -1,0 +1,259 @@
+//! User-interactive authentication: some requests are done only when whoever sends them has proved who he is.
+//!
+//! A proof is good for one request, the one that it was begun for: the same endpoint and target, the same parameters,
+//! the same user and device. What no branch here accepts is refused.
+//! <https://spec.matrix.org/v1.19/client-server-api/#user-interactive-authentication-api>
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use ruma::api::{
+    IncomingRequest,
+    client::uiaa::{AuthData, AuthFlow, AuthType, UiaaInfo},
+    error::{ErrorKind, StandardErrorBody},
+    path_builder::PathBuilder,
+};
+use serde_json::{Value, value::RawValue};
+use sha2::{Digest, Sha256};
+
+use super::{account, expiring::Expiring, registration, session::Caller};
+use crate::{
+    Server,
+    error::{Error, Result},
+};
+
+/// How long a client has from its first request to the last stage; users read terms meanwhile.
+const LIFETIME: Duration = Duration::from_secs(30 * 60);
+
+/// How many sessions are kept, of each kind. When there are more, the oldest must start over.
+const CAPACITY: usize = 2_000;
+
+/// Longest parameters that are kept for a client which does not repeat them, in bytes.
+const MAX_KEPT_BYTES: usize = 4_096;
+
+const SESSION_ID_LENGTH: usize = 32;
+
+/// The authentications that have begun. Strangers can't push those of users out: they have their own.
+pub struct Sessions {
+    of_users: Expiring<Session>,
+    of_strangers: Expiring<Session>,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self { of_users: Expiring::new(LIFETIME, CAPACITY), of_strangers: Expiring::new(LIFETIME, CAPACITY) }
+    }
+}
+
+#[derive(Clone)]
+struct Session {
+    /// Whom it is about; nobody yet for a registration.
+    caller: Option<Caller>,
+    operation: [u8; 32],
+    /// See [`Operation::keeping_parameters`].
+    kept_parameters: Option<String>,
+    completed: Vec<AuthType>,
+}
+
+/// What a client wants done.
+pub struct Operation {
+    endpoint: String,
+    /// The body without `auth`.
+    parameters: BTreeMap<String, Value>,
+    may_omit_parameters: bool,
+}
+
+impl Operation {
+    /// A request to the endpoint of `R`, with what its path names (empty if nothing) and its body.
+    pub fn of<R: IncomingRequest>(target: &str, body: &[u8]) -> Result<Self> {
+        let path = R::PATH_BUILDER.all_paths().last().expect("every endpoint has a path");
+        let mut parameters: BTreeMap<String, Value> = match body {
+            [] => BTreeMap::new(),
+            _ => serde_json::from_slice(body).map_err(|e| Error::bad_json(e.to_string()))?,
+        };
+        parameters.remove("auth");
+        let endpoint = format!("{} {path} {target}", R::METHOD);
+        Ok(Self { endpoint, parameters, may_omit_parameters: false })
+    }
+
+    /// A later request of the session may leave out all parameters; those of the first one count then.
+    // NOTSPEC: clients should repeat them, but Element for Android, and so Tchap, sends only `auth` to /register.
+    #[must_use]
+    pub fn keeping_parameters(self) -> Self {
+        Self { may_omit_parameters: true, ..self }
+    }
+
+    fn hash(&self, parameters: &str) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        hash.update(self.endpoint.as_bytes());
+        hash.update([0]);
+        hash.update(parameters.as_bytes());
+        hash.finalize().into()
+    }
+
+    /// The same text for the same parameters: maps are sorted.
+    fn parameters(&self) -> String {
+        serde_json::to_string(&self.parameters).expect("JSON values can be written")
+    }
+}
+
+/// What is asked of whoever sends a request.
+struct Demand<'a> {
+    caller: Option<&'a Caller>,
+    operation: Operation,
+    flows: Vec<AuthFlow>,
+    /// What clients need to know for the stages.
+    params: Box<RawValue>,
+}
+
+/// Makes `caller` prove by his password that he himself asks for `operation`. The error tells the client what is
+/// missing.
+pub async fn confirm(
+    server: &Arc<Server>,
+    caller: &Caller,
+    operation: Operation,
+    auth: Option<AuthData>,
+) -> Result<()> {
+    let flows = vec![AuthFlow::new(vec![AuthType::Password])];
+    let params = RawValue::from_string("{}".to_owned()).expect("this is JSON");
+    demand(server, Demand { caller: Some(caller), operation, flows, params }, auth).await.map(drop)
+}
+
+/// Makes a stranger go through the stages of registration. Returns the parameters of his request as JSON.
+pub async fn confirm_registration(
+    server: &Arc<Server>,
+    operation: Operation,
+    auth: Option<AuthData>,
+) -> Result<String> {
+    let (flows, params) = (registration::flows(&server.config), registration::params(&server.config));
+    demand(server, Demand { caller: None, operation, flows, params }, auth).await
+}
+
+async fn demand(server: &Arc<Server>, demand: Demand<'_>, auth: Option<AuthData>) -> Result<String> {
+    let Some(auth) = auth else { return Err(demand.begin(server, None)?) };
+    let (id, session) = match auth.session() {
+        Some(id) => match demand.sessions(server).with(server.clock.now_ms(), id, |session| session.clone()) {
+            Some(session) => (id.to_owned(), session),
+            None => return Err(demand.begin(server, Some("This authentication session is unknown or has ended"))?),
+        },
+        // The first stage may come with the first request, for which there is no session yet.
+        None => demand.new_session(server)?,
+    };
+    let parameters = demand.check_same(&session)?;
+    let completed = match demand.stage_to_prove(&session, &auth) {
+        Stage::Done => session.completed,
+        Stage::OutOfOrder => return Err(demand.refuse(id, session.completed, "This stage is not the next of a flow")),
+        Stage::Next(stage) => match prove(server, demand.caller, auth).await? {
+            Err(why) => return Err(demand.refuse(id, session.completed, why)),
+            Ok(()) => demand.complete(server, &id, stage)?,
+        },
+    };
+    if !demand.flows.iter().any(|flow| flow.stages == completed) {
+        return Err(demand.challenge(id, completed, None));
+    }
+    // Of two requests that completed the same session, one is done.
+    match demand.sessions(server).take(server.clock.now_ms(), &id) {
+        Some(_) => Ok(parameters),
+        None => Err(demand.begin(server, Some("This authentication session was used"))?),
+    }
+}
+
+enum Stage {
+    /// Nothing to prove: the stage was completed before, or the client only asks how things stand.
+    Done,
+    Next(AuthType),
+    OutOfOrder,
+}
+
+impl Demand<'_> {
+    fn sessions<'s>(&self, server: &'s Server) -> &'s Expiring<Session> {
+        if self.caller.is_some() { &server.uiaa.of_users } else { &server.uiaa.of_strangers }
+    }
+
+    fn new_session(&self, server: &Server) -> Result<(String, Session)> {
+        let parameters = self.operation.parameters();
+        let operation = self.operation.hash(&parameters);
+        if self.operation.may_omit_parameters && parameters.len() > MAX_KEPT_BYTES {
+            return Err(Error::too_large("These parameters are too long"));
+        }
+        let kept_parameters = self.operation.may_omit_parameters.then_some(parameters);
+        let session = Session { caller: self.caller.cloned(), operation, kept_parameters, completed: Vec::new() };
+        let id = server.random.text(SESSION_ID_LENGTH);
+        self.sessions(server).insert(server.clock.now_ms(), &id, session.clone());
+        Ok((id, session))
+    }
+
+    /// The answer that begins a new session, because there was none or it has ended.
+    fn begin(&self, server: &Server, why: Option<&'static str>) -> Result<Error> {
+        let (id, _) = self.new_session(server)?;
+        Ok(self.challenge(id, Vec::new(), why.map(|why| (ErrorKind::Unknown, why))))
+    }
+
+    /// The parameters to act on. `M_FORBIDDEN` if the request is not the one that the session was begun for.
+    fn check_same(&self, session: &Session) -> Result<String> {
+        let mut parameters = self.operation.parameters();
+        if self.operation.parameters.is_empty()
+            && let Some(kept) = &session.kept_parameters
+        {
+            parameters.clone_from(kept);
+        }
+        if session.caller.as_ref() != self.caller || session.operation != self.operation.hash(&parameters) {
+            return Err(Error::forbidden("This authentication session was begun for another request"));
+        }
+        Ok(parameters)
+    }
+
+    fn stage_to_prove(&self, session: &Session, auth: &AuthData) -> Stage {
+        let Some(stage) = auth.auth_type() else { return Stage::Done };
+        if session.completed.contains(&stage) {
+            return Stage::Done;
+        }
+        let mut with_it = session.completed.clone();
+        with_it.push(stage.clone());
+        let is_next = self.flows.iter().any(|flow| flow.stages.starts_with(&with_it));
+        if is_next { Stage::Next(stage) } else { Stage::OutOfOrder }
+    }
+
+    /// Notes that a stage was completed; returns all that were.
+    fn complete(&self, server: &Server, id: &str, stage: AuthType) -> Result<Vec<AuthType>> {
+        let completed = self.sessions(server).with(server.clock.now_ms(), id, |session| {
+            if !session.completed.contains(&stage) {
+                session.completed.push(stage);
+            }
+            session.completed.clone()
+        });
+        completed.map_or_else(|| Err(self.begin(server, Some("This authentication session was used"))?), Ok)
+    }
+
+    /// The stage was not passed; the client may try again.
+    fn refuse(&self, id: String, completed: Vec<AuthType>, why: &'static str) -> Error {
+        self.challenge(id, completed, Some((ErrorKind::Forbidden, why)))
+    }
+
+    fn challenge(&self, id: String, completed: Vec<AuthType>, why: Option<(ErrorKind, &'static str)>) -> Error {
+        let mut info = UiaaInfo::new(self.flows.clone());
+        info.completed = completed;
+        info.params = Some(self.params.clone());
+        info.session = Some(id);
+        info.auth_error = why.map(|(kind, message)| Box::new(StandardErrorBody::new(kind, message.to_owned())));
+        Error::AuthRequired(Box::new(info))
+    }
+}
+
+/// Whether what the client sent proves the stage; the inner error says why not, and it may try again.
+async fn prove(server: &Arc<Server>, caller: Option<&Caller>, auth: AuthData) -> Result<Result<(), &'static str>> {
+    match (auth, caller) {
+        (AuthData::Password(given), Some(caller)) => {
+            if account::named(server, &given.identifier)?.as_ref() != Some(&caller.user_id) {
+                return Err(Error::forbidden("You must authenticate as yourself"));
+            }
+            let is_right = account::check_password(server, &caller.user_id, given.password).await?;
+            Ok(if is_right { Ok(()) } else { Err("Invalid password") })
+        }
+        (AuthData::RegistrationToken(given), None) => {
+            let is_right = registration::is_valid_token(&server.config, &given.token);
+            Ok(if is_right { Ok(()) } else { Err("Invalid registration token") })
+        }
+        (AuthData::Dummy(_) | AuthData::Terms(_), None) => Ok(Ok(())),
+        _ => Ok(Err("This kind of authentication is not offered")),
+    }
+}
