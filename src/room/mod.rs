@@ -1,13 +1,19 @@
 //! One room: its events, state and members.
 
+pub mod aliases;
 pub mod append;
+pub mod create;
+pub mod directory;
 pub mod event_filter;
 pub mod history;
 mod local_event;
 mod lock;
+pub mod membership;
 mod power_levels;
 pub mod read;
+pub mod redact;
 pub mod relations;
+pub mod send;
 pub mod show;
 pub mod state;
 pub mod tables;

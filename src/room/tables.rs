@@ -6,7 +6,11 @@ use ruma::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::relations::{Annotations, Relations};
+use super::{
+    aliases::{Aliases, RoomAliases},
+    directory::ListedRooms,
+    relations::{Annotations, Relations},
+};
 use crate::{
     event::StateRoot,
     store::{EventNid, Family, Key, Record, RoomNid, RoomPos, StateKeyNid, StreamPos, Table, TableInfo, Value},
@@ -32,6 +36,9 @@ pub const ALL: &[TableInfo] = &[
     TableInfo::of::<ReceiptChanges>(),
     TableInfo::of::<Relations>(),
     TableInfo::of::<Annotations>(),
+    TableInfo::of::<Aliases>(),
+    TableInfo::of::<RoomAliases>(),
+    TableInfo::of::<ListedRooms>(),
 ];
 
 pub struct RoomIds;

@@ -151,8 +151,7 @@ pub async fn check_password(server: &Arc<Server>, user_id: &UserId, password: St
 
 /// Changes a row of `Accounts`; `M_NOT_FOUND` if there is none.
 pub fn update(tx: &mut Transaction<'_>, user_id: &UserId, change: impl FnOnce(&mut Account)) -> Result<()> {
-    let mut account =
-        tx.get::<Accounts>(&user_id)?.ok_or_else(|| Error::not_found("There is no such account"))?;
+    let mut account = tx.get::<Accounts>(&user_id)?.ok_or_else(|| Error::not_found("There is no such account"))?;
     change(&mut account);
     tx.put::<Accounts>(&user_id, &account);
     Ok(())

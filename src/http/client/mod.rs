@@ -1,13 +1,24 @@
 //! The client-server API: a file per section of the specification, each with a `router()`.
 
 mod account;
+mod banning;
+mod create_room;
 mod filter;
+mod inviting;
+mod joining;
+mod kicking;
+mod knocking;
+mod leaving;
 mod login;
 mod logout;
 mod members;
 mod messages;
+mod public_rooms;
+mod redaction;
 pub(super) mod registration;
+mod room_aliases;
 mod room_events;
+mod room_send;
 mod room_state_get;
 mod sync;
 mod versions;
@@ -21,13 +32,24 @@ use crate::Server;
 pub fn router() -> Router<Arc<Server>> {
     Router::new()
         .merge(account::router())
+        .merge(banning::router())
+        .merge(create_room::router())
         .merge(filter::router())
+        .merge(inviting::router())
+        .merge(joining::router())
+        .merge(kicking::router())
+        .merge(knocking::router())
+        .merge(leaving::router())
         .merge(login::router())
         .merge(logout::router())
         .merge(members::router())
         .merge(messages::router())
+        .merge(public_rooms::router())
+        .merge(redaction::router())
         .merge(registration::router())
+        .merge(room_aliases::router())
         .merge(room_events::router())
+        .merge(room_send::router())
         .merge(room_state_get::router())
         .merge(sync::router())
         .merge(versions::router())

@@ -1,0 +1,75 @@
+//! Joining rooms.
+
+use std::sync::Arc;
+
+use axum::{Router, extract::State};
+use ruma::api::{
+    client::membership::{ThirdPartySigned, join_room_by_id, join_room_by_id_or_alias, joined_rooms},
+    error::ErrorKind,
+};
+
+use crate::{
+    Server,
+    error::{Error, Result},
+    http::{
+        endpoint,
+        extract::{Client, Matrix},
+    },
+    room::{
+        aliases,
+        membership::{self, Content},
+    },
+};
+
+pub fn router() -> Router<Arc<Server>> {
+    Router::new()
+        .merge(endpoint::<join_room_by_id::v3::Request, _, _>(by_id))
+        .merge(endpoint::<join_room_by_id_or_alias::v3::Request, _, _>(by_id_or_alias))
+        .merge(endpoint::<joined_rooms::v3::Request, _, _>(joined))
+}
+
+/// `POST /rooms/{roomId}/join`
+/// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidjoin>
+async fn by_id(
+    State(server): State<Arc<Server>>,
+    Client { sender, body, raw }: Client<join_room_by_id::v3::Request>,
+) -> Result<Matrix<join_room_by_id::v3::Response>> {
+    refuse_signed(body.third_party_signed.as_ref())?;
+    let room = membership::findable(&server, &body.room_id)?;
+    membership::join(&server, &sender.user_id, room, extra(&raw)?).await?;
+    Ok(Matrix(join_room_by_id::v3::Response::new(body.room_id)))
+}
+
+/// `POST /join/{roomIdOrAlias}`
+/// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3joinroomidoralias>
+async fn by_id_or_alias(
+    State(server): State<Arc<Server>>,
+    Client { sender, body, raw }: Client<join_room_by_id_or_alias::v3::Request>,
+) -> Result<Matrix<join_room_by_id_or_alias::v3::Response>> {
+    refuse_signed(body.third_party_signed.as_ref())?;
+    let (room, room_id) = aliases::find(&server, &body.room_id_or_alias)?;
+    membership::join(&server, &sender.user_id, room, extra(&raw)?).await?;
+    Ok(Matrix(join_room_by_id_or_alias::v3::Response::new(room_id)))
+}
+
+/// `GET /joined_rooms`
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3joined_rooms>
+async fn joined(
+    State(server): State<Arc<Server>>,
+    Client { sender, .. }: Client<joined_rooms::v3::Request>,
+) -> Result<Matrix<joined_rooms::v3::Response>> {
+    let rooms = server.read(move |snapshot| membership::joined_rooms(snapshot, &sender.user_id)).await?;
+    Ok(Matrix(joined_rooms::v3::Response::new(rooms)))
+}
+
+/// What the client wants in its member event: `reason`, and whatever else, as other servers allow it.
+fn extra(raw: &[u8]) -> Result<Content> {
+    serde_json::from_slice(raw).map_err(|e| Error::bad_json(e.to_string()))
+}
+
+/// A signature of an identity server for an invite by e-mail. Whether its keys are still valid would have to be asked of
+/// that server, which we do of none.
+fn refuse_signed(signed: Option<&ThirdPartySigned>) -> Result<()> {
+    let message = "This server trusts no identity server, so it can't check `third_party_signed`";
+    signed.map_or(Ok(()), |_| Err(Error::refused(ErrorKind::ServerNotTrusted, message)))
+}

@@ -1,0 +1,31 @@
+//! Knocking on rooms.
+
+use std::sync::Arc;
+
+use axum::{Router, extract::State};
+use ruma::api::client::knock::knock_room::v3::{Request, Response};
+
+use crate::{
+    Server,
+    error::Result,
+    http::{
+        endpoint,
+        extract::{Client, Matrix},
+    },
+    room::{aliases, membership},
+};
+
+pub fn router() -> Router<Arc<Server>> {
+    endpoint::<Request, _, _>(knock)
+}
+
+/// `POST /knock/{roomIdOrAlias}`
+/// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3knockroomidoralias>
+async fn knock(
+    State(server): State<Arc<Server>>,
+    Client { sender, body, .. }: Client<Request>,
+) -> Result<Matrix<Response>> {
+    let (room, room_id) = aliases::find(&server, &body.room_id_or_alias)?;
+    membership::knock(&server, &sender.user_id, room, body.reason).await?;
+    Ok(Matrix(Response::new(room_id)))
+}

@@ -1,0 +1,45 @@
+//! Leaving rooms, and forgetting them.
+
+use std::sync::Arc;
+
+use axum::{Router, extract::State};
+use ruma::api::client::membership::{forget_room, leave_room};
+
+use crate::{
+    Server,
+    error::Result,
+    http::{
+        endpoint,
+        extract::{Client, Matrix},
+    },
+    room::membership,
+};
+
+pub fn router() -> Router<Arc<Server>> {
+    Router::new().merge(endpoint::<forget_room::v3::Request, _, _>(forget)).merge(endpoint::<
+        leave_room::v3::Request,
+        _,
+        _,
+    >(leave))
+}
+
+/// `POST /rooms/{roomId}/leave`
+/// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidleave>
+async fn leave(
+    State(server): State<Arc<Server>>,
+    Client { sender, body, .. }: Client<leave_room::v3::Request>,
+) -> Result<Matrix<leave_room::v3::Response>> {
+    let room = membership::findable(&server, &body.room_id)?;
+    membership::leave(&server, &sender.user_id, room, body.reason).await?;
+    Ok(Matrix(leave_room::v3::Response::new()))
+}
+
+/// `POST /rooms/{roomId}/forget`
+/// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidforget>
+async fn forget(
+    State(server): State<Arc<Server>>,
+    Client { sender, body, .. }: Client<forget_room::v3::Request>,
+) -> Result<Matrix<forget_room::v3::Response>> {
+    membership::forget(&server, &sender.user_id, &body.room_id).await?;
+    Ok(Matrix(forget_room::v3::Response::new()))
+}

@@ -1,0 +1,152 @@
+//! The directory of public rooms.
+
+use std::sync::Arc;
+
+use axum::{Router, extract::State};
+use ruma::{
+    OwnedRoomId, ServerName, UInt,
+    api::{
+        IncomingRequest, Metadata,
+        client::{
+            directory::{get_public_rooms, get_public_rooms_filtered, get_room_visibility, set_room_visibility},
+            room::Visibility,
+        },
+        error::{DeserializationError, ErrorKind},
+    },
+    directory::RoomNetwork,
+};
+use serde::Deserialize;
+
+use super::create_room::is_public;
+use crate::{
+    Server,
+    error::{Error, Result},
+    http::{
+        endpoint,
+        extract::{Client, Matrix, MaybeClient, Public, WithOptionalToken},
+    },
+    room::directory::{self, Page, Query},
+};
+
+pub fn router() -> Router<Arc<Server>> {
+    Router::new()
+        .merge(endpoint::<WithOptionalToken<get_public_rooms::v3::Request>, _, _>(list))
+        .merge(endpoint::<get_public_rooms_filtered::v3::Request, _, _>(search))
+        .merge(endpoint::<get_room_visibility::v3::Request, _, _>(visibility))
+        .merge(endpoint::<SetVisibility, _, _>(set_visibility))
+}
+
+/// `GET /publicRooms`
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3publicrooms>
+async fn list(
+    State(server): State<Arc<Server>>,
+    MaybeClient { sender, body: WithOptionalToken(body), .. }: MaybeClient<
+        WithOptionalToken<get_public_rooms::v3::Request>,
+    >,
+) -> Result<Matrix<get_public_rooms::v3::Response>> {
+    if sender.is_none() && !server.config.allow_public_room_directory_without_auth {
+        return Err(Error::refused(ErrorKind::MissingToken, "Log in to read the directory of public rooms"));
+    }
+    check_server(&server, body.server.as_deref())?;
+    let query = Query { limit: body.limit, since: body.since, ..Query::default() };
+    let Page { rooms, next_batch, prev_batch, total } =
+        server.blocking(move |server| directory::page(server, &query)).await?;
+    let mut response = get_public_rooms::v3::Response::new(rooms);
+    (response.next_batch, response.prev_batch) = (next_batch, prev_batch);
+    response.total_room_count_estimate = Some(count(total));
+    Ok(Matrix(response))
+}
+
+/// `POST /publicRooms`
+/// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3publicrooms>
+async fn search(
+    State(server): State<Arc<Server>>,
+    Client { body, .. }: Client<get_public_rooms_filtered::v3::Request>,
+) -> Result<Matrix<get_public_rooms_filtered::v3::Response>> {
+    check_server(&server, body.server.as_deref())?;
+    let query = Query {
+        limit: body.limit,
+        since: body.since,
+        search: body.filter.generic_search_term,
+        room_types: body.filter.room_types,
+    };
+    let page = match body.room_network {
+        RoomNetwork::Matrix | RoomNetwork::All => {
+            server.blocking(move |server| directory::page(server, &query)).await?
+        }
+        _ => Page::default(), // no application service brings a network of its own
+    };
+    let mut response = get_public_rooms_filtered::v3::Response::new();
+    (response.chunk, response.next_batch, response.prev_batch) = (page.rooms, page.next_batch, page.prev_batch);
+    response.total_room_count_estimate = Some(count(page.total));
+    Ok(Matrix(response))
+}
+
+fn check_server(server: &Server, asked: Option<&ServerName>) -> Result<()> {
+    match asked {
+        Some(name) if name != server.name() => {
+            Err(Error::not_found(format!("The directory of {name} can't be reached from here")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn count(rooms: usize) -> UInt {
+    UInt::new_saturating(rooms as u64)
+}
+
+/// `GET /directory/list/room/{roomId}`
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3directorylistroomroomid>
+async fn visibility(
+    State(server): State<Arc<Server>>,
+    Public { body, .. }: Public<get_room_visibility::v3::Request>,
+) -> Result<Matrix<get_room_visibility::v3::Response>> {
+    let visibility = match directory::is_listed(&server, &body.room_id)? {
+        true => Visibility::Public,
+        false => Visibility::Private,
+    };
+    Ok(Matrix(get_room_visibility::v3::Response::new(visibility)))
+}
+
+/// `PUT /directory/list/room/{roomId}`
+/// <https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3directorylistroomroomid>
+async fn set_visibility(
+    State(server): State<Arc<Server>>,
+    Client { sender, body, .. }: Client<SetVisibility>,
+) -> Result<Matrix<set_room_visibility::v3::Response>> {
+    let is_listed = is_public(&body.visibility)?;
+    directory::set_listed(&server, &sender.user_id, &body.room_id, is_listed).await?;
+    Ok(Matrix(set_room_visibility::v3::Response::new()))
+}
+
+/// ruma's request, but that `visibility` may be left out: then it is `public`.
+struct SetVisibility {
+    room_id: OwnedRoomId,
+    visibility: Visibility,
+}
+
+impl Metadata for SetVisibility {
+    const METHOD: http::Method = set_room_visibility::v3::Request::METHOD;
+    const RATE_LIMITED: bool = set_room_visibility::v3::Request::RATE_LIMITED;
+    type Authentication = <set_room_visibility::v3::Request as Metadata>::Authentication;
+    type PathBuilder = <set_room_visibility::v3::Request as Metadata>::PathBuilder;
+    const PATH_BUILDER: Self::PathBuilder = set_room_visibility::v3::Request::PATH_BUILDER;
+}
+
+impl IncomingRequest for SetVisibility {
+    type EndpointError = <set_room_visibility::v3::Request as IncomingRequest>::EndpointError;
+    type OutgoingResponse = set_room_visibility::v3::Response;
+
+    fn try_from_http_request_inner(
+        request: http::Request<&[u8]>,
+        path_args: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        #[derive(Deserialize)]
+        struct Body {
+            visibility: Option<Visibility>,
+        }
+        let visibility = serde_json::from_slice::<Body>(request.body())?.visibility.unwrap_or(Visibility::Public);
+        let room_id = path_args.first().copied().unwrap_or_default().try_into()?;
+        Ok(Self { room_id, visibility })
+    }
+}

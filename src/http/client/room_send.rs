@@ -1,0 +1,52 @@
+//! Sending events to rooms.
+
+use std::sync::Arc;
+
+use axum::{Router, extract::State, routing::put};
+use ruma::api::client::{message::send_message_event, state::send_state_event};
+
+use crate::{
+    Server,
+    error::Result,
+    http::{
+        endpoint,
+        extract::{Client, Matrix},
+    },
+    room::send,
+};
+
+pub fn router() -> Router<Arc<Server>> {
+    let without_key = ["r0", "v3"].into_iter().fold(Router::new(), |all, version| {
+        // ruma knows the path with a state key only; without one it is empty.
+        let path = format!("/_matrix/client/{version}/rooms/{{room_id}}/state/{{event_type}}");
+        all.route(&format!("{path}/"), put(state_event)).route(&path, put(state_event))
+    });
+    without_key.merge(endpoint::<send_message_event::v3::Request, _, _>(message_event)).merge(endpoint::<
+        send_state_event::v3::Request,
+        _,
+        _,
+    >(state_event))
+}
+
+/// `PUT /rooms/{roomId}/send/{eventType}/{txnId}`
+/// <https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidsendeventtypetxnid>
+async fn message_event(
+    State(server): State<Arc<Server>>,
+    Client { sender, body, .. }: Client<send_message_event::v3::Request>,
+) -> Result<Matrix<send_message_event::v3::Response>> {
+    let (event_type, content) = (body.event_type.into(), body.body.into_json());
+    let event_id = send::message(&server, &sender, &body.room_id, event_type, content, body.txn_id.as_str()).await?;
+    Ok(Matrix(send_message_event::v3::Response::new(event_id)))
+}
+
+/// `PUT /rooms/{roomId}/state/{eventType}/{stateKey}`
+/// <https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidstateeventtypestatekey>
+async fn state_event(
+    State(server): State<Arc<Server>>,
+    Client { sender, body, .. }: Client<send_state_event::v3::Request>,
+) -> Result<Matrix<send_state_event::v3::Response>> {
+    let content = body.body.into_json();
+    let event_id =
+        send::state(&server, &sender.user_id, &body.room_id, body.event_type, body.state_key, content).await?;
+    Ok(Matrix(send_state_event::v3::Response::new(event_id)))
+}

@@ -1,0 +1,355 @@
+//! Who is in a room: joining, leaving, inviting, knocking, kicking, banning. What the rules of the room decide is left
+//! to them; here is what they do not say.
+
+use std::sync::Arc;
+
+use ruma::{
+    OwnedEventId, OwnedUserId, RoomId, UserId,
+    api::error::ErrorKind,
+    events::{
+        StateEventType,
+        invite_permission_config::{InvitePermissionAction, InvitePermissionConfigEventContent},
+        room::join_rules::{AllowRule, JoinRule, RoomJoinRulesEventContent},
+    },
+};
+use serde_json::{
+    Map, Value,
+    value::{RawValue, to_raw_value},
+};
+
+use super::{
+    Membership, View,
+    append::{self, Step},
+    power_levels, tables,
+};
+use crate::{
+    Server,
+    error::{Error, Result},
+    event::Draft,
+    store::{RoomNid, Snapshot},
+    user::{profile, tables::AccountData},
+};
+
+/// The content of a member event.
+pub type Content = Map<String, Value>;
+
+/// The room of that id. Whoever is not in it does not learn whether there is one.
+pub fn known(server: &Server, room_id: &RoomId) -> Result<RoomNid> {
+    let found = server.store.snapshot().get::<tables::RoomIds>(&room_id)?;
+    found.ok_or_else(|| Error::forbidden("You are not in this room"))
+}
+
+/// The room of that id, for those who ask to get in.
+pub fn findable(server: &Server, room_id: &RoomId) -> Result<RoomNid> {
+    let found = server.store.snapshot().get::<tables::RoomIds>(&room_id)?;
+    found.ok_or_else(|| Error::not_found("This server knows no such room"))
+}
+
+/// Joins a room; whoever is in it already stays as he is. `extra` goes into the member event, `reason` for example.
+///
+/// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidjoin>
+pub async fn join(server: &Arc<Server>, user: &UserId, room: RoomNid, extra: Content) -> Result<()> {
+    change(server, user, user, room, Membership::Join, extra, |view, user| {
+        Ok(match state_of(view, user)? {
+            Some((Membership::Join, event_id)) => Some(event_id),
+            _ => None,
+        })
+    })
+    .await
+}
+
+/// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3knockroomidoralias>
+pub async fn knock(server: &Arc<Server>, user: &UserId, room: RoomNid, reason: Option<String>) -> Result<()> {
+    change(server, user, user, room, Membership::Knock, because(reason), |_, _| Ok(None)).await
+}
+
+/// Leaves a room, rejects an invite or takes back a knock. Whoever has left already has left.
+///
+/// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidleave>
+pub async fn leave(server: &Arc<Server>, user: &UserId, room: RoomNid, reason: Option<String>) -> Result<()> {
+    change(server, user, user, room, Membership::Leave, because(reason), |view, user| {
+        Ok(match state_of(view, user)? {
+            Some((Membership::Leave, event_id)) => Some(event_id),
+            _ => None,
+        })
+    })
+    .await
+}
+
+/// Invites `target`, who may have been invited before.
+///
+/// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidinvite>
+pub async fn invite(
+    server: &Arc<Server>,
+    sender: &UserId,
+    target: &UserId,
+    room: RoomNid,
+    reason: Option<String>,
+) -> Result<()> {
+    let inviter = sender.to_owned();
+    change(server, sender, target, room, Membership::Invite, because(reason), move |view, target| {
+        let may_know = view.membership(view.current_state(), &inviter)? == Some(Membership::Join);
+        Ok(match state_of(view, target)? {
+            Some((Membership::Invite, event_id)) if may_know => Some(event_id),
+            _ => None,
+        })
+    })
+    .await
+}
+
+/// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidkick>
+pub async fn kick(
+    server: &Arc<Server>,
+    sender: &UserId,
+    target: &UserId,
+    room: RoomNid,
+    reason: Option<String>,
+) -> Result<()> {
+    change(server, sender, target, room, Membership::Leave, because(reason), |view, target| {
+        match view.membership(view.current_state(), target)? {
+            Some(Membership::Join | Membership::Invite | Membership::Knock) => Ok(None),
+            _ => Err(Error::forbidden("That user is not in this room")),
+        }
+    })
+    .await
+}
+
+/// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidban>
+pub async fn ban(
+    server: &Arc<Server>,
+    sender: &UserId,
+    target: &UserId,
+    room: RoomNid,
+    reason: Option<String>,
+) -> Result<()> {
+    change(server, sender, target, room, Membership::Ban, because(reason), |_, _| Ok(None)).await
+}
+
+/// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidunban>
+pub async fn unban(
+    server: &Arc<Server>,
+    sender: &UserId,
+    target: &UserId,
+    room: RoomNid,
+    reason: Option<String>,
+) -> Result<()> {
+    change(server, sender, target, room, Membership::Leave, because(reason), |view, target| {
+        match view.membership(view.current_state(), target)? {
+            Some(Membership::Ban) => Ok(None),
+            _ => Err(Error::forbidden("That user is not banned from this room")),
+        }
+    })
+    .await
+}
+
+/// Changes the membership of `target`. `is_done` names the event that made it so already, or says why it can't be so.
+async fn change(
+    server: &Arc<Server>,
+    sender: &UserId,
+    target: &UserId,
+    room: RoomNid,
+    to: Membership,
+    mut content: Content,
+    is_done: impl FnOnce(&View<'_>, &UserId) -> Result<Option<OwnedEventId>> + Send + 'static,
+) -> Result<()> {
+    let target = target.to_owned();
+    content.insert("membership".to_owned(), to.to_state().as_str().into());
+    append::act(server, room, sender, None, move |server, view| match is_done(view, &target)? {
+        Some(event_id) => Ok(Step::Done(event_id)),
+        None => Ok(Step::Send(draft(server, view, &target, to, content)?)),
+    })
+    .await?;
+    Ok(())
+}
+
+/// The member event that a client asks for as such.
+///
+/// Errors: `M_BAD_JSON` if that is no member event of the specification, and all those of the calls above.
+pub fn by_state(server: &Server, view: &View<'_>, state_key: &str, content: &RawValue) -> Result<Draft> {
+    let target =
+        UserId::parse(state_key).map_err(|_| Error::bad_json("The state key of a member event is a user id"))?;
+    let content: Content =
+        serde_json::from_str(content.get()).map_err(|_| Error::bad_json("The content is no JSON object"))?;
+    let to = membership_of(&content)?;
+    draft(server, view, &target, to, content)
+}
+
+/// Whether a new room may begin with this member event. Errors: as [`by_state`].
+pub fn check_initial(server: &Server, snapshot: &Snapshot<'_>, state_key: &str, content: &RawValue) -> Result<()> {
+    let target =
+        UserId::parse(state_key).map_err(|_| Error::bad_json("The state key of a member event is a user id"))?;
+    let content: Content =
+        serde_json::from_str(content.get()).map_err(|_| Error::bad_json("The content is no JSON object"))?;
+    match membership_of(&content)? {
+        Membership::Invite => check_invite(server, snapshot, &target),
+        _ => Ok(()),
+    }
+}
+
+fn membership_of(content: &Content) -> Result<Membership> {
+    let membership = content.get("membership").and_then(Value::as_str);
+    let known = membership.and_then(|membership| Membership::of(&membership.into()));
+    known.ok_or_else(|| Error::bad_json("`membership` is missing or unknown"))
+}
+
+/// The member event for a change to `to`, with what we and not the client say in it.
+fn draft(server: &Server, view: &View<'_>, target: &UserId, to: Membership, mut content: Content) -> Result<Draft> {
+    content.remove("join_authorised_via_users_server");
+    match to {
+        Membership::Join => {
+            if let Some(authorizer) = join_authorizer(server, view, target)? {
+                content.insert("join_authorised_via_users_server".to_owned(), authorizer.as_str().into());
+            }
+        }
+        Membership::Invite => check_invite(server, view.snapshot, target)?,
+        Membership::Knock | Membership::Leave | Membership::Ban => {}
+    }
+    if matches!(to, Membership::Join | Membership::Invite | Membership::Knock) {
+        add_profile(view.snapshot, target, &mut content)?;
+    }
+    let content = to_raw_value(&content).expect("a JSON object serializes");
+    Ok(Draft::state(StateEventType::RoomMember, target.as_str(), content))
+}
+
+/// Who of ours vouches that `user` may join a restricted room. `None` if nobody need do that.
+///
+/// <https://spec.matrix.org/v1.19/client-server-api/#restricted-rooms>
+fn join_authorizer(server: &Server, view: &View<'_>, user: &UserId) -> Result<Option<OwnedUserId>> {
+    let rules = view.state_content(view.current_state(), &StateEventType::RoomJoinRules, "")?;
+    let allow = match rules {
+        Some(RoomJoinRulesEventContent { join_rule: JoinRule::Restricted(restricted), .. })
+            if view.rules.authorization.restricted_join_rule =>
+        {
+            restricted.allow
+        }
+        Some(RoomJoinRulesEventContent { join_rule: JoinRule::KnockRestricted(restricted), .. })
+            if view.rules.authorization.knock_restricted_join_rule =>
+        {
+            restricted.allow
+        }
+        _ => return Ok(None),
+    };
+    if let Some(Membership::Join | Membership::Invite) = view.membership(view.current_state(), user)? {
+        return Ok(None);
+    }
+    if !is_in_any(server, view.snapshot, user, &allow)? {
+        return Err(Error::forbidden("You are in none of the rooms whose members may join this one"));
+    }
+    let authorizer = who_may_invite(server, view)?;
+    let nobody = || Error::forbidden("None of this server's users in the room may let you in");
+    authorizer.map(Some).ok_or_else(nobody)
+}
+
+/// Whether `user` is joined to one of the rooms that `allow` names.
+fn is_in_any(server: &Server, snapshot: &Snapshot<'_>, user: &UserId, allow: &[AllowRule]) -> Result<bool> {
+    for rule in allow {
+        let AllowRule::RoomMembership(room) = rule else { continue };
+        let Some(view) = View::open(&server.rooms, snapshot, &room.room_id)? else { continue };
+        if view.membership(view.current_state(), user)? == Some(Membership::Join) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// One of our users who is joined and may invite others.
+fn who_may_invite(server: &Server, view: &View<'_>) -> Result<Option<OwnedUserId>> {
+    let levels = power_levels(view)?;
+    // Few users have a power level of their own, and they are the likeliest to be able to invite.
+    let privileged = levels.rules.privileged_creators.iter().flatten();
+    for user in privileged.chain(levels.users.keys()).filter(|user| server.is_ours(user)) {
+        if levels.user_can_invite(user) && view.membership(view.current_state(), user)? == Some(Membership::Join) {
+            return Ok(Some(user.clone()));
+        }
+    }
+    if levels.users_default < levels.invite {
+        return Ok(None);
+    }
+    Ok(view.local_members()?.into_iter().find(|user| levels.user_can_invite(user)))
+}
+
+/// Whether an invite can reach `target` and is wanted.
+///
+/// <https://spec.matrix.org/v1.19/client-server-api/#invite-permission>
+pub fn check_invite(server: &Server, snapshot: &Snapshot<'_>, target: &UserId) -> Result<()> {
+    if !server.is_ours(target) {
+        let reason = format!("{target} can't be invited: this server does not talk to other servers");
+        return Err(Error::refused(ErrorKind::Unknown, reason));
+    }
+    let row = snapshot.get::<AccountData>(&(target, RoomNid(0), "m.invite_permission_config"))?;
+    let wish = row.and_then(|row| serde_json::from_str::<InvitePermissionConfigEventContent>(&row.content).ok());
+    match wish.and_then(|wish| wish.default_action) {
+        Some(InvitePermissionAction::Block) => {
+            Err(Error::refused(ErrorKind::InviteBlocked, format!("{target} does not accept invites"))
+                .with_status(http::StatusCode::FORBIDDEN))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The content of a member event with the profile of `user`.
+pub fn content_with_profile(snapshot: &Snapshot<'_>, user: &UserId, membership: &str) -> Result<Content> {
+    let mut content = Content::new();
+    content.insert("membership".to_owned(), membership.into());
+    add_profile(snapshot, user, &mut content)?;
+    Ok(content)
+}
+
+/// Adds what the profile of `user` says and `content` does not.
+fn add_profile(snapshot: &Snapshot<'_>, user: &UserId, content: &mut Content) -> Result<()> {
+    for field in ["avatar_url", "displayname"] {
+        if content.contains_key(field) {
+            continue;
+        }
+        let Some(value) = profile::get(snapshot, user, field)? else { continue };
+        let value = value.parse().map_err(|e| Error::internal(format!("the {field} of {user} is no JSON: {e}")))?;
+        content.insert(field.to_owned(), value);
+    }
+    Ok(())
+}
+
+fn because(reason: Option<String>) -> Content {
+    reason.map(|reason| ("reason".to_owned(), reason.into())).into_iter().collect()
+}
+
+/// The current membership of `user` and the event that made it.
+fn state_of(view: &View<'_>, user: &UserId) -> Result<Option<(Membership, OwnedEventId)>> {
+    let event = view.state_pdu(view.current_state(), &StateEventType::RoomMember, user.as_str())?;
+    let Some(event) = event else { return Ok(None) };
+    let membership = super::view::membership_in(event.content.get());
+    Ok(membership.map(|membership| (membership, event.event_id.clone())))
+}
+
+/// Leaves a room out of everything that the user is shown, until he gets into it again.
+///
+/// Errors: `M_UNKNOWN` if he has not left it, `M_NOT_FOUND` if he never was there.
+///
+/// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidforget>
+pub async fn forget(server: &Server, user: &UserId, room_id: &RoomId) -> Result<()> {
+    let user = user.to_owned();
+    let room = findable(server, room_id)?;
+    let write = move |tx: &mut crate::store::Transaction<'_>| {
+        let row = tx.get::<tables::UserRooms>(&(&user, room))?;
+        let mut row = row.ok_or_else(|| Error::not_found("You never were in this room"))?;
+        if !matches!(row.membership, Membership::Leave | Membership::Ban) {
+            return Err(Error::refused(ErrorKind::Unknown, "You must leave the room before you can forget it"));
+        }
+        row.is_forgotten = true;
+        tx.put::<tables::UserRooms>(&(&user, room), &row);
+        Ok(())
+    };
+    server.store.commit(write).await
+}
+
+/// The rooms that `user` is joined to.
+pub fn joined_rooms(snapshot: &Snapshot<'_>, user: &UserId) -> Result<Vec<ruma::OwnedRoomId>> {
+    let mut joined = Vec::new();
+    for row in snapshot.list::<tables::UserRooms>(&user) {
+        let row = row?;
+        if row.value.membership == Membership::Join {
+            let room = snapshot.get::<tables::Rooms>(&row.key()?.1)?;
+            joined.push(room.ok_or_else(|| Error::internal("a member of a room that is not there"))?.room_id);
+        }
+    }
+    Ok(joined)
+}

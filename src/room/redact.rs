@@ -1,0 +1,70 @@
+//! Asking that the content of an event be removed.
+
+use std::sync::Arc;
+
+use ruma::{EventId, OwnedEventId, RoomId, UserId};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{
+    View,
+    append::{self, Step},
+    membership, power_levels, send,
+};
+use crate::{
+    Server,
+    error::{Error, Result},
+    event::Draft,
+    user::session::Caller,
+};
+
+/// Redacts an event of a room. The same transaction of the same device again is answered with the same redaction.
+///
+/// Errors: `M_NOT_FOUND` if the room has no such event, `M_FORBIDDEN`.
+///
+/// <https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidredacteventidtxnid>
+pub async fn redact(
+    server: &Arc<Server>,
+    caller: &Caller,
+    room_id: &RoomId,
+    target: OwnedEventId,
+    reason: Option<String>,
+    txn_id: &str,
+) -> Result<OwnedEventId> {
+    let room = membership::known(server, room_id)?;
+    let key = send::transaction(caller, format!("redact/{target}"), txn_id);
+    let sender = caller.user_id.clone();
+    append::act(server, room, &caller.user_id, Some(key), move |_, view| {
+        check(view, &sender, &target)?;
+        Ok(Step::Send(Draft::redaction(target, reason.as_deref())))
+    })
+    .await
+}
+
+/// Whether `sender` may redact `target`: his own events, and those of others with the power for it. The rules of the
+/// room let anybody redact events of the same server, which is meant for its administrators.
+pub(super) fn check(view: &View<'_>, sender: &UserId, target: &EventId) -> Result<()> {
+    if view.membership(view.current_state(), sender)? != Some(super::Membership::Join) {
+        return Err(Error::forbidden("You are not in this room"));
+    }
+    let event = view.event_by_id(target)?.filter(|event| !event.flags.rejected);
+    let event = event.ok_or_else(|| Error::not_found("There is no such event in this room"))?;
+    // NOTSPEC: without the content of its create event a room of versions 1 to 10 would lose what makes it a room.
+    if event.event_type == "m.room.create" {
+        return Err(Error::forbidden("The event that created a room can't be redacted"));
+    }
+    if event.sender == sender || power_levels(view)?.user_can_redact_event_of_other(sender) {
+        return Ok(());
+    }
+    Err(Error::forbidden("You may not redact events of others in this room"))
+}
+
+/// What the content of a redaction says that it redacts: clients put it there whatever the room version.
+pub(super) fn target_in(content: &RawValue) -> Result<OwnedEventId> {
+    #[derive(Deserialize)]
+    struct Content {
+        redacts: OwnedEventId,
+    }
+    let content: Result<Content, _> = serde_json::from_str(content.get());
+    content.map(|content| content.redacts).map_err(|_| Error::bad_json("`redacts` is missing or no event id"))
+}

@@ -1,0 +1,140 @@
+//! What a user sends to a room that he is in.
+
+use std::sync::Arc;
+
+use ruma::{
+    CanonicalJsonObject, OwnedEventId, RoomId, UserId,
+    api::error::ErrorKind,
+    events::{StateEventType, TimelineEventType},
+};
+use serde::Deserialize;
+use serde_json::{Map, Value, value::RawValue};
+
+use super::{
+    Membership, View, aliases,
+    append::{self, Step, TransactionKey},
+    membership, power_levels, redact, relations,
+};
+use crate::{
+    Server,
+    error::{Error, Result},
+    event::Draft,
+    user::session::Caller,
+};
+
+/// Sends an event that is no state. The same transaction of the same device again is answered with the same event.
+///
+/// Errors: `M_FORBIDDEN`, `M_DUPLICATE_ANNOTATION`, `M_BAD_JSON`, `M_TOO_LARGE`; for redactions those of
+/// [`redact::redact`].
+///
+/// <https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidsendeventtypetxnid>
+pub async fn message(
+    server: &Arc<Server>,
+    caller: &Caller,
+    room_id: &RoomId,
+    event_type: TimelineEventType,
+    content: Box<RawValue>,
+    txn_id: &str,
+) -> Result<OwnedEventId> {
+    let room = membership::known(server, room_id)?;
+    let key = transaction(caller, format!("send/{event_type}"), txn_id);
+    let sender = caller.user_id.clone();
+    append::act(server, room, &caller.user_id, Some(key), move |_, view| {
+        if event_type == TimelineEventType::RoomRedaction {
+            redact::check(view, &sender, &redact::target_in(&content)?)?;
+        }
+        check_annotation(view, &sender, &event_type, &content)?;
+        Ok(Step::Send(Draft::message(event_type, content)))
+    })
+    .await
+}
+
+/// What a device asks for with a transaction id.
+pub(super) fn transaction(caller: &Caller, scope: String, txn_id: &str) -> TransactionKey {
+    TransactionKey { device_id: caller.device_id.clone(), scope, txn_id: txn_id.to_owned() }
+}
+
+fn check_annotation(
+    view: &View<'_>,
+    sender: &UserId,
+    event_type: &TimelineEventType,
+    content: &RawValue,
+) -> Result<()> {
+    let event_type = event_type.to_string();
+    match relations::same_annotation(view.snapshot, view.nid, sender, &event_type, content.get())? {
+        Some(_) => {
+            let message = "You have annotated that event with the same before";
+            Err(Error::refused(ErrorKind::DuplicateAnnotation, message))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Sets one entry of the room's state. Where it is as wanted already, by the same sender, no new event is made.
+///
+/// Errors: `M_FORBIDDEN`, `M_BAD_JSON`, `M_TOO_LARGE`; for `m.room.canonical_alias` also `M_BAD_ALIAS` and
+/// `M_INVALID_PARAM`, for `m.room.member` those of its own calls.
+///
+/// <https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidstateeventtypestatekey>
+pub async fn state(
+    server: &Arc<Server>,
+    sender: &UserId,
+    room_id: &RoomId,
+    event_type: StateEventType,
+    state_key: String,
+    content: Box<RawValue>,
+) -> Result<OwnedEventId> {
+    let room = membership::known(server, room_id)?;
+    let user = sender.to_owned();
+    append::act(server, room, sender, None, move |server, view| {
+        let draft = match event_type {
+            StateEventType::RoomMember => membership::by_state(server, view, &state_key, &content)?,
+            _ => {
+                check_state(view, &event_type, &state_key, &content)?;
+                Draft::state(event_type, state_key, content)
+            }
+        };
+        Ok(match same_state(view, &user, &draft)? {
+            Some(event_id) => Step::Done(event_id),
+            None => Step::Send(draft),
+        })
+    })
+    .await
+}
+
+/// What is known to be wrong before the rules of the room are asked: they would only say that it is forbidden.
+fn check_state(view: &View<'_>, event_type: &StateEventType, state_key: &str, content: &RawValue) -> Result<()> {
+    match event_type {
+        StateEventType::RoomCreate => Err(Error::invalid_param("A room is created once, and by /createRoom")),
+        StateEventType::RoomCanonicalAlias if state_key.is_empty() => aliases::check_canonical(view, content),
+        StateEventType::RoomPowerLevels => check_power_levels(view, content),
+        _ => Ok(()),
+    }
+}
+
+/// Since room version 12 creators have no power level that could be named.
+fn check_power_levels(view: &View<'_>, content: &RawValue) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Content {
+        users: Map<String, Value>,
+    }
+    let Ok(Content { users }) = serde_json::from_str(content.get()) else { return Ok(()) };
+    let creators = power_levels(view)?.rules.privileged_creators;
+    match creators.iter().flatten().find(|creator| users.contains_key(creator.as_str())) {
+        Some(creator) => Err(Error::bad_json(format!("{creator} created the room and can have no power level"))),
+        None => Ok(()),
+    }
+}
+
+/// The event that made the state what `draft` wants it to be, if `sender`, who is in the room, sent that one too.
+fn same_state(view: &View<'_>, sender: &UserId, draft: &Draft) -> Result<Option<OwnedEventId>> {
+    let (state, event_type) = (view.current_state(), StateEventType::from(draft.event_type.to_string()));
+    let state_key = draft.state_key.as_deref().unwrap_or_default();
+    let Some(current) = view.state_pdu(state, &event_type, state_key)? else { return Ok(None) };
+    if current.sender != sender || view.membership(state, sender)? != Some(Membership::Join) {
+        return Ok(None);
+    }
+    let parse = |content: &RawValue| serde_json::from_str::<CanonicalJsonObject>(content.get()).ok();
+    let is_same = parse(&current.content).is_some_and(|content| Some(content) == parse(&draft.content));
+    Ok(is_same.then(|| current.event_id.clone()))
+}
