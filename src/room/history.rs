@@ -243,3 +243,145 @@ impl<'f> Wanted<'f> {
         timeline::page(reader, &query)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use ruma::OwnedEventId;
+    use serde_json::json;
+
+    use super::*;
+    use crate::room::testing::TestRoom;
+
+    /// Something that happens in a room of alice, with bob coming and going.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Say,
+        Topic,
+        Bob(&'static str),
+        Visibility(&'static str),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let visibilities = vec!["joined", "invited", "shared", "world_readable"];
+        prop_oneof![
+            4 => Just(Step::Say),
+            1 => Just(Step::Topic),
+            2 => prop::sample::select(vec!["join", "invite", "leave"]).prop_map(Step::Bob),
+            1 => prop::sample::select(visibilities).prop_map(Step::Visibility),
+        ]
+    }
+
+    fn room_of(steps: &[Step]) -> TestRoom {
+        let room = TestRoom::new();
+        for (number, step) in steps.iter().enumerate() {
+            match step {
+                Step::Say => drop(room.message("alice", &number.to_string())),
+                Step::Topic => drop(room.state("alice", "m.room.topic", "", &json!({ "topic": number }))),
+                Step::Bob(membership) => {
+                    let by = if *membership == "invite" { "alice" } else { "bob" };
+                    let content = serde_json::value::to_raw_value(&json!({ "membership": membership })).unwrap();
+                    let bob = crate::room::testing::user("bob");
+                    let draft = crate::event::Draft::state("m.room.member".into(), bob.as_str(), content);
+                    let _ = room.send(by, draft); // what the rules do not allow does not happen
+                }
+                Step::Visibility(visibility) => drop(room.visibility(visibility)),
+            }
+        }
+        room
+    }
+
+    /// Every event of the room that the reader sees by itself and may reach, oldest first.
+    fn all_visible(reader: &Reader<'_, '_>, newest: RoomPos) -> Vec<OwnedEventId> {
+        let Ok(horizon) = reader.sight.horizon() else { return Vec::new() };
+        let rows = reader.view().snapshot.list::<crate::room::tables::Timeline>(&reader.view().nid);
+        let mut found = Vec::new();
+        for row in rows {
+            let row = row.unwrap();
+            let event = reader.view().event(row.value).unwrap();
+            if row.key().unwrap().1 <= horizon.min(newest) && reader.sight.may_see(row.value, &event).unwrap() {
+                found.push(event.event_id);
+            }
+        }
+        found
+    }
+
+    /// What somebody reads who asks for page after page until he is told that there is no more.
+    fn walk(
+        reader: &Reader<'_, '_>,
+        newest: RoomPos,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<(Vec<OwnedEventId>, usize)> {
+        let (mut ids, mut from, mut pages) = (Vec::new(), None, 0);
+        let filter = RoomEventFilter::default();
+        loop {
+            let chunk = messages(reader, newest, &Request { from, to: None, direction, limit, filter: &filter })?;
+            pages += 1;
+            assert!(chunk.entries.len() <= limit);
+            ids.extend(chunk.entries.into_iter().map(|entry| entry.event.event_id));
+            match chunk.end {
+                Some(end) => from = Some(end),
+                None => return Ok((ids, pages)),
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+        #[test]
+        fn walking_a_room_shows_each_visible_event_once(
+            steps in prop::collection::vec(step(), 0..30),
+            limit in 1_usize..12,
+        ) {
+            let room = room_of(&steps);
+            for user in ["alice", "bob", "stranger"] {
+                room.read(user, |reader, newest| -> Result<(), TestCaseError> {
+                    let expected = all_visible(reader, newest);
+                    if reader.sight.horizon().is_err() {
+                        prop_assert!(walk(reader, newest, Direction::Forward, limit).is_err());
+                        return Ok(());
+                    }
+                    let (forward, pages) = walk(reader, newest, Direction::Forward, limit).unwrap();
+                    prop_assert_eq!(&forward, &expected);
+                    prop_assert_eq!(pages, expected.len().div_ceil(limit).max(1), "no page is empty for nothing");
+                    let (mut backward, _) = walk(reader, newest, Direction::Backward, limit).unwrap();
+                    backward.reverse();
+                    prop_assert_eq!(&backward, &expected);
+                    Ok(())
+                })?;
+            }
+        }
+
+        #[test]
+        fn what_is_around_an_event_adds_up_to_the_room(
+            steps in prop::collection::vec(step(), 1..20),
+            limit in 0_usize..50,
+        ) {
+            let room = room_of(&steps);
+            room.read("alice", |reader, newest| -> Result<(), TestCaseError> {
+                let expected = all_visible(reader, newest);
+                let filter = RoomEventFilter::default();
+                for (index, id) in expected.iter().enumerate() {
+                    let found = around(reader, newest, id, limit, &filter).unwrap().unwrap();
+                    let ids = |entries: Vec<Entry>| entries.into_iter().map(|entry| entry.event.event_id);
+                    let mut shown: Vec<_> = ids(found.before).collect();
+                    shown.reverse();
+                    shown.extend(ids(vec![found.event]).chain(ids(found.after)));
+                    let (first, last) = (index.saturating_sub(limit / 2), index + (limit - limit / 2));
+                    prop_assert_eq!(&shown, &expected[first..=last.min(expected.len() - 1)]);
+
+                    let before = Request { from: Some(found.start), to: None, direction: Direction::Backward, limit: 99, filter: &filter };
+                    let mut rest: Vec<_> = ids(messages(reader, newest, &before).unwrap().entries).collect();
+                    rest.reverse();
+                    let after = Request { from: Some(found.end), direction: Direction::Forward, ..before };
+                    rest.extend(shown);
+                    rest.extend(ids(messages(reader, newest, &after).unwrap().entries));
+                    prop_assert_eq!(&rest, &expected);
+                }
+                Ok(())
+            })?;
+        }
+    }
+}

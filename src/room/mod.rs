@@ -21,4 +21,7 @@ pub mod timeline;
 pub mod view;
 pub mod visibility;
 
+#[cfg(test)]
+mod testing;
+
 pub use self::{lock::Rooms, power_levels::power_levels, tables::Membership, view::View};

@@ -210,3 +210,184 @@ pub fn stripped_state(view: &View<'_>, member_event: EventNid) -> Result<Vec<Raw
     let strip = |event: &StoredEvent| client_form::stripped(&event.view()).map(Raw::from_json).map_err(unreadable);
     events.iter().map(strip).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use ruma::EventId;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        event::Draft,
+        room::{
+            history,
+            tables::EventTransaction,
+            testing::{START_MS, TestRoom, user},
+        },
+        user::tables::ErasedUsers,
+    };
+
+    fn shown(room: &TestRoom, reader: &str, event: &EventId) -> Value {
+        room.read(reader, |reader, _| {
+            let (nid, event) = history::visible(reader, event).unwrap().unwrap();
+            serde_json::from_str(reader.show(nid, &event, Format::WithRoomId).unwrap().get()).unwrap()
+        })
+    }
+
+    fn topic(room: &TestRoom, topic: &str) -> OwnedEventId {
+        room.state("alice", "m.room.topic", "", &json!({ "topic": topic }))
+    }
+
+    fn redact(room: &TestRoom, target: &EventId, reason: &str) -> OwnedEventId {
+        room.send("alice", Draft::redaction(target.to_owned(), Some(reason))).unwrap()
+    }
+
+    #[test]
+    fn a_state_event_shows_what_it_replaced() {
+        let room = TestRoom::new();
+        let (old, new) = (topic(&room, "old"), topic(&room, "new"));
+        let shown_old = shown(&room, "alice", &old);
+        assert_eq!(shown_old["unsigned"], json!({ "age": 1_000, "membership": "join" }));
+        assert_eq!(shown_old["origin_server_ts"], START_MS + 3_000);
+        let unsigned = &shown(&room, "alice", &new)["unsigned"];
+        assert_eq!(unsigned["prev_content"], json!({ "topic": "old" }));
+        assert_eq!(unsigned["replaces_state"], old.as_str());
+    }
+
+    #[test]
+    fn what_was_replaced_is_shown_as_it_is_now_and_only_to_whom_may_see_it() {
+        let room = TestRoom::new();
+        room.visibility("joined");
+        let old = topic(&room, "old");
+        room.member("bob", "bob", "join");
+        let new = topic(&room, "new");
+        let unsigned = &shown(&room, "bob", &new)["unsigned"];
+        assert_eq!((unsigned.get("prev_content"), &unsigned["replaces_state"]), (None, &json!(old)));
+        assert_eq!(shown(&room, "alice", &new)["unsigned"]["prev_content"], json!({ "topic": "old" }));
+        redact(&room, &old, "secret");
+        assert_eq!(shown(&room, "alice", &new)["unsigned"]["prev_content"], json!({}));
+    }
+
+    #[test]
+    fn a_redacted_event_shows_its_redaction_and_no_more_of_a_chain_of_them() {
+        let room = TestRoom::new();
+        let message = room.message("alice", "secret");
+        let redaction = redact(&room, &message, "why");
+        let of_redaction = redact(&room, &redaction, "why not");
+        redact(&room, &of_redaction, "and so on");
+        let shown_message = shown(&room, "alice", &message);
+        assert_eq!(shown_message["content"], json!({}));
+        let because = &shown_message["unsigned"]["redacted_because"];
+        assert_eq!((&because["event_id"], &because["redacts"]), (&json!(redaction), &json!(message)));
+        assert_eq!(because["content"], json!({ "redacts": message }), "its reason was redacted too");
+        assert_eq!(because["unsigned"].get("redacted_because"), None);
+        assert_eq!(
+            shown(&room, "alice", &redaction)["unsigned"]["redacted_because"]["event_id"],
+            of_redaction.as_str()
+        );
+    }
+
+    #[test]
+    fn who_may_not_see_a_redaction_learns_that_it_was_and_not_why() {
+        let room = TestRoom::new();
+        room.member("bob", "bob", "join");
+        let message = room.message("alice", "secret");
+        room.member("bob", "bob", "leave");
+        let redaction = redact(&room, &message, "between us");
+        let because = |reader| shown(&room, reader, &message)["unsigned"]["redacted_because"].clone();
+        assert_eq!(because("alice")["content"]["reason"], "between us");
+        assert_eq!(because("bob")["event_id"], redaction.as_str());
+        assert_eq!(because("bob")["content"], json!({ "redacts": message }));
+    }
+
+    #[test]
+    fn a_transaction_id_is_shown_to_the_device_that_gave_it() {
+        let room = TestRoom::new();
+        room.member("bob", "bob", "join");
+        let message = room.message("alice", "hi");
+        let (nid, device_id) = (room.nid, ruma::owned_device_id!("PHONE"));
+        let event = room.read("alice", |reader, _| reader.view().event_nid(&message).unwrap().unwrap());
+        let sent = EventTransaction { device_id, txn_id: "m1".to_owned() };
+        room.change(move |tx| tx.put::<EventTransactions>(&(nid, event), &sent));
+        let transaction_id = |by: &str, device: Option<&str>| {
+            let (snapshot, user) = (room.server.store.snapshot(), user(by));
+            let view = View::of(&room.server.rooms, &snapshot, room.nid).unwrap();
+            let reader = Reader::open(&view, &user, device.map(Into::into), START_MS).unwrap();
+            let shown = reader.show(event, &view.event(event).unwrap(), Format::WithoutRoomId).unwrap();
+            let shown: Value = serde_json::from_str(shown.get()).unwrap();
+            assert_eq!(shown.get("room_id"), None);
+            shown["unsigned"]["transaction_id"].as_str().map(str::to_owned)
+        };
+        assert_eq!(transaction_id("alice", Some("PHONE")).as_deref(), Some("m1"));
+        assert_eq!(transaction_id("alice", Some("LAPTOP")), None);
+        assert_eq!(transaction_id("alice", None), None);
+        assert_eq!(transaction_id("bob", Some("PHONE")), None);
+    }
+
+    #[test]
+    fn each_event_tells_the_readers_membership_at_it() {
+        let room = TestRoom::new();
+        let before = room.message("alice", "before");
+        let invited = room.member("alice", "bob", "invite");
+        let joins = room.member("bob", "bob", "join");
+        let membership = |event: &EventId| shown(&room, "bob", event)["unsigned"]["membership"].clone();
+        assert_eq!(
+            (membership(&before), membership(&invited), membership(&joins)),
+            (json!("leave"), json!("invite"), json!("join"))
+        );
+    }
+
+    #[test]
+    fn what_an_erased_user_said_is_for_those_who_were_there() {
+        let room = TestRoom::new();
+        room.member("mallory", "mallory", "join");
+        room.member("bob", "bob", "join");
+        let message = room.message("mallory", "regretted");
+        room.member("carol", "carol", "join");
+        let content = |reader: &str| shown(&room, reader, &message)["content"].clone();
+        assert_eq!(content("carol"), json!({ "body": "regretted" }));
+        room.change(|tx| tx.put::<ErasedUsers>(&&*user("mallory"), &()));
+        assert_eq!(content("carol"), json!({}));
+        assert_eq!(content("bob"), json!({ "body": "regretted" }));
+        assert_eq!(shown(&room, "carol", &message)["unsigned"].get("redacted_because"), None);
+    }
+
+    #[test]
+    fn the_federation_form_is_the_signed_event() {
+        let room = TestRoom::new();
+        let message = room.message("alice", "hi");
+        room.read("alice", |reader, _| {
+            let (nid, event) = history::visible(reader, &message).unwrap().unwrap();
+            let shown: Value =
+                serde_json::from_str(reader.show(nid, &event, Format::Federation).unwrap().get()).unwrap();
+            assert!(shown["signatures"]["chappe.test"].is_object() && shown.get("event_id").is_none(), "{shown}");
+        });
+    }
+
+    #[test]
+    fn an_invitation_shows_a_few_events_of_the_state_it_was_made_in() {
+        let room = TestRoom::new();
+        topic(&room, "then");
+        room.state("alice", "com.example.secret", "", &json!({ "x": 1 }));
+        let invite = room.member("alice", "bob", "invite");
+        topic(&room, "later");
+        let stripped: Vec<Value> = room.read("bob", |reader, _| {
+            let nid = reader.view().event_nid(&invite).unwrap().unwrap();
+            let state = stripped_state(reader.view(), nid).unwrap();
+            state.iter().map(|event| serde_json::from_str(event.json().get()).unwrap()).collect()
+        });
+        let types: Vec<_> = stripped.iter().map(|event| event["type"].as_str().unwrap()).collect();
+        assert_eq!(types, ["m.room.create", "m.room.topic", "m.room.join_rules", "m.room.member", "m.room.member"]);
+        assert_eq!(stripped[1]["content"], json!({ "topic": "then" }));
+        assert_eq!(
+            (&stripped[3]["state_key"], &stripped[4]["state_key"]),
+            (&json!(user("alice")), &json!(user("bob")))
+        );
+        for event in stripped {
+            assert_eq!(
+                event.as_object().unwrap().keys().collect::<Vec<_>>(),
+                ["content", "sender", "state_key", "type"]
+            );
+        }
+    }
+}

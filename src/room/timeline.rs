@@ -11,12 +11,17 @@ use crate::{
 /// How many events are read from the disk at once.
 const BATCH: usize = 32;
 
-/// How many events are looked at for one page. Whoever may see only few of many gets short or empty pages, each with a
-/// token to go on with.
-const MAX_SCANNED: usize = 5_000;
+/// What one page may cost. Whoever may see only few of many events gets short or empty pages, each with a token to go on
+/// with.
+const PAGE_BUDGET: Budget = Budget { scanned: 5_000, bytes: 4 << 20 };
 
-/// From how many bytes of events on a page is full.
-const MAX_PAGE_BYTES: usize = 4 << 20;
+#[derive(Clone, Copy, Debug)]
+struct Budget {
+    /// How many events are looked at.
+    scanned: usize,
+    /// From how many bytes of events on a page is full.
+    bytes: usize,
+}
 
 /// An event at its place in the timeline.
 #[derive(Clone, Debug)]
@@ -50,6 +55,10 @@ pub struct Page {
 
 /// The next events that `reader` may see and asked for. A page that is not full, or empty, may still have a `next`.
 pub fn page(reader: &Reader<'_, '_>, query: &Query<'_>) -> Result<Page> {
+    page_within(PAGE_BUDGET, reader, query)
+}
+
+fn page_within(budget: Budget, reader: &Reader<'_, '_>, query: &Query<'_>) -> Result<Page> {
     let mut entries = Vec::new();
     let until = query.until.min(reader.sight.horizon()?);
     if query.after >= until || query.filter.is_nothing() {
@@ -66,14 +75,14 @@ pub fn page(reader: &Reader<'_, '_>, query: &Query<'_>) -> Result<Page> {
         for ((pos, nid), event) in std::iter::zip(batch, reader.view().events(&nids)?) {
             scanned += 1;
             let is_wanted = wants(reader, query, nid, &event)?;
-            if is_wanted && (entries.len() >= query.limit || bytes >= MAX_PAGE_BYTES) {
+            if is_wanted && (entries.len() >= query.limit || bytes >= budget.bytes) {
                 return Ok(Page { entries, next: Some(ahead_of(pos, query.direction)) });
             }
             if is_wanted {
                 bytes += event.common.len();
                 entries.push(Entry { pos, nid, event });
             }
-            if scanned >= MAX_SCANNED {
+            if scanned >= budget.scanned {
                 return Ok(Page { entries, next: Some(behind(pos, query.direction)) });
             }
         }
@@ -132,4 +141,108 @@ fn wants(reader: &Reader<'_, '_>, query: &Query<'_>, nid: EventNid, event: &Stor
     Ok(!query.ignored.hides(event)
         && query.filter.allows(event).map_err(unreadable)?
         && reader.sight.may_see(nid, event)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::api::client::filter::RoomEventFilter;
+    use serde_json::json;
+
+    use super::*;
+    use crate::room::testing::TestRoom;
+
+    const EVERYTHING: (RoomPos, RoomPos) = (RoomPos::MIN, RoomPos::MAX);
+
+    /// The numbers of the messages on each page that bob reads backward, with what the filter lets through.
+    fn pages(room: &TestRoom, budget: Budget, limit: usize, filter: &serde_json::Value) -> Vec<Vec<String>> {
+        let filter: RoomEventFilter = serde_json::from_value(filter.clone()).unwrap();
+        let mut pages = Vec::new();
+        let (after, mut until) = EVERYTHING;
+        room.read("bob", |reader, _| {
+            let ignored = Ignored::load(reader.view().snapshot, reader.sight.user_id).unwrap();
+            loop {
+                let query = Query {
+                    after,
+                    until,
+                    direction: Direction::Backward,
+                    limit,
+                    filter: EventFilter::new(&filter, reader.view().room_id()),
+                    ignored: &ignored,
+                };
+                let page = page_within(budget, reader, &query).unwrap();
+                let body = |entry: &Entry| {
+                    let content: serde_json::Value = serde_json::from_str(&entry.event.common).unwrap();
+                    content["content"]["body"].as_str().unwrap_or("state").to_owned()
+                };
+                pages.push(page.entries.iter().map(body).collect());
+                match page.next {
+                    Some(next) => until = next,
+                    None => return pages,
+                }
+            }
+        })
+    }
+
+    /// A message that bob sees, then `hidden` ones that he does not, then one that he sees.
+    fn room_with_hidden(hidden: usize) -> TestRoom {
+        let room = TestRoom::new();
+        room.visibility("joined");
+        room.member("bob", "bob", "join");
+        room.message("alice", "first");
+        room.member("bob", "bob", "leave");
+        (0..hidden).for_each(|_| drop(room.message("alice", "hidden")));
+        room.member("bob", "bob", "join");
+        room.message("alice", "last");
+        room
+    }
+
+    const MESSAGES: &str = "m.room.message";
+
+    #[test]
+    fn a_page_goes_on_past_any_number_of_hidden_events() {
+        let room = room_with_hidden(3 * BATCH);
+        let filter = json!({ "types": [MESSAGES] });
+        assert_eq!(pages(&room, PAGE_BUDGET, 10, &filter), [["last", "first"]]);
+        assert_eq!(pages(&room, PAGE_BUDGET, 1, &filter), [["last"], ["first"]]);
+    }
+
+    #[test]
+    fn a_budget_that_ends_among_hidden_events_ends_the_page_and_not_the_walk() {
+        let room = room_with_hidden(25);
+        let pages = pages(&room, Budget { scanned: 10, ..PAGE_BUDGET }, 10, &json!({ "types": [MESSAGES] }));
+        assert_eq!(pages.concat(), ["last", "first"]);
+        assert!(pages[0] == ["last"] && pages[1].is_empty() && pages.len() == 4, "{pages:?}");
+    }
+
+    #[test]
+    fn a_page_has_a_size_in_bytes_and_at_least_one_event() {
+        let room = room_with_hidden(0);
+        let pages = pages(&room, Budget { bytes: 1, ..PAGE_BUDGET }, 10, &json!({ "types": [MESSAGES] }));
+        assert_eq!(pages, [["last"], ["first"]]);
+    }
+
+    #[test]
+    fn with_a_limit_of_none_a_page_tells_whether_there_is_anything() {
+        let room = room_with_hidden(5);
+        let everything = RoomEventFilter::default();
+        room.read("bob", |reader, _| {
+            let (after, until) = EVERYTHING;
+            let filter = EventFilter::new(&everything, reader.view().room_id());
+            let ignored = &Ignored::default();
+            let query = Query { after, until, direction: Direction::Backward, limit: 0, filter, ignored };
+            let some = page(reader, &query).unwrap();
+            assert!(some.entries.is_empty() && some.next.is_some());
+            let none = page(reader, &Query { until: RoomPos(0), ..query }).unwrap();
+            assert!(none.entries.is_empty() && none.next.is_none());
+        });
+    }
+
+    #[test]
+    fn messages_of_ignored_users_are_left_out_and_their_state_is_not() {
+        let room = room_with_hidden(0);
+        room.ignore("bob", "alice");
+        let pages = pages(&room, PAGE_BUDGET, 100, &json!({ "senders": ["@alice:chappe.test"] }));
+        assert_eq!(pages.len(), 1);
+        assert!(!pages[0].is_empty() && pages[0].iter().all(|shown| shown == "state"), "{pages:?}");
+    }
 }

@@ -228,3 +228,169 @@ fn departure(view: &View<'_>, row: &UserRoom) -> Result<Option<Departure>> {
 pub(super) fn unreadable(error: DecodeError) -> Error {
     Error::internal(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use ruma::OwnedEventId;
+    use serde_json::json;
+
+    use super::*;
+    use crate::room::{history, testing::TestRoom};
+
+    /// A room of one visibility in which something is said at every stage of bob's time with it.
+    struct Story {
+        room: TestRoom,
+        said: BTreeMap<&'static str, OwnedEventId>,
+    }
+
+    impl Story {
+        fn new(visibility: &str) -> Self {
+            let room = TestRoom::new();
+            room.visibility(visibility);
+            Self { room, said: BTreeMap::new() }
+        }
+
+        fn say(&mut self, when: &'static str) {
+            self.said.insert(when, self.room.message("alice", when));
+        }
+
+        fn member(&mut self, by: &str, membership: &str, what: &'static str) {
+            self.said.insert(what, self.room.member(by, "bob", membership));
+        }
+
+        /// What of all this `reader` sees.
+        fn seen_by(&self, reader: &str) -> Vec<&'static str> {
+            self.room.read(reader, |reader, _| {
+                let is_seen = |id: &OwnedEventId| history::visible(reader, id).unwrap().is_some();
+                self.said.iter().filter(|(_, id)| is_seen(id)).map(|(what, _)| *what).collect()
+            })
+        }
+    }
+
+    /// Stages are numbered so that they sort as they happened.
+    fn whole_story(visibility: &str) -> Story {
+        let mut story = Story::new(visibility);
+        story.say("0 before");
+        story.member("alice", "invite", "1 is invited");
+        story.say("2 invited");
+        story.member("bob", "join", "3 joins");
+        story.say("4 joined");
+        story.member("bob", "leave", "5 leaves");
+        story.say("6 left");
+        story
+    }
+
+    #[test]
+    fn each_visibility_shows_each_stage_to_whom_it_should() {
+        let joined = ["3 joins", "4 joined", "5 leaves"];
+        let invited = ["1 is invited", "2 invited", "3 joins", "4 joined", "5 leaves"];
+        let shared = ["0 before", "1 is invited", "2 invited", "3 joins", "4 joined", "5 leaves"];
+        let everything = ["0 before", "1 is invited", "2 invited", "3 joins", "4 joined", "5 leaves", "6 left"];
+        let cases: [(&str, &[&str], &[&str]); 5] = [
+            ("joined", &joined, &[]),
+            ("invited", &invited, &[]),
+            ("shared", &shared, &[]),
+            ("world_readable", &everything, &everything),
+            ("something new", &shared, &[]),
+        ];
+        for (visibility, by_bob, by_stranger) in cases {
+            let story = whole_story(visibility);
+            assert_eq!(story.seen_by("bob"), by_bob, "{visibility}");
+            assert_eq!(story.seen_by("stranger"), by_stranger, "{visibility}");
+            assert_eq!(story.seen_by("alice"), everything, "{visibility}");
+        }
+    }
+
+    #[test]
+    fn who_comes_back_sees_what_was_said_meanwhile_only_where_history_is_shared() {
+        for (visibility, is_seen) in [("joined", false), ("invited", false), ("shared", true), ("world_readable", true)]
+        {
+            let mut story = whole_story(visibility);
+            story.member("bob", "join", "7 returns");
+            story.say("8 back");
+            let seen = story.seen_by("bob");
+            assert_eq!(seen.contains(&"6 left"), is_seen, "{visibility}");
+            assert!(seen.ends_with(&["7 returns", "8 back"]) && seen.contains(&"4 joined"), "{visibility}");
+        }
+    }
+
+    #[test]
+    fn an_invitation_alone_opens_nothing_but_itself() {
+        for visibility in ["joined", "invited", "shared"] {
+            let mut story = Story::new(visibility);
+            story.say("0 before");
+            story.member("alice", "invite", "1 is invited");
+            story.say("2 invited");
+            assert_eq!(story.seen_by("bob"), ["1 is invited"], "{visibility}");
+            story.member("bob", "leave", "3 declines");
+            assert_eq!(story.seen_by("bob"), ["3 declines"], "{visibility}");
+        }
+    }
+
+    #[test]
+    fn who_is_banned_or_invited_anew_after_he_left_sees_up_to_his_leave() {
+        for membership in ["ban", "invite"] {
+            let mut story = whole_story("shared");
+            story.member("alice", membership, "7 later");
+            let seen = story.seen_by("bob");
+            assert!(seen.contains(&"5 leaves") && !seen.contains(&"6 left"), "{membership}: {seen:?}");
+            let departure = story.room.read("bob", |reader, _| reader.sight.standing);
+            let left = story.room.read("bob", |reader, _| history::visible(reader, &story.said["5 leaves"]).unwrap());
+            let (_, left) = left.unwrap();
+            let expected = Departure { pos: RoomPos(left.room_pos), state: left.state_after.unwrap() };
+            assert_eq!(departure, Standing::Left(expected));
+        }
+    }
+
+    #[test]
+    fn who_is_kicked_sees_the_kick_and_nothing_after_it() {
+        let mut story = Story::new("joined");
+        story.member("bob", "join", "0 joins");
+        story.member("alice", "leave", "1 is kicked");
+        story.say("2 gone");
+        story.member("alice", "ban", "3 is banned");
+        story.say("4 banned");
+        assert_eq!(story.seen_by("bob"), ["0 joins", "1 is kicked", "3 is banned"]);
+    }
+
+    #[test]
+    fn who_forgets_a_room_is_a_stranger_to_it() {
+        let story = whole_story("shared");
+        story.room.forget("bob");
+        assert_eq!(story.seen_by("bob"), Vec::<&str>::new());
+        let refused = story.room.read("bob", |reader, _| reader.sight.readable_state().unwrap_err());
+        assert!(matches!(refused, Error::Refused { .. }));
+    }
+
+    #[test]
+    fn changes_of_the_visibility_count_from_where_they_are_made() {
+        let mut story = Story::new("world_readable");
+        story.say("0 open");
+        story.said.insert("1 closes", story.room.visibility("joined"));
+        story.say("2 closed");
+        story.said.insert("3 opens", story.room.visibility("world_readable"));
+        story.say("4 open");
+        assert_eq!(story.seen_by("stranger"), ["0 open", "1 closes", "3 opens", "4 open"]);
+        story.said.insert("5 closes", story.room.visibility("shared"));
+        story.say("6 closed");
+        assert_eq!(story.seen_by("stranger"), ["0 open", "1 closes", "3 opens", "4 open", "5 closes"]);
+    }
+
+    #[test]
+    fn a_room_that_says_nothing_shares_its_history_with_members() {
+        let room = TestRoom::new();
+        let before = room.message("alice", "before");
+        room.member("bob", "bob", "join");
+        let is_seen = |by: &str| room.read(by, |reader, _| history::visible(reader, &before).unwrap().is_some());
+        assert!(is_seen("bob") && !is_seen("stranger"));
+    }
+
+    #[test]
+    fn contents_of_the_wrong_form_count_as_shared() {
+        for content in [json!({}), json!({ "history_visibility": 1 }), json!({ "history_visibility": null })] {
+            assert_eq!(visibility_in(&content.to_string()), HistoryVisibility::Shared);
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Rooms for tests: a server of its own, in a directory of its own, with one room of alice's.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use ruma::{
+    OwnedEventId, OwnedUserId, RoomVersionId, UserId,
+    events::{StateEventType, TimelineEventType},
+};
+use serde_json::{Value, json, value::to_raw_value};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use super::{
+    View, append, local_event,
+    show::Reader,
+    tables::{RoomIds, UserRoom, UserRooms},
+};
+use crate::{
+    Server,
+    clock::Clock,
+    config::Config,
+    error::Result,
+    event::{Draft, rules},
+    random::Random,
+    store::{Error, RoomNid, RoomPos, Transaction},
+    user::tables::{AccountData, AccountDatum},
+};
+
+/// When the clock of a test begins, in milliseconds since the Unix epoch.
+pub const START_MS: u64 = 1_800_000_000_000;
+
+pub struct TestRoom {
+    pub server: Arc<Server>,
+    pub nid: RoomNid,
+    runtime: Runtime,
+    _directory: TempDir,
+}
+
+pub fn user(localpart: &str) -> OwnedUserId {
+    UserId::parse(format!("@{localpart}:chappe.test")).unwrap()
+}
+
+impl TestRoom {
+    /// A room that anybody may join.
+    pub fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = Config::for_tests("chappe.test");
+        config.database_path = directory.path().join("data");
+        let server = Server::open(config, Clock::manual(START_MS), Random::from_seed(1)).unwrap();
+        let runtime = Runtime::new().unwrap();
+        let nid = runtime.block_on(found(&server));
+        let room = Self { server, nid, runtime, _directory: directory };
+        room.member("alice", "alice", "join");
+        room.state("alice", "m.room.join_rules", "", &json!({ "join_rule": "public" }));
+        room
+    }
+
+    pub fn message(&self, sender: &str, body: &str) -> OwnedEventId {
+        let content = to_raw_value(&json!({ "body": body })).unwrap();
+        self.send(sender, Draft::message(TimelineEventType::RoomMessage, content)).unwrap()
+    }
+
+    pub fn state(&self, sender: &str, event_type: &str, state_key: &str, content: &Value) -> OwnedEventId {
+        let draft = Draft::state(StateEventType::from(event_type), state_key, to_raw_value(content).unwrap());
+        self.send(sender, draft).unwrap()
+    }
+
+    pub fn visibility(&self, visibility: &str) -> OwnedEventId {
+        self.state("alice", "m.room.history_visibility", "", &json!({ "history_visibility": visibility }))
+    }
+
+    /// What `sender` makes of the membership of `of`.
+    pub fn member(&self, sender: &str, of: &str, membership: &str) -> OwnedEventId {
+        self.state(sender, "m.room.member", user(of).as_str(), &json!({ "membership": membership }))
+    }
+
+    /// Sends an event, a second after the last one.
+    pub fn send(&self, sender: &str, draft: Draft) -> Result<OwnedEventId> {
+        self.server.clock.advance(Duration::from_secs(1));
+        self.runtime.block_on(append::send(&self.server, self.nid, &user(sender), draft, None))
+    }
+
+    pub fn forget(&self, localpart: &str) {
+        let (nid, user) = (self.nid, user(localpart));
+        self.change(move |tx| {
+            let row = tx.get::<UserRooms>(&(&user, nid)).unwrap().unwrap();
+            tx.put::<UserRooms>(&(&user, nid), &UserRoom { is_forgotten: true, ..row });
+        });
+    }
+
+    pub fn ignore(&self, localpart: &str, ignored: &str) {
+        let content = json!({ "ignored_users": { user(ignored): {} } }).to_string();
+        let user = user(localpart);
+        self.change(move |tx| {
+            let datum = AccountDatum { changed: tx.pos(), content };
+            tx.put::<AccountData>(&(&user, RoomNid(0), "m.ignored_user_list"), &datum);
+        });
+    }
+
+    /// Changes the database beside the room.
+    pub fn change(&self, change: impl FnOnce(&mut Transaction<'_>) + Send + 'static) {
+        let commit = self.server.store.commit_blocking(|tx| {
+            change(tx);
+            Ok::<_, Error>(())
+        });
+        commit.unwrap();
+    }
+
+    /// What `work` says, with a user as reader.
+    pub fn read<R>(&self, localpart: &str, work: impl FnOnce(&Reader<'_, '_>, RoomPos) -> R) -> R {
+        let newest = self.server.store.durable_pos().into();
+        let snapshot = self.server.store.snapshot();
+        let view = View::of(&self.server.rooms, &snapshot, self.nid).unwrap();
+        let user = user(localpart);
+        work(&Reader::open(&view, &user, None, self.server.clock.now_ms()).unwrap(), newest)
+    }
+}
+
+async fn found(server: &Arc<Server>) -> RoomNid {
+    let version = RoomVersionId::V12;
+    let content = to_raw_value(&json!({ "room_version": version })).unwrap();
+    let place = local_event::Place {
+        room_id: None,
+        prev_events: Vec::new(),
+        auth_events: Vec::new(),
+        depth: 1,
+        hashes: HashMap::new(),
+    };
+    let draft = Draft::state(StateEventType::RoomCreate, "", content);
+    let create = local_event::make(server, rules::rules(&version).unwrap(), &user("alice"), draft, &place).unwrap();
+    let room_id = create.pdu().room_id.clone();
+    append::found(server, version, vec![create], |_, _| Ok(())).await.unwrap();
+    server.store.snapshot().get::<RoomIds>(&&*room_id).unwrap().unwrap()
+}
