@@ -1,0 +1,111 @@
+//! A server in this process, with a directory, a clock and a seed of its own, and users who talk to it in JSON.
+
+mod answer;
+mod user;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{Router, body::Body};
+use chappe::{Server, clock::Clock, config::Config, http, random::Random};
+use ::http::{Method, Request, header};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tower::ServiceExt;
+
+pub use self::{answer::Answer, user::User};
+
+/// 2026-01-01, when every test begins.
+const START_MS: u64 = 1_767_225_600_000;
+
+#[derive(Clone)]
+pub struct TestServer(Arc<Inner>);
+
+struct Inner {
+    server: Arc<Server>,
+    router: Router,
+    _directory: TempDir,
+}
+
+impl TestServer {
+    /// `example.org`, where everybody may register.
+    pub async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// The same with another configuration.
+    pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = Config::for_tests("example.org");
+        config.database_path = directory.path().join("data");
+        change(&mut config);
+        config.check().unwrap();
+        let server = Server::open(config, Clock::manual(START_MS), Random::from_seed(1)).unwrap();
+        let router = http::router(Arc::clone(&server));
+        Self(Arc::new(Inner { server, router, _directory: directory }))
+    }
+
+    /// What the handlers work on, for what can't be seen from outside.
+    pub fn inside(&self) -> &Arc<Server> {
+        &self.0.server
+    }
+
+    pub fn advance(&self, by: Duration) {
+        self.0.server.clock.advance(by);
+    }
+
+    /// A new user, who is logged in. His password is `password of NAME`.
+    pub async fn user(&self, name: &str) -> User {
+        let body = json!({"username": name, "password": password_of(name), "auth": {"type": "m.login.dummy"}});
+        User::new(self.clone(), &self.post("/v3/register", body).await.ok())
+    }
+
+    /// Another device of a user.
+    pub async fn log_in(&self, name: &str) -> User {
+        let body = json!({
+            "type": "m.login.password",
+            "identifier": {"type": "m.id.user", "user": name},
+            "password": password_of(name),
+        });
+        User::new(self.clone(), &self.post("/v3/login", body).await.ok())
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.request(Method::GET, path, None, None).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> Answer {
+        self.request(Method::POST, path, None, Some(body)).await
+    }
+
+    /// Any request; a path that begins with `/v1` or `/v3` is one of the client-server API.
+    pub async fn request(&self, method: Method, path: &str, token: Option<&str>, body: Option<Value>) -> Answer {
+        let body = body.map_or_else(String::new, |body| body.to_string());
+        self.request_bytes(method, path, token, body).await
+    }
+
+    /// As [`Self::request`], with a body that need not be JSON.
+    pub async fn request_bytes(
+        &self,
+        method: Method,
+        path: &str,
+        token: Option<&str>,
+        body: impl Into<Body>,
+    ) -> Answer {
+        let prefix = if path.starts_with("/v1/") || path.starts_with("/v3/") { "/_matrix/client" } else { "" };
+        let mut request = Request::builder().method(method).uri(format!("{prefix}{path}"));
+        if let Some(token) = token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        self.send(request.body(body.into()).unwrap()).await
+    }
+
+    /// A request with headers and extensions of the test's own.
+    pub async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self.0.router.clone().oneshot(request).await.unwrap();
+        Answer::read(response).await
+    }
+}
+
+pub fn password_of(name: &str) -> String {
+    format!("password of {name}")
+}
