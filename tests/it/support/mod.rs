@@ -39,7 +39,8 @@ impl TestServer {
         config.database_path = directory.path().join("data");
         change(&mut config);
         config.check().unwrap();
-        let server = Server::open(config, Clock::manual(START_MS), Random::from_seed(1)).unwrap();
+        let open = || Server::open(config, Clock::manual(START_MS), Random::from_seed(1));
+        let server = tokio::task::spawn_blocking(open).await.unwrap().unwrap();
         let router = http::router(Arc::clone(&server));
         Self(Arc::new(Inner { server, router, _directory: directory }))
     }
