@@ -2,6 +2,7 @@
 
 mod database;
 mod serve;
+mod users;
 
 use std::{
     env,
@@ -12,6 +13,8 @@ use std::{
 
 use chappe::config::{Config, ConfigError, ENV_CONFIG_PATH, Setting};
 use clap::{Parser, Subcommand};
+
+use self::users::UserCommand;
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -43,6 +46,9 @@ enum Command {
     Serve,
     /// Print the configuration in effect, with *** for secrets
     Config,
+    /// Make and list the accounts of a stopped server
+    #[command(subcommand)]
+    User(UserCommand),
     /// Read the whole database of a stopped server and compare what must agree; exit code 1 if something does not
     Check {
         /// Data directory [default: `database_path` of the configuration]
@@ -85,6 +91,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
         Command::Serve => serve::run(config()?),
         Command::Config => print(&config()?),
+        Command::User(command) => users::run(config()?, command),
         Command::Check { directory: Some(directory) } => database::check(&directory),
         Command::Check { directory: None } => database::check(&config()?.database_path),
         Command::Inspect { table, text, directory: Some(directory) } => database::inspect(&directory, &table, &text),

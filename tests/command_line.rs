@@ -44,8 +44,15 @@ fn serve(directory: &TempDir, socket: &Path) -> Child {
 }
 
 fn health(socket: &Path) -> String {
+    ask(socket, "GET /_chappe/health", "")
+}
+
+/// The whole answer to a request: status, headers and body.
+fn ask(socket: &Path, method_and_path: &str, body: &str) -> String {
     let mut stream = UnixStream::connect(socket).unwrap();
-    stream.write_all(b"GET /_chappe/health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+    let length = body.len();
+    let head = format!("host: localhost\r\nconnection: close\r\ncontent-length: {length}");
+    write!(stream, "{method_and_path} HTTP/1.1\r\n{head}\r\n\r\n{body}").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
@@ -101,4 +108,35 @@ fn the_effective_configuration_is_printed_without_secrets() {
         assert!(printed.contains(line), "{line} is not in\n{printed}");
     }
     assert!(!printed.contains("s3cret"));
+}
+
+#[test]
+fn an_administrator_makes_accounts_that_can_log_in() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| chappe(&directory, "", arguments).output().unwrap();
+    let made = text(&run(&["user", "create", "alice", "--admin"]).stdout);
+    let generated = made.lines().find_map(|line| line.strip_prefix("password")).unwrap().trim();
+    assert!(made.contains("@alice:localhost") && generated.len() >= 20, "{made}");
+    assert_fails(&run(&["user", "create", "alice"]), 1, "taken");
+    assert_fails(&run(&["user", "create", "not a name"]), 1, "username");
+
+    let mut with_stdin = chappe(&directory, "", &["user", "create", "bob", "--password-stdin"]);
+    let mut running = with_stdin.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    running.stdin.take().unwrap().write_all(b"correct horse battery\n").unwrap();
+    let told = text(&running.wait_with_output().unwrap().stdout);
+    assert!(told.contains("@bob:localhost") && !told.contains("password"), "{told}");
+    assert_eq!(text(&run(&["user", "list"]).stdout), "@alice:localhost\tadmin\n@bob:localhost\tuser\n");
+
+    let socket = directory.path().join("chappe.sock");
+    let mut server = serve(&directory, &socket);
+    for (name, password, status) in
+        [("alice", generated, 200), ("bob", "correct horse battery", 200), ("bob", "wrong", 403)]
+    {
+        let identifier = format!(r#"{{"type":"m.id.user","user":"{name}"}}"#);
+        let body = format!(r#"{{"type":"m.login.password","identifier":{identifier},"password":"{password}"}}"#);
+        let answer = ask(&socket, "POST /_matrix/client/v3/login", &body);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{name}: {answer}");
+    }
+    kill_process(Pid::from_child(&server), Signal::TERM).unwrap();
+    server.wait().unwrap();
 }

@@ -5,9 +5,9 @@ mod user;
 
 use std::{sync::Arc, time::Duration};
 
+use ::http::{Method, Request, header};
 use axum::{Router, body::Body};
 use chappe::{Server, clock::Clock, config::Config, http, random::Random};
-use ::http::{Method, Request, header};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tower::ServiceExt;
