@@ -24,6 +24,7 @@ mod wake;
 
 pub use self::{
     answer::Answer,
+    device_lists::DeviceLists,
     request::{Request, StateForm},
     wait::sync,
     wake::Wakers,

@@ -3,9 +3,11 @@
 mod account;
 mod banning;
 mod create_room;
+mod cross_signing;
 mod filter;
 mod inviting;
 mod joining;
+mod keys;
 mod kicking;
 mod knocking;
 mod leaving;
@@ -21,6 +23,7 @@ mod room_events;
 mod room_send;
 mod room_state_get;
 mod sync;
+mod to_device;
 mod versions;
 
 use std::sync::Arc;
@@ -34,9 +37,11 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(account::router())
         .merge(banning::router())
         .merge(create_room::router())
+        .merge(cross_signing::router())
         .merge(filter::router())
         .merge(inviting::router())
         .merge(joining::router())
+        .merge(keys::router())
         .merge(kicking::router())
         .merge(knocking::router())
         .merge(leaving::router())
@@ -52,5 +57,6 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(room_send::router())
         .merge(room_state_get::router())
         .merge(sync::router())
+        .merge(to_device::router())
         .merge(versions::router())
 }
