@@ -13,6 +13,7 @@ use std::{
 
 use chappe::config::{Config, ConfigError, ENV_CONFIG_PATH, Setting};
 use clap::{Parser, Subcommand};
+use rustix::{fs::Mode, process::umask};
 
 use self::users::UserCommand;
 
@@ -70,6 +71,7 @@ enum Command {
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong arguments, 78 wrong configuration.";
 
 fn main() -> ExitCode {
+    umask(Mode::RWXG | Mode::RWXO); // what we write, messages and keys, is for nobody else on this machine
     let arguments = Arguments::parse();
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
-    os::unix::net::UnixStream,
+    os::unix::{fs::PermissionsExt, net::UnixStream},
     path::Path,
     process::{Child, Command, Output, Stdio},
 };
@@ -117,6 +117,8 @@ fn an_administrator_makes_accounts_that_can_log_in() {
     let made = text(&run(&["user", "create", "alice", "--admin"]).stdout);
     let generated = made.lines().find_map(|line| line.strip_prefix("password")).unwrap().trim();
     assert!(made.contains("@alice:localhost") && generated.len() >= 20, "{made}");
+    let mode = fs::metadata(directory.path().join("data")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o077, 0, "others on this machine can look into the data");
     assert_fails(&run(&["user", "create", "alice"]), 1, "taken");
     assert_fails(&run(&["user", "create", "not a name"]), 1, "username");
 

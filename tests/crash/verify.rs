@@ -85,12 +85,11 @@ pub fn to_device_came_once(writer: &Writer, neighbor: &Reader) {
 }
 
 fn collect_bodies(value: &Value, bodies: &mut Vec<String>) {
-    match value {
-        Value::Object(map) => map.iter().for_each(|(key, value)| match (key.as_str(), value) {
+    for (key, value) in value.as_object().into_iter().flatten() {
+        match (key.as_str(), value) {
             ("body", Value::String(body)) => bodies.push(body.clone()),
             (_, value) => collect_bodies(value, bodies),
-        }),
-        _ => {}
+        }
     }
 }
 
