@@ -9,6 +9,7 @@ use ruma::{
 
 use super::{
     Membership, View,
+    directory::ListedRooms,
     event_filter::EventFilter,
     read::{self, Found},
     show::Reader,
@@ -170,6 +171,8 @@ pub struct FirstLook {
     pub start: Option<RoomPos>,
     pub end: RoomPos,
     pub state: Vec<Found>,
+    /// Whether the room is in the directory.
+    pub is_listed: bool,
     /// Of the reader, if he ever had one.
     pub membership: Option<Membership>,
     /// The reader's own, of this room: type and content.
@@ -192,6 +195,7 @@ pub fn first_look(reader: &Reader<'_, '_>, newest: RoomPos) -> Result<FirstLook>
         start: chunk.end,
         end: chunk.start,
         state: read::all(view, state)?,
+        is_listed: view.snapshot.contains::<ListedRooms>(&view.nid)?,
         membership: view.snapshot.get::<UserRooms>(&(user_id, view.nid))?.map(|row| row.membership),
         account_data: account_data.collect::<store::Result<_>>()?,
     })

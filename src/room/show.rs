@@ -224,7 +224,7 @@ mod tests {
             tables::EventTransaction,
             testing::{START_MS, TestRoom, user},
         },
-        user::tables::ErasedUsers,
+        user::tables::{Account, Accounts, Deactivated},
     };
 
     fn shown(room: &TestRoom, reader: &str, event: &EventId) -> Value {
@@ -240,6 +240,17 @@ mod tests {
 
     fn redact(room: &TestRoom, target: &EventId, reason: &str) -> OwnedEventId {
         room.send("alice", Draft::redaction(target.to_owned(), Some(reason))).unwrap()
+    }
+
+    fn erased() -> Account {
+        Account {
+            password_hash: None,
+            is_admin: false,
+            user_type: None,
+            created_at_ms: START_MS,
+            accepted_terms: std::collections::BTreeMap::new(),
+            deactivated: Some(Deactivated { at_ms: START_MS, is_erased: true }),
+        }
     }
 
     #[test]
@@ -346,7 +357,7 @@ mod tests {
         room.member("carol", "carol", "join");
         let content = |reader: &str| shown(&room, reader, &message)["content"].clone();
         assert_eq!(content("carol"), json!({ "body": "regretted" }));
-        room.change(|tx| tx.put::<ErasedUsers>(&&*user("mallory"), &()));
+        room.change(|tx| tx.put::<Accounts>(&&*user("mallory"), &erased()));
         assert_eq!(content("carol"), json!({}));
         assert_eq!(content("bob"), json!({ "body": "regretted" }));
         assert_eq!(shown(&room, "carol", &message)["unsigned"].get("redacted_because"), None);

@@ -24,7 +24,6 @@ mod wake;
 
 pub use self::{
     answer::Answer,
-    device_lists::DeviceLists,
     request::{Request, StateForm},
     wait::sync,
     wake::Wakers,

@@ -3,9 +3,8 @@
 use ruma::{DeviceId, OwnedDeviceId, UserId};
 
 use super::{
-    keys, session,
-    tables::{Device, Devices},
-    to_device,
+    session,
+    tables::{Device, Devices, ToDevice},
 };
 use crate::{
     error::{Error, Result},
@@ -37,12 +36,10 @@ pub fn unknown() -> Error {
     Error::not_found("There is no such device")
 }
 
-/// Logs a device out and removes all that is kept of it. One that is not there is no error. Call [`keys::announce`]
-/// after the transaction.
+/// Logs a device out and removes all that is kept of it. One that is not there is no error.
 pub fn delete(tx: &mut Transaction<'_>, user: &UserId, device: &DeviceId) -> Result<()> {
     session::revoke(tx, user, device, |_| true)?;
-    keys::delete_device(tx, user, device)?;
-    to_device::delete_device(tx, user, device);
+    tx.delete_all::<ToDevice>(&(user, device));
     tx.delete::<Devices>(&(user, device));
     Ok(())
 }

@@ -4,9 +4,10 @@
 
 use ruma::UserId;
 
-use super::tables::ErasedUsers;
-use crate::store::{Result, Snapshot};
+use super::account;
+use crate::{error::Result, store::Snapshot};
 
 pub fn is_erased(snapshot: &Snapshot<'_>, user: &UserId) -> Result<bool> {
-    snapshot.contains::<ErasedUsers>(&user)
+    let deactivated = account::get(snapshot, user)?.and_then(|account| account.deactivated);
+    Ok(deactivated.is_some_and(|deactivated| deactivated.is_erased))
 }

@@ -17,12 +17,9 @@ pub const ALL: &[TableInfo] = &[
     TableInfo::of::<AccountData>(),
     TableInfo::of::<AccountDataChanges>(),
     TableInfo::of::<ToDevice>(),
-    TableInfo::of::<ToDeviceCounts>(),
-    TableInfo::of::<ToDeviceTransactions>(),
     TableInfo::of::<KeyChanges>(),
     TableInfo::of::<LastKeyChange>(),
     TableInfo::of::<Profiles>(),
-    TableInfo::of::<ErasedUsers>(),
     TableInfo::of::<Filters>(),
 ];
 
@@ -216,29 +213,6 @@ impl Table for ToDevice {
     type Value = Json;
 }
 
-/// How many rows `ToDevice` has of each device; no row stands for none.
-pub struct ToDeviceCounts;
-impl Table for ToDeviceCounts {
-    const NAME: &'static str = "to_device_counts";
-    const FAMILY: Family = Family::User;
-    const ID: u8 = 50;
-    type Key<'a> = (&'a UserId, &'a DeviceId);
-    type Value = u64;
-}
-
-/// The transaction ids that devices sent to-device messages with. Rows are removed when they are older than any client
-/// repeats a request.
-pub struct ToDeviceTransactions;
-impl Table for ToDeviceTransactions {
-    const NAME: &'static str = "to_device_transactions";
-    const FAMILY: Family = Family::User;
-    const ID: u8 = 51;
-    /// The sending user and device, event type, transaction id.
-    type Key<'a> = (&'a UserId, &'a DeviceId, &'a str, &'a str);
-    /// When, in milliseconds since the Unix epoch.
-    type Value = u64;
-}
-
 /// The users whose devices or cross-signing keys changed, in the order of their last changes.
 pub struct KeyChanges;
 impl Table for KeyChanges {
@@ -257,16 +231,6 @@ impl Table for LastKeyChange {
     const ID: u8 = 33;
     type Key<'a> = &'a UserId;
     type Value = StreamPos;
-}
-
-/// Our users who had their account erased.
-pub struct ErasedUsers;
-impl Table for ErasedUsers {
-    const NAME: &'static str = "erased_users";
-    const FAMILY: Family = Family::Lookup;
-    const ID: u8 = 60;
-    type Key<'a> = &'a UserId;
-    type Value = ();
 }
 
 /// The filters that clients keep with us, by an id that is made from what they say.

@@ -64,8 +64,10 @@ async fn joined(
     Client { sender, body, .. }: Client<joined_members::v3::Request>,
 ) -> Result<Matrix<joined_members::v3::Response>> {
     let answer = history::read(&server, sender, body.room_id, |reader, _| {
-        if reader.sight.standing != Standing::Joined {
-            return Err(Error::forbidden("You are not in this room"));
+        match reader.sight.standing {
+            Standing::Joined => {}
+            Standing::Left(_) => return Err(Error::forbidden("You are not in this room any more")),
+            Standing::Stranger => return Err(not_in_room()),
         }
         let joined = read::joined(reader.view())?.into_iter().map(|(user_id, profile)| {
             let mut member = joined_members::v3::RoomMember::new();

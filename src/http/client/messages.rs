@@ -9,6 +9,7 @@ use ruma::{
         client::{
             message::get_message_events,
             peeking::get_current_state::{self, v3::PaginationChunk},
+            room::Visibility,
         },
     },
     serde::Raw,
@@ -86,6 +87,7 @@ async fn initial_sync(
         response.messages = Some(messages);
         response.state = reader.raw_events(&found.state)?;
         response.membership = found.membership.map(Membership::to_state);
+        response.visibility = Some(if found.is_listed { Visibility::Public } else { Visibility::Private });
         response.account_data = found.account_data.iter().map(account_data_event).collect::<Result<_>>()?;
         Ok(response)
     });

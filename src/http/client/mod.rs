@@ -3,11 +3,9 @@
 mod account;
 mod banning;
 mod create_room;
-mod cross_signing;
 mod filter;
 mod inviting;
 mod joining;
-mod keys;
 mod kicking;
 mod knocking;
 mod leaving;
@@ -23,7 +21,6 @@ mod room_events;
 mod room_send;
 mod room_state_get;
 mod sync;
-mod to_device;
 mod versions;
 
 use std::sync::Arc;
@@ -37,11 +34,9 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(account::router())
         .merge(banning::router())
         .merge(create_room::router())
-        .merge(cross_signing::router())
         .merge(filter::router())
         .merge(inviting::router())
         .merge(joining::router())
-        .merge(keys::router())
         .merge(kicking::router())
         .merge(knocking::router())
         .merge(leaving::router())
@@ -57,6 +52,5 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(room_send::router())
         .merge(room_state_get::router())
         .merge(sync::router())
-        .merge(to_device::router())
         .merge(versions::router())
 }

@@ -110,3 +110,16 @@ impl TestServer {
 pub fn password_of(name: &str) -> String {
     format!("password of {name}")
 }
+
+/// `?key=value&…` with everything encoded that could need it.
+pub fn query(pairs: &[(&str, &str)]) -> String {
+    let encode = |text: &str| {
+        let byte = |byte: u8| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(byte).to_string(),
+            _ => format!("%{byte:02X}"),
+        };
+        text.bytes().map(byte).collect::<String>()
+    };
+    let pairs: Vec<_> = pairs.iter().map(|(key, value)| format!("{key}={}", encode(value))).collect();
+    format!("?{}", pairs.join("&"))
+}

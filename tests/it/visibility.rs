@@ -1,0 +1,124 @@
+//! Who may see what of a room, as the endpoints tell it: what is not somebody's to see is to him as if it were not there.
+
+use chappe::{
+    store::Transaction,
+    user::{account, tables::Deactivated},
+};
+use ruma::OwnedUserId;
+use serde_json::json;
+
+use crate::support::{TestServer, User};
+
+async fn event(user: &User, room: &str, event: &str) -> (u16, Vec<u8>) {
+    let answer = user.get(&format!("/v3/rooms/{room}/event/{event}")).await;
+    (answer.status.as_u16(), answer.bytes)
+}
+
+#[tokio::test]
+async fn an_event_that_is_not_ones_to_see_is_answered_as_one_that_is_not_there() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = alice.create_public_room("joined").await;
+    let secret = alice.say(&room, "secret").await;
+    let other_room = bob.create_room(json!({})).await;
+    bob.join(&room).await;
+    let (status, unknown) = event(&bob, &room, "$unknown").await;
+    assert_eq!(status, 404);
+    assert_eq!(event(&bob, &room, &secret).await, (404, unknown.clone()), "from before he joined");
+    assert_eq!(event(&bob, &other_room, &secret).await, (404, unknown.clone()), "of another room");
+    assert_eq!(event(&bob, "!nowhere", &secret).await, (404, unknown.clone()), "of a room that is not there");
+    let stranger = server.user("stranger").await;
+    assert_eq!(event(&stranger, &room, &secret).await, (404, unknown), "of a room that he is not in");
+    for (user, room) in [(&bob, &room), (&bob, &other_room), (&stranger, &room)] {
+        let answer = user.get(&format!("/v3/rooms/{room}/context/{secret}")).await;
+        assert_eq!(answer.error(), (404, "M_NOT_FOUND"));
+    }
+    assert_eq!(event(&alice, &room, &secret).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_room_that_one_is_not_in_is_answered_as_one_that_is_not_there() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = alice.create_public_room("shared").await;
+    for path in ["messages?dir=b", "state", "state/m.room.create", "members", "joined_members", "initialSync"] {
+        let of_room = bob.get(&format!("/v3/rooms/{room}/{path}")).await;
+        let of_none = bob.get(&format!("/v3/rooms/!nowhere/{path}")).await;
+        assert_eq!(of_none.error(), (403, "M_FORBIDDEN"), "{path}");
+        assert_eq!((of_room.status, of_room.body), (of_none.status, of_none.body), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn an_invitation_lets_nobody_read() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = alice.create_public_room("invited").await;
+    let before = alice.say(&room, "before").await;
+    alice.invite(&room, &bob).await;
+    let invited = alice.say(&room, "while invited").await;
+    for path in ["messages?dir=b", "state", "members", "joined_members"] {
+        assert_eq!(bob.get(&format!("/v3/rooms/{room}/{path}")).await.error(), (403, "M_FORBIDDEN"), "{path}");
+    }
+    assert_eq!(event(&bob, &room, &invited).await.0, 404);
+    bob.join(&room).await;
+    assert_eq!(event(&bob, &room, &invited).await.0, 200);
+    assert_eq!(event(&bob, &room, &before).await.0, 404);
+}
+
+#[tokio::test]
+async fn anybody_may_read_what_the_world_may_read() {
+    let server = TestServer::new().await;
+    let (alice, stranger) = (server.user("alice").await, server.user("stranger").await);
+    let room = alice.create_public_room("world_readable").await;
+    let open = alice.say(&room, "open").await;
+    for path in ["messages?dir=b", "state", "state/m.room.create", "members", "initialSync"] {
+        stranger.get(&format!("/v3/rooms/{room}/{path}")).await.ok();
+    }
+    let joined = stranger.get(&format!("/v3/rooms/{room}/joined_members")).await;
+    assert_eq!(joined.error(), (403, "M_FORBIDDEN"), "for which one must be in the room");
+    let closing = alice.set(&room, "m.room.history_visibility", "", json!({ "history_visibility": "shared" })).await;
+    let closed = alice.say(&room, "closed").await;
+    assert_eq!(event(&stranger, &room, &open).await.0, 200);
+    assert_eq!(event(&stranger, &room, &closing).await.0, 200);
+    assert_eq!(event(&stranger, &room, &closed).await.0, 404);
+    assert_eq!(stranger.get(&format!("/v3/rooms/{room}/messages?dir=b")).await.error(), (403, "M_FORBIDDEN"));
+}
+
+#[tokio::test]
+async fn who_was_banned_or_forgot_the_room_reads_no_news() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = alice.create_public_room("shared").await;
+    bob.join(&room).await;
+    let then = alice.say(&room, "then").await;
+    alice.post(&format!("/v3/rooms/{room}/ban"), json!({ "user_id": bob.id })).await.ok();
+    let later = alice.say(&room, "later").await;
+    assert_eq!((event(&bob, &room, &then).await.0, event(&bob, &room, &later).await.0), (200, 404));
+    bob.get(&format!("/v3/rooms/{room}/state")).await.ok();
+    bob.post(&format!("/v3/rooms/{room}/forget"), json!({})).await.ok();
+    assert_eq!(event(&bob, &room, &then).await.0, 404);
+    for path in ["messages?dir=b", "state", "members"] {
+        assert_eq!(bob.get(&format!("/v3/rooms/{room}/{path}")).await.error(), (403, "M_FORBIDDEN"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn what_an_erased_user_said_is_gone_for_those_who_come_later() {
+    let server = TestServer::new().await;
+    let (alice, mallory) = (server.user("alice").await, server.user("mallory").await);
+    let room = alice.create_public_room("shared").await;
+    mallory.join(&room).await;
+    let said = mallory.say(&room, "regretted").await;
+    let (user_id, deactivated) =
+        (OwnedUserId::try_from(mallory.id).unwrap(), Deactivated { at_ms: 1, is_erased: true });
+    let erase = move |tx: &mut Transaction<'_>| {
+        account::update(tx, &user_id, |account| account.deactivated = Some(deactivated))
+    };
+    server.inside().store.commit(erase).await.unwrap();
+    let late = server.user("late").await;
+    late.join(&room).await;
+    let content = async |user: &User| user.get(&format!("/v3/rooms/{room}/event/{said}")).await.ok()["content"].clone();
+    assert_eq!(content(&late).await, json!({}));
+    assert_eq!(content(&alice).await["body"], "regretted");
+}
