@@ -3,6 +3,7 @@
 mod filter;
 mod history;
 mod login;
+mod rate_limits;
 mod registration;
 mod state;
 mod support;

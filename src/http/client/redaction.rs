@@ -25,6 +25,7 @@ async fn redact_event(
     State(server): State<Arc<Server>>,
     Client { sender, body, .. }: Client<Request>,
 ) -> Result<Matrix<Response>> {
+    server.limits.message(&sender.user_id)?;
     let Request { room_id, event_id, txn_id, reason, .. } = body;
     let event_id = redact::redact(&server, &sender, &room_id, event_id, reason, txn_id.as_str()).await?;
     Ok(Matrix(Response::new(event_id)))

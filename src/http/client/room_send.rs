@@ -34,6 +34,7 @@ async fn message_event(
     State(server): State<Arc<Server>>,
     Client { sender, body, .. }: Client<send_message_event::v3::Request>,
 ) -> Result<Matrix<send_message_event::v3::Response>> {
+    server.limits.message(&sender.user_id)?;
     let (event_type, content) = (body.event_type.into(), body.body.into_json());
     let event_id = send::message(&server, &sender, &body.room_id, event_type, content, body.txn_id.as_str()).await?;
     Ok(Matrix(send_message_event::v3::Response::new(event_id)))
@@ -45,6 +46,7 @@ async fn state_event(
     State(server): State<Arc<Server>>,
     Client { sender, body, .. }: Client<send_state_event::v3::Request>,
 ) -> Result<Matrix<send_state_event::v3::Response>> {
+    server.limits.message(&sender.user_id)?;
     let content = body.body.into_json();
     let event_id =
         send::state(&server, &sender.user_id, &body.room_id, body.event_type, body.state_key, content).await?;
