@@ -6,8 +6,9 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use chappe::{Server, clock::Clock, config::Config, error::Error, logging, random::Random, user::account};
+use chappe::{Server, clock::Clock, config::Config, error::Error, logging, random::Random, user::account::{self, Kept}};
 use clap::Subcommand;
+use ruma::UserId;
 use tokio::runtime::Runtime;
 
 /// Length of a generated password: nearly 120 bits of chance.
@@ -28,6 +29,14 @@ pub enum UserCommand {
     },
     /// Print all accounts, one per line: user id, then `admin` or `user`, then `deactivated` where that is so
     List,
+    /// Give an account another password, log all its devices out, and print what `create` prints
+    SetPassword {
+        /// The user id, or its first part
+        name: String,
+        /// As for `create`
+        #[arg(long)]
+        password_stdin: bool,
+    },
 }
 
 pub fn run(config: Config, command: UserCommand) -> anyhow::Result<()> {
@@ -36,23 +45,52 @@ pub fn run(config: Config, command: UserCommand) -> anyhow::Result<()> {
         .context("cannot open `database_path`; a running server must be stopped first")?;
     match command {
         UserCommand::Create { name, admin, password_stdin } => {
-            let runtime = Runtime::new().context("cannot start threads")?;
-            runtime.block_on(create(&server, &name, admin, password_stdin))
+            runtime()?.block_on(create(&server, &name, admin, password_stdin))
         }
         UserCommand::List => list(&server),
+        UserCommand::SetPassword { name, password_stdin } => {
+            runtime()?.block_on(set_password(&server, &name, password_stdin))
+        }
     }
 }
 
+fn runtime() -> anyhow::Result<Runtime> {
+    Runtime::new().context("cannot start threads")
+}
+
 async fn create(server: &Arc<Server>, name: &str, is_admin: bool, from_stdin: bool) -> anyhow::Result<()> {
-    let given = if from_stdin { Some(read_password()?) } else { None };
-    let password = given.clone().unwrap_or_else(|| server.random.text(PASSWORD_LENGTH));
-    let user_id = account::create(server, name, password.clone(), is_admin).await.map_err(on_terminal)?;
-    let mut out = io::stdout();
-    writeln!(out, "user      {user_id}")?;
-    if given.is_none() {
-        writeln!(out, "password  {password}")?;
+    let password = Password::choose(server, from_stdin)?;
+    let user_id = account::create(server, name, password.text.clone(), is_admin).await.map_err(on_terminal)?;
+    password.print_for(&user_id)
+}
+
+async fn set_password(server: &Arc<Server>, name: &str, from_stdin: bool) -> anyhow::Result<()> {
+    let user_id = account::of_name(server.name(), name).context("no account of this server can have this name")?;
+    let password = Password::choose(server, from_stdin)?;
+    let set = account::set_password(server, user_id.clone(), password.text.clone(), Kept::None);
+    set.await.map_err(on_terminal)?;
+    password.print_for(&user_id)
+}
+
+struct Password {
+    text: String,
+    is_generated: bool,
+}
+
+impl Password {
+    fn choose(server: &Server, from_stdin: bool) -> anyhow::Result<Self> {
+        let text = if from_stdin { read_password()? } else { server.random.text(PASSWORD_LENGTH) };
+        Ok(Self { text, is_generated: !from_stdin })
     }
-    Ok(())
+
+    fn print_for(&self, user_id: &UserId) -> anyhow::Result<()> {
+        let mut out = io::stdout();
+        writeln!(out, "user      {user_id}")?;
+        if self.is_generated {
+            writeln!(out, "password  {}", self.text)?;
+        }
+        Ok(())
+    }
 }
 
 fn read_password() -> anyhow::Result<String> {
@@ -65,7 +103,7 @@ fn list(server: &Server) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     for (user_id, account) in account::list(&server.store.snapshot()).map_err(on_terminal)? {
         let role = if account.is_admin { "admin" } else { "user" };
-        let end = if account.deactivated.is_some() { "\tdeactivated" } else { "" };
+        let end = if account.deactivated_at_ms.is_some() { "\tdeactivated" } else { "" };
         writeln!(out, "{user_id}\t{role}{end}")?;
     }
     Ok(())

@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use ruma::{
-    OwnedUserId, ServerName, UserId,
+    OwnedDeviceId, OwnedUserId, ServerName, UserId,
     api::{client::uiaa::UserIdentifier, error::ErrorKind},
 };
 
 use super::{
-    password,
+    device, password,
     tables::{Account, Accounts},
 };
 use crate::{
@@ -45,7 +45,7 @@ impl NewAccount {
             user_type: self.user_type,
             created_at_ms: server.clock.now_ms(),
             accepted_terms: self.accepted_terms,
-            deactivated: None,
+            deactivated_at_ms: None,
         };
         Ok(PreparedAccount { user_id: self.user_id, account })
     }
@@ -147,6 +147,33 @@ pub async fn check_password(server: &Arc<Server>, user_id: &UserId, password: St
         server.limits.wrong_password(user_id);
     }
     Ok(is_right)
+}
+
+/// Which devices stay logged in when a password changes.
+pub enum Kept {
+    All,
+    Only(OwnedDeviceId),
+    None,
+}
+
+/// `M_NOT_FOUND` if there is no such account.
+pub async fn set_password(server: &Arc<Server>, user_id: OwnedUserId, password: String, kept: Kept) -> Result<()> {
+    password::check_acceptable(&password)?;
+    let password_hash = server.passwords.place().await.hash(&server.random, password).await?;
+    if !matches!(kept, Kept::All) {
+        server.login_tokens.retain(|other| *other != user_id);
+    }
+    server
+        .store
+        .commit(move |tx| {
+            update(tx, &user_id, |account| account.password_hash = Some(password_hash))?;
+            match kept {
+                Kept::All => Ok(()),
+                Kept::Only(device_id) => device::delete_others(tx, &user_id, Some(&device_id)),
+                Kept::None => device::delete_others(tx, &user_id, None),
+            }
+        })
+        .await
 }
 
 /// Changes a row of `Accounts`; `M_NOT_FOUND` if there is none.

@@ -1,5 +1,7 @@
 //! The devices of a user: each is one log-in.
 
+use std::collections::HashSet;
+
 use ruma::{DeviceId, OwnedDeviceId, UserId};
 
 use super::{
@@ -25,9 +27,9 @@ pub fn list(snapshot: &Snapshot<'_>, user: &UserId) -> Result<Vec<(OwnedDeviceId
 }
 
 /// `M_NOT_FOUND` if the user has no such device.
-pub fn rename(tx: &mut Transaction<'_>, user: &UserId, device: &DeviceId, display_name: Option<String>) -> Result<()> {
+pub fn rename(tx: &mut Transaction<'_>, user: &UserId, device: &DeviceId, display_name: String) -> Result<()> {
     let mut row = tx.get::<Devices>(&(user, device))?.ok_or_else(unknown)?;
-    row.display_name = display_name;
+    row.display_name = Some(display_name);
     tx.put::<Devices>(&(user, device), &row);
     Ok(())
 }
@@ -52,6 +54,13 @@ pub fn delete_others(tx: &mut Transaction<'_>, user: &UserId, keep: Option<&Devi
         delete(tx, user, device)?;
     }
     Ok(())
+}
+
+/// Those of `devices` that the user has: whoever names a million others must not keep the database busy.
+pub fn existing(snapshot: &Snapshot<'_>, user: &UserId, devices: &[OwnedDeviceId]) -> Result<Vec<OwnedDeviceId>> {
+    let named: HashSet<_> = devices.iter().collect();
+    let all = list(snapshot, user)?.into_iter().map(|(device, _)| device);
+    Ok(all.filter(|device| named.contains(device)).collect())
 }
 
 /// What a client says of a device: `M_INVALID_PARAM` if it is out of bounds.

@@ -2,7 +2,9 @@
 
 mod account;
 mod banning;
+mod capabilities;
 mod create_room;
+mod devices;
 mod filter;
 mod inviting;
 mod joining;
@@ -22,6 +24,7 @@ mod room_send;
 mod room_state_get;
 mod sync;
 mod versions;
+mod well_known;
 
 use std::sync::Arc;
 
@@ -33,7 +36,9 @@ pub fn router() -> Router<Arc<Server>> {
     Router::new()
         .merge(account::router())
         .merge(banning::router())
+        .merge(capabilities::router())
         .merge(create_room::router())
+        .merge(devices::router())
         .merge(filter::router())
         .merge(inviting::router())
         .merge(joining::router())
@@ -53,4 +58,5 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(room_state_get::router())
         .merge(sync::router())
         .merge(versions::router())
+        .merge(well_known::router())
 }

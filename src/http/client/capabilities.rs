@@ -1,0 +1,40 @@
+//! Capabilities negotiation: <https://spec.matrix.org/v1.19/client-server-api/#capabilities-negotiation>
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{Router, extract::State};
+use ruma::api::client::discovery::get_capabilities;
+use serde_json::{Value, json};
+
+use crate::{
+    Server,
+    http::{
+        endpoint,
+        extract::{Client, Json},
+    },
+};
+
+/// Rooms of these versions can be made and used here: "1" to this.
+const NEWEST_ROOM_VERSION: u8 = 12;
+
+pub fn router() -> Router<Arc<Server>> {
+    endpoint::<get_capabilities::v3::Request, _, _>(capabilities)
+}
+
+/// `GET /capabilities`. Not in ruma's type, which leaves out what has its default value; clients look for it.
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3capabilities>
+async fn capabilities(State(server): State<Arc<Server>>, _: Client<get_capabilities::v3::Request>) -> Json<Value> {
+    let available: BTreeMap<_, _> = (1..=NEWEST_ROOM_VERSION).map(|version| (version.to_string(), "stable")).collect();
+    Json(json!({
+        "capabilities": {
+            "m.room_versions": {"default": server.config.default_room_version, "available": available},
+            "m.change_password": {"enabled": true},
+            "m.get_login_token": {"enabled": true},
+            "m.profile_fields": {"enabled": true},
+            "m.set_displayname": {"enabled": true},
+            "m.set_avatar_url": {"enabled": true},
+            "m.3pid_changes": {"enabled": false},
+            "m.forget_forced_upon_leave": {"enabled": false},
+        }
+    }))
+}

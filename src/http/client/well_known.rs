@@ -1,0 +1,78 @@
+//! Server discovery: <https://spec.matrix.org/v1.19/client-server-api/#server-discovery>. What the configuration does not
+//! say is not served.
+
+use std::sync::Arc;
+
+use axum::{Router, extract::State, routing::get};
+use ruma::{
+    OwnedServerName,
+    api::client::discovery::{
+        discover_homeserver::{self, HomeserverInfo},
+        discover_support,
+    },
+};
+use serde::Serialize;
+
+use crate::{
+    Server, config,
+    error::{Error, Result},
+    http::{
+        endpoint,
+        extract::{Json, Matrix},
+    },
+};
+
+pub fn router() -> Router<Arc<Server>> {
+    Router::new()
+        .merge(endpoint::<discover_homeserver::Request, _, _>(client))
+        .merge(endpoint::<discover_support::Request, _, _>(support))
+        .route("/.well-known/matrix/server", get(server_address))
+}
+
+fn not_configured() -> Error {
+    Error::not_found("This server says nothing about that")
+}
+
+/// `GET /.well-known/matrix/client`
+/// <https://spec.matrix.org/v1.19/client-server-api/#getwell-knownmatrixclient>
+async fn client(State(server): State<Arc<Server>>) -> Result<Matrix<discover_homeserver::Response>> {
+    let base_url = server.config.well_known.client.clone().ok_or_else(not_configured)?;
+    Ok(Matrix(discover_homeserver::Response::new(HomeserverInfo::new(base_url))))
+}
+
+#[derive(Serialize)]
+struct ServerAddress {
+    #[serde(rename = "m.server")]
+    server: OwnedServerName,
+}
+
+/// `GET /.well-known/matrix/server`
+/// <https://spec.matrix.org/v1.19/server-server-api/#getwell-knownmatrixserver>
+async fn server_address(State(server): State<Arc<Server>>) -> Result<Json<ServerAddress>> {
+    let server = server.config.well_known.server.clone().ok_or_else(not_configured)?;
+    Ok(Json(ServerAddress { server }))
+}
+
+/// `GET /.well-known/matrix/support`
+/// <https://spec.matrix.org/v1.19/client-server-api/#getwell-knownmatrixsupport>
+async fn support(State(server): State<Arc<Server>>) -> Result<Matrix<discover_support::Response>> {
+    let support = server.config.well_known.support.as_ref().ok_or_else(not_configured)?;
+    let contacts = support.contacts.iter().filter_map(contact).collect();
+    let mut response = discover_support::Response::with_contacts(contacts);
+    response.support_page.clone_from(&support.support_page);
+    Ok(Matrix(response))
+}
+
+/// `None` without an address, which the configuration does not allow.
+fn contact(contact: &config::Contact) -> Option<discover_support::Contact> {
+    let config::Contact { role, matrix_id, email_address } = contact.clone();
+    match (matrix_id, email_address) {
+        (Some(matrix_id), email_address) => {
+            let mut contact = discover_support::Contact::with_matrix_id(role, matrix_id);
+            contact.email_address = email_address;
+            Some(contact)
+        }
+        (None, Some(email_address)) => Some(discover_support::Contact::with_email_address(role, email_address)),
+        (None, None) => None,
+    }
+}

@@ -1,0 +1,83 @@
+//! Giving an account up.
+
+use std::sync::Arc;
+
+use ruma::{OwnedUserId, UserId};
+use tracing::warn;
+
+use super::{
+    account, device,
+    profile::Profiles,
+    tables::{AccountData, AccountDataChanges, ErasedUsers},
+};
+use crate::{
+    Server,
+    error::{Error, Result},
+    room::{Membership, membership, tables::UserRooms},
+    store::{RoomNid, Snapshot},
+};
+
+/// Leaves all rooms, then closes the account for good. Runs to its end even if the client hangs up; should the server
+/// stop in the middle, the account is still open and its user can ask again.
+///
+/// `is_erased`: who joins a room later does not see what this user wrote.
+pub async fn deactivate(server: Arc<Server>, user_id: OwnedUserId, is_erased: bool) -> Result<()> {
+    Server::detached(async move {
+        leave_rooms(&server, &user_id).await?;
+        close(&server, user_id.clone(), is_erased).await?;
+        server.login_tokens.retain(|other| *other != user_id);
+        server.wakers.user(&user_id);
+        Ok(())
+    })
+    .await
+}
+
+async fn leave_rooms(server: &Arc<Server>, user_id: &UserId) -> Result<()> {
+    let user = user_id.to_owned();
+    let rooms = server.read(move |snapshot| open_rooms(snapshot, &user)).await?;
+    for room in rooms {
+        match membership::leave(server, user_id, room, None).await {
+            Ok(()) => {}
+            // A room that does not let him go must not keep the account open.
+            Err(Error::Refused { message, .. }) => {
+                warn!(%user_id, %room, %message, "a deactivated user stays in a room")
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    Ok(())
+}
+
+/// The rooms that the user is in, is invited to, or knocks at.
+fn open_rooms(snapshot: &Snapshot<'_>, user_id: &UserId) -> Result<Vec<RoomNid>> {
+    let mut rooms = Vec::new();
+    for row in snapshot.list::<UserRooms>(&user_id) {
+        let row = row?;
+        if matches!(row.value.membership, Membership::Join | Membership::Invite | Membership::Knock) {
+            rooms.push(row.key()?.1);
+        }
+    }
+    Ok(rooms)
+}
+
+/// Removes what the user had: password, devices, data. The row of the account stays, so that nobody gets the id again.
+async fn close(server: &Server, user_id: OwnedUserId, is_erased: bool) -> Result<()> {
+    let now_ms = server.clock.now_ms();
+    server
+        .store
+        .commit(move |tx| {
+            account::update(tx, &user_id, |account| {
+                account.password_hash = None;
+                account.deactivated_at_ms = Some(now_ms);
+            })?;
+            device::delete_others(tx, &user_id, None)?;
+            tx.delete_all::<AccountData>(&&*user_id);
+            tx.delete_all::<AccountDataChanges>(&&*user_id);
+            tx.delete_all::<Profiles>(&&*user_id);
+            if is_erased {
+                tx.put::<ErasedUsers>(&&*user_id, &());
+            }
+            Ok(())
+        })
+        .await
+}
