@@ -129,11 +129,18 @@ fn an_administrator_makes_accounts_that_can_log_in() {
     assert!(told.contains("@bob:localhost") && !told.contains("password"), "{told}");
     assert_eq!(text(&run(&["user", "list"]).stdout), "@alice:localhost\tadmin\n@bob:localhost\tuser\n");
 
+    let reset = text(&run(&["user", "set-password", "@alice:localhost"]).stdout);
+    let renewed = reset.lines().find_map(|line| line.strip_prefix("password")).unwrap().trim();
+    assert_fails(&run(&["user", "set-password", "carol"]), 1, "no such account");
+
     let socket = directory.path().join("chappe.sock");
     let mut server = serve(&directory, &socket);
-    for (name, password, status) in
-        [("alice", generated, 200), ("bob", "correct horse battery", 200), ("bob", "wrong", 403)]
-    {
+    for (name, password, status) in [
+        ("alice", renewed, 200),
+        ("alice", generated, 403),
+        ("bob", "correct horse battery", 200),
+        ("bob", "wrong", 403),
+    ] {
         let identifier = format!(r#"{{"type":"m.id.user","user":"{name}"}}"#);
         let body = format!(r#"{{"type":"m.login.password","identifier":{identifier},"password":"{password}"}}"#);
         let answer = ask(&socket, "POST /_matrix/client/v3/login", &body);

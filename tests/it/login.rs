@@ -1,6 +1,9 @@
+use std::time::Duration;
+
+use chappe::store::Family;
 use serde_json::{Value, json};
 
-use crate::support::{TestServer, password_of};
+use crate::support::{TestServer, auth_of, password_of};
 
 fn by_password(user: &str, password: &str) -> Value {
     json!({"type": "m.login.password", "identifier": {"type": "m.id.user", "user": user}, "password": password})
@@ -60,4 +63,126 @@ async fn the_versions_are_told_to_everybody() {
     let server = TestServer::new().await;
     let answer = server.request(http::Method::GET, "/_matrix/client/versions", Some("expired"), None).await.ok();
     assert!(answer["versions"].as_array().unwrap().contains(&json!("v1.11")));
+}
+
+#[tokio::test]
+async fn the_kinds_of_log_in_are_told() {
+    let server = TestServer::new().await;
+    let answer = server.get("/v3/login").await.ok();
+    let flows = json!([{"type": "m.login.password"}, {"type": "m.login.token", "get_login_token": true}]);
+    assert_eq!(answer["flows"], flows);
+}
+
+#[tokio::test]
+async fn what_is_no_log_in_is_refused() {
+    let server = TestServer::new().await;
+    server.user("alice").await;
+    let id = json!({"type": "m.id.user", "user": "alice"});
+    for (body, errcode) in [
+        (json!({}), "M_MISSING_PARAM"),
+        (json!({"type": "m.login.sso"}), "M_UNKNOWN"),
+        (json!({"type": "m.login.application_service", "identifier": id}), "M_UNKNOWN"),
+        (json!({"type": "m.login.password"}), "M_MISSING_PARAM"),
+        (json!({"type": "m.login.password", "identifier": id}), "M_MISSING_PARAM"),
+        (json!({"type": "m.login.token"}), "M_MISSING_PARAM"),
+        (json!({"type": 1}), "M_BAD_JSON"),
+        (json!([]), "M_BAD_JSON"),
+        (json!({"type": "m.login.password", "identifier": 1, "password": "x"}), "M_BAD_JSON"),
+        (json!({"type": "m.login.password", "identifier": {"type": "m.id.x"}, "password": "x"}), "M_UNKNOWN"),
+    ] {
+        assert_eq!(server.post("/v3/login", body.clone()).await.error(), (400, errcode), "{body}");
+    }
+    let broken = server.request_bytes(http::Method::POST, "/v3/login", None, "{").await;
+    assert_eq!(broken.error(), (400, "M_NOT_JSON"));
+    let address = json!({"type": "m.id.thirdparty", "medium": "email", "address": "alice@example.org"});
+    let by_mail = json!({"type": "m.login.password", "identifier": address, "password": password_of("alice")});
+    assert_eq!(server.post("/v3/login", by_mail).await.error(), (403, "M_FORBIDDEN"));
+}
+
+#[tokio::test]
+async fn one_device_logs_in_another_once() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    assert_eq!(alice.post("/v1/login/get_token", json!({})).await.status, 401);
+    let made = alice.post("/v1/login/get_token", json!({"auth": auth_of("alice")})).await.ok();
+    assert_eq!(made["expires_in_ms"], 120_000);
+    let body = json!({"type": "m.login.token", "token": made["login_token"]});
+    let answer = server.post("/v3/login", body.clone()).await.ok();
+    assert_eq!(answer["user_id"], alice.id);
+    assert_ne!(answer["device_id"], alice.device_id);
+    assert_eq!(server.post("/v3/login", body).await.error(), (403, "M_FORBIDDEN"));
+}
+
+#[tokio::test]
+async fn a_login_token_ends_soon_and_with_a_new_password() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let make = async || {
+        let made = alice.post("/v1/login/get_token", json!({"auth": auth_of("alice")})).await.ok();
+        json!({"type": "m.login.token", "token": made["login_token"]})
+    };
+    let token = make().await;
+    server.advance(Duration::from_secs(120));
+    assert_eq!(server.post("/v3/login", token).await.error(), (403, "M_FORBIDDEN"));
+    let token = make().await;
+    let change = json!({"new_password": "better", "auth": auth_of("alice")});
+    alice.post("/v3/account/password", change).await.ok();
+    assert_eq!(server.post("/v3/login", token).await.error(), (403, "M_FORBIDDEN"));
+    let as_token = json!({"type": "m.login.token", "token": alice.token});
+    assert_eq!(server.post("/v3/login", as_token).await.error(), (403, "M_FORBIDDEN"));
+}
+
+#[tokio::test]
+async fn guesses_of_a_password_are_limited_and_nobody_elses_log_in() {
+    let server = TestServer::with(|config| config.rate_limits.enabled = true).await;
+    server.user("alice").await;
+    server.user("bob").await;
+    for _ in 0..10 {
+        assert_eq!(server.post("/v3/login", by_password("alice", "guess")).await.error(), (403, "M_FORBIDDEN"));
+    }
+    let limited = server.post("/v3/login", by_password("ALICE", &password_of("alice"))).await;
+    assert_eq!(limited.error(), (429, "M_LIMIT_EXCEEDED"));
+    assert_eq!(limited.headers["retry-after"], "60");
+    server.log_in("bob").await;
+    server.advance(Duration::from_secs(60));
+    server.log_in("alice").await;
+}
+
+#[tokio::test]
+async fn log_ins_from_one_address_are_limited() {
+    let server = TestServer::with(|config| config.rate_limits.enabled = true).await;
+    for _ in 0..60 {
+        assert_eq!(server.post("/v3/login", json!({"type": "x"})).await.error(), (400, "M_UNKNOWN"));
+    }
+    assert_eq!(server.post("/v3/login", json!({"type": "x"})).await.error(), (429, "M_LIMIT_EXCEEDED"));
+}
+
+#[tokio::test]
+async fn a_log_in_tells_where_the_server_is() {
+    let server = TestServer::with(|config| config.well_known.client = Some("https://m.example.org".to_owned())).await;
+    server.user("alice").await;
+    let answer = server.post("/v3/login", auth_of("alice")).await.ok();
+    assert_eq!(answer["well_known"], json!({"m.homeserver": {"base_url": "https://m.example.org"}}));
+}
+
+#[tokio::test]
+async fn tokens_are_not_stored() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let body = json!({"type": "m.login.password", "user": "alice", "password": password_of("alice"), "refresh_token": true});
+    let answer = server.post("/v3/login", body).await.ok();
+    let secrets = [alice.token, password_of("alice"), answer["refresh_token"].as_str().unwrap().to_owned()];
+    for family in Family::ALL {
+        server
+            .inside()
+            .store
+            .for_each_row(family, |key, value| {
+                for secret in &secrets {
+                    let holds = |bytes: &[u8]| bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+                    assert!(!holds(key) && !holds(value), "{secret} is in {}", family.name());
+                }
+                Ok(())
+            })
+            .unwrap();
+    }
 }

@@ -1,10 +1,15 @@
 //! What users would notice: the whole server in this process, with its HTTP interface and without a network.
 
+mod account;
+mod devices;
 mod filter;
 mod history;
 mod login;
 mod rate_limits;
+mod refresh;
 mod registration;
+mod shared_secret;
 mod state;
 mod support;
+mod uiaa;
 mod visibility;

@@ -1,3 +1,6 @@
+use std::time::Duration;
+
+use chappe::config::Secret;
 use serde_json::{Value, json};
 
 use crate::support::TestServer;
@@ -66,4 +69,165 @@ async fn names_outside_the_grammar_are_refused() {
     }
     let available = server.get("/v3/register/available?username=a,b").await;
     assert_eq!(available.error(), (400, "M_INVALID_USERNAME"));
+}
+
+fn with_token(config: &mut chappe::config::Config) {
+    config.registration_token = Some(Secret::new("letmein"));
+}
+
+fn with_token_and_terms(config: &mut chappe::config::Config) {
+    with_token(config);
+    let terms = r#"
+        [privacy_policy]
+        version = "1.2"
+        fr = { name = "Confidentialité", url = "https://example.org/privacy-fr.html" }
+    "#;
+    config.registration_terms = toml::from_str(terms).unwrap();
+}
+
+#[tokio::test]
+async fn nobody_registers_where_that_is_off() {
+    let server = TestServer::with(|config| config.allow_registration = false).await;
+    for body in [json!({}), wish("alice")] {
+        assert_eq!(server.post("/v3/register", body).await.error(), (403, "M_FORBIDDEN"));
+    }
+    let validity = server.get("/v1/register/m.login.registration_token/validity?token=x").await;
+    assert_eq!(validity.error(), (403, "M_FORBIDDEN"));
+}
+
+#[tokio::test]
+async fn there_are_no_guests_and_no_application_services() {
+    let server = TestServer::new().await;
+    let guest = server.post("/v3/register?kind=guest", json!({})).await;
+    assert_eq!(guest.error(), (403, "M_GUEST_ACCESS_FORBIDDEN"));
+    assert_eq!(server.post("/v3/register?kind=robot", json!({})).await.error(), (400, "M_INVALID_PARAM"));
+    let mut body = wish("alice");
+    body["type"] = json!("m.login.application_service");
+    assert_eq!(server.post("/v3/register", body).await.error(), (401, "M_UNKNOWN_TOKEN"));
+}
+
+#[tokio::test]
+async fn the_token_must_be_known() {
+    let server = TestServer::with(with_token).await;
+    let mut body = wish("alice");
+    let dummy = server.post("/v3/register", body.clone()).await;
+    assert_eq!(dummy.error(), (401, "M_FORBIDDEN"));
+    assert_eq!(dummy.body["flows"], json!([{"stages": ["m.login.registration_token"]}]));
+    for token in ["", "letmei", "letmeinn", "LETMEIN"] {
+        body["auth"] = json!({"type": "m.login.registration_token", "token": token});
+        assert_eq!(server.post("/v3/register", body.clone()).await.error(), (401, "M_FORBIDDEN"), "{token}");
+    }
+    body["auth"]["token"] = json!("letmein");
+    server.post("/v3/register", body).await.ok();
+    for (token, is_valid) in [("letmein", true), ("x", false)] {
+        let path = format!("/v1/register/m.login.registration_token/validity?token={token}");
+        assert_eq!(server.get(&path).await.ok(), json!({"valid": is_valid}));
+    }
+}
+
+#[tokio::test]
+async fn stages_are_completed_in_their_order() {
+    let server = TestServer::with(with_token_and_terms).await;
+    let mut body = wish("alice");
+    body.as_object_mut().unwrap().remove("auth");
+    let first = server.post("/v3/register", body.clone()).await;
+    assert_eq!(first.body["flows"], json!([{"stages": ["m.login.registration_token", "m.login.terms"]}]));
+    let policy = json!({
+        "version": "1.2",
+        "fr": {"name": "Confidentialité", "url": "https://example.org/privacy-fr.html"},
+    });
+    assert_eq!(first.body["params"], json!({"m.login.terms": {"policies": {"privacy_policy": policy}}}));
+    let session = first.body["session"].clone();
+    let mut step = async |auth: Value| {
+        body["auth"] = auth;
+        server.post("/v3/register", body.clone()).await
+    };
+    let too_early = step(json!({"type": "m.login.terms", "session": session})).await;
+    assert_eq!(too_early.error(), (401, "M_FORBIDDEN"));
+    assert_eq!(too_early.body.get("completed"), None);
+    let token = json!({"type": "m.login.registration_token", "token": "letmein", "session": session});
+    for _ in 0..2 {
+        let half = step(token.clone()).await;
+        assert_eq!((half.status.as_u16(), &half.body["completed"]), (401, &json!(["m.login.registration_token"])));
+        assert_eq!(half.body.get("errcode"), None);
+    }
+    let answer = step(json!({"type": "m.login.terms", "session": session})).await.ok();
+    assert_eq!(answer["user_id"], "@alice:example.org");
+    let user = ruma::user_id!("@alice:example.org");
+    let account = chappe::user::account::get(&server.inside().store.snapshot(), user).unwrap().unwrap();
+    assert_eq!(account.accepted_terms["privacy_policy"], "1.2");
+}
+
+#[tokio::test]
+async fn later_requests_may_leave_the_parameters_out_but_not_change_them() {
+    let server = TestServer::with(with_token_and_terms).await;
+    let first = server.post("/v3/register", json!({"username": "alice", "password": "secret"})).await;
+    let session = &first.body["session"];
+    let token = json!({"type": "m.login.registration_token", "token": "letmein", "session": session});
+    let stolen = json!({"username": "mallory", "password": "secret", "auth": token});
+    assert_eq!(server.post("/v3/register", stolen).await.error(), (403, "M_FORBIDDEN"));
+    assert_eq!(server.post("/v3/register", json!({"auth": token})).await.status, 401);
+    let terms = json!({"type": "m.login.terms", "session": session});
+    let answer = server.post("/v3/register", json!({"auth": terms})).await.ok();
+    assert_eq!(answer["user_id"], "@alice:example.org");
+    let login = json!({"type": "m.login.password", "user": "alice", "password": "secret"});
+    server.post("/v3/login", login).await.ok();
+}
+
+#[tokio::test]
+async fn a_name_is_made_up_if_none_is_given_and_a_password_is_needed() {
+    let server = TestServer::new().await;
+    let auth = json!({"type": "m.login.dummy"});
+    let answer = server.post("/v3/register", json!({"password": "secret", "auth": auth})).await.ok();
+    let user_id = answer["user_id"].as_str().unwrap();
+    assert!(user_id.len() > "@:example.org".len() + 8 && user_id == user_id.to_lowercase(), "{user_id}");
+    let without = server.post("/v3/register", json!({"username": "bob", "auth": auth})).await;
+    assert_eq!(without.error(), (400, "M_MISSING_PARAM"));
+    let empty = server.post("/v3/register", json!({"username": "bob", "password": "", "auth": auth})).await;
+    assert_eq!(empty.error(), (400, "M_WEAK_PASSWORD"));
+}
+
+#[tokio::test]
+async fn a_registration_can_do_without_a_log_in_or_ask_for_refresh_tokens() {
+    let server = TestServer::new().await;
+    let mut body = wish("alice");
+    body["inhibit_login"] = json!(true);
+    let answer = server.post("/v3/register", body).await.ok();
+    assert_eq!(answer["user_id"], "@alice:example.org");
+    assert!(answer["access_token"].is_null() && answer["device_id"].is_null());
+    let mut body = wish("bob");
+    body["refresh_token"] = json!(true);
+    let answer = server.post("/v3/register", body).await.ok();
+    assert!(answer["refresh_token"].is_string());
+    assert_eq!(answer["expires_in_ms"], 3_600_000);
+}
+
+#[tokio::test]
+async fn what_is_no_registration_is_refused() {
+    let server = TestServer::new().await;
+    for body in ["[]", "1", r#"{"username": 1}"#, r#"{"password": []}"#, r#"{"inhibit_login": "x"}"#] {
+        let answer = server.request_bytes(http::Method::POST, "/v3/register", None, body).await;
+        assert_eq!(answer.error(), (400, "M_BAD_JSON"), "{body}");
+    }
+    let answer = server.request_bytes(http::Method::POST, "/v3/register", None, "{").await;
+    assert_eq!(answer.error(), (400, "M_NOT_JSON"));
+    let long = json!({"username": "alice", "password": "secret", "x": "x".repeat(5_000)});
+    assert_eq!(server.post("/v3/register", long).await.error(), (413, "M_TOO_LARGE"));
+    assert_eq!(server.get("/v3/register/available").await.error(), (400, "M_MISSING_PARAM"));
+}
+
+#[tokio::test]
+async fn registrations_from_one_address_are_limited() {
+    let server = TestServer::with(|config| config.rate_limits.enabled = true).await;
+    for _ in 0..20 {
+        server.get("/v3/register/available?username=alice").await.ok();
+    }
+    for path in ["/v3/register/available?username=bob", "/v1/register/m.login.registration_token/validity?token=x"] {
+        let limited = server.get(path).await;
+        assert_eq!(limited.error(), (429, "M_LIMIT_EXCEEDED"));
+        assert_eq!(limited.headers["retry-after"], "10");
+    }
+    assert_eq!(server.post("/v3/register", wish("alice")).await.error(), (429, "M_LIMIT_EXCEEDED"));
+    server.advance(Duration::from_secs(10));
+    server.post("/v3/register", wish("alice")).await.ok();
 }

@@ -123,3 +123,12 @@ pub fn query(pairs: &[(&str, &str)]) -> String {
     let pairs: Vec<_> = pairs.iter().map(|(key, value)| format!("{key}={}", encode(value))).collect();
     format!("?{}", pairs.join("&"))
 }
+
+/// The `auth` of a request that `name` confirms by his password.
+pub fn auth_of(name: &str) -> Value {
+    json!({
+        "type": "m.login.password",
+        "identifier": {"type": "m.id.user", "user": name},
+        "password": password_of(name),
+    })
+}
