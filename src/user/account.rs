@@ -45,7 +45,7 @@ impl NewAccount {
             user_type: self.user_type,
             created_at_ms: server.clock.now_ms(),
             accepted_terms: self.accepted_terms,
-            deactivated_at_ms: None,
+            deactivated: None,
         };
         Ok(PreparedAccount { user_id: self.user_id, account })
     }

@@ -8,7 +8,7 @@ use tracing::warn;
 use super::{
     account, device,
     profile::Profiles,
-    tables::{AccountData, AccountDataChanges, ErasedUsers},
+    tables::{AccountData, AccountDataChanges, Deactivated},
 };
 use crate::{
     Server,
@@ -62,21 +62,18 @@ fn open_rooms(snapshot: &Snapshot<'_>, user_id: &UserId) -> Result<Vec<RoomNid>>
 
 /// Removes what the user had: password, devices, data. The row of the account stays, so that nobody gets the id again.
 async fn close(server: &Server, user_id: OwnedUserId, is_erased: bool) -> Result<()> {
-    let now_ms = server.clock.now_ms();
+    let at_ms = server.clock.now_ms();
     server
         .store
         .commit(move |tx| {
             account::update(tx, &user_id, |account| {
                 account.password_hash = None;
-                account.deactivated_at_ms = Some(now_ms);
+                account.deactivated = Some(Deactivated { at_ms, is_erased });
             })?;
             device::delete_others(tx, &user_id, None)?;
             tx.delete_all::<AccountData>(&&*user_id);
             tx.delete_all::<AccountDataChanges>(&&*user_id);
             tx.delete_all::<Profiles>(&&*user_id);
-            if is_erased {
-                tx.put::<ErasedUsers>(&&*user_id, &());
-            }
             Ok(())
         })
         .await

@@ -153,7 +153,7 @@ pub async fn user_by_password(
         return Ok(user_id);
     }
     let account = account::get(&server.store.snapshot(), &user_id)?;
-    let is_deactivated = account.is_some_and(|account| account.deactivated_at_ms.is_some());
+    let is_deactivated = account.is_some_and(|account| account.deactivated.is_some());
     Err(if is_deactivated { deactivated() } else { wrong() })
 }
 
@@ -205,7 +205,7 @@ fn find(snapshot: &Snapshot<'_>, hash: &Hash) -> Result<Option<Found>> {
 }
 
 fn is_active(account: Option<&Account>) -> bool {
-    account.is_some_and(|account| account.deactivated_at_ms.is_none())
+    account.is_some_and(|account| account.deactivated.is_none())
 }
 
 /// The first use of a refreshed token: the ones before it end. Should the disk refuse that, the next use tries again.

@@ -44,8 +44,16 @@ pub struct Account {
     pub created_at_ms: u64,
     /// The policies that the user accepted when he registered, and their versions.
     pub accepted_terms: BTreeMap<String, String>,
-    /// Milliseconds since the Unix epoch; nobody can use the account since then.
-    pub deactivated_at_ms: Option<u64>,
+    /// Nobody can use the account since then.
+    pub deactivated: Option<Deactivated>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Deactivated {
+    /// Milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// The user asked that who joins a room later does not see his messages.
+    pub is_erased: bool,
 }
 
 impl Record for Account {}
@@ -53,14 +61,14 @@ impl Record for Account {}
 /// Without the hash: `chappe inspect` and logs print this.
 impl std::fmt::Debug for Account {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { password_hash, is_admin, user_type, created_at_ms, accepted_terms, deactivated_at_ms } = self;
+        let Self { password_hash, is_admin, user_type, created_at_ms, accepted_terms, deactivated } = self;
         f.debug_struct("Account")
             .field("has_password", &password_hash.is_some())
             .field("is_admin", is_admin)
             .field("user_type", user_type)
             .field("created_at_ms", created_at_ms)
             .field("accepted_terms", accepted_terms)
-            .field("deactivated_at_ms", deactivated_at_ms)
+            .field("deactivated", deactivated)
             .finish()
     }
 }
