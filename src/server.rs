@@ -12,7 +12,7 @@ use crate::{
     rate_limit::RateLimits,
     room::Rooms,
     store::{self, Snapshot, Store},
-    sync::Wakers,
+    sync::{UserRoomLists, Wakers},
     tables,
     user::{expiring::Expiring, password::Passwords, shared_secret, uiaa},
 };
@@ -34,6 +34,8 @@ pub struct Server {
     pub rooms: Rooms,
     /// Who waits for news.
     pub wakers: Wakers,
+    /// The rooms of those who sync.
+    pub user_rooms: UserRoomLists,
     pub limits: RateLimits,
     pub passwords: Passwords,
     /// User-interactive authentications that have begun.
@@ -68,6 +70,7 @@ impl Server {
             key,
             rooms,
             wakers: Wakers::default(),
+            user_rooms: UserRoomLists::default(),
             limits,
             passwords: Passwords::default(),
             uiaa: uiaa::Sessions::default(),

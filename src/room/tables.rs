@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     event::StateRoot,
-    store::{EventNid, Family, Key, Record, RoomNid, RoomPos, StateKeyNid, StreamPos, Table, TableInfo, Value},
+    store::{EventNid, Family, Group, Key, Record, RoomNid, RoomPos, StateKeyNid, StreamPos, Table, TableInfo, Value},
 };
 
 pub const ALL: &[TableInfo] = &[
@@ -109,6 +109,10 @@ impl Table for Timeline {
     const ID: u8 = 2;
     type Key<'a> = (RoomNid, RoomPos);
     type Value = EventNid;
+
+    fn group(&(room, _): &Self::Key<'_>) -> Option<Group> {
+        Some(Group::of(room))
+    }
 }
 
 /// The current ends of each room's event graph.
@@ -181,6 +185,10 @@ impl Table for StateChanges {
     const ID: u8 = 7;
     type Key<'a> = (RoomNid, StreamPos, StateKeyNid);
     type Value = StateChange;
+
+    fn group(&(room, ..): &Self::Key<'_>) -> Option<Group> {
+        Some(Group::of(room))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -199,6 +207,10 @@ impl Table for Members {
     const ID: u8 = 8;
     type Key<'a> = (RoomNid, Membership, Origin, &'a UserId);
     type Value = EventNid;
+
+    fn group(&(room, _, origin, _): &Self::Key<'_>) -> Option<Group> {
+        (origin == Origin::Local).then(|| Group::of(room))
+    }
 }
 
 /// Whose user somebody is. Ours come first, so that they can be listed without all the others.
@@ -229,6 +241,10 @@ impl Table for UserRooms {
     const ID: u8 = 1;
     type Key<'a> = (&'a UserId, RoomNid);
     type Value = UserRoom;
+
+    fn group(&(user, _): &Self::Key<'_>) -> Option<Group> {
+        Some(Group::of(user))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -313,6 +329,10 @@ impl Table for ReceiptChanges {
     const ID: u8 = 11;
     type Key<'a> = (RoomNid, StreamPos, &'a UserId, &'a str, &'a str);
     type Value = ();
+
+    fn group(&(room, ..): &Self::Key<'_>) -> Option<Group> {
+        Some(Group::of(room))
+    }
 }
 
 /// A membership of the specification, as a byte.

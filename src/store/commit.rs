@@ -15,7 +15,7 @@ use rocksdb::{DB, WriteOptions};
 use tokio::sync::{oneshot, watch};
 use tracing::error;
 
-use super::{Error, Result, StreamPos, Transaction, open::LastPos};
+use super::{Error, Result, StreamPos, Transaction, open::LastPos, recent::Changes};
 
 /// How old the knowledge of the disk's free space may be.
 const FREE_SPACE_CHECKED_EVERY: Duration = Duration::from_secs(1);
@@ -27,12 +27,20 @@ pub(super) struct Shared {
     /// The newest change that an fsync has made durable.
     pub durable_pos: watch::Sender<StreamPos>,
     pub free_space_floor: u64,
+    pub changes: Changes,
     stopped: Mutex<Option<Error>>,
 }
 
 impl Shared {
     pub fn new(db: DB, path: PathBuf, last_pos: StreamPos, free_space_floor: u64) -> Self {
-        Self { db, path, durable_pos: watch::Sender::new(last_pos), free_space_floor, stopped: Mutex::new(None) }
+        Self {
+            db,
+            path,
+            durable_pos: watch::Sender::new(last_pos),
+            free_space_floor,
+            changes: Changes::new(last_pos),
+            stopped: Mutex::new(None),
+        }
     }
 
     /// `Err` once a write has failed.
@@ -162,6 +170,7 @@ impl Writer {
             .map_err(|panic| Error::Panicked(message_of(&*panic)))??;
         if !transaction.is_empty() {
             transaction.put::<LastPos>(&(), &pos);
+            self.shared.changes.note(transaction.groups(), pos);
             let options = WriteOptions::default(); // without fsync: the other thread's part
             self.shared.db.write_opt(transaction.into_batch(), &options).map_err(|e| self.shared.stop(&e))?;
             self.last_pos = pos;

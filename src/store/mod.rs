@@ -12,6 +12,7 @@ mod error;
 mod key;
 mod migrate;
 mod open;
+mod recent;
 mod snapshot;
 mod table;
 mod transaction;
@@ -22,6 +23,7 @@ pub use self::{
     key::{EventNid, Key, RoomNid, RoomPos, StateKeyNid, StreamPos},
     migrate::{Migration, Step},
     open::{Options, Store},
+    recent::{Group, Recent},
     snapshot::{Direction, Row, Scan, Snapshot},
     table::{Family, Json, Record, Table, TableInfo, Value},
     transaction::Transaction,

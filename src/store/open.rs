@@ -10,7 +10,7 @@ use rocksdb::{
 use tokio::sync::oneshot;
 
 use super::{
-    Error, Family, Migration, Result, Scan, Snapshot, StreamPos, Table, TableInfo, Transaction, Written,
+    Error, Family, Migration, Recent, Result, Scan, Snapshot, StreamPos, Table, TableInfo, Transaction, Written,
     commit::{Committer, Shared},
     directory::Directory,
     migrate::{LayoutVersion, MigrationCursor, migrate},
@@ -87,6 +87,11 @@ impl Store {
 
     pub fn snapshot(&self) -> Snapshot<'_> {
         Snapshot::new(&self.shared.db)
+    }
+
+    /// When groups of rows last changed. Hold it briefly; what it says is certain for snapshots that were taken before.
+    pub fn recent(&self) -> Recent<'_> {
+        self.shared.changes.read()
     }
 
     /// Everything up to here is on disk; what is newer must not be shown to anybody yet.

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use super::{Error, Key, Result};
+use super::{Error, Group, Key, Result};
 
 /// A column family. There is one per pattern of access, because each has memtables and files of its own; the tables in
 /// it differ by the first byte of their keys.
@@ -54,6 +54,12 @@ pub trait Table: 'static {
     const ID: u8;
     type Key<'a>: Key<'a> + Debug;
     type Value: Value;
+
+    /// The group of a row whose last change is kept in memory; `None` if nobody asks for it. See
+    /// [`Store::recent`](super::Store::recent).
+    fn group(_: &Self::Key<'_>) -> Option<Group> {
+        None
+    }
 }
 
 /// The key bytes of `key`, or of a prefix of a key, in table `T`.

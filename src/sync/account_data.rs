@@ -18,7 +18,7 @@ use crate::{
         View,
         event_filter::{EventFilter, matches},
     },
-    store::{RoomNid, Scan, StreamPos},
+    store::{Group, RoomNid, Scan, StreamPos},
     user::tables::{AccountData, AccountDataChanges},
 };
 
@@ -82,7 +82,11 @@ fn read(context: &Context<'_>, room: RoomNid, after: Option<StreamPos>) -> Resul
     Ok(data)
 }
 
+/// The rooms and types of what changed, oldest change first.
 fn changes(context: &Context<'_>, after: StreamPos) -> Result<Vec<(RoomNid, String)>> {
+    if !context.may_have_changed::<AccountDataChanges>(Group::of(context.user_id()), after) {
+        return Ok(Vec::new());
+    }
     let scan = Scan::from::<AccountDataChanges>(&(context.user_id(), after.next()), &context.user_id());
     let rows = context.snapshot.scan::<AccountDataChanges>(scan);
     rows.map(|row| {

@@ -17,7 +17,7 @@ use crate::{
     error::{Error, Result},
     event::{StoredEvent, fields::Fields},
     room::{View, show},
-    store::{EventNid, RoomNid, Snapshot, StreamPos},
+    store::{EventNid, Group, RoomNid, Snapshot, StreamPos, Table},
     user::ignored::Ignored,
 };
 
@@ -50,6 +50,11 @@ pub struct Context<'s> {
 impl<'s> Context<'s> {
     pub fn user_id(&self) -> &'s UserId {
         &self.request.user_id
+    }
+
+    /// Whether it is worth to look for rows of a group that changed after `pos`.
+    pub fn may_have_changed<T: Table>(&self, group: Group, pos: StreamPos) -> bool {
+        self.server.store.recent().may_have_changed::<T>(group, pos)
     }
 
     pub fn view(&self, room: RoomNid) -> Result<View<'s>> {

@@ -7,9 +7,9 @@ use crate::{
     error::Result,
     room::{
         Membership,
-        tables::{ReceiptChanges, Timeline, UserRoom, UserRooms},
+        tables::{ReceiptChanges, StateChanges, Timeline, UserRoom},
     },
-    store::{RoomNid, RoomPos, Scan, StreamPos},
+    store::{Group, RoomNid, RoomPos, Scan, StreamPos},
 };
 
 /// The rooms with news, by the user's membership.
@@ -39,9 +39,10 @@ impl Changes {
     pub fn find(context: &Context<'_>) -> Result<Self> {
         let mut changes = Self::default();
         let with_account_data = account_data::changed_rooms(context)?;
-        for row in context.snapshot.list::<UserRooms>(&context.user_id()) {
-            let row = row?;
-            changes.look_at(context, row.key()?.1, row.value, &with_account_data)?;
+        let Context { server, snapshot, now, .. } = *context;
+        let list = server.user_rooms.get(&server.store, snapshot, now, context.user_id())?;
+        for &(nid, row) in &list.rooms {
+            changes.look_at(context, nid, row, &with_account_data)?;
         }
         Ok(changes)
     }
@@ -84,8 +85,10 @@ impl Changes {
 impl Room {
     fn read(context: &Context<'_>, nid: RoomNid, row: UserRoom, after: Option<StreamPos>) -> Result<Self> {
         let log = match after {
-            Some(after) => Log::read(context.snapshot, nid, after, context.now)?,
-            None => Log::default(),
+            Some(after) if context.may_have_changed::<StateChanges>(Group::of(nid), after) => {
+                Log::read(context.snapshot, nid, after, context.now)?
+            }
+            _ => Log::default(),
         };
         Ok(Self { nid, row, after, log })
     }
@@ -93,6 +96,15 @@ impl Room {
 
 /// Whether a room has events or receipts after a position.
 fn has_changed(context: &Context<'_>, room: RoomNid, after: StreamPos) -> Result<bool> {
+    let recent = context.server.store.recent();
+    let group = Group::of(room);
+    let is_known = (recent.has_changed::<Timeline>(group, after), recent.has_changed::<ReceiptChanges>(group, after));
+    drop(recent);
+    match is_known {
+        (Some(true), _) | (_, Some(true)) => return Ok(true),
+        (Some(false), Some(false)) => return Ok(false),
+        (None, _) | (_, None) => {}
+    }
     let next = after.next();
     let events = Scan::from::<Timeline>(&(room, RoomPos::from(next)), &room);
     if context.snapshot.scan::<Timeline>(events).next().transpose()?.is_some() {

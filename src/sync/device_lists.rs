@@ -17,7 +17,7 @@ use crate::{
         Membership,
         tables::{Members, Origin, Rooms},
     },
-    store::{RoomNid, Scan, StreamPos},
+    store::{Group, RoomNid, Scan, StreamPos},
     user::tables::KeyChanges,
 };
 
@@ -44,6 +44,9 @@ pub fn write(context: &Context<'_>, changes: &Changes, out: &mut Vec<u8>) -> Res
 
 /// The users whose keys changed, wherever they are.
 fn key_changes(context: &Context<'_>, since: StreamPos) -> Result<BTreeSet<OwnedUserId>> {
+    if !context.may_have_changed::<KeyChanges>(Group::of(()), since) {
+        return Ok(BTreeSet::new());
+    }
     let rows = context.snapshot.scan::<KeyChanges>(Scan::from::<KeyChanges>(&since.next(), &()));
     rows.map(|row| Ok(row?.key()?.1.to_owned())).collect()
 }

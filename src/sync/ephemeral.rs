@@ -20,7 +20,7 @@ use crate::{
         event_filter::EventFilter,
         tables::{Receipt, ReceiptChanges, Receipts},
     },
-    store::{Scan, StreamPos},
+    store::{Group, Scan, StreamPos},
 };
 
 const PRIVATE: &str = "m.read.private";
@@ -69,7 +69,8 @@ fn receipts(context: &Context<'_>, view: &View<'_>, after: Option<StreamPos>) ->
     };
     let rows = match after {
         None => all(view)?,
-        Some(after) => changed(view, after)?,
+        Some(after) if context.may_have_changed::<ReceiptChanges>(Group::of(view.nid), after) => changed(view, after)?,
+        Some(_) => Vec::new(),
     };
     Ok(rows.into_iter().filter(is_shown).collect())
 }

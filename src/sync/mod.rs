@@ -19,12 +19,14 @@ mod summary;
 mod timeline;
 mod to_device;
 pub mod token;
+mod user_rooms;
 mod wait;
 mod wake;
 
 pub use self::{
     answer::Answer,
     request::{Request, StateForm},
+    user_rooms::UserRoomLists,
     wait::sync,
     wake::Wakers,
 };

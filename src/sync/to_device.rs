@@ -11,7 +11,7 @@ use super::{answer::Context, json};
 use crate::{
     Server,
     error::Result,
-    store::{self, Json, Scan, StreamPos},
+    store::{self, Group, Json, Scan, StreamPos},
     user::tables::ToDevice,
 };
 
@@ -40,9 +40,12 @@ impl Messages {
 pub fn read(context: &Context<'_>, after: Option<StreamPos>) -> Result<Messages> {
     let (user, device) = (context.user_id(), &*context.request.device_id);
     let after = after.unwrap_or_default();
-    let scan = Scan::from::<ToDevice>(&(user, device, after.next()), &(user, device));
     let mut messages = Messages { events: Vec::new(), next: context.now };
+    if !context.may_have_changed::<ToDevice>(Group::of((user, device)), after) {
+        return Ok(messages);
+    }
     let mut last = after;
+    let scan = Scan::from::<ToDevice>(&(user, device, after.next()), &(user, device));
     for row in context.snapshot.scan::<ToDevice>(scan) {
         let row = row?;
         let pos = row.key()?.2;

@@ -10,8 +10,8 @@ use tracing::error;
 
 use crate::{
     Server,
-    room::{View, append::Appended},
-    store::{self, RoomNid},
+    room::{View, append::Appended, tables::Members},
+    store::{self, Group, RoomNid, StreamPos},
 };
 
 /// Of how many rooms the local members are kept in memory.
@@ -20,7 +20,14 @@ const CACHED_ROOMS: usize = 10_000;
 /// The users who wait, and the local members of the rooms that had news.
 pub struct Wakers {
     users: Mutex<HashMap<OwnedUserId, watch::Sender<()>>>,
-    members: Cache<RoomNid, Arc<[OwnedUserId]>>,
+    members: Cache<RoomNid, LocalMembers>,
+}
+
+/// Our own users who were joined to a room at a moment.
+#[derive(Clone)]
+struct LocalMembers {
+    as_of: StreamPos,
+    users: Arc<[OwnedUserId]>,
 }
 
 impl Default for Wakers {
@@ -63,18 +70,20 @@ impl Wakers {
 
     /// A new event: wakes the room's members and those whose membership it changed.
     pub fn event(&self, server: &Server, appended: &Appended) {
-        if !appended.memberships.is_empty() {
-            self.members.remove(&appended.room);
-        }
         self.room(server, appended.room);
         appended.memberships.iter().for_each(|(user, _)| self.user(user));
     }
 
     /// Our own users who are joined to a room.
     pub fn local_members(&self, server: &Server, room: RoomNid) -> store::Result<Arc<[OwnedUserId]>> {
-        self.members.get_or_insert_with(&room, || {
-            let snapshot = server.store.snapshot();
-            Ok(View::of(&server.rooms, &snapshot, room)?.local_members()?.into())
-        })
+        if let Some(kept) = self.members.get(&room)
+            && !server.store.recent().may_have_changed::<Members>(Group::of(room), kept.as_of)
+        {
+            return Ok(kept.users);
+        }
+        let snapshot = server.store.snapshot();
+        let users: Arc<[OwnedUserId]> = View::of(&server.rooms, &snapshot, room)?.local_members()?.into();
+        self.members.insert(room, LocalMembers { as_of: snapshot.pos()?, users: Arc::clone(&users) });
+        Ok(users)
     }
 }

@@ -6,7 +6,7 @@ use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
 
 use super::profile::Profiles;
-use crate::store::{Family, Json, Record, RoomNid, StreamPos, Table, TableInfo};
+use crate::store::{Family, Group, Json, Record, RoomNid, StreamPos, Table, TableInfo};
 
 pub const ALL: &[TableInfo] = &[
     TableInfo::of::<Accounts>(),
@@ -200,6 +200,10 @@ impl Table for AccountDataChanges {
     const ID: u8 = 3;
     type Key<'a> = (&'a UserId, StreamPos, RoomNid, &'a str);
     type Value = ();
+
+    fn group(&(user, ..): &Self::Key<'_>) -> Option<Group> {
+        Some(Group::of(user))
+    }
 }
 
 /// To-device messages that their device has not acknowledged, in the order of their sending.
@@ -212,6 +216,10 @@ impl Table for ToDevice {
     type Key<'a> = (&'a UserId, &'a DeviceId, StreamPos, u32);
     /// `{"type", "sender", "content"}`.
     type Value = Json;
+
+    fn group(&(user, device, ..): &Self::Key<'_>) -> Option<Group> {
+        Some(Group::of((user, device)))
+    }
 }
 
 /// The users whose devices or cross-signing keys changed, in the order of their last changes.
@@ -222,6 +230,10 @@ impl Table for KeyChanges {
     const ID: u8 = 2;
     type Key<'a> = (StreamPos, &'a UserId);
     type Value = ();
+
+    fn group(_: &Self::Key<'_>) -> Option<Group> {
+        Some(Group::of(()))
+    }
 }
 
 /// Where a user stands in `KeyChanges`.
