@@ -7,8 +7,8 @@ use std::{
 };
 
 use ruma::{
-    OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomVersionId, UserId, api::error::ErrorKind,
-    events::StateEventType, room_version_rules::RoomVersionRules,
+    MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomVersionId, UInt, UserId,
+    api::error::ErrorKind, events::StateEventType, room_version_rules::RoomVersionRules,
 };
 use serde_json::{
     Map, Value, json,
@@ -103,7 +103,9 @@ fn first_events(server: &Server, creator: &UserId, new: &NewRoom) -> Result<Vec<
         return Err(alias_taken(alias)); // seen early, so that nothing need be built; who comes first is decided later
     }
     let mut events = Blueprint::new(server, rules, creator);
-    events.add(state("m.room.create", &create_content(creator, new, rules)?))?;
+    let created_at = UInt::new_saturating(server.rooms.creation_time_ms(server.clock.now_ms()));
+    let create = state("m.room.create", &create_content(creator, new, rules)?);
+    events.add(Draft { origin_server_ts: Some(MilliSecondsSinceUnixEpoch(created_at)), ..create })?;
     let join = membership::content_with_profile(&snapshot, creator, "join")?;
     events.add(Draft::state(StateEventType::RoomMember, creator.as_str(), raw(&join)))?;
     events.add(state("m.room.power_levels", &power_levels(creator, new, rules)))?;

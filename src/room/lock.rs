@@ -26,6 +26,8 @@ const KEPT_LOCKS: usize = 1_000;
 /// What the server keeps of rooms in memory: a lock for the writer of each, and parsed events.
 pub struct Rooms {
     next_room: AtomicU64,
+    /// When the last room was made, in milliseconds since the Unix epoch.
+    last_creation_ms: AtomicU64,
     writers: Mutex<HashMap<RoomNid, Arc<tokio::sync::Mutex<Numbers>>>>,
     pub(super) pdus: Cache<(RoomNid, EventNid), Arc<Pdu>>,
 }
@@ -71,12 +73,25 @@ impl Rooms {
             Some(row) => row?.key()?.0 + 1,
             None => 1,
         };
-        Ok(Self { next_room: AtomicU64::new(next_room), writers: Mutex::default(), pdus: Cache::new(CACHED_PDUS) })
+        Ok(Self {
+            next_room: AtomicU64::new(next_room),
+            last_creation_ms: AtomicU64::new(0),
+            writers: Mutex::default(),
+            pdus: Cache::new(CACHED_PDUS),
+        })
     }
 
     /// A number for a new room. One that no room comes to use does no harm.
     pub fn allot(&self) -> RoomNid {
         RoomNid(self.next_room.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The time for a create event, in milliseconds since the Unix epoch: never the same one twice, since the id of a
+    /// room may be the hash of that event, and two rooms must not be one.
+    pub fn creation_time_ms(&self, now_ms: u64) -> u64 {
+        let next = |last: u64| Some(now_ms.max(last + 1));
+        let last = self.last_creation_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        last.map_or(now_ms, |last| now_ms.max(last + 1))
     }
 
     /// Waits for the right to write in `room`; one holder at a time. Readers use snapshots and never wait.

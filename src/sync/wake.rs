@@ -49,6 +49,11 @@ impl Wakers {
         receiver
     }
 
+    /// How many requests wait for news at present.
+    pub fn waiting(&self) -> usize {
+        self.users.lock().values().map(watch::Sender::receiver_count).sum()
+    }
+
     /// Something of `user` changed.
     pub fn user(&self, user: &UserId) {
         if let Some(sender) = self.users.lock().get(user) {

@@ -11,5 +11,6 @@ mod registration;
 mod shared_secret;
 mod state;
 mod support;
+mod sync;
 mod uiaa;
 mod visibility;

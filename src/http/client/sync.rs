@@ -8,7 +8,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::header;
-use ruma::api::client::{filter::FilterDefinition, sync::sync_events};
+use ruma::{
+    api::client::{filter::FilterDefinition, sync::sync_events},
+    exports::serde_html_form,
+};
 
 use crate::{
     Server,
@@ -57,7 +60,9 @@ fn filter_of(server: &Server, sender: &Caller, named: Option<sync_events::v3::Fi
 
 /// Clients that know `use_state_after` as a proposal only look for the answer under the proposal's name.
 fn state_form(is_after: bool, query: &str) -> StateForm {
-    let asks_for_proposal = || query.split('&').any(|pair| pair == "org.matrix.msc4222.use_state_after=true");
+    let pairs = || serde_html_form::from_str::<Vec<(String, String)>>(query).unwrap_or_default();
+    let asks_for_proposal =
+        || pairs().iter().any(|(key, value)| key == "org.matrix.msc4222.use_state_after" && value == "true");
     match is_after {
         true => StateForm::After,
         false if asks_for_proposal() => StateForm::UnstableAfter,

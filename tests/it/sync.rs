@@ -1,0 +1,782 @@
+//! `/sync`: <https://spec.matrix.org/v1.19/client-server-api/#syncing>
+
+use std::time::Duration;
+
+use chappe::{
+    store::{Json, RoomNid, StreamPos, Transaction},
+    user::tables::{AccountData, AccountDataChanges, AccountDatum, KeyChanges, ToDevice},
+};
+use serde_json::{Value, json};
+
+use crate::support::{TestServer, User};
+
+/// `GET /sync` with these query parameters.
+async fn sync(user: &User, query: &[(&str, &str)]) -> Value {
+    user.get(&path(query)).await.ok()
+}
+
+fn path(query: &[(&str, &str)]) -> String {
+    let pairs: Vec<_> = query.iter().map(|(key, value)| format!("{key}={}", encoded(value))).collect();
+    format!("/v3/sync?{}", pairs.join("&"))
+}
+
+fn encoded(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+}
+
+async fn since(user: &User, since: &str) -> Value {
+    sync(user, &[("since", since)]).await
+}
+
+fn next(answer: &Value) -> String {
+    answer["next_batch"].as_str().unwrap().to_owned()
+}
+
+/// A token of now.
+async fn now(user: &User) -> String {
+    next(&sync(user, &[]).await)
+}
+
+async fn create(user: &User, body: Value) -> String {
+    user.post("/v3/createRoom", body).await.ok()["room_id"].as_str().unwrap().to_owned()
+}
+
+async fn public(user: &User) -> String {
+    create(user, json!({ "preset": "public_chat" })).await
+}
+
+async fn act(user: &User, room: &str, what: &str, body: Value) {
+    user.post(&format!("/v3/rooms/{room}/{what}"), body).await.ok();
+}
+
+async fn say(user: &User, room: &str, text: &str) -> String {
+    let path = format!("/v3/rooms/{room}/send/m.room.message/{}", encoded(text));
+    let answer = user.put(&path, json!({ "msgtype": "m.text", "body": text })).await.ok();
+    answer["event_id"].as_str().unwrap().to_owned()
+}
+
+async fn set(user: &User, room: &str, event_type: &str, content: Value) {
+    user.put(&format!("/v3/rooms/{room}/state/{event_type}/"), content).await.ok();
+}
+
+async fn topic(user: &User, room: &str, topic: &str) {
+    set(user, room, "m.room.topic", json!({ "topic": topic })).await;
+}
+
+/// What a member of `content` is in each event of a list.
+fn contents(events: &Value, key: &str) -> Vec<String> {
+    let events = events["events"].as_array().map(Vec::as_slice).unwrap_or_default();
+    events.iter().filter_map(|event| event["content"][key].as_str()).map(ToOwned::to_owned).collect()
+}
+
+fn bodies(room: &Value) -> Vec<String> {
+    contents(&room["timeline"], "body")
+}
+
+fn types(events: &Value) -> Vec<&str> {
+    events["events"].as_array().unwrap().iter().map(|event| event["type"].as_str().unwrap()).collect()
+}
+
+/// The users whose member events are in a list, with their membership.
+fn members(events: &Value) -> Vec<(&str, &str)> {
+    let events = events["events"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let members = events.iter().filter(|event| event["type"] == "m.room.member");
+    members
+        .map(|event| (event["state_key"].as_str().unwrap(), event["content"]["membership"].as_str().unwrap()))
+        .collect()
+}
+
+fn rooms<'a>(answer: &'a Value, section: &str) -> Vec<&'a str> {
+    answer["rooms"][section].as_object().map(|rooms| rooms.keys().map(String::as_str).collect()).unwrap_or_default()
+}
+
+/// Writes what endpoints of other areas would write.
+async fn write(server: &TestServer, work: impl FnOnce(&mut Transaction<'_>) + Send + 'static) {
+    let store = &server.inside().store;
+    let write = move |tx: &mut Transaction<'_>| {
+        work(tx);
+        Ok::<_, chappe::store::Error>(())
+    };
+    store.commit(write).await.unwrap();
+}
+
+fn user_id(user: &User) -> ruma::OwnedUserId {
+    user.id.as_str().try_into().unwrap()
+}
+
+async fn put_account_data(user: &User, room: RoomNid, event_type: &'static str, content: Value) {
+    let id = user_id(user);
+    write(&user.server, move |tx| {
+        let changed = tx.pos();
+        if let Some(before) = tx.get::<AccountData>(&(&id, room, event_type)).unwrap() {
+            tx.delete::<AccountDataChanges>(&(&id, before.changed, room, event_type));
+        }
+        tx.put::<AccountData>(&(&id, room, event_type), &AccountDatum { changed, content: content.to_string() });
+        tx.put::<AccountDataChanges>(&(&id, changed, room, event_type), &());
+    })
+    .await;
+    user.server.inside().wakers.user(&user_id(user));
+}
+
+#[tokio::test]
+async fn an_initial_sync_shows_the_end_of_each_room_and_the_state_before_it() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let room = public(&alice).await;
+    topic(&alice, &room, "first").await;
+    for i in 0..10 {
+        say(&alice, &room, &i.to_string()).await;
+    }
+    topic(&alice, &room, "second").await;
+
+    let answer = sync(&alice, &[]).await;
+    assert_eq!(rooms(&answer, "join"), [&room]);
+    let shown = &answer["rooms"]["join"][&room];
+    assert_eq!(shown["timeline"]["limited"], true);
+    assert_eq!(bodies(shown), ["1", "2", "3", "4", "5", "6", "7", "8", "9"]);
+    assert_eq!(contents(&shown["timeline"], "topic"), ["second"]);
+    assert_eq!(contents(&shown["state"], "topic"), ["first"], "the state is that of before the timeline");
+    assert_eq!(members(&shown["state"]), [(&*alice.id, "join")]);
+    assert_eq!(types(&shown["state"])[0], "m.room.create");
+    assert_eq!(shown["summary"], json!({ "m.heroes": [], "m.joined_member_count": 1, "m.invited_member_count": 0 }));
+    assert!(shown["timeline"]["events"][0].get("room_id").is_none());
+
+    let before = shown["timeline"]["prev_batch"].as_str().unwrap();
+    let older = alice.get(&format!("/v3/rooms/{room}/messages?dir=b&limit=1&from={before}")).await.ok();
+    assert_eq!(older["chunk"][0]["content"]["body"], "0", "paging goes on where the timeline begins");
+}
+
+#[tokio::test]
+async fn a_room_that_fits_has_all_its_state_in_the_timeline() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let room = public(&alice).await;
+    let answer = sync(&alice, &[]).await;
+    let shown = &answer["rooms"]["join"][&room];
+    assert_eq!(shown["timeline"]["limited"], false);
+    assert_eq!(types(&shown["timeline"])[0], "m.room.create");
+    assert!(shown.get("state").is_none());
+}
+
+#[tokio::test]
+async fn an_incremental_sync_shows_the_rooms_with_news_only() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let (quiet, busy) = (public(&alice).await, public(&alice).await);
+    let start = now(&alice).await;
+    let said = say(&alice, &busy, "hello").await;
+
+    let answer = since(&alice, &start).await;
+    assert_eq!(rooms(&answer, "join"), [&busy]);
+    let shown = &answer["rooms"]["join"][&busy];
+    assert_eq!(shown["timeline"]["limited"], false);
+    assert_eq!(shown["timeline"]["events"][0]["event_id"], json!(said));
+    assert_eq!(shown["timeline"]["events"][0]["unsigned"]["transaction_id"], "hello");
+    assert!(shown.get("state").is_none() && shown.get("summary").is_none());
+    assert_ne!(next(&answer), start);
+    assert_eq!(since(&alice, &start).await["rooms"], answer["rooms"], "the same token gets the same again");
+
+    let nothing = since(&alice, &next(&answer)).await;
+    assert!(nothing.get("rooms").is_none(), "{nothing}");
+    assert!(!rooms(&nothing, "join").contains(&&*quiet));
+}
+
+#[tokio::test]
+async fn changes_that_do_not_concern_a_user_advance_his_token() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let start = now(&alice).await;
+    public(&bob).await;
+    let answer = since(&alice, &start).await;
+    assert!(answer.get("rooms").is_none());
+    assert_ne!(next(&answer), start);
+}
+
+#[tokio::test]
+async fn a_gap_is_told_with_the_state_that_changed_in_it() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = public(&alice).await;
+    let start = now(&alice).await;
+    topic(&alice, &room, "in the gap").await;
+    act(&bob, &room, "join", json!({})).await;
+    set(&alice, &room, "m.room.name", json!({ "name": "in the gap" })).await;
+    say(&alice, &room, "lost").await;
+    say(&alice, &room, "1").await;
+    set(&alice, &room, "m.room.name", json!({ "name": "shown" })).await;
+    say(&alice, &room, "2").await;
+
+    let filter = r#"{"room":{"timeline":{"limit":3}}}"#;
+    let answer = sync(&alice, &[("since", &start), ("filter", filter)]).await;
+    let shown = &answer["rooms"]["join"][&room];
+    assert_eq!(shown["timeline"]["limited"], true);
+    assert_eq!(bodies(shown), ["1", "2"]);
+    assert_eq!(contents(&shown["state"], "topic"), ["in the gap"]);
+    assert_eq!(contents(&shown["state"], "name"), ["in the gap"]);
+    assert_eq!(contents(&shown["timeline"], "name"), ["shown"]);
+    assert_eq!(members(&shown["state"]), [(&*bob.id, "join")]);
+    assert_eq!(shown["summary"]["m.joined_member_count"], 2);
+
+    let before = shown["timeline"]["prev_batch"].as_str().unwrap();
+    let gap = alice.get(&format!("/v3/rooms/{room}/messages?dir=b&from={before}&to={start}")).await.ok();
+    let types: Vec<_> = gap["chunk"].as_array().unwrap().iter().map(|event| event["type"].as_str().unwrap()).collect();
+    assert_eq!(types, ["m.room.message", "m.room.name", "m.room.member", "m.room.topic"]);
+}
+
+#[tokio::test]
+async fn the_state_after_a_timeline_is_told_under_its_own_name() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let room = public(&alice).await;
+    let start = now(&alice).await;
+    topic(&alice, &room, "first").await;
+    topic(&alice, &room, "second").await;
+
+    for (asked, key) in
+        [("use_state_after", "state_after"), ("org.matrix.msc4222.use_state_after", "org.matrix.msc4222.state_after")]
+    {
+        let answer = sync(&alice, &[("since", &start), (asked, "true")]).await;
+        let shown = &answer["rooms"]["join"][&room];
+        assert_eq!(contents(&shown["timeline"], "topic"), ["first", "second"]);
+        assert_eq!(contents(&shown[key], "topic"), ["second"]);
+        assert!(shown.get("state").is_none());
+    }
+    say(&alice, &room, "hello").await;
+    let later = next(&since(&alice, &start).await);
+    say(&alice, &room, "again").await;
+    let answer = sync(&alice, &[("since", &later), ("use_state_after", "true")]).await;
+    assert_eq!(answer["rooms"]["join"][&room]["state_after"], json!({ "events": [] }), "required even if empty");
+    let whole = sync(&alice, &[("use_state_after", "true")]).await;
+    assert!(types(&whole["rooms"]["join"][&room]["state_after"]).contains(&"m.room.create"));
+}
+
+#[tokio::test]
+async fn a_state_change_that_the_filter_hides_is_told_as_state() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let room = public(&alice).await;
+    let start = now(&alice).await;
+    say(&alice, &room, "before").await;
+    topic(&alice, &room, "hidden").await;
+    say(&alice, &room, "after").await;
+    let filter = r#"{"room":{"timeline":{"types":["m.room.message"]}}}"#;
+    let answer = sync(&alice, &[("since", &start), ("filter", filter)]).await;
+    let shown = &answer["rooms"]["join"][&room];
+    assert_eq!(bodies(shown), ["before", "after"]);
+    assert_eq!(contents(&shown["state"], "topic"), ["hidden"]);
+    assert_eq!(shown["timeline"]["limited"], false);
+}
+
+#[tokio::test]
+async fn a_newly_joined_room_comes_whole() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = public(&alice).await;
+    for i in 0..12 {
+        say(&alice, &room, &i.to_string()).await;
+    }
+    let start = now(&bob).await;
+    act(&bob, &room, "join", json!({})).await;
+    let answer = since(&bob, &start).await;
+    let shown = &answer["rooms"]["join"][&room];
+    assert_eq!(bodies(shown).len(), 9);
+    assert_eq!(shown["timeline"]["limited"], true);
+    assert!(types(&shown["state"]).contains(&"m.room.create"));
+    assert_eq!(shown["summary"]["m.heroes"], json!([alice.id]));
+
+    act(&bob, &room, "leave", json!({})).await;
+    act(&bob, &room, "join", json!({})).await;
+    let again = since(&bob, &next(&answer)).await;
+    assert_eq!(rooms(&again, "leave"), [""; 0]);
+    assert!(types(&again["rooms"]["join"][&room]["state"]).contains(&"m.room.create"), "he left in between");
+}
+
+#[tokio::test]
+async fn a_left_room_is_told_once_and_only_up_to_the_leave() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = public(&alice).await;
+    act(&bob, &room, "join", json!({})).await;
+    let start = now(&bob).await;
+    say(&alice, &room, "seen").await;
+    topic(&alice, &room, "seen").await;
+    act(&bob, &room, "leave", json!({})).await;
+    say(&alice, &room, "not seen").await;
+    topic(&alice, &room, "not seen").await;
+
+    let answer = since(&bob, &start).await;
+    assert_eq!(rooms(&answer, "join"), [""; 0]);
+    let shown = &answer["rooms"]["leave"][&room];
+    assert_eq!(bodies(shown), ["seen"]);
+    assert_eq!(members(&shown["timeline"]), [(&*bob.id, "leave")]);
+    assert!(shown.get("state").is_none(), "{shown}");
+    say(&alice, &room, "later").await;
+    assert!(since(&bob, &next(&answer)).await.get("rooms").is_none());
+    assert!(sync(&bob, &[]).await.get("rooms").is_none(), "left rooms come only if asked for");
+
+    let filter = r#"{"room":{"include_leave":true,"timeline":{"limit":1}}}"#;
+    let whole = sync(&bob, &[("filter", filter)]).await;
+    let shown = &whole["rooms"]["leave"][&room];
+    assert_eq!(members(&shown["timeline"]), [(&*bob.id, "leave")]);
+    assert_eq!(contents(&shown["state"], "topic"), ["seen"], "the state is that of then");
+    let filter = r#"{"room":{"include_leave":true,"timeline":{"limit":0}}}"#;
+    let without = sync(&bob, &[("filter", filter)]).await;
+    let shown = &without["rooms"]["leave"][&room];
+    assert_eq!(shown["timeline"]["events"], json!([]));
+    assert!(members(&shown["state"]).contains(&(&*bob.id, "leave")));
+}
+
+#[tokio::test]
+async fn whoever_is_banned_sees_that() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = public(&alice).await;
+    act(&bob, &room, "join", json!({})).await;
+    let start = now(&bob).await;
+    act(&alice, &room, "ban", json!({ "user_id": bob.id })).await;
+    say(&alice, &room, "not seen").await;
+    let answer = since(&bob, &start).await;
+    assert_eq!(members(&answer["rooms"]["leave"][&room]["timeline"]), [(&*bob.id, "ban")]);
+    act(&alice, &room, "unban", json!({ "user_id": bob.id })).await;
+    say(&alice, &room, "not seen either").await;
+    let unbanned = since(&bob, &next(&answer)).await;
+    let shown = &unbanned["rooms"]["leave"][&room];
+    assert_eq!(members(&shown["timeline"]), [(&*bob.id, "leave")]);
+    assert_eq!(bodies(shown), [""; 0]);
+}
+
+#[tokio::test]
+async fn whoever_leaves_and_is_then_banned_sees_both() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = public(&alice).await;
+    act(&bob, &room, "join", json!({})).await;
+    let start = now(&bob).await;
+    act(&bob, &room, "leave", json!({})).await;
+    say(&alice, &room, "not seen").await;
+    act(&alice, &room, "ban", json!({ "user_id": bob.id })).await;
+    let answer = since(&bob, &start).await;
+    let shown = &answer["rooms"]["leave"][&room];
+    assert_eq!(members(&shown["timeline"]), [(&*bob.id, "leave"), (&*bob.id, "ban")]);
+    assert_eq!(bodies(shown), [""; 0]);
+}
+
+#[tokio::test]
+async fn an_invite_comes_with_stripped_state_and_ends_as_a_left_room() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let start = now(&bob).await;
+    let room = create(&alice, json!({ "name": "Tower", "invite": [bob.id], "preset": "private_chat" })).await;
+    say(&alice, &room, "secret").await;
+    let answer = since(&bob, &start).await;
+    assert_eq!(rooms(&answer, "invite"), [&room]);
+    let state = &answer["rooms"]["invite"][&room]["invite_state"];
+    assert_eq!(contents(state, "name"), ["Tower"]);
+    assert!(members(state).contains(&(&*bob.id, "invite")));
+    assert!(state["events"].as_array().unwrap().iter().all(|event| event.get("event_id").is_none()));
+    assert_eq!(rooms(&sync(&bob, &[]).await, "invite"), [&room], "an invite that waits is in an initial sync too");
+    assert_eq!(rooms(&since(&bob, &next(&answer)).await, "invite"), [""; 0]);
+
+    act(&alice, &room, "kick", json!({ "user_id": bob.id })).await;
+    let retracted = since(&bob, &next(&answer)).await;
+    let shown = &retracted["rooms"]["leave"][&room];
+    assert_eq!(members(&shown["timeline"]), [(&*bob.id, "leave")]);
+    assert_eq!(bodies(shown), [""; 0]);
+    assert!(shown.get("state").is_none());
+}
+
+#[tokio::test]
+async fn the_invites_and_messages_of_ignored_users_are_not_shown() {
+    let server = TestServer::new().await;
+    let (alice, mallory) = (server.user("alice").await, server.user("mallory").await);
+    let room = public(&alice).await;
+    act(&mallory, &room, "join", json!({})).await;
+    let ignored = json!({ "ignored_users": { mallory.id.clone(): {} } });
+    put_account_data(&alice, RoomNid(0), "m.ignored_user_list", ignored).await;
+    let start = now(&alice).await;
+    create(&mallory, json!({ "invite": [alice.id] })).await;
+    say(&mallory, &room, "spam").await;
+    say(&alice, &room, "mine").await;
+    act(&mallory, &room, "leave", json!({})).await;
+    let answer = since(&alice, &start).await;
+    assert_eq!(rooms(&answer, "invite"), [""; 0]);
+    let shown = &answer["rooms"]["join"][&room];
+    assert_eq!(bodies(shown), ["mine"]);
+    assert_eq!(members(&shown["timeline"]), [(&*mallory.id, "leave")], "state is shown all the same");
+}
+
+#[tokio::test]
+async fn a_knock_is_shown_until_it_is_answered() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let rules = json!([{ "type": "m.room.join_rules", "state_key": "", "content": { "join_rule": "knock" } }]);
+    let room = create(&alice, json!({ "initial_state": rules, "name": "Tower", "room_version": "11" })).await;
+    let start = now(&bob).await;
+    bob.post(&format!("/v3/knock/{room}"), json!({})).await.ok();
+    let answer = since(&bob, &start).await;
+    let state = &answer["rooms"]["knock"][&room]["knock_state"];
+    assert_eq!(contents(state, "name"), ["Tower"]);
+    assert!(members(state).contains(&(&*bob.id, "knock")));
+    act(&alice, &room, "kick", json!({ "user_id": bob.id })).await;
+    let denied = since(&bob, &next(&answer)).await;
+    assert_eq!(members(&denied["rooms"]["leave"][&room]["timeline"]), [(&*bob.id, "leave")]);
+}
+
+#[tokio::test]
+async fn a_forgotten_room_is_gone_until_it_is_joined_again() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = public(&alice).await;
+    act(&bob, &room, "join", json!({})).await;
+    let start = now(&bob).await;
+    act(&bob, &room, "leave", json!({})).await;
+    act(&bob, &room, "forget", json!({})).await;
+    let filter = r#"{"room":{"include_leave":true}}"#;
+    assert!(sync(&bob, &[("filter", filter)]).await.get("rooms").is_none());
+    let answer = since(&bob, &start).await;
+    assert!(answer.get("rooms").is_none(), "{answer}");
+    act(&bob, &room, "join", json!({})).await;
+    let again = since(&bob, &next(&answer)).await;
+    let shown = &again["rooms"]["join"][&room];
+    assert!(types(&shown["timeline"]).contains(&"m.room.create"));
+}
+
+#[tokio::test]
+async fn full_state_shows_all_rooms_with_all_their_state() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let (room, other) = (public(&alice).await, public(&alice).await);
+    let start = now(&alice).await;
+    say(&alice, &room, "new").await;
+    let query = [("since", &*start), ("full_state", "true"), ("timeout", "600000")];
+    let answer = sync(&alice, &query).await;
+    let shown = &answer["rooms"]["join"];
+    assert_eq!(bodies(&shown[&room]), ["new"]);
+    assert_eq!(shown[&other]["timeline"]["events"], json!([]), "what was seen is not shown again");
+    for room in [&room, &other] {
+        assert!(types(&shown[room]["state"]).contains(&"m.room.create"));
+    }
+}
+
+#[tokio::test]
+async fn tokens_and_filters_that_are_none_are_refused() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    for (key, value) in [
+        ("since", "s72594_4483_1934"),
+        ("since", "x"),
+        ("since", "t5"),
+        ("filter", "{"),
+        ("filter", r#"{"room":1}"#),
+        ("filter", "unknown"),
+        ("timeout", "-1"),
+        ("timeout", "x"),
+        ("full_state", "maybe"),
+    ] {
+        let answer = alice.get(&path(&[(key, value)])).await;
+        assert_eq!(answer.error(), (400, "M_INVALID_PARAM"), "{key}={value}");
+    }
+    assert_eq!(server.get("/v3/sync").await.error(), (401, "M_MISSING_TOKEN"));
+}
+
+#[tokio::test]
+async fn a_token_of_a_lost_future_gets_everything() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let room = public(&alice).await;
+    let answer = since(&alice, "s999999999_0").await;
+    assert_eq!(rooms(&answer, "join"), [&room]);
+    assert!(since(&alice, &next(&answer)).await.get("rooms").is_none());
+}
+
+#[tokio::test]
+async fn a_filter_that_is_kept_is_applied_by_its_id() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let (room, other) = (public(&alice).await, public(&alice).await);
+    let filter = json!({ "room": { "rooms": [room, "!unknown:x"], "timeline": { "limit": 2 } } });
+    let kept = alice.post(&format!("/v3/user/{}/filter", alice.id), filter).await.ok();
+    let id = kept["filter_id"].as_str().unwrap();
+    let answer = sync(&alice, &[("filter", id)]).await;
+    assert_eq!(rooms(&answer, "join"), [&room]);
+    assert_eq!(answer["rooms"]["join"][&room]["timeline"]["events"].as_array().unwrap().len(), 2);
+    let not = format!(r#"{{"room":{{"not_rooms":["{room}"]}}}}"#);
+    assert_eq!(rooms(&sync(&alice, &[("filter", &not)]).await, "join"), [&other]);
+}
+
+#[tokio::test]
+async fn filters_choose_events_fields_and_format() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let room = public(&alice).await;
+    let start = now(&alice).await;
+    say(&alice, &room, "hello").await;
+    topic(&alice, &room, "there").await;
+
+    let shown = async |filter: &str| {
+        let answer = sync(&alice, &[("since", &start), ("filter", filter)]).await;
+        answer["rooms"]["join"][&room].clone()
+    };
+    let messages = shown(r#"{"room":{"timeline":{"types":["m.room.mess*"]},"state":{"types":[]}}}"#).await;
+    assert_eq!(types(&messages["timeline"]), ["m.room.message"]);
+    assert!(messages.get("state").is_none());
+    let others = shown(r#"{"room":{"timeline":{"not_types":["m.room.message"]}}}"#).await;
+    assert_eq!(types(&others["timeline"]), ["m.room.topic"]);
+    let nobody = shown(&format!(
+        r#"{{"room":{{"timeline":{{"not_senders":["{0}"]}},"state":{{"not_senders":["{0}"]}}}}}}"#,
+        alice.id
+    ))
+    .await;
+    assert_eq!(nobody, Value::Null);
+    let fields = shown(r#"{"event_fields":["content.body"]}"#).await;
+    assert_eq!(fields["timeline"]["events"], json!([{ "content": { "body": "hello" } }, { "content": {} }]));
+    let raw = shown(r#"{"event_format":"federation"}"#).await;
+    let event = &raw["timeline"]["events"][0];
+    assert!(event["prev_events"].is_array() && event["signatures"].is_object() && event["room_id"] == *room);
+}
+
+#[tokio::test]
+async fn lazily_loaded_members_are_those_who_said_something() {
+    let server = TestServer::new().await;
+    let (alice, bob, carol) = (server.user("alice").await, server.user("bob").await, server.user("carol").await);
+    let room = create(&alice, json!({ "preset": "public_chat", "name": "Tower" })).await;
+    act(&bob, &room, "join", json!({})).await;
+    act(&carol, &room, "join", json!({})).await;
+    for i in 0..4 {
+        say(&bob, &room, &i.to_string()).await;
+    }
+    let lazy = r#"{"room":{"state":{"lazy_load_members":true},"timeline":{"limit":2}}}"#;
+    let answer = sync(&alice, &[("filter", lazy)]).await;
+    let shown = &answer["rooms"]["join"][&room];
+    let mut found = members(&shown["state"]);
+    found.sort_unstable();
+    assert_eq!(found, [(&*alice.id, "join"), (&*bob.id, "join")], "the reader and the sender");
+    assert!(types(&shown["state"]).contains(&"m.room.name"));
+
+    say(&carol, &room, "hello").await;
+    let later = sync(&alice, &[("since", &next(&answer)), ("filter", lazy)]).await;
+    assert_eq!(members(&later["rooms"]["join"][&room]["state"]), [(&*carol.id, "join")]);
+
+    act(&bob, &room, "leave", json!({})).await;
+    for i in 0..4 {
+        say(&carol, &room, &format!("again {i}")).await;
+    }
+    let gap = sync(&alice, &[("since", &next(&later)), ("filter", lazy)]).await;
+    let shown = &gap["rooms"]["join"][&room];
+    assert_eq!(shown["timeline"]["limited"], true);
+    assert!(members(&shown["state"]).contains(&(&*bob.id, "leave")), "who left in the gap must be told");
+    let all = sync(&alice, &[("filter", r#"{"room":{"timeline":{"limit":2}}}"#)]).await;
+    assert_eq!(members(&all["rooms"]["join"][&room]["state"]).len(), 3);
+}
+
+#[tokio::test]
+async fn a_nameless_room_is_called_after_its_first_members() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let room = public(&alice).await;
+    let mut others = Vec::new();
+    for name in ["zoe", "bob", "carol", "dan", "eve", "frank"] {
+        others.push(server.user(name).await);
+        act(others.last().unwrap(), &room, "join", json!({})).await;
+    }
+    let start = now(&alice).await;
+    let lazy = r#"{"room":{"state":{"lazy_load_members":true},"timeline":{"limit":0}}}"#;
+    let answer = sync(&alice, &[("filter", lazy)]).await;
+    let shown = &answer["rooms"]["join"][&room];
+    let expected: Vec<_> = others[..5].iter().map(|user| user.id.clone()).collect();
+    assert_eq!(shown["summary"]["m.heroes"], json!(expected));
+    assert_eq!(shown["summary"]["m.joined_member_count"], 7);
+    assert_eq!(members(&shown["state"]).len(), 6, "the heroes and the reader");
+    act(&others[0], &room, "leave", json!({})).await;
+    set(&alice, &room, "m.room.name", json!({ "name": "Tower" })).await;
+    let named = since(&alice, &start).await;
+    let summary = &named["rooms"]["join"][&room]["summary"];
+    assert_eq!(*summary, json!({ "m.joined_member_count": 6, "m.invited_member_count": 0 }));
+}
+
+#[tokio::test]
+async fn account_data_is_told_when_it_changed() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let room = public(&alice).await;
+    let whole = sync(&alice, &[]).await;
+    assert_eq!(types(&whole["account_data"]), ["m.push_rules"]);
+    assert!(whole["account_data"]["events"][0]["content"]["global"]["override"].is_array());
+
+    let start = next(&whole);
+    put_account_data(&alice, RoomNid(0), "org.example.x", json!({ "n": "1" })).await;
+    put_account_data(&alice, RoomNid(0), "org.example.x", json!({ "n": "2" })).await;
+    put_account_data(&alice, RoomNid(1), "m.tag", json!({ "tags": {} })).await;
+    let answer = since(&alice, &start).await;
+    assert_eq!(answer["account_data"], json!({ "events": [{ "type": "org.example.x", "content": { "n": "2" } }] }));
+    let shown = &answer["rooms"]["join"][&room];
+    assert_eq!(shown["account_data"], json!({ "events": [{ "type": "m.tag", "content": { "tags": {} } }] }));
+    assert_eq!(shown["timeline"]["events"], json!([]));
+    assert!(since(&alice, &next(&answer)).await.get("account_data").is_none());
+    let filter = r#"{"account_data":{"not_types":["*"]},"room":{"account_data":{"types":[]}}}"#;
+    let filtered = sync(&alice, &[("since", &start), ("filter", filter)]).await;
+    assert!(filtered.get("account_data").is_none() && filtered.get("rooms").is_none(), "{filtered}");
+}
+
+async fn message(user: &User, count: u32) {
+    let (id, device) = (user_id(user), ruma::OwnedDeviceId::from(user.device_id.as_str()));
+    write(&user.server, move |tx| {
+        let pos = tx.pos();
+        for n in 0..count {
+            let event = json!({ "type": "x", "sender": "@bob:example.org", "content": { "n": format!("{pos}.{n}") } });
+            tx.put::<ToDevice>(&(&id, &device, pos, n), &Json::of(&event));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn to_device_messages_come_in_order_until_they_are_acknowledged() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let start = now(&alice).await;
+    for _ in 0..60 {
+        message(&alice, 3).await;
+    }
+    let first = since(&alice, &start).await;
+    let told = contents(&first["to_device"], "n");
+    assert_eq!(told.len(), 102, "a hundred, and the rest of the change that the hundredth is of");
+    assert_eq!(contents(&since(&alice, &start).await["to_device"], "n"), told, "not acknowledged, so told again");
+    let second = since(&alice, &next(&first)).await;
+    let rest = contents(&second["to_device"], "n");
+    assert_eq!(rest.len(), 78);
+    assert!(told.iter().all(|message| !rest.contains(message)));
+    let third = since(&alice, &next(&second)).await;
+    assert!(third.get("to_device").is_none());
+    assert!(since(&alice, &start).await.get("to_device").is_none(), "what was acknowledged is gone");
+
+    message(&alice, 1).await;
+    assert_eq!(contents(&sync(&alice, &[]).await["to_device"], "n").len(), 1, "an initial sync shows what is left");
+    assert_eq!(contents(&since(&alice, &next(&third)).await["to_device"], "n").len(), 1);
+    let other = server.log_in("alice").await;
+    assert!(sync(&other, &[]).await.get("to_device").is_none(), "messages are for one device");
+}
+
+async fn change_keys(user: &User) {
+    let id = user_id(user);
+    write(&user.server, move |tx| tx.put::<KeyChanges>(&(tx.pos(), &id), &())).await;
+}
+
+fn device_list(answer: &Value, key: &str) -> Vec<String> {
+    let users = answer["device_lists"][key].as_array().map(Vec::as_slice).unwrap_or_default();
+    users.iter().map(|user| user.as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn device_lists_follow_those_who_share_a_room() {
+    let server = TestServer::new().await;
+    let (alice, bob, carol) = (server.user("alice").await, server.user("bob").await, server.user("carol").await);
+    let (room, other) = (public(&alice).await, public(&alice).await);
+    let start = now(&alice).await;
+    act(&bob, &room, "join", json!({})).await;
+    let met = since(&alice, &start).await;
+    assert_eq!(device_list(&met, "changed"), [&*bob.id]);
+
+    for user in [&alice, &bob, &carol] {
+        change_keys(user).await;
+    }
+    let changed = since(&alice, &next(&met)).await;
+    assert_eq!(device_list(&changed, "changed"), [&*alice.id, &*bob.id], "not of strangers");
+    assert!(since(&alice, &next(&changed)).await.get("device_lists").is_none());
+    assert!(sync(&alice, &[]).await.get("device_lists").is_none());
+
+    act(&bob, &other, "join", json!({})).await;
+    let start = now(&alice).await;
+    act(&bob, &room, "leave", json!({})).await;
+    let still = since(&alice, &start).await;
+    assert_eq!(device_list(&still, "left"), [""; 0], "they share another room");
+    act(&bob, &other, "leave", json!({})).await;
+    let parted = since(&alice, &next(&still)).await;
+    assert_eq!(device_list(&parted, "left"), [&*bob.id]);
+
+    act(&bob, &room, "join", json!({})).await;
+    let (a, b) = (now(&alice).await, now(&bob).await);
+    act(&bob, &room, "leave", json!({})).await;
+    assert_eq!(device_list(&since(&bob, &b).await, "left"), [&*alice.id], "for who leaves as well");
+    assert_eq!(device_list(&since(&alice, &a).await, "left"), [&*bob.id]);
+}
+
+#[tokio::test]
+async fn who_waits_is_woken_by_news_and_by_nothing_else() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = public(&alice).await;
+    act(&bob, &room, "join", json!({})).await;
+    let start = now(&bob).await;
+    let waiting = {
+        let (bob, start) = (bob.clone(), start.clone());
+        tokio::spawn(async move { sync(&bob, &[("since", &start), ("timeout", "600000")]).await })
+    };
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    let elsewhere = public(&alice).await;
+    say(&alice, &elsewhere, "not for bob").await;
+    assert!(!waiting.is_finished());
+    say(&alice, &room, "hello").await;
+    let answer = tokio::time::timeout(Duration::from_secs(30), waiting).await.unwrap().unwrap();
+    assert_eq!(bodies(&answer["rooms"]["join"][&room]), ["hello"]);
+}
+
+#[tokio::test]
+async fn an_invite_wakes_who_is_invited() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = create(&alice, json!({})).await;
+    let start = now(&bob).await;
+    let waiting = {
+        let bob = bob.clone();
+        tokio::spawn(async move { sync(&bob, &[("since", &start), ("timeout", "600000")]).await })
+    };
+    tokio::task::yield_now().await;
+    act(&alice, &room, "invite", json!({ "user_id": bob.id })).await;
+    let answer = tokio::time::timeout(Duration::from_secs(30), waiting).await.unwrap().unwrap();
+    assert_eq!(rooms(&answer, "invite"), [&room]);
+}
+
+#[tokio::test]
+async fn who_waits_in_vain_gets_an_empty_answer_in_time_and_at_once_when_the_server_stops() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let start = now(&alice).await;
+    let asked = tokio::time::Instant::now();
+    let answer = sync(&alice, &[("since", &start), ("timeout", "50")]).await;
+    assert!(asked.elapsed() >= Duration::from_millis(50));
+    assert!(answer.get("rooms").is_none());
+
+    let waiting = {
+        let alice = alice.clone();
+        tokio::spawn(async move { sync(&alice, &[("since", &start), ("timeout", "600000")]).await })
+    };
+    tokio::task::yield_now().await;
+    server.inside().shutdown.cancel();
+    let answer = tokio::time::timeout(Duration::from_secs(30), waiting).await.unwrap().unwrap();
+    assert!(answer["next_batch"].is_string());
+}
+
+#[tokio::test]
+async fn who_hangs_up_is_forgotten() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let start = now(&alice).await;
+    let long = path(&[("since", &start), ("timeout", "600000")]);
+    let hung_up = tokio::time::timeout(Duration::from_millis(50), alice.get(&long)).await;
+    assert!(hung_up.is_err());
+    assert_eq!(server.inside().wakers.waiting(), 0);
+}
+
+#[tokio::test]
+async fn the_position_in_a_token_is_durable() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    public(&alice).await;
+    let token = now(&alice).await;
+    let pos: u64 = token[1..].split('_').next().unwrap().parse().unwrap();
+    assert!(server.inside().store.durable_pos() >= StreamPos(pos));
+    assert!(pos > 0);
+}
