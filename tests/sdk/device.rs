@@ -1,6 +1,5 @@
 //! One logged-in device of one person: a matrix-sdk client that syncs all the time and remembers what it received.
 
-use std::future::Future;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
