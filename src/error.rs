@@ -55,6 +55,12 @@ impl Error {
         Self::refused(ErrorKind::TooLarge, message)
     }
 
+    /// `M_INVALID_SIGNATURE`, which ruma knows as a custom errcode only.
+    pub fn invalid_signature(message: impl Into<Cow<'static, str>>) -> Self {
+        let kind = serde_json::from_str(r#"{"errcode":"M_INVALID_SIGNATURE"}"#);
+        Self::refused(kind.expect("ruma reads any errcode"), message)
+    }
+
     pub fn limit_exceeded(retry_after: std::time::Duration) -> Self {
         let mut data = LimitExceededErrorData::new();
         data.retry_after = Some(RetryAfter::Delay(retry_after));

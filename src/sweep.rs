@@ -8,6 +8,8 @@ use crate::{
     Server,
     error::{Error, Result},
     room::tables::{EventTransactions, Transactions},
+    store::{self, Row},
+    user::tables::ToDeviceTransactions,
 };
 
 const EVERY: Duration = Duration::from_secs(60 * 60);
@@ -35,12 +37,11 @@ pub async fn run(server: Arc<Server>) {
 
 /// One sweep; how many rows it removed.
 pub async fn once(server: &Arc<Server>) -> Result<usize> {
-    transactions(server).await
+    Ok(transactions(server).await? + to_device_transactions(server).await?)
 }
 
 async fn transactions(server: &Arc<Server>) -> Result<usize> {
-    let now = server.clock.now_ms();
-    let oldest = now.saturating_sub(u64::try_from(TRANSACTIONS_KEPT.as_millis()).unwrap_or(u64::MAX));
+    let oldest = oldest_transaction_ms(server);
     let old = server
         .read(move |snapshot| {
             let mut old = Vec::new();
@@ -70,4 +71,36 @@ async fn transactions(server: &Arc<Server>) -> Result<usize> {
             .await?;
     }
     Ok(removed)
+}
+
+async fn to_device_transactions(server: &Arc<Server>) -> Result<usize> {
+    let oldest = oldest_transaction_ms(server);
+    let is_old = move |row: &Row<ToDeviceTransactions>| row.value < oldest;
+    let old: Vec<_> = server
+        .read(move |snapshot| {
+            let rows = snapshot.list::<ToDeviceTransactions>(&());
+            Ok(rows.filter(|row| row.as_ref().map_or(true, is_old)).collect::<store::Result<_>>()?)
+        })
+        .await?;
+    let removed = old.len();
+    let mut old = old.into_iter().peekable();
+    while old.peek().is_some() {
+        let batch: Vec<_> = old.by_ref().take(BATCH).collect();
+        server
+            .store
+            .commit(move |tx| {
+                for row in batch {
+                    tx.delete::<ToDeviceTransactions>(&row.key()?);
+                }
+                Ok::<_, Error>(())
+            })
+            .await?;
+    }
+    Ok(removed)
+}
+
+/// From when the oldest transaction is that is kept, in milliseconds since the Unix epoch.
+fn oldest_transaction_ms(server: &Server) -> u64 {
+    let kept_ms = u64::try_from(TRANSACTIONS_KEPT.as_millis()).unwrap_or(u64::MAX);
+    server.clock.now_ms().saturating_sub(kept_ms)
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     room::tables as room,
     store::{Family, Migration, Record, Store, Table, TableInfo},
-    user::tables as user,
+    user::{keys::tables as keys, tables as user},
 };
 
 /// Changes of the layout on disk since the first release, oldest first.
@@ -14,7 +14,7 @@ pub const MIGRATIONS: &[Migration] = &[];
 
 /// All tables, those of the store itself included.
 pub fn all() -> impl Iterator<Item = &'static TableInfo> {
-    Store::own_tables().iter().chain(&OWN).chain(room::ALL).chain(user::ALL)
+    Store::own_tables().iter().chain(&OWN).chain(room::ALL).chain(user::ALL).chain(keys::ALL)
 }
 
 const OWN: [TableInfo; 1] = [TableInfo::of::<SigningKey>()];

@@ -1,14 +1,22 @@
 //! Accounts: each index by position has exactly the rows of its table.
 
+use std::collections::BTreeMap;
+
 use super::Checker;
 use crate::{
     store::Result,
-    user::tables::{AccountData, AccountDataChanges, KeyChanges, LastKeyChange},
+    user::{
+        keys::tables::{OneTimeKeyCounts, OneTimeKeyPlaces, OneTimeKeys, UserSignatureChanges, UserSignatures},
+        tables::{AccountData, AccountDataChanges, KeyChanges, LastKeyChange, ToDevice, ToDeviceCounts},
+    },
 };
 
 pub fn check(checker: &mut Checker<'_>) {
     checker.run("account data", account_data);
     checker.run("key changes", key_changes);
+    checker.run("one-time keys", one_time_keys);
+    checker.run("user signatures", user_signatures);
+    checker.run("to-device messages", to_device);
 }
 
 fn account_data(checker: &mut Checker<'_>) -> Result<()> {
@@ -37,5 +45,61 @@ fn key_changes(checker: &mut Checker<'_>) -> Result<()> {
     }
     let indexed = checker.snapshot.list::<KeyChanges>(&()).count();
     checker.expect("key changes", count == indexed, || format!("{count} users have {indexed} rows of changes"));
+    Ok(())
+}
+
+fn one_time_keys(checker: &mut Checker<'_>) -> Result<()> {
+    let mut found = BTreeMap::<_, u64>::new();
+    let mut placed = checker.snapshot.list::<OneTimeKeyPlaces>(&()).count() as u64;
+    for row in checker.snapshot.list::<OneTimeKeys>(&()) {
+        let row = row?;
+        let (user_id, device_id, algorithm, uploaded, index) = row.key()?;
+        let place = checker.snapshot.get::<OneTimeKeyPlaces>(&(user_id, device_id, algorithm, &row.value.id))?;
+        let is_placed = place.is_some_and(|place| place.uploaded == uploaded && place.index == index);
+        checker.expect("one-time keys", is_placed, || format!("{:?} is not found by its id", row.key()));
+        placed -= u64::from(is_placed);
+        *found.entry((user_id.to_owned(), device_id.to_owned(), algorithm.to_owned())).or_default() += 1;
+    }
+    checker.expect("one-time keys", placed == 0, || format!("{placed} ids have no key"));
+    for row in checker.snapshot.list::<OneTimeKeyCounts>(&()) {
+        let row = row?;
+        let (user_id, device_id, algorithm) = row.key()?;
+        let key = (user_id.to_owned(), device_id.to_owned(), algorithm.to_owned());
+        let count = found.remove(&key).unwrap_or_default();
+        checker.expect("one-time keys", count == row.value, || format!("{key:?} has {count}, counted {}", row.value));
+    }
+    checker.expect("one-time keys", found.is_empty(), || format!("{found:?} are not counted"));
+    Ok(())
+}
+
+fn user_signatures(checker: &mut Checker<'_>) -> Result<()> {
+    let mut count = 0;
+    for row in checker.snapshot.list::<UserSignatures>(&()) {
+        let row = row?;
+        let (signer, owner) = row.key()?;
+        let is_indexed = checker.snapshot.contains::<UserSignatureChanges>(&(signer, row.value.changed, owner))?;
+        checker.expect("user signatures", is_indexed, || format!("{:?} is not among the changes", row.key()));
+        count += 1;
+    }
+    let indexed = checker.snapshot.list::<UserSignatureChanges>(&()).count();
+    checker.expect("user signatures", count == indexed, || format!("{count} rows have {indexed} rows of changes"));
+    Ok(())
+}
+
+fn to_device(checker: &mut Checker<'_>) -> Result<()> {
+    let mut found = BTreeMap::<_, u64>::new();
+    for row in checker.snapshot.list::<ToDevice>(&()) {
+        let row = row?;
+        let (user_id, device_id, ..) = row.key()?;
+        *found.entry((user_id.to_owned(), device_id.to_owned())).or_default() += 1;
+    }
+    for row in checker.snapshot.list::<ToDeviceCounts>(&()) {
+        let row = row?;
+        let (user_id, device_id) = row.key()?;
+        let key = (user_id.to_owned(), device_id.to_owned());
+        let count = found.remove(&key).unwrap_or_default();
+        checker.expect("to-device messages", count == row.value, || format!("{key:?} has {count}, counted {}", row.value));
+    }
+    checker.expect("to-device messages", found.is_empty(), || format!("{found:?} are not counted"));
     Ok(())
 }

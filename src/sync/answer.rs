@@ -18,7 +18,7 @@ use crate::{
     event::{StoredEvent, fields::Fields},
     room::{View, show},
     store::{EventNid, Group, RoomNid, Snapshot, StreamPos, Table},
-    user::ignored::Ignored,
+    user::{ignored::Ignored, keys},
 };
 
 /// From how many bytes on a part of an answer is handed on.
@@ -48,6 +48,14 @@ pub struct Context<'s> {
 }
 
 impl<'s> Context<'s> {
+    pub fn open(server: &'s Server, snapshot: &'s Snapshot<'s>, request: &'s Request) -> Result<Self> {
+        let now = snapshot.pos()?;
+        // A token from a future that was lost, with a restored backup: the client starts anew.
+        let since = request.since.map(|since| since.pos).filter(|since| *since <= now);
+        let ignored = Ignored::load(snapshot, &request.user_id)?;
+        Ok(Self { server, snapshot, request, since, now, ignored, fields: request.fields() })
+    }
+
     pub fn user_id(&self) -> &'s UserId {
         &self.request.user_id
     }
@@ -116,20 +124,10 @@ impl Answer {
         hand_on: &mut dyn FnMut(&mut Vec<u8>) -> Result<()>,
     ) -> Result<Self> {
         let snapshot = server.store.snapshot();
-        let now = snapshot.pos()?;
-        // A token from a future that was lost, with a restored backup: the client starts anew.
-        let since = request.since.filter(|since| since.pos <= now);
-        let context = Context {
-            server,
-            snapshot: &snapshot,
-            request,
-            since: since.map(|since| since.pos),
-            now,
-            ignored: Ignored::load(&snapshot, &request.user_id)?,
-            fields: request.fields(),
-        };
+        let context = Context::open(server, &snapshot, request)?;
+        let since = request.since.filter(|_| context.since.is_some());
         let messages = to_device::read(&context, since.map(|since| since.to_device))?;
-        let next = Token { to_device: messages.next, ..Token::new(now, 0) };
+        let next = Token { to_device: messages.next, ..Token::new(context.now, 0) };
         let mut body = Vec::with_capacity(4 << 10);
         let has_news = context.write(&mut body, next, &messages, hand_on)?;
         Ok(Self { body, next, has_news })
@@ -151,6 +149,10 @@ impl Context<'_> {
         let mut has_news = answer.member_if("account_data", |out| account_data::write_global(self, out))?;
         has_news |= answer.member_if("to_device", |out| Ok::<_, Error>(messages.write(out)))?;
         has_news |= answer.member_if("device_lists", |out| device_lists::write(self, &changes, out))?;
+        let (user, device) = (self.user_id(), &*self.request.device_id);
+        answer.member("device_one_time_keys_count", &keys::one_time_key_counts(self.snapshot, user, device)?);
+        let unused = keys::unused_fallback_key_types(self.snapshot, user, device)?;
+        answer.member("device_unused_fallback_key_types", &unused);
         has_news |= answer.member_if("rooms", |out| self.write_rooms(&changes, out, hand_on))?;
         answer.end();
         Ok(has_news)

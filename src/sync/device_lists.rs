@@ -2,34 +2,72 @@
 //!
 //! <https://spec.matrix.org/v1.19/client-server-api/#e2e-extensions-to-sync>
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use ruma::OwnedUserId;
+use ruma::{OwnedUserId, presence::PresenceState};
 
 use super::{
     answer::Context,
     changes::{Changes, Room},
     json::Object,
+    request::{Request, StateForm},
+    token::Token,
 };
 use crate::{
+    Server,
     error::Result,
     room::{
         Membership,
         tables::{Members, Origin, Rooms},
     },
     store::{Group, RoomNid, Scan, StreamPos},
-    user::tables::KeyChanges,
+    user::{keys, session::Caller, tables::KeyChanges},
 };
+
+/// The users of both lists.
+#[derive(Debug, Default)]
+pub struct DeviceLists {
+    pub changed: BTreeSet<OwnedUserId>,
+    pub left: BTreeSet<OwnedUserId>,
+}
+
+impl DeviceLists {
+    /// For `/keys/changes`: all since the moment of `from`, a token of the user's. The last change of each user is all
+    /// that is kept, so changes after the end that the client names are in it too; it will only ask once too often.
+    pub fn since(server: &Server, caller: Caller, from: Token) -> Result<Self> {
+        let snapshot = server.store.snapshot();
+        let request = Request {
+            user_id: caller.user_id,
+            device_id: caller.device_id,
+            since: Some(from),
+            filter: Arc::default(),
+            full_state: false,
+            state_form: StateForm::Before,
+            timeout: Duration::ZERO,
+            set_presence: PresenceState::Offline,
+        };
+        let mut context = Context::open(server, &snapshot, &request)?;
+        // A token from a future that was lost, with a restored backup: all may have changed.
+        context.since.get_or_insert_default();
+        Self::read(&context, &Changes::find(&context)?)
+    }
+
+    fn read(context: &Context<'_>, changes: &Changes) -> Result<Self> {
+        let Some(since) = context.since else { return Ok(Self::default()) };
+        let met = met(context, changes)?;
+        let parted = parted(context, changes, since)?;
+        let mut changed = sharing(context, changes, &key_changes(context, since)?)?;
+        changed.extend(keys::users_signed(context.snapshot, context.user_id(), since, context.now)?);
+        changed.extend(met);
+        let still_there = sharing(context, changes, &parted)?;
+        let left = parted.difference(&still_there).cloned().collect();
+        Ok(Self { changed, left })
+    }
+}
 
 /// Writes both lists; `false` if they are empty, or it is an initial sync.
 pub fn write(context: &Context<'_>, changes: &Changes, out: &mut Vec<u8>) -> Result<bool> {
-    let Some(since) = context.since else { return Ok(false) };
-    let met = met(context, changes)?;
-    let parted = parted(context, changes, since)?;
-    let mut changed = sharing(context, changes, &key_changes(context, since)?)?;
-    changed.extend(met);
-    let still_there = sharing(context, changes, &parted)?;
-    let left: BTreeSet<_> = parted.difference(&still_there).collect();
+    let DeviceLists { changed, left } = DeviceLists::read(context, changes)?;
     let mut object = Object::begin(out);
     if !changed.is_empty() {
         object.member("changed", &changed);

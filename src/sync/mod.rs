@@ -25,6 +25,7 @@ mod wake;
 
 pub use self::{
     answer::Answer,
+    device_lists::DeviceLists,
     request::{Request, StateForm},
     user_rooms::UserRoomLists,
     wait::sync,

@@ -11,8 +11,8 @@ use super::{answer::Context, json};
 use crate::{
     Server,
     error::Result,
-    store::{self, Group, Json, Scan, StreamPos},
-    user::tables::ToDevice,
+    store::{Group, Json, Scan, StreamPos},
+    user::{tables::ToDevice, to_device},
 };
 
 /// The most messages in one answer; only those of one change are never told apart.
@@ -68,10 +68,7 @@ pub async fn acknowledge(server: &Arc<Server>, user: &UserId, device: &DeviceId,
         return Ok(());
     }
     let (user, device) = (user.to_owned(), device.to_owned());
-    let deleted = server.store.write(move |tx| {
-        tx.delete_range::<ToDevice>(Scan::before::<ToDevice>(&(&*user, &*device, until.next()), &(&*user, &*device)));
-        Ok::<_, store::Error>(())
-    });
+    let deleted = server.store.write(move |tx| to_device::acknowledge(tx, &user, &device, until));
     // A disk that is full must not keep anybody from reading; the messages are deleted another time.
     if let Err(error) = deleted.await {
         warn!("acknowledged to-device messages could not be deleted: {error}");

@@ -5,8 +5,9 @@ use std::collections::HashSet;
 use ruma::{DeviceId, OwnedDeviceId, UserId};
 
 use super::{
-    session,
-    tables::{Device, Devices, ToDevice},
+    keys, session,
+    tables::{Device, Devices},
+    to_device,
 };
 use crate::{
     error::{Error, Result},
@@ -38,10 +39,12 @@ pub fn unknown() -> Error {
     Error::not_found("There is no such device")
 }
 
-/// Logs a device out and removes all that is kept of it. One that is not there is no error.
+/// Logs a device out and removes all that is kept of it. One that is not there is no error. Call [`keys::announce`]
+/// after the transaction.
 pub fn delete(tx: &mut Transaction<'_>, user: &UserId, device: &DeviceId) -> Result<()> {
     session::revoke(tx, user, device, |_| true)?;
-    tx.delete_all::<ToDevice>(&(user, device));
+    keys::delete_device(tx, user, device)?;
+    to_device::delete_device(tx, user, device);
     tx.delete::<Devices>(&(user, device));
     Ok(())
 }

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use tracing::warn;
 
 use super::{
-    account, device,
+    account, device, keys,
     tables::{
         AccessToken, AccessTokens, Account, Accounts, Device, DeviceToken, DeviceTokens, Devices, LastSeen,
         RefreshToken, RefreshTokens, TokenKind,
@@ -133,6 +133,9 @@ impl NewSession {
         if tx.get::<Devices>(&(&user_id, &device_id))?.is_some() {
             revoke(tx, &user_id, &device_id, |_| true)?;
         } else {
+            if keys::is_signing_key(tx.before(), &user_id, &device_id)? {
+                return Err(Error::invalid_param("A cross-signing key has the name of this device"));
+            }
             tx.put::<Devices>(&(&user_id, &device_id), &Device { display_name, last_seen: None });
         }
         tokens.write(tx, &user_id, &device_id, false);

@@ -17,6 +17,8 @@ pub const ALL: &[TableInfo] = &[
     TableInfo::of::<AccountData>(),
     TableInfo::of::<AccountDataChanges>(),
     TableInfo::of::<ToDevice>(),
+    TableInfo::of::<ToDeviceCounts>(),
+    TableInfo::of::<ToDeviceTransactions>(),
     TableInfo::of::<KeyChanges>(),
     TableInfo::of::<LastKeyChange>(),
     TableInfo::of::<Profiles>(),
@@ -220,6 +222,29 @@ impl Table for ToDevice {
     fn group(&(user, device, ..): &Self::Key<'_>) -> Option<Group> {
         Some(Group::of((user, device)))
     }
+}
+
+/// How many rows `ToDevice` has of each device; no row stands for none.
+pub struct ToDeviceCounts;
+impl Table for ToDeviceCounts {
+    const NAME: &'static str = "to_device_counts";
+    const FAMILY: Family = Family::User;
+    const ID: u8 = 50;
+    type Key<'a> = (&'a UserId, &'a DeviceId);
+    type Value = u64;
+}
+
+/// The transaction ids that devices sent to-device messages with. Rows are removed when they are older than any client
+/// repeats a request.
+pub struct ToDeviceTransactions;
+impl Table for ToDeviceTransactions {
+    const NAME: &'static str = "to_device_transactions";
+    const FAMILY: Family = Family::User;
+    const ID: u8 = 51;
+    /// The sending user and device, event type, transaction id.
+    type Key<'a> = (&'a UserId, &'a DeviceId, &'a str, &'a str);
+    /// When, in milliseconds since the Unix epoch.
+    type Value = u64;
 }
 
 /// The users whose devices or cross-signing keys changed, in the order of their last changes.

@@ -4,10 +4,12 @@ mod account;
 mod banning;
 mod capabilities;
 mod create_room;
+mod cross_signing;
 mod devices;
 mod filter;
 mod inviting;
 mod joining;
+mod keys;
 mod kicking;
 mod knocking;
 mod leaving;
@@ -23,6 +25,7 @@ mod room_events;
 mod room_send;
 mod room_state_get;
 mod sync;
+mod to_device;
 mod versions;
 mod well_known;
 
@@ -38,10 +41,12 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(banning::router())
         .merge(capabilities::router())
         .merge(create_room::router())
+        .merge(cross_signing::router())
         .merge(devices::router())
         .merge(filter::router())
         .merge(inviting::router())
         .merge(joining::router())
+        .merge(keys::router())
         .merge(kicking::router())
         .merge(knocking::router())
         .merge(leaving::router())
@@ -57,6 +62,7 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(room_send::router())
         .merge(room_state_get::router())
         .merge(sync::router())
+        .merge(to_device::router())
         .merge(versions::router())
         .merge(well_known::router())
 }

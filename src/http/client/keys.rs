@@ -1,0 +1,120 @@
+//! <https://spec.matrix.org/v1.19/client-server-api/#key-management-api>
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{Router, extract::State};
+use ruma::{
+    UInt,
+    api::client::keys::{claim_keys, get_key_changes, get_keys, upload_keys},
+    serde::Raw,
+};
+use serde_json::{Value as JsonValue, json, value::RawValue};
+
+use crate::{
+    Server,
+    error::{Error, Result},
+    http::{
+        endpoint,
+        extract::{Client, Matrix},
+    },
+    sync::{DeviceLists, token::Token},
+    user::{
+        account,
+        keys::{self, Upload},
+    },
+};
+
+pub fn router() -> Router<Arc<Server>> {
+    Router::new()
+        .merge(endpoint::<claim_keys::v3::Request, _, _>(claim_keys))
+        .merge(endpoint::<get_key_changes::v3::Request, _, _>(get_key_changes))
+        .merge(endpoint::<get_keys::v3::Request, _, _>(get_keys))
+        .merge(endpoint::<upload_keys::v3::Request, _, _>(upload_keys))
+}
+
+/// `POST /keys/upload`
+/// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keysupload>
+async fn upload_keys(
+    State(server): State<Arc<Server>>,
+    Client { sender, body, .. }: Client<upload_keys::v3::Request>,
+) -> Result<Matrix<upload_keys::v3::Response>> {
+    let upload = Upload {
+        device_keys: body.device_keys,
+        one_time_keys: body.one_time_keys,
+        fallback_keys: body.fallback_keys,
+    };
+    // Who shares rooms with the caller must be woken even if he hangs up.
+    let counts = Server::detached(async move { keys::upload(&server, sender, upload).await }).await?;
+    let counts = counts.into_iter().map(|(algorithm, count)| (algorithm.into(), UInt::new_saturating(count)));
+    Ok(Matrix(upload_keys::v3::Response::new(counts.collect())))
+}
+
+/// `POST /keys/query`
+/// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keysquery>
+///
+/// `timeout` is for other servers, which we do not ask yet.
+async fn get_keys(
+    State(server): State<Arc<Server>>,
+    Client { sender, body, .. }: Client<get_keys::v3::Request>,
+) -> Result<Matrix<get_keys::v3::Response>> {
+    let answer = server.blocking(move |server| {
+        let snapshot = server.store.snapshot();
+        let mut answer = get_keys::v3::Response::new();
+        for (user, devices) in body.device_keys {
+            if !server.is_ours(&user) {
+                answer.failures.insert(user.server_name().to_string(), unreachable());
+            } else if account::get(&snapshot, &user)?.is_some() {
+                let found = keys::query(&snapshot, &sender.user_id, &user, &devices)?;
+                let devices = found.devices.into_iter().map(|(device, keys)| (device, Raw::from_json(keys)));
+                answer.device_keys.insert(user.clone(), devices.collect());
+                let raw = |key: Option<Box<RawValue>>| key.map(|key| (user.clone(), Raw::from_json(key)));
+                answer.master_keys.extend(raw(found.master));
+                answer.self_signing_keys.extend(raw(found.self_signing));
+                answer.user_signing_keys.extend(raw(found.user_signing));
+            }
+        }
+        Ok(answer)
+    });
+    Ok(Matrix(answer.await?))
+}
+
+/// `POST /keys/claim`
+/// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keysclaim>
+async fn claim_keys(
+    State(server): State<Arc<Server>>,
+    Client { body, .. }: Client<claim_keys::v3::Request>,
+) -> Result<Matrix<claim_keys::v3::Response>> {
+    let (ours, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        body.one_time_keys.into_iter().partition(|(user, _)| server.is_ours(user));
+    let wanted = ours.into_iter().map(|(user, devices)| {
+        (user, devices.into_iter().map(|(device, algorithm)| (device, algorithm.to_string())).collect())
+    });
+    let mut answer = claim_keys::v3::Response::new(BTreeMap::new());
+    for (user, keys) in keys::claim(&server, wanted.collect()).await? {
+        let of_user = answer.one_time_keys.entry(user).or_default();
+        for (device, key) in keys {
+            let id = key.id.try_into().map_err(|e| Error::internal(format!("a stored key has a wrong id: {e}")))?;
+            let key = Raw::from_json_string(key.key).map_err(Error::internal)?;
+            of_user.insert(device, BTreeMap::from([(id, key)]));
+        }
+    }
+    answer.failures = others.into_keys().map(|user| (user.server_name().to_string(), unreachable())).collect();
+    Ok(Matrix(answer))
+}
+
+/// `GET /keys/changes`
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3keyschanges>
+async fn get_key_changes(
+    State(server): State<Arc<Server>>,
+    Client { sender, body, .. }: Client<get_key_changes::v3::Request>,
+) -> Result<Matrix<get_key_changes::v3::Response>> {
+    let (from, _to) = (body.from.parse::<Token>()?, body.to.parse::<Token>()?);
+    let lists = server.blocking(move |server| DeviceLists::since(server, sender, from)).await?;
+    let (changed, left) = (lists.changed.into_iter().collect(), lists.left.into_iter().collect());
+    Ok(Matrix(get_key_changes::v3::Response::new(changed, left)))
+}
+
+/// What is said of another server in `failures`.
+fn unreachable() -> JsonValue {
+    json!({ "errcode": "M_UNKNOWN", "error": "This server does not ask other servers yet" })
+}

@@ -1,0 +1,83 @@
+//! End-to-end encryption keys: what devices publish, and how users vouch for each other. The server can read none of
+//! the messages; it keeps public keys, hands out each one-time key once, and stores no signature that it did not verify.
+//!
+//! <https://spec.matrix.org/v1.19/client-server-api/#end-to-end-encryption>
+
+mod claim;
+mod cross_signing;
+mod one_time;
+mod query;
+mod signatures;
+mod signed;
+pub mod tables;
+mod upload;
+
+use ruma::{DeviceId, UserId};
+use tracing::error;
+
+pub use self::{
+    claim::claim,
+    cross_signing::{SigningKeys, Uploaded, delete_user, is_signing_key, upload_signing_keys},
+    one_time::{one_time_key_counts, unused_fallback_key_types},
+    query::{UserKeys, query},
+    signatures::{SignedKeys, upload_signatures, users_signed},
+    upload::{Upload, upload},
+};
+use crate::{
+    Server,
+    room::{Membership, tables::UserRooms},
+    store::{self, Result, Transaction},
+    user::tables::{KeyChanges, LastKeyChange},
+};
+
+/// Notes that the devices or cross-signing keys of `user` changed: everybody who shares a room with him is told by
+/// `/sync`. Belongs into the transaction that changes them; call [`announce`] after it.
+pub fn changed(tx: &mut Transaction<'_>, user: &UserId) -> Result<()> {
+    if let Some(last) = tx.get::<LastKeyChange>(&user)? {
+        tx.delete::<KeyChanges>(&(last, user));
+    }
+    let pos = tx.pos();
+    tx.put::<KeyChanges>(&(pos, user), &());
+    tx.put::<LastKeyChange>(&user, &pos);
+    Ok(())
+}
+
+/// Wakes everybody whom a change that [`changed`] noted concerns.
+pub fn announce(server: &Server, user: &UserId) {
+    server.wakers.user(user);
+    // Who is not woken sees the change with his next sync, at the latest when the present one's time is up.
+    if let Err(error) = wake_room_mates(server, user) {
+        error!("the rooms of a user whose keys changed can't be read, so nobody is woken: {error}");
+    }
+}
+
+fn wake_room_mates(server: &Server, user: &UserId) -> store::Result<()> {
+    for row in server.store.snapshot().list::<UserRooms>(&user) {
+        let row = row?;
+        if row.value.membership == Membership::Join {
+            server.wakers.room(server, row.key()?.1);
+        }
+    }
+    Ok(())
+}
+
+/// Forgets the keys of a device that is being deleted, and notes the change if it had any.
+pub fn delete_device(tx: &mut Transaction<'_>, user: &UserId, device: &DeviceId) -> Result<()> {
+    one_time::delete_all(tx, user, device);
+    if tx.get::<tables::DeviceKeys>(&(user, device))?.is_some() {
+        tx.delete::<tables::DeviceKeys>(&(user, device));
+        delete_signatures_of_device(tx, user, device)?;
+        changed(tx, user)?;
+    }
+    Ok(())
+}
+
+/// Deletes the signatures about a device's keys, and those that the device made about its user's master key.
+fn delete_signatures_of_device(tx: &mut Transaction<'_>, user: &UserId, device: &DeviceId) -> Result<()> {
+    tx.delete_all::<tables::OwnSignatures>(&(user, device.as_str()));
+    if let Some(master) = tx.get::<tables::CrossSigningKeys>(&(user, tables::Usage::Master))? {
+        let key_id = format!("ed25519:{device}");
+        tx.delete::<tables::OwnSignatures>(&(user, &master.public_key, &key_id));
+    }
+    Ok(())
+}

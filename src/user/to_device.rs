@@ -1,0 +1,261 @@
+//! Messages from device to device. Each waits in the queue of its device until the device has acknowledged it.
+//!
+//! <https://spec.matrix.org/v1.19/client-server-api/#send-to-device-messaging>
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId, to_device::DeviceIdOrAllDevices};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tracing::debug;
+
+use super::{
+    device,
+    session::Caller,
+    tables::{ToDevice, ToDeviceCounts, ToDeviceTransactions},
+};
+use crate::{
+    Server,
+    error::{Error, Result},
+    store::{self, Json, Scan, Snapshot, StreamPos, Transaction},
+};
+
+/// The largest content of a message, in bytes. Source: our choice, the limit of events in rooms.
+const MAX_CONTENT_BYTES: usize = 65_536;
+
+/// How deeply a content may be nested: an answer that holds it must stay readable for parsers that stop at 128 levels.
+const MAX_CONTENT_DEPTH: usize = 100;
+
+/// How many messages one request may send, `*` counted as that many devices, and their size together. Source: our
+/// choice; clients send some hundreds at a time.
+const MAX_MESSAGES: usize = 10_000;
+const MAX_REQUEST_BYTES: usize = 32 << 20;
+
+/// The longest event type and transaction id, in bytes. Source: our choice, the limit of other identifiers.
+const MAX_ID_BYTES: usize = 255;
+
+/// How many messages wait for a device at most. One that is over it loses its oldest, `DROPPED_AT_ONCE` of them: it has
+/// been away for very long, or somebody floods it. Source: our choice, docs/security.md.
+const MAX_QUEUED: u64 = 20_000;
+const DROPPED_AT_ONCE: usize = 1_000;
+
+/// Contents by receiver, as a client wrote them.
+pub type Contents = BTreeMap<OwnedUserId, BTreeMap<DeviceIdOrAllDevices, Box<RawValue>>>;
+
+/// The body of one `/sendToDevice`.
+pub struct Sending {
+    pub event_type: String,
+    pub txn_id: String,
+    pub contents: Contents,
+}
+
+/// Queues the messages for our own devices, all or none; durable when this returns. A transaction id that the sending
+/// device has used for this event type already does nothing. Users and devices that do not exist are left out.
+pub async fn send(server: &Arc<Server>, sender: Caller, sending: Sending) -> Result<()> {
+    let batch = server.blocking(move |server| Batch::new(server, sender, sending)).await?;
+    let woken = server.store.commit(move |tx| batch.write(tx)).await?;
+    woken.iter().for_each(|user| server.wakers.user(user));
+    Ok(())
+}
+
+/// Messages that were checked and only need their receivers' devices.
+struct Batch {
+    sender: Caller,
+    event_type: String,
+    txn_id: String,
+    at_ms: u64,
+    messages: BTreeMap<OwnedUserId, BTreeMap<DeviceIdOrAllDevices, Json>>,
+}
+
+impl Batch {
+    fn new(server: &Server, sender: Caller, sending: Sending) -> Result<Self> {
+        let Sending { event_type, txn_id, contents } = sending;
+        if event_type.len() > MAX_ID_BYTES || txn_id.len() > MAX_ID_BYTES {
+            return Err(Error::invalid_param(format!(
+                "Event type and transaction id may have {MAX_ID_BYTES} bytes at most"
+            )));
+        }
+        if contents.values().map(BTreeMap::len).sum::<usize>() > MAX_MESSAGES {
+            return Err(too_many());
+        }
+        let mut messages = BTreeMap::new();
+        for (user, contents) in contents {
+            if !server.is_ours(&user) {
+                debug!(%user, "a to-device message to another server is not sent: there is no federation");
+                continue;
+            }
+            let to_user: Result<_> = contents
+                .into_iter()
+                .map(|(device, content)| Ok((device, message(&sender.user_id, &event_type, &content)?)))
+                .collect();
+            messages.insert(user, to_user?);
+        }
+        Ok(Self { sender, event_type, txn_id, at_ms: server.clock.now_ms(), messages })
+    }
+
+    /// Gives the users who have news.
+    fn write(self, tx: &mut Transaction<'_>) -> Result<BTreeSet<OwnedUserId>> {
+        if !self.begin_transaction(tx)? {
+            return Ok(BTreeSet::new());
+        }
+        let mut woken = BTreeSet::new();
+        let (mut count, mut bytes) = (0, 0);
+        for (user, messages) in &self.messages {
+            for (device, message) in receivers(tx.before(), user, messages)? {
+                count += 1;
+                bytes += message.0.get().len();
+                if count > MAX_MESSAGES || bytes > MAX_REQUEST_BYTES {
+                    return Err(too_many());
+                }
+                enqueue(tx, user, &device, message)?;
+                woken.insert(user.clone());
+            }
+        }
+        Ok(woken)
+    }
+
+    /// Notes the transaction id; false if it was known.
+    fn begin_transaction(&self, tx: &mut Transaction<'_>) -> store::Result<bool> {
+        let (user, device) = (&*self.sender.user_id, &*self.sender.device_id);
+        let key = (user, device, self.event_type.as_str(), self.txn_id.as_str());
+        if tx.get::<ToDeviceTransactions>(&key)?.is_some() {
+            return Ok(false);
+        }
+        tx.put::<ToDeviceTransactions>(&key, &self.at_ms);
+        Ok(true)
+    }
+}
+
+fn too_many() -> Error {
+    Error::too_large(format!("One request may send {MAX_MESSAGES} messages of together {MAX_REQUEST_BYTES} bytes at most"))
+}
+
+/// The event as its receiver reads it.
+fn message(sender: &UserId, event_type: &str, content: &RawValue) -> Result<Json> {
+    #[derive(Serialize)]
+    struct Message<'a> {
+        #[serde(rename = "type")]
+        event_type: &'a str,
+        sender: &'a UserId,
+        content: &'a RawValue,
+    }
+    check_content(content.get())?;
+    Ok(Json::of(&Message { event_type, sender, content }))
+}
+
+/// A content that a receiver's parser refuses would make the whole of its `/sync` unreadable, again and again.
+fn check_content(json: &str) -> Result<()> {
+    if json.len() > MAX_CONTENT_BYTES {
+        return Err(Error::too_large(format!("A message has more than {MAX_CONTENT_BYTES} bytes")));
+    }
+    let content: serde_json::Value = serde_json::from_str(json).map_err(|e| Error::bad_json(e.to_string()))?;
+    if !content.is_object() {
+        return Err(Error::bad_json("The content of a message must be an object"));
+    }
+    if !is_flatter_than(&content, MAX_CONTENT_DEPTH) {
+        return Err(Error::bad_json(format!("A message is nested more than {MAX_CONTENT_DEPTH} levels deep")));
+    }
+    Ok(())
+}
+
+fn is_flatter_than(value: &serde_json::Value, levels: usize) -> bool {
+    match value {
+        serde_json::Value::Array(values) => levels > 0 && values.iter().all(|value| is_flatter_than(value, levels - 1)),
+        serde_json::Value::Object(fields) => levels > 0 && fields.values().all(|value| is_flatter_than(value, levels - 1)),
+        _ => true,
+    }
+}
+
+/// The devices of `user` that get a message: one each, of which the one for just that device wins over `*`.
+fn receivers<'m>(
+    snapshot: &Snapshot<'_>,
+    user: &UserId,
+    messages: &'m BTreeMap<DeviceIdOrAllDevices, Json>,
+) -> Result<Vec<(OwnedDeviceId, &'m Json)>> {
+    if let Some(for_all) = messages.get(&DeviceIdOrAllDevices::AllDevices) {
+        let devices = device::list(snapshot, user)?.into_iter().map(|(device, _)| device);
+        let message = |device: &OwnedDeviceId| messages.get(&device.clone().into()).unwrap_or(for_all);
+        return Ok(devices.map(|device| (device.clone(), message(&device))).collect());
+    }
+    let mut receivers = Vec::new();
+    for (device, message) in messages {
+        if let DeviceIdOrAllDevices::DeviceId(device) = device
+            && device::get(snapshot, user, device)?.is_some()
+        {
+            receivers.push((device.clone(), message));
+        }
+    }
+    Ok(receivers)
+}
+
+/// Puts a message at the end of a device's queue, at most one in a transaction.
+fn enqueue(tx: &mut Transaction<'_>, user: &UserId, device: &DeviceId, message: &Json) -> store::Result<()> {
+    let mut count = tx.get::<ToDeviceCounts>(&(user, device))?.unwrap_or_default();
+    if count >= MAX_QUEUED {
+        count = count.saturating_sub(drop_oldest(tx, user, device)?);
+    }
+    let pos = tx.pos();
+    tx.put::<ToDevice>(&(user, device, pos, 0), message);
+    tx.put::<ToDeviceCounts>(&(user, device), &(count + 1));
+    Ok(())
+}
+
+/// Removes the oldest messages of a full queue; gives their number.
+fn drop_oldest(tx: &mut Transaction<'_>, user: &UserId, device: &DeviceId) -> store::Result<u64> {
+    let oldest: Vec<_> =
+        tx.before().list::<ToDevice>(&(user, device)).take(DROPPED_AT_ONCE).collect::<store::Result<_>>()?;
+    for row in &oldest {
+        tx.delete::<ToDevice>(&row.key()?);
+    }
+    Ok(oldest.len() as u64)
+}
+
+/// Removes the messages up to the position that the device has acknowledged.
+pub fn acknowledge(tx: &mut Transaction<'_>, user: &UserId, device: &DeviceId, until: StreamPos) -> store::Result<()> {
+    let count = tx.get::<ToDeviceCounts>(&(user, device))?.unwrap_or_default();
+    let mut removed = 0;
+    for row in tx.before().scan::<ToDevice>(up_to(user, device, until)) {
+        row?;
+        removed += 1;
+    }
+    if removed == 0 {
+        return Ok(());
+    }
+    tx.delete_range::<ToDevice>(up_to(user, device, until));
+    match count.saturating_sub(removed) {
+        0 => tx.delete::<ToDeviceCounts>(&(user, device)),
+        left => tx.put::<ToDeviceCounts>(&(user, device), &left),
+    }
+    Ok(())
+}
+
+fn up_to(user: &UserId, device: &DeviceId, until: StreamPos) -> Scan {
+    Scan::range::<ToDevice>(&(user, device), &(user, device, until.next()))
+}
+
+/// Forgets what waits for a device that is being deleted, and what it has sent.
+pub fn delete_device(tx: &mut Transaction<'_>, user: &UserId, device: &DeviceId) {
+    tx.delete_all::<ToDevice>(&(user, device));
+    tx.delete::<ToDeviceCounts>(&(user, device));
+    tx.delete_all::<ToDeviceTransactions>(&(user, device));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contents_that_a_parser_may_refuse_are_refused() {
+        let nested = |levels: usize| format!(r#"{{"a":{}{}}}"#, "[".repeat(levels), "]".repeat(levels));
+        for content in ["{}", r#"{"a":1.5,"b":[{}]}"#, &nested(99)] {
+            assert!(check_content(content).is_ok(), "{content}");
+        }
+        let large = format!(r#"{{"a":"{}"}}"#, "x".repeat(MAX_CONTENT_BYTES));
+        for content in ["[]", "1", "null", r#"{"a":"\ud800"}"#, r#"{"a":1e999}"#, &nested(100), &nested(50_000), &large] {
+            assert!(check_content(content).is_err(), "{}", &content[..content.len().min(100)]);
+        }
+    }
+}
