@@ -147,7 +147,10 @@ pub async fn found(
             next = plan.next;
             let with_create = with_create.take();
             let write = move |tx: &mut Transaction<'_>| {
-                with_create.map_or(Ok(()), |write| write(tx, room))?;
+                if let Some(with_create) = with_create {
+                    plan.check_new(tx)?;
+                    with_create(tx, room)?;
+                }
                 Ok::<_, Error>(plan.write(tx)?)
             };
             written.push(server.store.write(write).await?);
@@ -334,6 +337,14 @@ impl Plan {
             Verdict::SoftFailed(Refusal(reason)) | Verdict::Rejected(Refusal(reason)) => {
                 Err(Error::forbidden(format!("The rules of the room do not allow this: {reason}")))
             }
+        }
+    }
+
+    /// No room may take the place of another: a clock that was set back could give two the same id.
+    fn check_new(&self, tx: &Transaction<'_>) -> Result<()> {
+        match tx.get::<tables::RoomIds>(&&*self.room_row.room_id)? {
+            Some(_) => Err(Error::internal(format!("there is a room {} already", self.room_row.room_id))),
+            None => Ok(()),
         }
     }
 

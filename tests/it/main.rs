@@ -1,13 +1,18 @@
 //! What users would notice: the whole server in this process, with its HTTP interface and without a network.
 
 mod account;
+mod aliases;
 mod devices;
+mod directory;
 mod filter;
 mod history;
 mod login;
+mod membership;
 mod rate_limits;
 mod refresh;
 mod registration;
+mod rooms;
+mod sending;
 mod shared_secret;
 mod state;
 mod support;

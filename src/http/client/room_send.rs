@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use axum::{Router, extract::State, routing::put};
-use ruma::api::client::{message::send_message_event, state::send_state_event};
+use ruma::api::{
+    client::{message::send_message_event, state::send_state_event},
+    error::ErrorKind,
+};
 
 use crate::{
     Server,
-    error::Result,
+    error::{Error, Result},
     http::{
         endpoint,
         extract::{Client, Matrix},
@@ -32,9 +35,12 @@ pub fn router() -> Router<Arc<Server>> {
 /// <https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidsendeventtypetxnid>
 async fn message_event(
     State(server): State<Arc<Server>>,
-    Client { sender, body, .. }: Client<send_message_event::v3::Request>,
+    Client { sender, body, raw }: Client<send_message_event::v3::Request>,
 ) -> Result<Matrix<send_message_event::v3::Response>> {
     server.limits.message(&sender.user_id)?;
+    if raw.is_empty() {
+        return Err(Error::refused(ErrorKind::NotJson, "The body is empty")); // ruma takes that for `{}`
+    }
     let (event_type, content) = (body.event_type.into(), body.body.into_json());
     let event_id = send::message(&server, &sender, &body.room_id, event_type, content, body.txn_id.as_str()).await?;
     Ok(Matrix(send_message_event::v3::Response::new(event_id)))
