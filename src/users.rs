@@ -6,7 +6,15 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use chappe::{Server, clock::Clock, config::Config, error::Error, logging, random::Random, user::account::{self, Kept}};
+use chappe::{
+    Server,
+    clock::Clock,
+    config::Config,
+    error::Error,
+    logging,
+    random::Random,
+    user::account::{self, Kept},
+};
 use clap::Subcommand;
 use ruma::UserId;
 use tokio::runtime::Runtime;

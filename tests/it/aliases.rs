@@ -14,7 +14,7 @@ async fn two_in_a_room() -> (User, User, String) {
     let server = TestServer::new().await;
     let (alice, bob) = (server.user("alice").await, server.user("bob").await);
     let room = alice.create_room(json!({ "preset": "public_chat" })).await;
-    bob.join(&room).await.ok();
+    bob.try_join(&room).await.ok();
     (alice, bob, room)
 }
 

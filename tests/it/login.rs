@@ -169,7 +169,8 @@ async fn a_log_in_tells_where_the_server_is() {
 async fn tokens_are_not_stored() {
     let server = TestServer::new().await;
     let alice = server.user("alice").await;
-    let body = json!({"type": "m.login.password", "user": "alice", "password": password_of("alice"), "refresh_token": true});
+    let body =
+        json!({"type": "m.login.password", "user": "alice", "password": password_of("alice"), "refresh_token": true});
     let answer = server.post("/v3/login", body).await.ok();
     let secrets = [alice.token, password_of("alice"), answer["refresh_token"].as_str().unwrap().to_owned()];
     for family in Family::ALL {

@@ -23,11 +23,11 @@ fn target(user: &User) -> Value {
 async fn anybody_joins_a_public_room_by_id_and_by_alias_once() {
     let (alice, bob, carol) = three().await;
     let room = alice.create_room(json!({ "preset": "public_chat", "room_alias_name": "pub" })).await;
-    assert_eq!(bob.join("#pub:example.org").await.ok(), json!({ "room_id": room }));
+    assert_eq!(bob.try_join("#pub:example.org").await.ok(), json!({ "room_id": room }));
     assert_eq!(carol.act(&room, "join", json!({ "reason": "curious" })).await.ok(), json!({ "room_id": room }));
     assert_eq!(alice.state(&room, "m.room.member", &carol.id).await.ok()["reason"], "curious");
     let events = alice.history(&room).await.len();
-    carol.join(&room).await.ok();
+    carol.try_join(&room).await.ok();
     assert_eq!(alice.history(&room).await.len(), events, "joining again changes nothing");
     assert_eq!(carol.get("/v3/joined_rooms").await.ok()["joined_rooms"], json!([room]));
 }
@@ -39,7 +39,7 @@ async fn a_join_without_a_body_and_one_with_more_than_a_reason() {
     for (user, path) in [(&bob, format!("/v3/join/{room}")), (&carol, format!("/v3/rooms/{room}/join"))] {
         user.request(http::Method::POST, &path, None).await.ok();
     }
-    bob.leave(&room).await.ok();
+    bob.try_leave(&room).await.ok();
     bob.post(
         &format!("/v3/join/{room}"),
         json!({ "foo": "bar", "membership": "ban", "join_authorised_via_users_server": "@x:y" }),
@@ -54,24 +54,24 @@ async fn a_join_without_a_body_and_one_with_more_than_a_reason() {
 async fn only_invited_users_join_a_private_room() {
     let (alice, bob, carol) = three().await;
     let room = alice.create_room(json!({})).await;
-    assert_eq!(bob.join(&room).await.error(), FORBIDDEN);
+    assert_eq!(bob.try_join(&room).await.error(), FORBIDDEN);
     alice.act(&room, "invite", target(&bob)).await.ok();
     assert_eq!(alice.state(&room, "m.room.member", &bob.id).await.ok()["reason"], "why");
     let events = alice.history(&room).await.len();
-    alice.invite(&room, &bob).await.ok(); // was invited already
+    alice.try_invite(&room, &bob).await.ok(); // was invited already
     assert_eq!(alice.history(&room).await.len(), events);
-    bob.join(&room).await.ok();
-    assert_eq!(alice.invite(&room, &bob).await.error(), FORBIDDEN, "is in the room");
-    assert_eq!(bob.invite(&room, &bob).await.error(), FORBIDDEN);
-    assert_eq!(carol.invite(&room, &alice).await.error(), FORBIDDEN, "is not in the room");
+    bob.try_join(&room).await.ok();
+    assert_eq!(alice.try_invite(&room, &bob).await.error(), FORBIDDEN, "is in the room");
+    assert_eq!(bob.try_invite(&room, &bob).await.error(), FORBIDDEN);
+    assert_eq!(carol.try_invite(&room, &alice).await.error(), FORBIDDEN, "is not in the room");
 }
 
 #[tokio::test]
 async fn whoever_is_outside_does_not_learn_who_is_invited() {
     let (alice, bob, carol) = three().await;
     let room = alice.create_room(json!({ "invite": [bob.id] })).await;
-    let invited = carol.invite(&room, &bob).await;
-    let not_invited = carol.invite("!no:example.org", &bob).await;
+    let invited = carol.try_invite(&room, &bob).await;
+    let not_invited = carol.try_invite("!no:example.org", &bob).await;
     assert_eq!((invited.error(), not_invited.error()), (FORBIDDEN, FORBIDDEN));
 }
 
@@ -79,12 +79,12 @@ async fn whoever_is_outside_does_not_learn_who_is_invited() {
 async fn unknown_rooms_and_aliases_cannot_be_joined() {
     let (alice, ..) = three().await;
     for unknown in ["!no:example.org", "#no:example.org", "#no:elsewhere.org"] {
-        assert_eq!(alice.join(unknown).await.error(), (404, "M_NOT_FOUND"), "{unknown}");
+        assert_eq!(alice.try_join(unknown).await.error(), (404, "M_NOT_FOUND"), "{unknown}");
         let knock = alice.post(&format!("/v3/knock/{}", super::support::room::path(unknown)), json!({})).await;
         assert_eq!(knock.error(), (404, "M_NOT_FOUND"), "{unknown}");
     }
-    assert_eq!(alice.join("@user:example.org").await.error(), (400, "M_INVALID_PARAM"));
-    assert_eq!(alice.leave("!no:example.org").await.error(), (404, "M_NOT_FOUND"));
+    assert_eq!(alice.try_join("@user:example.org").await.error(), (400, "M_INVALID_PARAM"));
+    assert_eq!(alice.try_leave("!no:example.org").await.error(), (404, "M_NOT_FOUND"));
 }
 
 #[tokio::test]
@@ -106,15 +106,15 @@ async fn users_who_do_not_exist_are_invited_and_those_of_other_servers_are_not()
 async fn leaving_ends_what_a_user_may_do() {
     let (alice, bob, _) = three().await;
     let room = alice.create_room(json!({ "invite": [bob.id] })).await;
-    bob.join(&room).await.ok();
+    bob.try_join(&room).await.ok();
     bob.act(&room, "leave", json!({ "reason": "bye" })).await.ok();
     assert_eq!(
         alice.state(&room, "m.room.member", &bob.id).await.ok(),
         json!({ "membership": "leave", "reason": "bye" })
     );
-    bob.leave(&room).await.ok(); // has left already
-    assert_eq!(bob.say(&room, "still here?").await.error(), FORBIDDEN);
-    assert_eq!(bob.join(&room).await.error(), FORBIDDEN);
+    bob.try_leave(&room).await.ok(); // has left already
+    assert_eq!(bob.try_say(&room, "still here?").await.error(), FORBIDDEN);
+    assert_eq!(bob.try_join(&room).await.error(), FORBIDDEN);
     assert_eq!(bob.get("/v3/joined_rooms").await.ok()["joined_rooms"], json!([]));
 }
 
@@ -122,9 +122,9 @@ async fn leaving_ends_what_a_user_may_do() {
 async fn an_invite_can_be_rejected_even_if_nobody_is_left_in_the_room() {
     let (alice, bob, carol) = three().await;
     let room = alice.create_room(json!({ "invite": [bob.id] })).await;
-    alice.leave(&room).await.ok();
-    bob.leave(&room).await.ok();
-    assert_eq!(carol.leave(&room).await.error(), FORBIDDEN, "never was there");
+    alice.try_leave(&room).await.ok();
+    bob.try_leave(&room).await.ok();
+    assert_eq!(carol.try_leave(&room).await.error(), FORBIDDEN, "never was there");
 }
 
 #[tokio::test]
@@ -132,8 +132,8 @@ async fn kicking_needs_power_and_somebody_to_kick() {
     let (alice, bob, carol) = three().await;
     let room = alice.create_room(json!({ "preset": "public_chat" })).await;
     assert_eq!(alice.act(&room, "kick", target(&bob)).await.error(), FORBIDDEN, "never was there");
-    bob.join(&room).await.ok();
-    carol.join(&room).await.ok();
+    bob.try_join(&room).await.ok();
+    carol.try_join(&room).await.ok();
     assert_eq!(bob.act(&room, "kick", target(&carol)).await.error(), FORBIDDEN);
     assert_eq!(bob.act(&room, "kick", target(&alice)).await.error(), FORBIDDEN);
     alice.act(&room, "kick", target(&bob)).await.ok();
@@ -142,26 +142,26 @@ async fn kicking_needs_power_and_somebody_to_kick() {
         json!({ "membership": "leave", "reason": "why" })
     );
     assert_eq!(alice.act(&room, "kick", target(&bob)).await.error(), FORBIDDEN, "is not there any more");
-    assert_eq!(bob.say(&room, "hello?").await.error(), FORBIDDEN);
+    assert_eq!(bob.try_say(&room, "hello?").await.error(), FORBIDDEN);
 }
 
 #[tokio::test]
 async fn a_banned_user_stays_out_until_he_is_unbanned() {
     let (alice, bob, carol) = three().await;
     let room = alice.create_room(json!({ "preset": "public_chat" })).await;
-    bob.join(&room).await.ok();
-    carol.join(&room).await.ok();
+    bob.try_join(&room).await.ok();
+    carol.try_join(&room).await.ok();
     assert_eq!(carol.act(&room, "ban", target(&bob)).await.error(), FORBIDDEN);
     alice.act(&room, "ban", target(&bob)).await.ok();
     assert_eq!(membership(&alice, &room, &bob).await, "ban");
-    assert_eq!(bob.join(&room).await.error(), FORBIDDEN);
-    assert_eq!(bob.leave(&room).await.error(), FORBIDDEN);
-    assert_eq!(alice.invite(&room, &bob).await.error(), FORBIDDEN);
+    assert_eq!(bob.try_join(&room).await.error(), FORBIDDEN);
+    assert_eq!(bob.try_leave(&room).await.error(), FORBIDDEN);
+    assert_eq!(alice.try_invite(&room, &bob).await.error(), FORBIDDEN);
     assert_eq!(alice.act(&room, "kick", target(&bob)).await.error(), FORBIDDEN, "a kick must not unban");
     assert_eq!(carol.act(&room, "unban", target(&bob)).await.error(), FORBIDDEN);
     assert_eq!(alice.act(&room, "unban", target(&carol)).await.error(), FORBIDDEN, "is not banned: no kick");
     alice.act(&room, "unban", target(&bob)).await.ok();
-    bob.join(&room).await.ok();
+    bob.try_join(&room).await.ok();
 }
 
 #[tokio::test]
@@ -174,14 +174,14 @@ async fn knocks_are_accepted_rejected_and_taken_back() {
     let content = alice.state(&room, "m.room.member", &bob.id).await.ok();
     assert_eq!(content, json!({ "membership": "knock", "reason": "please" }));
     knock().await.ok(); // again
-    assert_eq!(bob.join(&room).await.error(), FORBIDDEN);
-    bob.leave(&room).await.ok();
+    assert_eq!(bob.try_join(&room).await.error(), FORBIDDEN);
+    bob.try_leave(&room).await.ok();
     knock().await.ok();
     alice.act(&room, "kick", target(&bob)).await.ok();
     knock().await.ok();
-    alice.invite(&room, &bob).await.ok();
+    alice.try_invite(&room, &bob).await.ok();
     assert_eq!(knock().await.error(), FORBIDDEN, "is invited");
-    bob.join(&room).await.ok();
+    bob.try_join(&room).await.ok();
     assert_eq!(knock().await.error(), FORBIDDEN, "is in the room");
     alice.act(&room, "ban", target(&bob)).await.ok();
     assert_eq!(knock().await.error(), FORBIDDEN, "is banned");
@@ -197,17 +197,17 @@ async fn members_of_the_rooms_that_are_named_join_a_restricted_room() {
         let allow = json!([{ "type": "m.room_membership", "room_id": space }]);
         let rules = json!([{ "type": "m.room.join_rules", "content": { "join_rule": rule, "allow": allow } }]);
         let room = alice.create_room(json!({ "room_version": version, "initial_state": rules })).await;
-        assert_eq!(bob.join(&room).await.error(), FORBIDDEN);
-        bob.join(&space).await.ok();
-        bob.join(&room).await.ok();
+        assert_eq!(bob.try_join(&room).await.error(), FORBIDDEN);
+        bob.try_join(&space).await.ok();
+        bob.try_join(&room).await.ok();
         let content = alice.state(&room, "m.room.member", &bob.id).await.ok();
         assert_eq!(content["join_authorised_via_users_server"], alice.id, "version {version}");
-        bob.leave(&room).await.ok();
-        bob.leave(&space).await.ok();
-        assert_eq!(bob.join(&room).await.error(), FORBIDDEN);
+        bob.try_leave(&room).await.ok();
+        bob.try_leave(&space).await.ok();
+        assert_eq!(bob.try_join(&room).await.error(), FORBIDDEN);
         // An invite is enough, and then nobody vouches.
-        alice.invite(&room, &carol).await.ok();
-        carol.join(&room).await.ok();
+        alice.try_invite(&room, &carol).await.ok();
+        carol.try_join(&room).await.ok();
         let content = alice.state(&room, "m.room.member", &carol.id).await.ok();
         assert_eq!(content.get("join_authorised_via_users_server"), None);
     }
@@ -217,7 +217,7 @@ async fn members_of_the_rooms_that_are_named_join_a_restricted_room() {
 async fn nobody_joins_a_restricted_room_whose_rules_are_mangled_or_that_nobody_may_invite_to() {
     let (alice, bob, _) = three().await;
     let space = alice.create_room(json!({ "preset": "public_chat" })).await;
-    bob.join(&space).await.ok();
+    bob.try_join(&space).await.ok();
     let allow = json!([{ "type": "m.room_membership", "room_id": space }]);
     for mangled in [
         json!({ "join_rule": "restricted" }),
@@ -227,13 +227,13 @@ async fn nobody_joins_a_restricted_room_whose_rules_are_mangled_or_that_nobody_m
     ] {
         let rules = json!([{ "type": "m.room.join_rules", "content": mangled }]);
         let room = alice.create_room(json!({ "room_version": "11", "initial_state": rules })).await;
-        assert_eq!(bob.join(&room).await.error(), FORBIDDEN, "{mangled}");
+        assert_eq!(bob.try_join(&room).await.error(), FORBIDDEN, "{mangled}");
     }
     let rules = json!([{ "type": "m.room.join_rules", "content": { "join_rule": "restricted", "allow": allow } }]);
     let nobody =
         json!({ "room_version": "11", "initial_state": rules, "power_level_content_override": { "invite": 101 } });
     let room = alice.create_room(nobody).await;
-    assert_eq!(bob.join(&room).await.error(), FORBIDDEN);
+    assert_eq!(bob.try_join(&room).await.error(), FORBIDDEN);
 }
 
 #[tokio::test]
@@ -270,12 +270,12 @@ async fn rooms_are_forgotten_only_when_they_are_left() {
     assert_eq!(forget(&alice).await.error(), (400, "M_UNKNOWN"));
     assert_eq!(forget(&bob).await.error(), (400, "M_UNKNOWN"), "an invite must be rejected first");
     assert_eq!(forget(&carol).await.error(), (404, "M_NOT_FOUND"));
-    bob.leave(&room).await.ok();
+    bob.try_leave(&room).await.ok();
     assert_eq!(forget(&bob).await.ok(), json!({}));
     forget(&bob).await.ok();
     assert_eq!(bob.get(&format!("/v3/rooms/{room}/messages?dir=b")).await.error(), FORBIDDEN);
-    alice.invite(&room, &bob).await.ok();
-    bob.join(&room).await.ok();
+    alice.try_invite(&room, &bob).await.ok();
+    bob.try_join(&room).await.ok();
     bob.get(&format!("/v3/rooms/{room}/messages?dir=b")).await.ok();
 }
 
@@ -298,8 +298,8 @@ async fn everybody_can_join_at_once() {
         let (server, room) = (server.clone(), room.clone());
         joins.spawn(async move {
             let user = server.user(&format!("user{n}")).await;
-            user.join(&room).await.ok();
-            user.say(&room, "hello").await.ok();
+            user.try_join(&room).await.ok();
+            user.try_say(&room, "hello").await.ok();
         });
     }
     while let Some(joined) = joins.join_next().await {

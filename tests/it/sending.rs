@@ -15,7 +15,7 @@ async fn room() -> (User, User, User, String) {
     let server = TestServer::new().await;
     let (alice, bob, carol) = (server.user("alice").await, server.user("bob").await, server.user("carol").await);
     let room = alice.create_room(json!({ "invite": [bob.id] })).await;
-    bob.join(&room).await.ok();
+    bob.try_join(&room).await.ok();
     (alice, bob, carol, room)
 }
 
@@ -27,8 +27,8 @@ async fn what_is_sent_is_there_as_it_was_sent() {
     let event = bob.event(&room, &sent).await.ok();
     assert_eq!((&event["content"], &event["type"]), (&content, &json!("m.room.encrypted")));
     assert_eq!((&event["sender"], &event["room_id"]), (&json!(alice.id), &json!(room)));
-    assert_eq!(carol.say(&room, "let me in").await.error(), FORBIDDEN);
-    assert_eq!(carol.say("!no:example.org", "hello?").await.error(), FORBIDDEN, "as for a room that there is");
+    assert_eq!(carol.try_say(&room, "let me in").await.error(), FORBIDDEN);
+    assert_eq!(carol.try_say("!no:example.org", "hello?").await.error(), FORBIDDEN, "as for a room that there is");
 }
 
 #[tokio::test]
@@ -90,8 +90,8 @@ async fn content_that_is_no_canonical_json_is_refused() {
 async fn what_is_too_large_is_refused_and_what_just_fits_is_sent() {
     let (alice, _, _, room) = room().await;
     let too_large = (413, "M_TOO_LARGE");
-    assert_eq!(alice.say(&room, &"x".repeat(66_000)).await.error(), too_large);
-    alice.say(&room, &"x".repeat(60_000)).await.ok();
+    assert_eq!(alice.try_say(&room, &"x".repeat(66_000)).await.error(), too_large);
+    alice.try_say(&room, &"x".repeat(60_000)).await.ok();
     assert_eq!(alice.send(&room, &"t".repeat(256), json!({})).await.error(), too_large);
     alice.send(&room, &"t".repeat(255), json!({})).await.ok();
     assert_eq!(alice.set_state(&room, "x", &"k".repeat(256), json!({})).await.error(), too_large);
@@ -170,7 +170,7 @@ async fn nobody_gives_away_more_power_than_he_has() {
     let body = json!({ "room_version": "11", "preset": "public_chat",
         "power_level_content_override": { "users": { alice.id.clone(): 100, bob.id.clone(): 50 }, "events": { "m.room.power_levels": 50 } } });
     let room = alice.create_room(body).await;
-    bob.join(&room).await.ok();
+    bob.try_join(&room).await.ok();
     let mut levels = bob.state(&room, "m.room.power_levels", "").await.ok();
     for (user, level) in [(&bob.id, 51), (&alice.id, 0)] {
         let mut changed = levels.clone();
@@ -187,9 +187,9 @@ async fn redactions_remove_content_in_every_version_and_by_both_ways() {
     let (alice, bob) = (server.user("alice").await, server.user("bob").await);
     for version in ["1", "3", "10", "11", "12"] {
         let room = alice.create_room(json!({ "room_version": version, "preset": "public_chat" })).await;
-        bob.join(&room).await.ok();
-        let by_path = event_id(bob.say(&room, "secret").await);
-        let by_send = event_id(bob.say(&room, "secret").await);
+        bob.try_join(&room).await.ok();
+        let by_path = event_id(bob.try_say(&room, "secret").await);
+        let by_send = event_id(bob.try_say(&room, "secret").await);
         bob.redact(&room, &by_path).await.ok();
         alice.send(&room, "m.room.redaction", json!({ "redacts": by_send, "reason": "rude" })).await.ok();
         for id in [by_path, by_send] {
@@ -204,7 +204,7 @@ async fn redactions_remove_content_in_every_version_and_by_both_ways() {
 #[tokio::test]
 async fn only_ones_own_events_are_redacted_without_power() {
     let (alice, bob, carol, room) = room().await;
-    let of_alice = event_id(alice.say(&room, "mine").await);
+    let of_alice = event_id(alice.try_say(&room, "mine").await);
     assert_eq!(bob.redact(&room, &of_alice).await.error(), FORBIDDEN);
     assert_eq!(bob.send(&room, "m.room.redaction", json!({ "redacts": of_alice })).await.error(), FORBIDDEN);
     assert_eq!(carol.redact(&room, &of_alice).await.error(), FORBIDDEN);
@@ -221,7 +221,7 @@ async fn only_ones_own_events_are_redacted_without_power() {
 #[tokio::test]
 async fn a_repeated_redaction_is_one_event() {
     let (alice, _, _, room) = room().await;
-    let target = event_id(alice.say(&room, "x").await);
+    let target = event_id(alice.try_say(&room, "x").await);
     let path = format!("/v3/rooms/{room}/redact/{}/7", path(&target));
     let first = event_id(alice.put(&path, json!({ "reason": "r" })).await);
     assert_eq!(event_id(alice.put(&path, json!({})).await), first);
@@ -240,7 +240,7 @@ async fn a_redacted_name_is_gone_at_once() {
 #[tokio::test]
 async fn nobody_reacts_twice_with_the_same_unless_the_first_is_redacted() {
     let (alice, bob, _, room) = room().await;
-    let target = event_id(alice.say(&room, "like me").await);
+    let target = event_id(alice.try_say(&room, "like me").await);
     let reaction =
         |key: &str| json!({ "m.relates_to": { "rel_type": "m.annotation", "event_id": target, "key": key } });
     let first = event_id(bob.send(&room, "m.reaction", reaction("👍")).await);

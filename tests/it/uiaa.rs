@@ -172,7 +172,10 @@ async fn guesses_of_a_password_are_limited_there_too() {
     }
     let answer = delete(&alice, "X", auth_of("alice")).await;
     assert_eq!(answer.error(), (429, "M_LIMIT_EXCEEDED"));
-    assert_eq!((&answer.body["retry_after_ms"], &answer.headers["retry-after"]), (&json!(60_000), &"60".parse().unwrap()));
+    assert_eq!(
+        (&answer.body["retry_after_ms"], &answer.headers["retry-after"]),
+        (&json!(60_000), &"60".parse().unwrap())
+    );
     server.advance(Duration::from_secs(60));
     delete(&alice, "X", auth_of("alice")).await.ok();
 }

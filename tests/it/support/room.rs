@@ -1,4 +1,4 @@
-//! What users do in rooms.
+//! What users try in rooms, and may be refused.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,12 +15,7 @@ pub fn path(id: &str) -> String {
 }
 
 impl User {
-    /// A room of this user, as `/createRoom` makes it of `body`.
-    pub async fn create_room(&self, body: Value) -> String {
-        self.post("/v3/createRoom", body).await.ok()["room_id"].as_str().unwrap().to_owned()
-    }
-
-    pub async fn join(&self, room: &str) -> Answer {
+    pub async fn try_join(&self, room: &str) -> Answer {
         self.post(&format!("/v3/join/{}", path(room)), json!({})).await
     }
 
@@ -29,16 +24,16 @@ impl User {
         self.post(&format!("/v3/rooms/{room}/{action}"), body).await
     }
 
-    pub async fn invite(&self, room: &str, user: &User) -> Answer {
+    pub async fn try_invite(&self, room: &str, user: &User) -> Answer {
         self.act(room, "invite", json!({ "user_id": user.id })).await
     }
 
-    pub async fn leave(&self, room: &str) -> Answer {
+    pub async fn try_leave(&self, room: &str) -> Answer {
         self.act(room, "leave", json!({})).await
     }
 
     /// Sends a text message.
-    pub async fn say(&self, room: &str, body: &str) -> Answer {
+    pub async fn try_say(&self, room: &str, body: &str) -> Answer {
         self.send(room, "m.room.message", json!({ "msgtype": "m.text", "body": body })).await
     }
 
