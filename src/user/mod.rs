@@ -1,6 +1,7 @@
 //! One account: its sessions, devices and data.
 
 pub mod account;
+pub mod backup;
 pub mod deactivate;
 pub mod device;
 pub mod erasure;

@@ -130,7 +130,9 @@ impl Batch {
 }
 
 fn too_many() -> Error {
-    Error::too_large(format!("One request may send {MAX_MESSAGES} messages of together {MAX_REQUEST_BYTES} bytes at most"))
+    Error::too_large(format!(
+        "One request may send {MAX_MESSAGES} messages of together {MAX_REQUEST_BYTES} bytes at most"
+    ))
 }
 
 /// The event as its receiver reads it.
@@ -164,7 +166,9 @@ fn check_content(json: &str) -> Result<()> {
 fn is_flatter_than(value: &serde_json::Value, levels: usize) -> bool {
     match value {
         serde_json::Value::Array(values) => levels > 0 && values.iter().all(|value| is_flatter_than(value, levels - 1)),
-        serde_json::Value::Object(fields) => levels > 0 && fields.values().all(|value| is_flatter_than(value, levels - 1)),
+        serde_json::Value::Object(fields) => {
+            levels > 0 && fields.values().all(|value| is_flatter_than(value, levels - 1))
+        }
         _ => true,
     }
 }
@@ -254,7 +258,8 @@ mod tests {
             assert!(check_content(content).is_ok(), "{content}");
         }
         let large = format!(r#"{{"a":"{}"}}"#, "x".repeat(MAX_CONTENT_BYTES));
-        for content in ["[]", "1", "null", r#"{"a":"\ud800"}"#, r#"{"a":1e999}"#, &nested(100), &nested(50_000), &large] {
+        for content in ["[]", "1", "null", r#"{"a":"\ud800"}"#, r#"{"a":1e999}"#, &nested(100), &nested(50_000), &large]
+        {
             assert!(check_content(content).is_err(), "{}", &content[..content.len().min(100)]);
         }
     }

@@ -23,9 +23,13 @@ use crate::{
 };
 
 pub fn router() -> Router<Arc<Server>> {
-    Router::new()
-        .merge(endpoint::<upload_signatures::v3::Request, _, _>(upload_signatures))
-        .merge(endpoint::<upload_signing_keys::v3::Request, _, _>(upload_signing_keys))
+    Router::new().merge(endpoint::<upload_signatures::v3::Request, _, _>(upload_signatures)).merge(endpoint::<
+        upload_signing_keys::v3::Request,
+        _,
+        _,
+    >(
+        upload_signing_keys,
+    ))
 }
 
 /// `POST /keys/device_signing/upload`
@@ -59,9 +63,10 @@ async fn upload_signatures(
     State(server): State<Arc<Server>>,
     Client { sender, body, .. }: Client<upload_signatures::v3::Request>,
 ) -> Result<Matrix<upload_signatures::v3::Response>> {
-    let signed_keys = body.signed_keys.into_iter().map(|(user, keys)| {
-        (user, keys.iter().map(|(name, key)| (name.to_owned(), key.to_owned())).collect())
-    });
+    let signed_keys = body
+        .signed_keys
+        .into_iter()
+        .map(|(user, keys)| (user, keys.iter().map(|(name, key)| (name.to_owned(), key.to_owned())).collect()));
     let signed_keys = signed_keys.collect();
     let failures =
         Server::detached(async move { keys::upload_signatures(&server, sender.user_id, signed_keys).await }).await?;

@@ -38,11 +38,8 @@ async fn upload_keys(
     State(server): State<Arc<Server>>,
     Client { sender, body, .. }: Client<upload_keys::v3::Request>,
 ) -> Result<Matrix<upload_keys::v3::Response>> {
-    let upload = Upload {
-        device_keys: body.device_keys,
-        one_time_keys: body.one_time_keys,
-        fallback_keys: body.fallback_keys,
-    };
+    let upload =
+        Upload { device_keys: body.device_keys, one_time_keys: body.one_time_keys, fallback_keys: body.fallback_keys };
     // Who shares rooms with the caller must be woken even if he hangs up.
     let counts = Server::detached(async move { keys::upload(&server, sender, upload).await }).await?;
     let counts = counts.into_iter().map(|(algorithm, count)| (algorithm.into(), UInt::new_saturating(count)));

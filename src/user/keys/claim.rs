@@ -19,13 +19,12 @@ pub type Claimed = BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, OneTimeKey>>;
 
 /// Takes one key of each device that has one: a one-time key while there are any, which nobody will ever get again, else
 /// the fallback key. `wanted` has the algorithm of the key. That they are gone is durable when this returns.
-pub async fn claim(
-    server: &Server,
-    wanted: BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, String>>,
-) -> Result<Claimed> {
+pub async fn claim(server: &Server, wanted: BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, String>>) -> Result<Claimed> {
     let mut wanted = wanted
         .into_iter()
-        .flat_map(|(user, devices)| devices.into_iter().map(move |(device, algorithm)| (user.clone(), device, algorithm)))
+        .flat_map(|(user, devices)| {
+            devices.into_iter().map(move |(device, algorithm)| (user.clone(), device, algorithm))
+        })
         .peekable();
     let mut claimed = Claimed::new();
     while wanted.peek().is_some() {

@@ -90,11 +90,13 @@ impl Checked {
             (Usage::UserSigning, &keys.user_signing),
         ];
         let keys = given.into_iter().filter_map(|(usage, key)| Some((usage, key.as_ref()?)));
-        let keys: Vec<_> = keys.map(|(usage, key)| NewKey::new(user, usage, key.json().get())).collect::<Result<_>>()?;
+        let keys: Vec<_> =
+            keys.map(|(usage, key)| NewKey::new(user, usage, key.json().get())).collect::<Result<_>>()?;
         if keys.is_empty() {
             return Err(Error::missing_param("The request has no key"));
         }
-        let is_twice = |(n, new): (usize, &NewKey)| keys[..n].iter().any(|other| other.key.public_key == new.key.public_key);
+        let is_twice =
+            |(n, new): (usize, &NewKey)| keys[..n].iter().any(|other| other.key.public_key == new.key.public_key);
         if keys.iter().enumerate().any(is_twice) {
             return Err(Error::invalid_param("Each use needs a key of its own"));
         }

@@ -257,11 +257,7 @@ pub fn unused_fallback_key_types(
     Ok(keys.into_iter().filter(|(_, key)| !key.is_used).map(|(algorithm, _)| algorithm).collect())
 }
 
-fn stored_counts(
-    snapshot: &Snapshot<'_>,
-    user: &UserId,
-    device: &DeviceId,
-) -> store::Result<BTreeMap<String, u64>> {
+fn stored_counts(snapshot: &Snapshot<'_>, user: &UserId, device: &DeviceId) -> store::Result<BTreeMap<String, u64>> {
     let rows = snapshot.list::<OneTimeKeyCounts>(&(user, device));
     rows.map(|row| row.and_then(|row| Ok((row.key()?.2.to_owned(), row.value)))).collect()
 }

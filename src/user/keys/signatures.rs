@@ -208,11 +208,8 @@ impl Verified {
         let wrong = || Error::invalid_signature(format!("{key_id:?} is not a key that signs this one"));
         let name = key_id.strip_prefix("ed25519:").ok_or_else(wrong)?;
         let key = KeyOf::find(snapshot, signer, name)?.ok_or_else(wrong)?;
-        let may_sign = if owner == signer {
-            key.may_sign(target)
-        } else {
-            key == KeyOf::CrossSigning(Usage::UserSigning)
-        };
+        let may_sign =
+            if owner == signer { key.may_sign(target) } else { key == KeyOf::CrossSigning(Usage::UserSigning) };
         let stored = key.read(snapshot, signer)?.filter(|_| may_sign).ok_or_else(wrong)?;
         Ok((key, stored))
     }

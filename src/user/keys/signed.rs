@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedUserId, UserId, room_version_rules::RoomVersionRules,
-};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedUserId, UserId, room_version_rules::RoomVersionRules};
 use vodozemac::{Ed25519PublicKey, Ed25519Signature};
 
 use crate::{
@@ -151,7 +149,8 @@ mod tests {
 
     #[test]
     fn malformed_signatures_are_refused() {
-        for signatures in [json!([]), json!({ "@a:x": [] }), json!({ "@a:x": { "ed25519:D": 1 } }), json!({ "a": {} })] {
+        for signatures in [json!([]), json!({ "@a:x": [] }), json!({ "@a:x": { "ed25519:D": 1 } }), json!({ "a": {} })]
+        {
             assert!(parse(&json!({ "signatures": signatures })).is_err(), "{signatures}");
         }
         assert!(SignedObject::parse("[]").is_err());

@@ -111,7 +111,8 @@ impl CheckedDeviceKeys {
     fn new(caller: &Caller, keys: &Raw<RawDeviceKeys>) -> Result<Self> {
         let object = SignedObject::parse(keys.json().get())?;
         let (user, device) = (&*caller.user_id, &*caller.device_id);
-        let text = |field: &str| object.text(field).ok_or_else(|| Error::bad_json(format!("`{field}` must be a string")));
+        let text =
+            |field: &str| object.text(field).ok_or_else(|| Error::bad_json(format!("`{field}` must be a string")));
         if text("user_id")? != user || text("device_id")? != device {
             return Err(Error::invalid_param("The keys are not those of the calling user and device"));
         }
@@ -215,8 +216,8 @@ fn has_same_keys(before: &str, after: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
     use ruma::UserId;
+    use serde_json::{Value, json};
     use vodozemac::{Curve25519SecretKey, Ed25519Keypair};
 
     use super::*;
