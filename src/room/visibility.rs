@@ -87,13 +87,11 @@ impl<'v, 's> Sight<'v, 's> {
         }
     }
 
-    /// The last place of the timeline that can hold anything that the user may see. `M_FORBIDDEN` if there is none.
+    /// The last place of the timeline that may hold anything that the user may see.
     pub fn horizon(&self) -> Result<RoomPos> {
         match self.standing {
-            Standing::Joined => Ok(RoomPos::MAX),
-            Standing::Left(_) | Standing::Stranger if self.is_world_readable_now()? => Ok(RoomPos::MAX),
-            Standing::Left(departure) => Ok(departure.pos),
-            Standing::Stranger => Err(not_in_room()),
+            Standing::Left(departure) if !self.is_world_readable_now()? => Ok(departure.pos),
+            Standing::Joined | Standing::Left(_) | Standing::Stranger => Ok(RoomPos::MAX),
         }
     }
 
@@ -237,7 +235,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::room::{history, testing::TestRoom};
+    use crate::{
+        event::Flags,
+        room::{history, testing::TestRoom},
+    };
 
     /// A room of one visibility in which something is said at every stage of bob's time with it.
     struct Story {
@@ -376,6 +377,20 @@ mod tests {
         story.said.insert("5 closes", story.room.visibility("shared"));
         story.say("6 closed");
         assert_eq!(story.seen_by("stranger"), ["0 open", "1 closes", "3 opens", "4 open", "5 closes"]);
+    }
+
+    #[test]
+    fn events_that_were_not_accepted_are_nobodys_to_see() {
+        let room = TestRoom::new();
+        let message = room.message("alice", "hi");
+        let (nid, mut event) = room.read("alice", |reader, _| history::visible(reader, &message).unwrap().unwrap());
+        let is_seen = |event: &StoredEvent| room.read("alice", |reader, _| reader.sight.may_see(nid, event).unwrap());
+        assert!(is_seen(&event));
+        for flags in [Flags { soft_failed: true, ..event.flags }, Flags { rejected: true, ..event.flags }] {
+            assert!(!is_seen(&StoredEvent { flags, ..event.clone() }), "{flags:?}");
+        }
+        event.state_after = None;
+        assert!(!is_seen(&event), "nobody knows the state of an outlier");
     }
 
     #[test]

@@ -82,6 +82,9 @@ async fn anybody_may_read_what_the_world_may_read() {
     assert_eq!(event(&stranger, &room, &open).await.0, 200);
     assert_eq!(event(&stranger, &room, &closing).await.0, 200);
     assert_eq!(event(&stranger, &room, &closed).await.0, 404);
+    let around = stranger.get(&format!("/v3/rooms/{room}/context/{open}")).await.ok();
+    assert_eq!(around["events_after"][0]["event_id"], closing.as_str());
+    assert_eq!(around["events_after"].as_array().unwrap().len(), 1, "and not what was said later");
     assert_eq!(stranger.get(&format!("/v3/rooms/{room}/messages?dir=b")).await.error(), (403, "M_FORBIDDEN"));
 }
 
