@@ -26,6 +26,7 @@ use crate::{
     error::{Error, Result},
     event::Draft,
     store::{self, Family, Record, RoomNid, Snapshot, Table, Transaction},
+    user::account,
 };
 
 /// The aliases of this server.
@@ -156,7 +157,8 @@ pub async fn create(server: &Arc<Server>, user: &UserId, alias: OwnedRoomAliasId
 
 /// Removes an alias. Its room's `m.room.canonical_alias` loses it too, if `user` may change that.
 ///
-/// Errors: `M_NOT_FOUND`, `M_FORBIDDEN` for whoever neither made it nor may set the canonical alias of the room.
+/// Errors: `M_NOT_FOUND`; `M_FORBIDDEN` for whoever neither made it, nor may set the canonical alias of the room, nor
+/// administers the server.
 ///
 /// <https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3directoryroomroomalias>
 pub async fn remove(server: &Arc<Server>, user: &UserId, alias: OwnedRoomAliasId) -> Result<()> {
@@ -166,7 +168,7 @@ pub async fn remove(server: &Arc<Server>, user: &UserId, alias: OwnedRoomAliasId
             let snapshot = server.store.snapshot();
             let Alias { room, creator } = resolve(&snapshot, &asked)?.ok_or_else(|| not_found(&asked))?;
             let may_change_state = may_set_canonical(&View::of(&server.rooms, &snapshot, room)?, &by)?;
-            if creator != by && !may_change_state {
+            if creator != by && !may_change_state && !account::is_admin(&snapshot, &by)? {
                 return Err(Error::forbidden("You may not remove this alias"));
             }
             Ok((room, may_change_state))
@@ -188,7 +190,8 @@ pub async fn remove(server: &Arc<Server>, user: &UserId, alias: OwnedRoomAliasId
     if may_change_state { remove_from_state(server, user, room, alias).await } else { Ok(()) }
 }
 
-fn may_set_canonical(view: &View<'_>, user: &UserId) -> Result<bool> {
+/// Whether `user` decides under which name the room is known.
+pub(super) fn may_set_canonical(view: &View<'_>, user: &UserId) -> Result<bool> {
     let is_joined = view.membership(view.current_state(), user)? == Some(Membership::Join);
     Ok(is_joined && power_levels(view)?.user_can_send_state(user, StateEventType::RoomCanonicalAlias))
 }

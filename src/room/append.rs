@@ -385,7 +385,7 @@ impl Plan {
         if let Some(Redacted { event, stored, relation }) = &self.redacted {
             tx.put::<tables::Events>(&(room, *event), stored);
             if let Some(relation) = relation {
-                relation.delete(tx, room, RoomPos(stored.room_pos));
+                relation.delete(tx, room, RoomPos(stored.room_pos))?;
             }
         }
         if let Some((sender, TransactionKey { device_id, scope, txn_id }, at_ms)) = self.transaction {

@@ -21,11 +21,12 @@ use ruma::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{Membership, View, aliases, membership, power_levels};
+use super::{View, aliases, membership};
 use crate::{
     Server,
     error::{Error, Result},
     store::{Family, RoomNid, Snapshot, Table, Transaction},
+    user::account,
 };
 
 /// How many rooms a page has at most, and unless the client wants fewer. Source: our choice.
@@ -53,7 +54,8 @@ pub fn is_listed(server: &Server, room_id: &RoomId) -> Result<bool> {
     Ok(server.store.snapshot().contains::<ListedRooms>(&room)?)
 }
 
-/// Puts a room into the directory, or takes it out. Whoever may set its canonical alias may do that.
+/// Puts a room into the directory, or takes it out. Whoever may set its canonical alias may do that, and whoever
+/// administers the server.
 ///
 /// Errors: `M_NOT_FOUND`, `M_FORBIDDEN`.
 ///
@@ -64,8 +66,7 @@ pub async fn set_listed(server: &Arc<Server>, user: &UserId, room_id: &RoomId, i
     let check = move |server: &Server| {
         let snapshot = server.store.snapshot();
         let view = View::of(&server.rooms, &snapshot, room)?;
-        let is_joined = view.membership(view.current_state(), &user)? == Some(Membership::Join);
-        if is_joined && power_levels(&view)?.user_can_send_state(&user, StateEventType::RoomCanonicalAlias) {
+        if aliases::may_set_canonical(&view, &user)? || account::is_admin(&snapshot, &user)? {
             return Ok(());
         }
         Err(Error::forbidden("You may not decide whether this room is in the directory"))

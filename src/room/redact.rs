@@ -15,7 +15,7 @@ use crate::{
     Server,
     error::{Error, Result},
     event::Draft,
-    user::session::Caller,
+    user::{account, session::Caller},
 };
 
 /// Redacts an event of a room. The same transaction of the same device again is answered with the same redaction.
@@ -41,8 +41,8 @@ pub async fn redact(
     .await
 }
 
-/// Whether `sender` may redact `target`: his own events, and those of others with the power for it. The rules of the
-/// room let anybody redact events of the same server, which is meant for its administrators.
+/// Whether `sender` may redact `target`: his own events, those of others with the power for it, and those of our users
+/// if he administers this server. The rules of the room would let anybody redact events of the same server.
 pub(super) fn check(view: &View<'_>, sender: &UserId, target: &EventId) -> Result<()> {
     if view.membership(view.current_state(), sender)? != Some(super::Membership::Join) {
         return Err(Error::forbidden("You are not in this room"));
@@ -54,6 +54,9 @@ pub(super) fn check(view: &View<'_>, sender: &UserId, target: &EventId) -> Resul
         return Err(Error::forbidden("The event that created a room can't be redacted"));
     }
     if event.sender == sender || power_levels(view)?.user_can_redact_event_of_other(sender) {
+        return Ok(());
+    }
+    if event.sender.server_name() == sender.server_name() && account::is_admin(view.snapshot, sender)? {
         return Ok(());
     }
     Err(Error::forbidden("You may not redact events of others in this room"))

@@ -66,11 +66,16 @@ impl Relation {
         }
     }
 
-    pub fn delete(&self, tx: &mut Transaction<'_>, room: RoomNid, at: RoomPos) {
+    pub fn delete(&self, tx: &mut Transaction<'_>, room: RoomNid, at: RoomPos) -> Result<()> {
         tx.delete::<Relations>(&(room, &self.parent, &self.rel_type, at));
         if let Some(hash) = self.annotation {
-            tx.delete::<Annotations>(&(room, &self.related.sender, hash));
+            let key = (room, &*self.related.sender, hash);
+            // Servers may send the same annotation twice, of which the second stands.
+            if tx.get::<Annotations>(&key)? == Some(self.related.event) {
+                tx.delete::<Annotations>(&key);
+            }
         }
+        Ok(())
     }
 }
 

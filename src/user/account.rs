@@ -105,6 +105,11 @@ pub fn get(snapshot: &Snapshot<'_>, user_id: &UserId) -> Result<Option<Account>>
 }
 
 /// All accounts, those that were deactivated too, in the order of their ids.
+/// Whether `user_id` administers this server.
+pub fn is_admin(snapshot: &Snapshot<'_>, user_id: &UserId) -> Result<bool> {
+    Ok(get(snapshot, user_id)?.is_some_and(|account| account.is_admin && account.deactivated.is_none()))
+}
+
 pub fn list(snapshot: &Snapshot<'_>) -> Result<Vec<(OwnedUserId, Account)>> {
     let rows = snapshot.list::<Accounts>(&());
     rows.map(|row| row.and_then(|row| Ok((row.key()?.to_owned(), row.value))).map_err(Error::from)).collect()

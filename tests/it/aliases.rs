@@ -34,7 +34,7 @@ async fn set_canonical(user: &User, room: &str, content: Value) -> Answer {
 async fn members_make_aliases_that_everybody_can_resolve() {
     let (alice, bob, room) = two_in_a_room().await;
     add(&bob, "#one:example.org", &room).await.ok();
-    add(&alice, "#%E8%80%81%F0%9F%91%89:example.org".replace('%', "%").as_str(), &room).await.ok();
+    add(&alice, "#老虎 👉:example.org", &room).await.ok();
     let found = alice.server.get(&at("#one:example.org")).await.ok();
     assert_eq!(found, json!({ "room_id": room, "servers": ["example.org"] }));
     assert_eq!(add(&alice, "#one:example.org", &room).await.error(), (409, "M_UNKNOWN"));
@@ -131,4 +131,16 @@ async fn a_canonical_alias_is_an_alias_of_the_room() {
     }
     alice.request(Method::DELETE, &at("#there:example.org"), None).await.ok();
     set_canonical(&alice, &room, json!({ "alt_aliases": ["#here:example.org"] })).await.ok();
+}
+
+#[tokio::test]
+async fn an_administrator_of_the_server_removes_any_alias_and_lists_any_room() {
+    let (alice, _, room) = two_in_a_room().await;
+    chappe::user::account::create(alice.server.inside(), "root", "password of root".to_owned(), true).await.unwrap();
+    let root = alice.server.log_in("root").await;
+    add(&alice, "#rude:example.org", &room).await.ok();
+    root.request(Method::DELETE, &at("#rude:example.org"), None).await.ok();
+    let listing = format!("/v3/directory/list/room/{room}");
+    root.put(&listing, json!({ "visibility": "public" })).await.ok();
+    assert_eq!(root.get(&listing).await.ok()["visibility"], "public");
 }

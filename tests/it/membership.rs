@@ -308,3 +308,47 @@ async fn everybody_can_join_at_once() {
     let members = alice.get(&format!("/v3/rooms/{room}/joined_members")).await.ok();
     assert_eq!(members["joined"].as_object().unwrap().len(), 21);
 }
+
+#[tokio::test]
+async fn member_events_carry_the_profile() {
+    let (alice, bob, _) = three().await;
+    let (server, user) = (bob.server.inside(), ruma::UserId::parse(&bob.id).unwrap());
+    let write = move |tx: &mut chappe::store::Transaction<'_>| {
+        let name = chappe::store::Json::of(&"Bob");
+        tx.put::<chappe::user::profile::Profiles>(&(&user, "displayname"), &name);
+        Ok::<_, chappe::store::Error>(())
+    };
+    server.store.commit(write).await.unwrap();
+    let room = alice.create_room(json!({ "invite": [bob.id] })).await;
+    let content = async || alice.state(&room, "m.room.member", &bob.id).await.ok();
+    assert_eq!(content().await, json!({ "membership": "invite", "displayname": "Bob" }));
+    bob.try_join(&room).await.ok();
+    assert_eq!(content().await, json!({ "membership": "join", "displayname": "Bob" }));
+    let nick = json!({ "membership": "join", "displayname": "Bobby" });
+    bob.set_state(&room, "m.room.member", &bob.id, nick.clone()).await.ok();
+    assert_eq!(content().await, nick);
+    bob.try_leave(&room).await.ok();
+    assert_eq!(content().await, json!({ "membership": "leave" }));
+}
+
+#[tokio::test]
+async fn whoever_blocks_invites_gets_none() {
+    let (alice, bob, _) = three().await;
+    let (server, user) = (bob.server.inside(), ruma::UserId::parse(&bob.id).unwrap());
+    let write = move |tx: &mut chappe::store::Transaction<'_>| {
+        let content = json!({ "default_action": "block" }).to_string();
+        let datum = chappe::user::tables::AccountDatum { changed: tx.pos(), content };
+        let key = (&*user, chappe::store::RoomNid(0), "m.invite_permission_config");
+        tx.put::<chappe::user::tables::AccountData>(&key, &datum);
+        Ok::<_, chappe::store::Error>(())
+    };
+    server.store.commit(write).await.unwrap();
+    let blocked = (403, "M_INVITE_BLOCKED");
+    let room = alice.create_room(json!({})).await;
+    assert_eq!(alice.try_invite(&room, &bob).await.error(), blocked);
+    let as_state = alice.set_state(&room, "m.room.member", &bob.id, json!({ "membership": "invite" })).await;
+    assert_eq!(as_state.error(), blocked);
+    assert_eq!(alice.post("/v3/createRoom", json!({ "invite": [bob.id] })).await.error(), blocked);
+    let as_state = json!([{ "type": "m.room.member", "state_key": bob.id, "content": { "membership": "invite" } }]);
+    assert_eq!(alice.post("/v3/createRoom", json!({ "initial_state": as_state })).await.error(), blocked);
+}

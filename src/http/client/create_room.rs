@@ -37,6 +37,7 @@ async fn create_room(
     State(server): State<Arc<Server>>,
     Client { sender, body, .. }: Client<Request>,
 ) -> Result<Matrix<Response>> {
+    server.limits.message(&sender.user_id)?;
     let room_id = create::create(&server, &sender.user_id, new_room(&server, body)?).await?;
     Ok(Matrix(Response::new(room_id)))
 }

@@ -34,6 +34,7 @@ async fn by_id(
     State(server): State<Arc<Server>>,
     Client { sender, body, raw }: Client<join_room_by_id::v3::Request>,
 ) -> Result<Matrix<join_room_by_id::v3::Response>> {
+    server.limits.message(&sender.user_id)?;
     refuse_signed(body.third_party_signed.as_ref())?;
     let room = membership::findable(&server, &body.room_id)?;
     membership::join(&server, &sender.user_id, room, extra(&raw)?).await?;
@@ -46,6 +47,7 @@ async fn by_id_or_alias(
     State(server): State<Arc<Server>>,
     Client { sender, body, raw }: Client<join_room_by_id_or_alias::v3::Request>,
 ) -> Result<Matrix<join_room_by_id_or_alias::v3::Response>> {
+    server.limits.message(&sender.user_id)?;
     refuse_signed(body.third_party_signed.as_ref())?;
     let (room, room_id) = aliases::find(&server, &body.room_id_or_alias)?;
     membership::join(&server, &sender.user_id, room, extra(&raw)?).await?;

@@ -25,6 +25,7 @@ async fn knock(
     State(server): State<Arc<Server>>,
     Client { sender, body, .. }: Client<Request>,
 ) -> Result<Matrix<Response>> {
+    server.limits.message(&sender.user_id)?;
     let (room, room_id) = aliases::find(&server, &body.room_id_or_alias)?;
     membership::knock(&server, &sender.user_id, room, body.reason).await?;
     Ok(Matrix(Response::new(room_id)))

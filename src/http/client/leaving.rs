@@ -29,6 +29,7 @@ async fn leave(
     State(server): State<Arc<Server>>,
     Client { sender, body, .. }: Client<leave_room::v3::Request>,
 ) -> Result<Matrix<leave_room::v3::Response>> {
+    server.limits.message(&sender.user_id)?;
     let room = membership::findable(&server, &body.room_id)?;
     membership::leave(&server, &sender.user_id, room, body.reason).await?;
     Ok(Matrix(leave_room::v3::Response::new()))

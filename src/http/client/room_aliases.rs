@@ -32,6 +32,7 @@ async fn create(
     State(server): State<Arc<Server>>,
     Client { sender, body, .. }: Client<create_alias::v3::Request>,
 ) -> Result<Matrix<create_alias::v3::Response>> {
+    server.limits.message(&sender.user_id)?;
     aliases::create(&server, &sender.user_id, body.room_alias, &body.room_id).await?;
     Ok(Matrix(create_alias::v3::Response::new()))
 }

@@ -11,7 +11,13 @@ static TRANSACTIONS: AtomicU64 = AtomicU64::new(0);
 
 /// An identifier as it stands in a path.
 pub fn path(id: &str) -> String {
-    id.replace('%', "%25").replace('#', "%23").replace('/', "%2F").replace('?', "%3F").replace(' ', "%20")
+    let encode = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'!' | b'$' | b'@' | b':' => {
+            char::from(byte).to_string()
+        }
+        _ => format!("%{byte:02X}"),
+    };
+    id.bytes().map(encode).collect()
 }
 
 impl User {

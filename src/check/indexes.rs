@@ -1,0 +1,81 @@
+//! What is kept beside the events of rooms: aliases, the directory, relations.
+
+use super::Checker;
+use crate::{
+    room::{
+        aliases::{Aliases, RoomAliases},
+        directory::ListedRooms,
+        relations::{Annotations, Relations},
+        tables::{Events, Rooms},
+    },
+    store::Result,
+};
+
+pub fn check(checker: &mut Checker<'_>) {
+    checker.run("aliases", aliases);
+    checker.run("listed rooms", listed_rooms);
+    checker.run("relations", relations);
+    checker.run("annotations", annotations);
+}
+
+/// Each alias belongs to one room that there is, and the room knows it.
+fn aliases(checker: &mut Checker<'_>) -> Result<()> {
+    let mut count = 0;
+    for row in checker.snapshot.list::<Aliases>(&()) {
+        let row = row?;
+        let (alias, room) = (row.key()?, row.value.room);
+        let is_known = checker.snapshot.contains::<RoomAliases>(&(room, alias))?;
+        let is_there = checker.snapshot.contains::<Rooms>(&room)?;
+        checker.expect("aliases", is_known && is_there, || format!("{alias} is room {room}, which does not know it"));
+        count += 1;
+    }
+    let by_room = checker.snapshot.list::<RoomAliases>(&()).count();
+    checker.expect("aliases", count == by_room, || format!("{count} aliases, but rooms have {by_room}"));
+    Ok(())
+}
+
+fn listed_rooms(checker: &mut Checker<'_>) -> Result<()> {
+    for row in checker.snapshot.list::<ListedRooms>(&()) {
+        let room = row?.key()?;
+        let is_there = checker.snapshot.contains::<Rooms>(&room)?;
+        checker.expect("listed rooms", is_there, || format!("room {room} is listed and not there"));
+    }
+    Ok(())
+}
+
+/// The rows of relations are those of the events that are shown and relate to others.
+fn relations(checker: &mut Checker<'_>) -> Result<()> {
+    let mut count = 0;
+    for row in checker.snapshot.list::<Relations>(&()) {
+        let row = row?;
+        let (room, parent, rel_type, pos) = row.key()?;
+        let event = checker.snapshot.get::<Events>(&(room, row.value.event))?;
+        let agrees = event.is_some_and(|event| {
+            let relation = event.relation.as_ref().map(|relation| (&*relation.event_id, relation.rel_type.as_str()));
+            relation == Some((parent, rel_type))
+                && event.room_pos == pos.0
+                && event.event_type == row.value.event_type
+                && event.sender == row.value.sender
+        });
+        checker.expect("relations", agrees, || format!("event {} does not relate to {parent}", row.value.event));
+        count += 1;
+    }
+    let mut expected = 0;
+    for row in checker.snapshot.list::<Events>(&()) {
+        let event = row?.value;
+        expected += usize::from(event.relation.is_some() && event.room_pos != 0);
+    }
+    checker.expect("relations", count == expected, || format!("{count} relations of {expected} events that have one"));
+    Ok(())
+}
+
+fn annotations(checker: &mut Checker<'_>) -> Result<()> {
+    for row in checker.snapshot.list::<Annotations>(&()) {
+        let row = row?;
+        let (room, sender, _) = row.key()?;
+        let event = checker.snapshot.get::<Events>(&(room, row.value))?;
+        let agrees = event.is_some_and(|event| event.sender == sender && event.relation.is_some());
+        checker.expect("annotations", agrees, || format!("event {} of room {room} is no annotation", row.value));
+    }
+    Ok(())
+}
