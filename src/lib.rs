@@ -9,10 +9,12 @@
 pub mod check;
 pub mod clock;
 pub mod config;
+pub mod ephemeral;
 pub mod error;
 pub mod event;
 pub mod http;
 pub mod logging;
+pub mod push;
 pub mod random;
 pub mod rate_limit;
 pub mod room;

@@ -7,14 +7,16 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::Clock,
     config::Config,
+    ephemeral::Order,
     error::{Error, Result},
+    push::unread::Unread,
     random::Random,
     rate_limit::RateLimits,
-    room::Rooms,
+    room::{Rooms, typing::Typing},
     store::{self, Snapshot, Store},
     sync::{UserRoomLists, Wakers},
     tables,
-    user::{expiring::Expiring, password::Passwords, shared_secret, uiaa},
+    user::{expiring::Expiring, password::Passwords, presence::Presence, shared_secret, uiaa},
 };
 
 /// How many login tokens, and nonces of shared-secret registration, are kept at a time: the oldest make room.
@@ -36,6 +38,12 @@ pub struct Server {
     pub wakers: Wakers,
     /// The rooms of those who sync.
     pub user_rooms: UserRoomLists,
+    /// The order of what is in `typing` and `presence`.
+    pub ephemeral: Arc<Order>,
+    pub typing: Typing,
+    pub presence: Presence,
+    /// What users have not read, as far as it was counted.
+    pub unread: Unread,
     pub limits: RateLimits,
     pub passwords: Passwords,
     /// User-interactive authentications that have begun.
@@ -62,7 +70,12 @@ impl Server {
         let rooms = Rooms::open(&store)?;
         let limits = RateLimits::new(&config.rate_limits, &clock);
         let login_tokens = Expiring::new(config.sessions.login_token_lifetime, MAX_LOGIN_TOKENS);
+        let ephemeral = Arc::new(Order::new(&clock));
         Ok(Arc::new(Self {
+            typing: Typing::new(&ephemeral, &clock),
+            presence: Presence::new(config.allow_presence, &ephemeral, &clock),
+            unread: Unread::new(config.memory_budget.bytes() / 32),
+            ephemeral,
             config,
             clock,
             random,

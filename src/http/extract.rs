@@ -1,7 +1,7 @@
 //! Requests, parsed by ruma and with a caller who is known. Which of these a handler takes is what its endpoint's
 //! authentication in the specification allows; anything else does not compile.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{marker::PhantomData, net::IpAddr, sync::Arc};
 
 use axum::{
     RequestExt,
@@ -19,6 +19,7 @@ use ruma::api::{
     error::{DeserializationError, ErrorKind},
 };
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
 
 use super::{
     error::{shaped, unreadable},
@@ -58,6 +59,53 @@ pub struct PublicJson<T> {
     pub body: T,
     /// Who sends it.
     pub address: IpAddr,
+}
+
+/// In place of a request of type `R`, where the specification allows a body that ruma does not take, or wants another
+/// error for it: the path only. The handler reads `raw`.
+pub struct Loose<R> {
+    /// The path's parameters, decoded, as many as `R` has.
+    pub path: Vec<String>,
+    uri: http::Uri,
+    request: PhantomData<R>,
+}
+
+impl<R: IncomingRequest> Loose<R> {
+    /// The request as ruma reads it with another body.
+    pub fn with_body(self, body: &[u8]) -> Result<R, Error> {
+        let mut request = http::Request::new(body);
+        *request.method_mut() = R::METHOD;
+        *request.uri_mut() = self.uri;
+        let path: Vec<&str> = self.path.iter().map(String::as_str).collect();
+        R::try_from_http_request(request, &path).map_err(unreadable)
+    }
+}
+
+impl<R: Metadata> Metadata for Loose<R> {
+    const METHOD: http::Method = R::METHOD;
+    const RATE_LIMITED: bool = R::RATE_LIMITED;
+    type Authentication = R::Authentication;
+    type PathBuilder = R::PathBuilder;
+    const PATH_BUILDER: R::PathBuilder = R::PATH_BUILDER;
+}
+
+impl<R: IncomingRequest> IncomingRequest for Loose<R> {
+    type EndpointError = R::EndpointError;
+    type OutgoingResponse = R::OutgoingResponse;
+
+    fn try_from_http_request_inner(request: http::Request<&[u8]>, path: &[&str]) -> Result<Self, DeserializationError> {
+        let path = path.iter().map(|&part| part.to_owned()).collect();
+        Ok(Self { path, uri: request.uri().clone(), request: PhantomData })
+    }
+}
+
+/// A body that must be a JSON object: `M_NOT_JSON` or `M_BAD_JSON` if it is none.
+pub fn json_object(raw: &[u8]) -> Result<Map<String, Value>, Error> {
+    match serde_json::from_slice(raw) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(Error::bad_json("The body must be a JSON object")),
+        Err(e) => Err(Error::refused(ErrorKind::NotJson, format!("The body is not JSON: {e}"))),
+    }
 }
 
 /// The authentication schemes of endpoints that everybody may call.

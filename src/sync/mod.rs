@@ -15,7 +15,6 @@ mod json;
 mod left;
 mod request;
 mod state;
-mod stream;
 mod summary;
 mod timeline;
 mod to_device;
@@ -28,7 +27,6 @@ pub use self::{
     answer::Answer,
     device_lists::DeviceLists,
     request::{Request, StateForm},
-    stream::{Pieces, stream},
     user_rooms::UserRoomLists,
     wait::sync,
     wake::Wakers,

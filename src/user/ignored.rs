@@ -13,6 +13,9 @@ use crate::{
     store::{Result, RoomNid, Snapshot},
 };
 
+/// The account data that says whom.
+pub const EVENT_TYPE: &str = "m.ignored_user_list";
+
 /// Whom one user ignores.
 #[derive(Clone, Debug, Default)]
 pub struct Ignored(HashSet<OwnedUserId>);
@@ -24,7 +27,7 @@ impl Ignored {
         struct Content {
             ignored_users: BTreeMap<String, IgnoredAny>,
         }
-        let datum = snapshot.get::<AccountData>(&(user, RoomNid(0), "m.ignored_user_list"))?;
+        let datum = snapshot.get::<AccountData>(&(user, RoomNid(0), EVENT_TYPE))?;
         let content = datum.and_then(|datum| serde_json::from_str::<Content>(&datum.content).ok());
         let ids = content.into_iter().flat_map(|content| content.ignored_users.into_keys());
         Ok(Self(ids.filter_map(|id| OwnedUserId::try_from(id).ok()).filter(|id| id != user).collect()))

@@ -1,7 +1,7 @@
 //! One account: its sessions, devices and data.
 
 pub mod account;
-pub mod backup;
+pub mod account_data;
 pub mod deactivate;
 pub mod device;
 pub mod erasure;
@@ -10,10 +10,13 @@ pub mod filter;
 pub mod ignored;
 pub mod keys;
 pub mod password;
+pub mod presence;
 pub mod profile;
+pub mod push_rules;
 pub mod registration;
 pub mod session;
 pub mod shared_secret;
 pub mod tables;
+pub mod tags;
 pub mod to_device;
 pub mod uiaa;

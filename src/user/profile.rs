@@ -1,8 +1,18 @@
 //! What users say of themselves.
+//!
+//! <https://spec.matrix.org/v1.19/client-server-api/#profiles>
 
-use ruma::UserId;
+use std::sync::Arc;
 
-use crate::store::{Family, Json, Result, Snapshot, Table};
+use ruma::{UserId, api::error::ErrorKind};
+use serde_json::{Map, Value};
+
+use crate::{
+    Server,
+    error::{Error, Result},
+    room::member_profile,
+    store::{self, Family, Json, Snapshot, Table},
+};
 
 /// The profiles of our users, a row for each field.
 pub struct Profiles;
@@ -15,7 +25,131 @@ impl Table for Profiles {
     type Value = Json;
 }
 
+pub const DISPLAY_NAME: &str = "displayname";
+pub const AVATAR_URL: &str = "avatar_url";
+
+/// Longest name of a field, and largest profile as JSON. Source: the specification.
+const MAX_FIELD_BYTES: usize = 255;
+const MAX_PROFILE_BYTES: usize = 64 << 10;
+
+/// Longest texts of the fields that are copied into member events. Source: our choice, as Synapse has it.
+const MAX_DISPLAY_NAME_CHARS: usize = 256;
+const MAX_AVATAR_URL_CHARS: usize = 1_000;
+
 /// One field of a profile; `None` if it is not set, or if we do not know the user.
-pub fn get(snapshot: &Snapshot<'_>, user: &UserId, field: &str) -> Result<Option<Json>> {
+pub fn get(snapshot: &Snapshot<'_>, user: &UserId, field: &str) -> store::Result<Option<Json>> {
     snapshot.get::<Profiles>(&(user, field))
+}
+
+/// All fields of a profile.
+pub fn list(snapshot: &Snapshot<'_>, user: &UserId) -> Result<Map<String, Value>> {
+    let rows = snapshot.list::<Profiles>(&user);
+    rows.map(|row| {
+        let row = row?;
+        Ok((row.key()?.1.to_owned(), row.value.parse().map_err(Error::internal)?))
+    })
+    .collect()
+}
+
+/// Sets a field of a user's profile. A new display name or avatar is in the member events of all his rooms when this
+/// returns; an empty one is removed.
+///
+/// Errors: `M_INVALID_PARAM`, `M_KEY_TOO_LARGE`, `M_BAD_JSON`, `M_PROFILE_TOO_LARGE`.
+pub async fn set(server: &Arc<Server>, user: &UserId, field: &str, value: Value) -> Result<()> {
+    check_field(field)?;
+    check_value(field, &value)?;
+    if is_in_member_events(field) && value == "" {
+        return delete(server, user, field).await;
+    }
+    let (owner, name) = (user.to_owned(), field.to_owned());
+    let put = move |tx: &mut store::Transaction<'_>| {
+        let mut profile = list(tx.before(), &owner)?;
+        let json = Json::of(&value);
+        profile.insert(name.clone(), value);
+        if serde_json::to_vec(&profile).map_err(Error::internal)?.len() > MAX_PROFILE_BYTES {
+            let message = format!("A profile is at most {MAX_PROFILE_BYTES} bytes large");
+            return Err(Error::refused(ErrorKind::ProfileTooLarge, message));
+        }
+        tx.put::<Profiles>(&(&owner, &name), &json);
+        Ok(())
+    };
+    server.store.commit(put).await?;
+    tell_rooms(server, user, field).await
+}
+
+/// Removes a field of a user's profile, if it is there.
+pub async fn delete(server: &Arc<Server>, user: &UserId, field: &str) -> Result<()> {
+    check_field(field)?;
+    let (owner, name) = (user.to_owned(), field.to_owned());
+    server
+        .store
+        .commit(move |tx| {
+            tx.delete::<Profiles>(&(&owner, &name));
+            Ok::<_, Error>(())
+        })
+        .await?;
+    tell_rooms(server, user, field).await
+}
+
+async fn tell_rooms(server: &Arc<Server>, user: &UserId, field: &str) -> Result<()> {
+    if is_in_member_events(field) { member_profile::propagate(server, user).await } else { Ok(()) }
+}
+
+fn is_in_member_events(field: &str) -> bool {
+    matches!(field, DISPLAY_NAME | AVATAR_URL)
+}
+
+/// <https://spec.matrix.org/v1.19/appendices/#common-namespaced-identifier-grammar>
+fn check_field(field: &str) -> Result<()> {
+    if field.len() > MAX_FIELD_BYTES {
+        let message = format!("The name of a profile field is at most {MAX_FIELD_BYTES} bytes long");
+        return Err(Error::refused(ErrorKind::KeyTooLarge, message));
+    }
+    let is_allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.');
+    if !field.starts_with(|first: char| first.is_ascii_lowercase()) || !field.bytes().all(is_allowed) {
+        return Err(Error::invalid_param("Invalid profile key"));
+    }
+    Ok(())
+}
+
+fn check_value(field: &str, value: &Value) -> Result<()> {
+    let max_chars = match field {
+        DISPLAY_NAME => MAX_DISPLAY_NAME_CHARS,
+        AVATAR_URL => MAX_AVATAR_URL_CHARS,
+        "m.tz" => MAX_FIELD_BYTES,
+        _ => return Ok(()),
+    };
+    let text = value.as_str().ok_or_else(|| Error::bad_json(format!("{field} must be a string")))?;
+    if text.chars().count() > max_chars {
+        return Err(Error::invalid_param(format!("{field} is longer than {max_chars} characters")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn field_names_are_of_the_common_grammar() {
+        for good in ["displayname", "avatar_url", "m.tz", "org.example.job-title", "a", &"a".repeat(255)] {
+            check_field(good).unwrap();
+        }
+        for bad in ["", "Displayname", "1a", ".a", "_a", "a b", "a/b", "é", "a\0", &"a".repeat(256)] {
+            check_field(bad).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn the_fields_of_the_specification_are_texts() {
+        for field in [DISPLAY_NAME, AVATAR_URL, "m.tz"] {
+            check_value(field, &json!("text")).unwrap();
+            for bad in [json!(null), json!(1), json!({}), json!("x".repeat(1_001))] {
+                check_value(field, &bad).unwrap_err();
+            }
+        }
+        check_value("org.example.any", &json!(null)).unwrap();
+    }
 }

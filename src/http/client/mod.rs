@@ -1,6 +1,7 @@
 //! The client-server API: a file per section of the specification, each with a `router()`.
 
 mod account;
+mod account_data;
 mod banning;
 mod capabilities;
 mod create_room;
@@ -9,7 +10,6 @@ mod devices;
 mod filter;
 mod inviting;
 mod joining;
-mod key_backup;
 mod keys;
 mod kicking;
 mod knocking;
@@ -18,7 +18,12 @@ mod login;
 mod logout;
 mod members;
 mod messages;
+mod presence;
+mod profile;
 mod public_rooms;
+mod push_rules;
+mod read_markers;
+mod receipts;
 mod redaction;
 pub(super) mod registration;
 mod room_aliases;
@@ -26,7 +31,9 @@ mod room_events;
 mod room_send;
 mod room_state_get;
 mod sync;
+mod tags;
 mod to_device;
+mod typing;
 mod versions;
 mod well_known;
 
@@ -39,6 +46,7 @@ use crate::Server;
 pub fn router() -> Router<Arc<Server>> {
     Router::new()
         .merge(account::router())
+        .merge(account_data::router())
         .merge(banning::router())
         .merge(capabilities::router())
         .merge(create_room::router())
@@ -47,7 +55,6 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(filter::router())
         .merge(inviting::router())
         .merge(joining::router())
-        .merge(key_backup::router())
         .merge(keys::router())
         .merge(kicking::router())
         .merge(knocking::router())
@@ -56,7 +63,12 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(logout::router())
         .merge(members::router())
         .merge(messages::router())
+        .merge(presence::router())
+        .merge(profile::router())
         .merge(public_rooms::router())
+        .merge(push_rules::router())
+        .merge(read_markers::router())
+        .merge(receipts::router())
         .merge(redaction::router())
         .merge(registration::router())
         .merge(room_aliases::router())
@@ -64,7 +76,9 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(room_send::router())
         .merge(room_state_get::router())
         .merge(sync::router())
+        .merge(tags::router())
         .merge(to_device::router())
+        .merge(typing::router())
         .merge(versions::router())
         .merge(well_known::router())
 }

@@ -1,0 +1,88 @@
+//! What clients keep with us for their user.
+
+use std::sync::Arc;
+
+use axum::{Router, extract::State};
+use ruma::{
+    api::client::config::{
+        get_global_account_data, get_room_account_data, set_global_account_data, set_room_account_data,
+    },
+    serde::Raw,
+};
+use serde_json::value::RawValue;
+
+use crate::{
+    Server,
+    error::{Error, Result},
+    http::{
+        endpoint,
+        extract::{Client, Matrix},
+    },
+    user::account_data::{self, GLOBAL, check_own},
+};
+
+pub fn router() -> Router<Arc<Server>> {
+    Router::new()
+        .merge(endpoint::<get_global_account_data::v3::Request, _, _>(get_global))
+        .merge(endpoint::<set_global_account_data::v3::Request, _, _>(set_global))
+        .merge(endpoint::<get_room_account_data::v3::Request, _, _>(get_of_room))
+        .merge(endpoint::<set_room_account_data::v3::Request, _, _>(set_of_room))
+}
+
+/// `GET /user/{userId}/account_data/{type}`
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3useruseridaccount_datatype>
+async fn get_global(
+    State(server): State<Arc<Server>>,
+    Client { sender, body, .. }: Client<get_global_account_data::v3::Request>,
+) -> Result<Matrix<get_global_account_data::v3::Response>> {
+    check_own(&sender.user_id, &body.user_id)?;
+    let event_type = body.event_type.to_string();
+    let content = server.read(move |snapshot| account_data::read(snapshot, &body.user_id, GLOBAL, &event_type)).await?;
+    Ok(Matrix(get_global_account_data::v3::Response::new(raw(content)?)))
+}
+
+/// `PUT /user/{userId}/account_data/{type}`
+/// <https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3useruseridaccount_datatype>
+async fn set_global(
+    State(server): State<Arc<Server>>,
+    Client { sender, body, .. }: Client<set_global_account_data::v3::Request>,
+) -> Result<Matrix<set_global_account_data::v3::Response>> {
+    check_own(&sender.user_id, &body.user_id)?;
+    let event_type = body.event_type.to_string();
+    account_data::set(&server, &body.user_id, GLOBAL, &event_type, body.data.json().get()).await?;
+    Ok(Matrix(set_global_account_data::v3::Response::new()))
+}
+
+/// `GET /user/{userId}/rooms/{roomId}/account_data/{type}`
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3useruseridroomsroomidaccount_datatype>
+async fn get_of_room(
+    State(server): State<Arc<Server>>,
+    Client { sender, body, .. }: Client<get_room_account_data::v3::Request>,
+) -> Result<Matrix<get_room_account_data::v3::Response>> {
+    check_own(&sender.user_id, &body.user_id)?;
+    let event_type = body.event_type.to_string();
+    let content = server
+        .read(move |snapshot| {
+            let room = account_data::room_of(snapshot, &body.user_id, &body.room_id)?;
+            account_data::read(snapshot, &body.user_id, room, &event_type)
+        })
+        .await?;
+    Ok(Matrix(get_room_account_data::v3::Response::new(raw(content)?)))
+}
+
+/// `PUT /user/{userId}/rooms/{roomId}/account_data/{type}`
+/// <https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3useruseridroomsroomidaccount_datatype>
+async fn set_of_room(
+    State(server): State<Arc<Server>>,
+    Client { sender, body, .. }: Client<set_room_account_data::v3::Request>,
+) -> Result<Matrix<set_room_account_data::v3::Response>> {
+    check_own(&sender.user_id, &body.user_id)?;
+    let room = account_data::room_of(&server.store.snapshot(), &body.user_id, &body.room_id)?;
+    let event_type = body.event_type.to_string();
+    account_data::set(&server, &body.user_id, room, &event_type, body.data.json().get()).await?;
+    Ok(Matrix(set_room_account_data::v3::Response::new()))
+}
+
+fn raw<T>(content: String) -> Result<Raw<T>> {
+    Ok(Raw::from_json(RawValue::from_string(content).map_err(Error::internal)?))
+}

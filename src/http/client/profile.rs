@@ -1,0 +1,96 @@
+//! What users say of themselves.
+
+use std::sync::Arc;
+
+use axum::{Router, extract::State};
+use ruma::{
+    UserId,
+    api::client::profile::{delete_profile_field, get_profile, get_profile_field, set_profile_field},
+    profile::ProfileFieldValue,
+};
+use serde_json::{Map, Value};
+
+use crate::{
+    Server,
+    error::{Error, Result},
+    http::{
+        endpoint,
+        extract::{Client, Loose, Matrix, Public, json_object},
+    },
+    user::{account, profile},
+};
+
+pub fn router() -> Router<Arc<Server>> {
+    Router::new()
+        .merge(endpoint::<get_profile::v3::Request, _, _>(get))
+        .merge(endpoint::<get_profile_field::v3::Request, _, _>(get_field))
+        .merge(endpoint::<set_profile_field::v3::Request, _, _>(set_field))
+        // Older versions of the specification have no such endpoint, so ruma gives it fewer paths than the others.
+        .merge(endpoint::<delete_profile_field::v3::Request, _, _>(delete_field))
+}
+
+/// `GET /profile/{userId}`
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3profileuserid>
+async fn get(
+    State(server): State<Arc<Server>>,
+    Public { body, .. }: Public<get_profile::v3::Request>,
+) -> Result<Matrix<get_profile::v3::Response>> {
+    let profile = of_user(&server, &body.user_id).await?;
+    Ok(Matrix(profile.into_iter().collect()))
+}
+
+/// `GET /profile/{userId}/{keyName}`
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3profileuseridkeyname>
+async fn get_field(
+    State(server): State<Arc<Server>>,
+    Public { body, .. }: Public<get_profile_field::v3::Request>,
+) -> Result<Matrix<get_profile_field::v3::Response>> {
+    let mut profile = of_user(&server, &body.user_id).await?;
+    let value = profile.remove(body.field.as_str()).ok_or_else(|| Error::not_found("The profile has no such field"))?;
+    let value = ProfileFieldValue::new(body.field.as_str(), value).map_err(Error::internal)?;
+    Ok(Matrix(get_profile_field::v3::Response::new(value)))
+}
+
+/// `PUT /profile/{userId}/{keyName}`
+/// <https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3profileuseridkeyname>
+async fn set_field(
+    State(server): State<Arc<Server>>,
+    Client { sender, body, raw }: Client<Loose<set_profile_field::v3::Request>>,
+) -> Result<Matrix<set_profile_field::v3::Response>> {
+    let [user_id, field] = body.path.as_slice() else { return Err(Error::internal("the path has two parameters")) };
+    check_own(&sender.user_id, user_id)?;
+    let mut fields = json_object(&raw)?;
+    let value = fields.remove(field).ok_or_else(|| Error::missing_param(format!("The body has no `{field}`")))?;
+    if !fields.is_empty() {
+        return Err(Error::bad_json(format!("The body has more than `{field}`")));
+    }
+    profile::set(&server, &sender.user_id, field, value).await?;
+    Ok(Matrix(set_profile_field::v3::Response::new()))
+}
+
+/// `DELETE /profile/{userId}/{keyName}`
+/// <https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3profileuseridkeyname>
+async fn delete_field(
+    State(server): State<Arc<Server>>,
+    Client { sender, body, .. }: Client<delete_profile_field::v3::Request>,
+) -> Result<Matrix<delete_profile_field::v3::Response>> {
+    check_own(&sender.user_id, body.user_id.as_str())?;
+    profile::delete(&server, &sender.user_id, body.field.as_str()).await?;
+    Ok(Matrix(delete_profile_field::v3::Response::new()))
+}
+
+fn check_own(caller: &UserId, user_id: &str) -> Result<()> {
+    if caller == user_id { Ok(()) } else { Err(Error::forbidden("You may only change your own profile")) }
+}
+
+/// The profile of one of our users. `M_NOT_FOUND` for everybody else: other servers can't be asked yet.
+async fn of_user(server: &Arc<Server>, user_id: &UserId) -> Result<Map<String, Value>> {
+    let user_id = user_id.to_owned();
+    let find = move |snapshot: &crate::store::Snapshot<'_>| {
+        if account::get(snapshot, &user_id)?.is_none_or(|account| account.deactivated.is_some()) {
+            return Err(Error::not_found("There is no such user"));
+        }
+        profile::list(snapshot, &user_id)
+    };
+    server.read(find).await
+}

@@ -1,0 +1,136 @@
+//! What a user's rules say about an event.
+//!
+//! ruma has the types of the rules, and can try them as well. We do not use that: it looks for words by recursion, once
+//! for each occurrence in the text, so that a message from anybody could use up the stack; and it compiles a regular
+//! expression for each pattern and event, and panics where that becomes too large.
+//!
+//! <https://spec.matrix.org/v1.19/client-server-api/#push-rules>
+
+use std::cell::OnceCell;
+
+use ruma::{
+    UserId,
+    events::StateEventType,
+    power_levels::NotificationPowerLevelsKey,
+    push::{Action, AnyPushRuleRef, PushCondition, PushConditionPowerLevelsCtx, Ruleset},
+};
+use serde::Deserialize;
+
+use super::{
+    glob::{Extent, matches},
+    subject::Subject,
+};
+use crate::{
+    error::Result,
+    room::{View, power_levels},
+};
+
+const BODY: &str = "content.body";
+
+/// A room now, and a user in it: what conditions ask about. Looked up when one does.
+pub struct Situation<'v, 's> {
+    view: &'v View<'s>,
+    user: &'v UserId,
+    display_name: OnceCell<Option<String>>,
+    power_levels: OnceCell<PushConditionPowerLevelsCtx>,
+}
+
+impl<'v, 's> Situation<'v, 's> {
+    pub fn of(view: &'v View<'s>, user: &'v UserId) -> Self {
+        Self { view, user, display_name: OnceCell::new(), power_levels: OnceCell::new() }
+    }
+
+    /// Whether the user sent the event himself.
+    pub fn is_own(&self, subject: &Subject) -> bool {
+        subject.sender == self.user
+    }
+
+    /// The user's name in the room.
+    fn display_name(&self) -> Result<Option<&str>> {
+        #[derive(Deserialize)]
+        struct Content {
+            displayname: Option<String>,
+        }
+        if self.display_name.get().is_none() {
+            let state = self.view.current_state();
+            let content = self.view.state_content(state, &StateEventType::RoomMember, self.user.as_str())?;
+            let _ = self.display_name.set(content.and_then(|content: Content| content.displayname));
+        }
+        Ok(self.display_name.get().and_then(Option::as_deref))
+    }
+
+    /// Whether `sender` may notify the room by what `key` stands for.
+    fn may_notify(&self, sender: &UserId, key: &NotificationPowerLevelsKey) -> Result<bool> {
+        if self.power_levels.get().is_none() {
+            let _ = self.power_levels.set(power_levels(self.view)?.into());
+        }
+        Ok(self.power_levels.get().is_some_and(|levels| levels.has_sender_notification_permission(sender, key)))
+    }
+}
+
+/// The actions of the first rule that applies; none if no rule does, or if the event is the user's own.
+pub fn actions<'r>(rules: &'r Ruleset, subject: &Subject, situation: &Situation<'_, '_>) -> Result<&'r [Action]> {
+    if situation.is_own(subject) {
+        return Ok(&[]);
+    }
+    for rule in rules {
+        if rule.enabled() && applies(rule, subject, situation)? {
+            return Ok(rule.actions());
+        }
+    }
+    Ok(&[])
+}
+
+fn applies(rule: AnyPushRuleRef<'_>, subject: &Subject, situation: &Situation<'_, '_>) -> Result<bool> {
+    let conditions = match rule {
+        AnyPushRuleRef::Override(rule) | AnyPushRuleRef::Underride(rule) => &rule.conditions,
+        AnyPushRuleRef::Content(rule) => return Ok(matches_event(subject, situation, BODY, &rule.pattern)),
+        AnyPushRuleRef::Room(rule) => return Ok(rule.rule_id == situation.view.room_id()),
+        AnyPushRuleRef::Sender(rule) => return Ok(rule.rule_id == subject.sender),
+        _ => return Ok(false),
+    };
+    for condition in conditions {
+        if !holds(condition, subject, situation)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// A condition that we do not know never holds.
+fn holds(condition: &PushCondition, subject: &Subject, situation: &Situation<'_, '_>) -> Result<bool> {
+    Ok(match condition {
+        PushCondition::EventMatch(wanted) => matches_event(subject, situation, &wanted.key, &wanted.pattern),
+        PushCondition::EventPropertyIs(wanted) => {
+            subject.json.get(&wanted.key).is_some_and(|value| *value == wanted.value)
+        }
+        PushCondition::EventPropertyContains(wanted) => {
+            let array = subject.json.get(&wanted.key).and_then(|value| value.as_array());
+            array.is_some_and(|array| array.contains(&wanted.value))
+        }
+        PushCondition::RoomMemberCount(wanted) => {
+            use std::ops::RangeBounds;
+            let joined = ruma::UInt::try_from(situation.view.room.joined).unwrap_or(ruma::UInt::MAX);
+            wanted.is.contains(&joined)
+        }
+        PushCondition::SenderNotificationPermission(wanted) => situation.may_notify(&subject.sender, &wanted.key)?,
+        #[expect(deprecated, reason = "rules of users who made them long ago still have it")]
+        PushCondition::ContainsDisplayName => match (situation.display_name()?, subject.json.get_str(BODY)) {
+            (Some(name), Some(body)) => matches(&literal(name), body, Extent::Words),
+            _ => false,
+        },
+        _ => false,
+    })
+}
+
+/// Whether a text of the event matches a pattern: a body in any of its words, everything else as a whole.
+fn matches_event(subject: &Subject, situation: &Situation<'_, '_>, key: &str, pattern: &str) -> bool {
+    let value = if key == "room_id" { Some(situation.view.room_id().as_str()) } else { subject.json.get_str(key) };
+    let extent = if key == BODY { Extent::Words } else { Extent::Whole };
+    value.is_some_and(|value| matches(pattern, value, extent))
+}
+
+/// A name as a pattern. A pattern can't say that it means a `*` or `?`, so any character will do in their place.
+fn literal(name: &str) -> String {
+    name.replace('*', "?")
+}

@@ -1,0 +1,346 @@
+//! How many events of a room a user should be told of and has not read.
+//!
+//! Counted when a client asks, and remembered: each event is tried once for each user who syncs. Nothing is written.
+//!
+//! <https://spec.matrix.org/v1.19/client-server-api/#receiving-notifications>
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use quick_cache::{Weighter, sync::Cache};
+use ruma::{OwnedEventId, OwnedUserId, UserId, push::Ruleset};
+use serde::Serialize;
+
+use super::{
+    evaluate::{self, Situation},
+    subject::Subject,
+};
+use crate::{
+    Server,
+    error::Result,
+    room::{
+        View, receipts,
+        tables::{ReceiptChanges, Timeline, UserRooms},
+        threads,
+    },
+    store::{EventNid, Group, RoomNid, RoomPos, Scan, Snapshot, StreamPos},
+    user::{
+        account_data::GLOBAL,
+        ignored::{self, Ignored},
+        push_rules,
+        tables::{AccountData, AccountDataChanges},
+    },
+};
+
+/// So many of the newest events are looked at, at most: whoever has not read for longer sees a number that is too small,
+/// but large all the same.
+const MAX_EVENTS: usize = 2_000;
+
+/// How many events, and users' rules, are kept in the form in which they are needed. An event is at about 2 KB.
+const CACHED_SUBJECTS: usize = 2_000;
+const CACHED_RULES: usize = 2_000;
+
+/// What a memo costs without its events, in bytes.
+const MEMO_BYTES: u64 = 400;
+
+/// What was counted before.
+pub struct Unread {
+    memos: Cache<(OwnedUserId, RoomNid), Arc<Memo>, MemoWeight>,
+    subjects: Cache<(RoomNid, EventNid), Arc<Subject>>,
+    rules: Cache<OwnedUserId, Arc<Rules>>,
+}
+
+#[derive(Clone)]
+struct MemoWeight;
+
+impl Weighter<(OwnedUserId, RoomNid), Arc<Memo>> for MemoWeight {
+    fn weight(&self, _: &(OwnedUserId, RoomNid), memo: &Arc<Memo>) -> u64 {
+        MEMO_BYTES + (memo.unread.len() * size_of::<Notification>()) as u64
+    }
+}
+
+impl Unread {
+    /// `memory_bytes`: for what is remembered of users and rooms.
+    pub fn new(memory_bytes: u64) -> Self {
+        let memos = usize::try_from(memory_bytes / MEMO_BYTES).unwrap_or(usize::MAX);
+        Self {
+            memos: Cache::with_weighter(memos, memory_bytes, MemoWeight),
+            subjects: Cache::new(CACHED_SUBJECTS),
+            rules: Cache::new(CACHED_RULES),
+        }
+    }
+
+    fn rules(&self, server: &Server, snapshot: &Snapshot<'_>, user: &UserId) -> Result<Arc<Rules>> {
+        let known = self.rules.get(user);
+        let has_changed = |as_of| server.store.recent().may_have_changed::<AccountDataChanges>(Group::of(user), as_of);
+        if let Some(known) = known.as_ref().filter(|known| !has_changed(known.as_of())) {
+            return Ok(Arc::clone(known));
+        }
+        let changed = |event_type| -> Result<StreamPos> {
+            let datum = snapshot.get::<AccountData>(&(user, GLOBAL, event_type))?;
+            Ok(datum.map(|datum| datum.changed).unwrap_or_default())
+        };
+        let version = (changed(push_rules::EVENT_TYPE)?, changed(ignored::EVENT_TYPE)?);
+        let as_of = snapshot.pos()?.0;
+        if let Some(known) = known.filter(|known| known.version == version) {
+            known.as_of.fetch_max(as_of, Ordering::Relaxed);
+            return Ok(known);
+        }
+        let (rules, ignored) = (push_rules::get(snapshot, user)?, Ignored::load(snapshot, user)?);
+        let rules = Arc::new(Rules { version, as_of: as_of.into(), rules, ignored });
+        self.rules.insert(user.to_owned(), Arc::clone(&rules));
+        Ok(rules)
+    }
+
+    fn subject(&self, view: &View<'_>, event: EventNid) -> Result<Arc<Subject>> {
+        self.subjects.get_or_insert_with(&(view.nid, event), || Ok(Arc::new(Subject::of(view, &view.event(event)?)?)))
+    }
+}
+
+/// What a user wants to hear, and of whom nothing.
+struct Rules {
+    /// When either changed.
+    version: (StreamPos, StreamPos),
+    /// The last `StreamPos` at which this was so for certain.
+    as_of: AtomicU64,
+    rules: Ruleset,
+    ignored: Ignored,
+}
+
+impl Rules {
+    fn as_of(&self) -> StreamPos {
+        StreamPos(self.as_of.load(Ordering::Relaxed))
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Count {
+    #[serde(rename = "notification_count")]
+    pub notifications: u64,
+    #[serde(rename = "highlight_count")]
+    pub highlights: u64,
+}
+
+impl Count {
+    fn add(&mut self, is_highlight: bool) {
+        self.notifications += 1;
+        self.highlights += u64::from(is_highlight);
+    }
+}
+
+/// The unread events of a room that a user should be told of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Of the main timeline.
+    pub main: Count,
+    /// Of the threads, by their roots; those without any are left out.
+    pub threads: BTreeMap<OwnedEventId, Count>,
+}
+
+impl Counts {
+    /// For clients that know no threads.
+    pub fn total(&self) -> Count {
+        let add = |sum: Count, count: &Count| Count {
+            notifications: sum.notifications + count.notifications,
+            highlights: sum.highlights + count.highlights,
+        };
+        self.threads.values().fold(self.main, add)
+    }
+}
+
+/// An event that the user should be told of.
+#[derive(Clone, Copy, Debug)]
+struct Notification {
+    pos: RoomPos,
+    event: EventNid,
+    thread: Option<EventNid>,
+    is_highlight: bool,
+}
+
+/// What is known of one user in one room.
+#[derive(Clone)]
+struct Memo {
+    joined_at: StreamPos,
+    /// The rules that were tried.
+    rules: (StreamPos, StreamPos),
+    /// All events up to here have been looked at.
+    upto: RoomPos,
+    /// When `reads` was so for certain.
+    as_of: StreamPos,
+    reads: Arc<Reads>,
+    /// In the order of the room.
+    unread: Vec<Notification>,
+}
+
+/// How far a user has read.
+#[derive(Debug, Default)]
+struct Reads {
+    /// The newest change of his receipts.
+    changed: StreamPos,
+    everywhere: RoomPos,
+    main: RoomPos,
+    threads: HashMap<EventNid, RoomPos>,
+}
+
+impl Reads {
+    /// `known`: of an earlier time, for if nothing changed.
+    fn load(view: &View<'_>, user: &UserId, known: Option<&Arc<Self>>) -> Result<Arc<Self>> {
+        let receipts = receipts::of_user(view.snapshot, view.nid, user)?;
+        let changed = receipts.iter().map(|receipt| receipt.changed).max().unwrap_or_default();
+        if let Some(known) = known.filter(|known| known.changed == changed) {
+            return Ok(Arc::clone(known));
+        }
+        let mut reads = Self { changed, ..Self::default() };
+        for receipt in receipts {
+            let Some(pos) = receipts::position(view.snapshot, view.nid, &receipt.event_id)? else { continue };
+            let read = match receipt.thread.as_str() {
+                "" => &mut reads.everywhere,
+                threads::MAIN => &mut reads.main,
+                root => {
+                    match ruma::EventId::parse(root).ok().map(|root| view.event_nid(&root)).transpose()?.flatten() {
+                        Some(root) => reads.threads.entry(root).or_default(),
+                        None => continue,
+                    }
+                }
+            };
+            *read = pos.max(*read);
+        }
+        Ok(Arc::new(reads))
+    }
+
+    fn has(&self, notification: &Notification) -> bool {
+        let in_thread = match notification.thread {
+            None => Some(self.main),
+            Some(root) => self.threads.get(&root).copied(),
+        };
+        notification.pos <= self.everywhere || in_thread.is_some_and(|read| notification.pos <= read)
+    }
+}
+
+/// What `user` has not read of the room's events up to `upto`. Nothing if he is not joined.
+pub fn counts(server: &Server, view: &View<'_>, user: &UserId, upto: StreamPos) -> Result<Counts> {
+    let row = view.snapshot.get::<UserRooms>(&(user, view.nid))?;
+    let Some(joined_at) = row.and_then(|row| row.joined_at) else { return Ok(Counts::default()) };
+    let rules = server.unread.rules(server, view.snapshot, user)?;
+    let key = (user.to_owned(), view.nid);
+    let known = server.unread.memos.get(&key);
+    let known = known.filter(|memo| memo.joined_at == joined_at && memo.rules == rules.version);
+    let as_of = view.snapshot.pos()?;
+    let has_read = |as_of| server.store.recent().may_have_changed::<ReceiptChanges>(Group::of(view.nid), as_of);
+    let reads = match &known {
+        Some(memo) if !has_read(memo.as_of) => Arc::clone(&memo.reads),
+        known => Reads::load(view, user, known.as_ref().map(|memo| &memo.reads))?,
+    };
+    let upto = RoomPos::from(upto);
+    if let Some(memo) = known.as_ref().filter(|memo| memo.upto >= upto && memo.reads.changed == reads.changed) {
+        return memo.counts(view, upto);
+    }
+    let mut memo = match known {
+        Some(memo) => Memo::clone(&memo),
+        None => Memo::new(joined_at, rules.version),
+    };
+    (memo.reads, memo.as_of) = (reads, as_of);
+    memo.look_at_new(server, view, user, &rules, upto)?;
+    memo.unread.retain(|notification| !memo.reads.has(notification));
+    memo.unread.shrink_to_fit();
+    let memo = Arc::new(memo);
+    server.unread.memos.insert(key, Arc::clone(&memo));
+    memo.counts(view, upto)
+}
+
+impl Memo {
+    /// Of somebody who has just joined.
+    fn new(joined_at: StreamPos, rules: (StreamPos, StreamPos)) -> Self {
+        let reads = Arc::default();
+        Self { joined_at, rules, upto: joined_at.into(), as_of: joined_at, reads, unread: Vec::new() }
+    }
+
+    fn look_at_new(
+        &mut self,
+        server: &Server,
+        view: &View<'_>,
+        user: &UserId,
+        rules: &Rules,
+        upto: RoomPos,
+    ) -> Result<()> {
+        let situation = Situation::of(view, user);
+        let after = self.upto.max(self.reads.everywhere);
+        for (pos, event) in newest(view, after, upto)? {
+            let subject = server.unread.subject(view, event)?;
+            self.look_at(view, pos, event, &subject, rules, &situation)?;
+        }
+        self.upto = self.upto.max(upto);
+        Ok(())
+    }
+
+    fn look_at(
+        &mut self,
+        view: &View<'_>,
+        pos: RoomPos,
+        event: EventNid,
+        subject: &Subject,
+        rules: &Rules,
+        situation: &Situation<'_, '_>,
+    ) -> Result<()> {
+        if situation.is_own(subject) {
+            // Who writes in a thread has read it: the specification calls sending a way to move one's receipt. Changes
+            // of state do not count, because the server itself makes some for the user, such as his new name.
+            if !subject.is_state {
+                self.unread.retain(|notification| notification.thread != subject.thread);
+            }
+            return Ok(());
+        }
+        if let Some(target) = subject.redacts
+            && self.unread.iter().any(|notification| notification.event == target)
+            && view.event(target)?.flags.redacted
+        {
+            self.unread.retain(|notification| notification.event != target);
+        }
+        if subject.is_redacted || !subject.is_state && rules.ignored.contains(&subject.sender) {
+            return Ok(());
+        }
+        let actions = evaluate::actions(&rules.rules, subject, situation)?;
+        if actions.iter().any(ruma::push::Action::should_notify) {
+            let is_highlight = actions.iter().any(ruma::push::Action::is_highlight);
+            self.unread.push(Notification { pos, event, thread: subject.thread, is_highlight });
+        }
+        Ok(())
+    }
+
+    fn counts(&self, view: &View<'_>, upto: RoomPos) -> Result<Counts> {
+        let mut counts = Counts::default();
+        let mut threads: BTreeMap<EventNid, Count> = BTreeMap::new();
+        for notification in self.unread.iter().filter(|notification| notification.pos <= upto) {
+            let count = match notification.thread {
+                None => &mut counts.main,
+                Some(root) => threads.entry(root).or_default(),
+            };
+            count.add(notification.is_highlight);
+        }
+        for (root, count) in threads {
+            counts.threads.insert(view.event(root)?.event_id, count);
+        }
+        Ok(counts)
+    }
+}
+
+/// The newest events of the timeline after `after`, up to and with `upto`, in their order.
+fn newest(view: &View<'_>, after: RoomPos, upto: RoomPos) -> Result<Vec<(RoomPos, EventNid)>> {
+    if after >= upto {
+        return Ok(Vec::new());
+    }
+    let next = |pos: RoomPos| RoomPos(pos.0.saturating_add(1));
+    let scan = Scan::range::<Timeline>(&(view.nid, next(after)), &(view.nid, next(upto))).backward();
+    let mut events = Vec::new();
+    for row in view.snapshot.scan::<Timeline>(scan).take(MAX_EVENTS) {
+        let row = row?;
+        events.push((row.key()?.1, row.value));
+    }
+    events.reverse();
+    Ok(events)
+}

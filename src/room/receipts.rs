@@ -1,0 +1,214 @@
+//! How far users have read.
+//!
+//! <https://spec.matrix.org/v1.19/client-server-api/#receipts>
+
+use std::sync::Arc;
+
+use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, UserId};
+
+use super::{
+    Membership, View, read_markers,
+    tables::{EventIds, Events, Receipt, ReceiptChanges, Receipts},
+    threads,
+    visibility::{Sight, not_in_room},
+};
+use crate::{
+    Server,
+    error::{Error, Result},
+    event::StoredEvent,
+    store::{self, RoomNid, RoomPos, Snapshot, StreamPos, Table, Transaction},
+};
+
+/// What somebody has read up to an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `m.read`: everybody in the room is told.
+    Public,
+    /// `m.read.private`: nobody else is told.
+    Private,
+    /// `m.fully_read`: account data, not a receipt.
+    FullyRead,
+}
+
+/// The events that a receipt speaks of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Thread {
+    /// Of all threads.
+    Any,
+    /// Of the main timeline only.
+    Main,
+    /// Of the thread of this root only.
+    Of(OwnedEventId),
+}
+
+/// "Has read up to."
+#[derive(Clone, Debug)]
+pub struct Mark {
+    pub kind: Kind,
+    pub thread: Thread,
+    pub event_id: OwnedEventId,
+}
+
+impl Kind {
+    /// As what receipts of this kind are kept and told.
+    fn receipt_type(self) -> Option<&'static str> {
+        match self {
+            Self::Public => Some("m.read"),
+            Self::Private => Some("m.read.private"),
+            Self::FullyRead => None,
+        }
+    }
+}
+
+impl Thread {
+    /// From the `thread_id` of a receipt; `M_INVALID_PARAM` if it is neither `main` nor an event id.
+    pub fn parse(thread_id: &str) -> Result<Self> {
+        if thread_id == threads::MAIN {
+            return Ok(Self::Main);
+        }
+        let root = OwnedEventId::try_from(thread_id);
+        root.map(Self::Of).map_err(|_| Error::invalid_param("thread_id is neither `main` nor an event id"))
+    }
+
+    fn key(&self) -> &str {
+        match self {
+            Self::Any => "",
+            Self::Main => threads::MAIN,
+            Self::Of(root) => root.as_str(),
+        }
+    }
+}
+
+/// Moves marks of a user who is joined to a room; one that would go back stays where it is.
+///
+/// Errors: `M_FORBIDDEN` if he is not joined, `M_NOT_FOUND` if an event is not in the room, `M_INVALID_PARAM` if it is
+/// not in the thread.
+pub async fn set(server: &Arc<Server>, user: &UserId, room_id: &RoomId, marks: Vec<Mark>) -> Result<()> {
+    let (owner, room_id) = (user.to_owned(), room_id.to_owned());
+    let work = move |server: &Server| Plan::work_out(server, owner, &room_id, marks);
+    let plan = server.blocking(work).await?;
+    let room = plan.room;
+    let moved = server.store.commit(move |tx| plan.write(tx)).await?;
+    if moved.contains(&Kind::Public) {
+        server.wakers.room(server, room);
+    } else if !moved.is_empty() {
+        server.wakers.user(user);
+    }
+    Ok(())
+}
+
+/// Marks that may be moved, and to where in the room.
+struct Plan {
+    room: RoomNid,
+    user: OwnedUserId,
+    marks: Vec<(Mark, RoomPos)>,
+    now_ms: u64,
+}
+
+impl Plan {
+    fn work_out(server: &Server, user: OwnedUserId, room_id: &RoomId, marks: Vec<Mark>) -> Result<Self> {
+        let snapshot = server.store.snapshot();
+        let view = View::open(&server.rooms, &snapshot, room_id)?.ok_or_else(not_in_room)?;
+        if view.membership(view.current_state(), &user)? != Some(Membership::Join) {
+            return Err(not_in_room());
+        }
+        let sight = Sight::of(&view, &user)?;
+        let mut placed = Vec::with_capacity(marks.len());
+        for mark in marks {
+            let pos = check(&sight, &mark)?;
+            placed.push((mark, pos));
+        }
+        let room = view.nid;
+        Ok(Self { room, user, marks: placed, now_ms: server.clock.now_ms() })
+    }
+
+    /// The kinds of the marks that moved.
+    fn write(self, tx: &mut Transaction<'_>) -> Result<Vec<Kind>> {
+        let mut moved = Vec::new();
+        for (mark, pos) in self.marks {
+            let has_moved = match mark.kind.receipt_type() {
+                Some(receipt_type) => {
+                    let key = (self.room, &*self.user, receipt_type, mark.thread.key());
+                    put(tx, key, mark.event_id, pos, self.now_ms)?
+                }
+                None => read_markers::put(tx, self.room, &self.user, &mark.event_id, pos)?,
+            };
+            if has_moved {
+                moved.push(mark.kind);
+            }
+        }
+        Ok(moved)
+    }
+}
+
+/// Where the event of a mark lies.
+fn check(sight: &Sight<'_, '_>, mark: &Mark) -> Result<RoomPos> {
+    if mark.kind == Kind::FullyRead && mark.thread != Thread::Any {
+        return Err(Error::invalid_param("m.fully_read knows no threads"));
+    }
+    let event = visible(sight, &mark.event_id)?.ok_or_else(|| Error::not_found("The room has no such event"))?;
+    let is_in_thread = match &mark.thread {
+        Thread::Any => true,
+        Thread::Main => threads::root_of(sight.view, &event)?.is_none(),
+        Thread::Of(root) => threads::is_readable_in(sight.view, &event, root)?,
+    };
+    if !is_in_thread {
+        return Err(Error::invalid_param("The event is not in that thread"));
+    }
+    Ok(RoomPos(event.room_pos))
+}
+
+/// An event of the room's timeline that its reader may see.
+fn visible(sight: &Sight<'_, '_>, event_id: &EventId) -> Result<Option<StoredEvent>> {
+    let Some(nid) = sight.view.event_nid(event_id)? else { return Ok(None) };
+    let event = sight.view.event(nid)?;
+    let is_in_timeline = !(event.flags.outlier || event.flags.rejected || event.flags.soft_failed);
+    Ok(if is_in_timeline && sight.may_see(nid, &event)? { Some(event) } else { None })
+}
+
+/// Where an event lies in its room, if it is one of this room.
+pub fn position(snapshot: &Snapshot<'_>, room: RoomNid, event_id: &EventId) -> store::Result<Option<RoomPos>> {
+    let place = snapshot.get::<EventIds>(&event_id)?.filter(|place| place.room == room);
+    let event = place.map(|place| snapshot.get::<Events>(&(room, place.event))).transpose()?.flatten();
+    Ok(event.map(|event| RoomPos(event.room_pos)))
+}
+
+/// Replaces a receipt by one that is further on; `false` if it is not.
+fn put(
+    tx: &mut Transaction<'_>,
+    key: <Receipts as Table>::Key<'_>,
+    event_id: OwnedEventId,
+    pos: RoomPos,
+    ts_ms: u64,
+) -> Result<bool> {
+    let (room, user, receipt_type, thread) = key;
+    if let Some(before) = tx.get::<Receipts>(&key)? {
+        if position(tx.before(), room, &before.event_id)?.is_some_and(|before| before >= pos) {
+            return Ok(false);
+        }
+        tx.delete::<ReceiptChanges>(&(room, before.changed, user, receipt_type, thread));
+    }
+    let changed = tx.pos();
+    tx.put::<ReceiptChanges>(&(room, changed, user, receipt_type, thread), &());
+    tx.put::<Receipts>(&key, &Receipt { event_id, ts_ms, changed });
+    Ok(true)
+}
+
+/// One receipt of one user.
+#[derive(Clone, Debug)]
+pub struct Own {
+    /// As [`Receipts`] has it: empty, `main`, or a root's id.
+    pub thread: String,
+    pub event_id: OwnedEventId,
+    pub changed: StreamPos,
+}
+
+/// The receipts of one user in a room, public and private.
+pub fn of_user(snapshot: &Snapshot<'_>, room: RoomNid, user: &UserId) -> store::Result<Vec<Own>> {
+    let rows = snapshot.list::<Receipts>(&(room, user)).map(|row| {
+        let row = row?;
+        let thread = row.key()?.3.to_owned();
+        Ok(Own { thread, event_id: row.value.event_id, changed: row.value.changed })
+    });
+    rows.collect()
+}

@@ -1,0 +1,218 @@
+//! Who is typing, where. In memory only.
+//!
+//! <https://spec.matrix.org/v1.19/client-server-api/#typing-notifications>
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use ruma::{OwnedUserId, RoomId, UserId};
+
+use super::{Membership, View, visibility::not_in_room};
+use crate::{Server, clock::Clock, ephemeral::Order, error::Result, store::RoomNid};
+
+/// The longest that somebody counts as typing without saying so again. Source: our choice; clients ask for 30 seconds.
+const MAX_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long a room in which nobody types any more is remembered, so that clients hear of the end.
+const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// Everybody who is typing.
+pub struct Typing {
+    order: Arc<Order>,
+    clock: Clock,
+    state: Mutex<State>,
+}
+
+struct State {
+    rooms: HashMap<RoomNid, RoomState>,
+    /// Of rooms that are not in `rooms` a client that has seen no more than this may believe anything.
+    forgotten: u64,
+    /// The next moment at which something ends by itself, in milliseconds since the Unix epoch.
+    next_end_ms: u64,
+}
+
+#[derive(Default)]
+struct RoomState {
+    /// The number of the last change.
+    changed: u64,
+    changed_ms: u64,
+    /// Until when each counts as typing, in milliseconds since the Unix epoch.
+    users: BTreeMap<OwnedUserId, u64>,
+}
+
+impl Typing {
+    pub fn new(order: &Arc<Order>, clock: &Clock) -> Self {
+        let state = State { rooms: HashMap::new(), forgotten: order.newest(), next_end_ms: u64::MAX };
+        Self { order: Arc::clone(order), clock: clock.clone(), state: Mutex::new(state) }
+    }
+
+    /// Whether anything changed in `room` after `since`.
+    pub fn has_changed(&self, room: RoomNid, since: u64) -> bool {
+        self.state.lock().rooms.get(&room).is_some_and(|state| state.changed > since)
+    }
+
+    /// Who is typing in `room`, if a client that has seen the changes up to `since` should be told.
+    pub fn news(&self, room: RoomNid, since: Option<u64>) -> Option<Vec<OwnedUserId>> {
+        let state = self.state.lock();
+        let typists = |room: &RoomState| room.users.keys().cloned().collect::<Vec<_>>();
+        match (state.rooms.get(&room), since) {
+            (Some(room), None) => Some(typists(room)).filter(|users| !users.is_empty()),
+            (Some(room), Some(since)) => (room.changed > since).then(|| typists(room)),
+            (None, Some(since)) => (since < state.forgotten).then(Vec::new),
+            (None, None) => None,
+        }
+    }
+
+    /// `until_ms`: `None` ends it.
+    fn set(&self, room: RoomNid, user: &UserId, until_ms: Option<u64>) {
+        let mut state = self.state.lock();
+        if until_ms.is_none() && !state.rooms.contains_key(&room) {
+            return;
+        }
+        let typists = state.rooms.entry(room).or_default();
+        let has_changed = match until_ms {
+            Some(until) => typists.users.insert(user.to_owned(), until).is_none(),
+            None => typists.users.remove(user).is_some(),
+        };
+        if has_changed {
+            (typists.changed, typists.changed_ms) = (self.order.next(), self.clock.now_ms());
+        }
+        state.next_end_ms = state.next_end_ms.min(until_ms.unwrap_or(u64::MAX));
+    }
+
+    /// Ends what is over by the clock; the rooms in which somebody stopped.
+    pub fn expire(&self) -> Vec<RoomNid> {
+        let mut state = self.state.lock();
+        let now_ms = self.clock.now_ms();
+        if now_ms < state.next_end_ms {
+            return Vec::new();
+        }
+        let mut ended = Vec::new();
+        for (room, typists) in &mut state.rooms {
+            let before = typists.users.len();
+            typists.users.retain(|_, until| *until > now_ms);
+            if typists.users.len() < before {
+                (typists.changed, typists.changed_ms) = (self.order.next(), now_ms);
+                ended.push(*room);
+            }
+        }
+        state.forget(now_ms);
+        ended
+    }
+}
+
+impl State {
+    /// Removes the rooms in which nobody has typed for long.
+    fn forget(&mut self, now_ms: u64) {
+        let remembered_ms = u64::try_from(REMEMBERED.as_millis()).unwrap_or(u64::MAX);
+        let is_old = |room: &RoomState| room.users.is_empty() && room.changed_ms.saturating_add(remembered_ms) < now_ms;
+        let mut forgotten = self.forgotten;
+        self.rooms.retain(|_, room| {
+            let is_old = is_old(room);
+            if is_old {
+                forgotten = forgotten.max(room.changed);
+            }
+            !is_old
+        });
+        self.forgotten = forgotten;
+        let ends = self.rooms.values().flat_map(|room| room.users.values().copied());
+        self.next_end_ms = ends.min().unwrap_or(u64::MAX);
+    }
+}
+
+/// A joined member types for the next `timeout`, or stopped if that is `None`. `M_FORBIDDEN` for others.
+pub async fn set(server: &Arc<Server>, user: &UserId, room_id: &RoomId, timeout: Option<Duration>) -> Result<()> {
+    let (member, room_id) = (user.to_owned(), room_id.to_owned());
+    let find = move |server: &Server| {
+        let snapshot = server.store.snapshot();
+        let view = View::open(&server.rooms, &snapshot, &room_id)?.ok_or_else(not_in_room)?;
+        let membership = view.membership(view.current_state(), &member)?;
+        if membership == Some(Membership::Join) { Ok(view.nid) } else { Err(not_in_room()) }
+    };
+    let room = server.blocking(find).await?;
+    let timeout = timeout.map(|timeout| timeout.min(MAX_TIMEOUT));
+    let until = |timeout: Duration| server.clock.now_ms() + u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    server.typing.set(room, user, timeout.map(until));
+    server.wakers.room(server, room);
+    if let Some(timeout) = timeout {
+        tokio::spawn(expire_after(Arc::downgrade(server), timeout));
+    }
+    Ok(())
+}
+
+/// Tells the members of rooms that somebody's time is up.
+async fn expire_after(server: Weak<Server>, timeout: Duration) {
+    tokio::time::sleep(timeout + Duration::from_millis(1)).await;
+    let Some(server) = server.upgrade() else { return };
+    for room in server.typing.expire() {
+        server.wakers.room(&server, room);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::user_id;
+
+    use super::*;
+
+    const ROOM: RoomNid = RoomNid(1);
+
+    fn typing() -> (Typing, Clock) {
+        let clock = Clock::manual(1_000_000);
+        (Typing::new(&Arc::new(Order::new(&clock)), &clock), clock)
+    }
+
+    #[test]
+    fn the_end_of_typing_is_news_too() {
+        let (typing, clock) = typing();
+        let alice = user_id!("@alice:x");
+        let start = typing.order.newest();
+        assert_eq!(typing.news(ROOM, Some(start)), None);
+        typing.set(ROOM, alice, Some(clock.now_ms() + 30_000));
+        assert_eq!(typing.news(ROOM, Some(start)).unwrap(), [alice]);
+        assert_eq!(typing.news(ROOM, None).unwrap(), [alice]);
+        let seen = typing.order.newest();
+        assert!(!typing.has_changed(ROOM, seen));
+        typing.set(ROOM, alice, Some(clock.now_ms() + 60_000));
+        assert!(!typing.has_changed(ROOM, seen), "she went on");
+        clock.advance(Duration::from_secs(30));
+        assert!(typing.expire().is_empty());
+        clock.advance(Duration::from_secs(30));
+        assert_eq!(typing.expire(), [ROOM]);
+        assert!(typing.has_changed(ROOM, seen));
+        assert!(typing.news(ROOM, Some(seen)).unwrap().is_empty());
+        assert_eq!(typing.news(ROOM, None), None);
+    }
+
+    #[test]
+    fn whoever_saw_typing_before_a_restart_is_told_that_it_ended() {
+        let (before, clock) = typing();
+        before.set(ROOM, user_id!("@alice:x"), Some(u64::MAX));
+        let seen = before.order.newest();
+        clock.advance(Duration::from_millis(1));
+        let after = Typing::new(&Arc::new(Order::new(&clock)), &clock);
+        assert!(after.order.newest() > seen);
+        assert!(after.news(ROOM, Some(seen)).unwrap().is_empty());
+        assert_eq!(after.news(ROOM, Some(after.order.newest())), None);
+    }
+
+    #[test]
+    fn quiet_rooms_are_forgotten() {
+        let (typing, clock) = typing();
+        let (alice, bob) = (user_id!("@alice:x"), user_id!("@bob:x"));
+        typing.set(ROOM, alice, Some(clock.now_ms() + 1));
+        clock.advance(Duration::from_secs(1));
+        typing.expire();
+        clock.advance(REMEMBERED);
+        typing.set(RoomNid(2), bob, Some(clock.now_ms()));
+        clock.advance(Duration::from_secs(1));
+        let seen = typing.order.newest();
+        typing.expire();
+        assert!(!typing.state.lock().rooms.contains_key(&ROOM));
+        assert_eq!(typing.news(ROOM, Some(seen)), None);
+    }
+}

@@ -1,0 +1,137 @@
+//! What clients keep with us for their user: of the whole account, or of one of his rooms.
+//!
+//! <https://spec.matrix.org/v1.19/client-server-api/#client-config>
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use ruma::{RoomId, UserId, api::error::ErrorKind};
+
+use super::{
+    push_rules,
+    tables::{AccountData, AccountDataChanges, AccountDatum},
+};
+use crate::{
+    Server,
+    error::{Error, Result},
+    room::tables::{RoomIds, UserRooms},
+    store::{self, RoomNid, Snapshot, Transaction},
+};
+
+/// In place of a room, for what belongs to the whole account.
+pub const GLOBAL: RoomNid = RoomNid(0);
+
+/// What only the server writes, by endpoints of its own.
+/// <https://spec.matrix.org/v1.19/client-server-api/#server-behaviour-13>
+const KEPT_BY_THE_SERVER: [&str; 2] = [FULLY_READ, push_rules::EVENT_TYPE];
+pub const FULLY_READ: &str = "m.fully_read";
+
+/// Longest event type, in bytes: as the specification has it for events of rooms.
+const MAX_TYPE_BYTES: usize = 255;
+
+/// How much one user may keep in one place. Source: our choice; what clients keep today is far below.
+struct Limits {
+    types: usize,
+    /// Of all contents together.
+    bytes: usize,
+}
+
+const GLOBAL_LIMITS: Limits = Limits { types: 1_000, bytes: 4 << 20 };
+const ROOM_LIMITS: Limits = Limits { types: 100, bytes: 256 << 10 };
+
+/// The content of one event: a JSON object. `None` if it was never set.
+pub fn get(snapshot: &Snapshot<'_>, user: &UserId, room: RoomNid, event_type: &str) -> store::Result<Option<String>> {
+    Ok(snapshot.get::<AccountData>(&(user, room, event_type))?.map(|datum| datum.content))
+}
+
+/// As [`get`], for clients: the push rules are there even if the user never changed any.
+pub fn read(snapshot: &Snapshot<'_>, user: &UserId, room: RoomNid, event_type: &str) -> Result<String> {
+    if room == GLOBAL && event_type == push_rules::EVENT_TYPE {
+        return push_rules::content(snapshot, user);
+    }
+    get(snapshot, user, room, event_type)?.ok_or_else(|| Error::not_found("There is no account data of that type"))
+}
+
+/// Writes one event and puts it at the end of the user's changes. Whoever calls this wakes the user.
+pub fn put(tx: &mut Transaction<'_>, user: &UserId, room: RoomNid, event_type: &str, content: String) -> Result<()> {
+    if let Some(before) = tx.get::<AccountData>(&(user, room, event_type))? {
+        tx.delete::<AccountDataChanges>(&(user, before.changed, room, event_type));
+    }
+    let changed = tx.pos();
+    tx.put::<AccountDataChanges>(&(user, changed, room, event_type), &());
+    tx.put::<AccountData>(&(user, room, event_type), &AccountDatum { changed, content });
+    Ok(())
+}
+
+/// Sets one event as its user asks; `content` is any JSON.
+///
+/// Errors: `M_BAD_JSON` if the content is no object, also with status 405 for what only the server writes;
+/// `M_INVALID_PARAM`, `M_TOO_LARGE`.
+pub async fn set(server: &Arc<Server>, user: &UserId, room: RoomNid, event_type: &str, content: &str) -> Result<()> {
+    check_type(event_type)?;
+    if !content.trim_start().starts_with('{') {
+        return Err(Error::bad_json("Account data must be a JSON object"));
+    }
+    let (owner, event_type, content) = (user.to_owned(), event_type.to_owned(), content.to_owned());
+    server
+        .store
+        .commit(move |tx| {
+            check_limits(tx.before(), &owner, room, &event_type, content.len())?;
+            put(tx, &owner, room, &event_type, content)
+        })
+        .await?;
+    server.wakers.user(user);
+    Ok(())
+}
+
+/// `M_FORBIDDEN` unless `caller` asks for what is his own.
+pub fn check_own(caller: &UserId, owner: &UserId) -> Result<()> {
+    if caller == owner { Ok(()) } else { Err(Error::forbidden("Account data can be used by its own user only")) }
+}
+
+/// The number of a room in which the user is or was. Any other is `M_NOT_FOUND`, whether it exists or not.
+pub fn room_of(snapshot: &Snapshot<'_>, user: &UserId, room_id: &RoomId) -> Result<RoomNid> {
+    if let Some(room) = snapshot.get::<RoomIds>(&room_id)?
+        && snapshot.contains::<UserRooms>(&(user, room))?
+    {
+        return Ok(room);
+    }
+    Err(Error::not_found("You are not in such a room"))
+}
+
+fn check_type(event_type: &str) -> Result<()> {
+    if KEPT_BY_THE_SERVER.contains(&event_type) {
+        let message = format!("Cannot set {event_type} through this API");
+        return Err(Error::refused(ErrorKind::BadJson, message).with_status(StatusCode::METHOD_NOT_ALLOWED));
+    }
+    if event_type.len() > MAX_TYPE_BYTES {
+        return Err(Error::invalid_param(format!("The type is longer than {MAX_TYPE_BYTES} bytes")));
+    }
+    Ok(())
+}
+
+/// `M_TOO_LARGE` if the user would keep too much with `size` bytes as the content of `event_type`.
+pub fn check_limits(
+    snapshot: &Snapshot<'_>,
+    user: &UserId,
+    room: RoomNid,
+    event_type: &str,
+    size: usize,
+) -> Result<()> {
+    let limits = if room == GLOBAL { GLOBAL_LIMITS } else { ROOM_LIMITS };
+    let (mut types, mut bytes) = (1, size);
+    for row in snapshot.list::<AccountData>(&(user, room)) {
+        let row = row?;
+        if row.key()?.2 != event_type {
+            types += 1;
+            bytes += row.value.content.len();
+        }
+    }
+    if types > limits.types {
+        return Err(Error::too_large(format!("At most {} types of account data are kept here", limits.types)));
+    }
+    if bytes > limits.bytes {
+        return Err(Error::too_large(format!("At most {} bytes of account data are kept here", limits.bytes)));
+    }
+    Ok(())
+}

@@ -1,0 +1,359 @@
+//! Who is there. In memory only.
+//!
+//! <https://spec.matrix.org/v1.19/client-server-api/#presence>
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId, presence::PresenceState};
+use tracing::error;
+
+use crate::{
+    Server,
+    clock::Clock,
+    ephemeral::Order,
+    error::{Error, Result},
+    room::{Membership, tables::UserRooms},
+    store::{self, Snapshot},
+};
+
+/// A device that has not asked for news for so long is offline. Source: our choice, as Synapse has it.
+const OFFLINE_AFTER_MS: u64 = 30_000;
+
+/// A user who did nothing for so long is idle, though his client is running. Source: the specification's example.
+const IDLE_AFTER_MS: u64 = 5 * 60_000;
+
+/// How long somebody who is offline and left no message is remembered.
+const REMEMBERED_MS: u64 = 24 * 3_600_000;
+
+/// Longest status message, in bytes. Source: our choice.
+const MAX_STATUS_BYTES: usize = 1_024;
+
+/// How often it is looked for users who have become idle or offline.
+const SWEPT_EVERY: Duration = Duration::from_secs(5);
+
+/// What others see of a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    pub state: State,
+    pub status_msg: Option<String>,
+    /// Milliseconds since the Unix epoch; `None` if he was not active since the server started.
+    pub last_active_ms: Option<u64>,
+}
+
+/// A presence of the specification; the later ones win if a user's devices differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    #[default]
+    Offline,
+    Unavailable,
+    Online,
+}
+
+impl State {
+    /// `M_INVALID_PARAM` if it is not one that the specification knows.
+    pub fn of(state: &PresenceState) -> Result<Self> {
+        match state {
+            PresenceState::Offline => Ok(Self::Offline),
+            PresenceState::Unavailable => Ok(Self::Unavailable),
+            PresenceState::Online => Ok(Self::Online),
+            other => Err(Error::invalid_param(format!("{other} is no presence"))),
+        }
+    }
+
+    pub fn to_ruma(self) -> PresenceState {
+        match self {
+            Self::Offline => PresenceState::Offline,
+            Self::Unavailable => PresenceState::Unavailable,
+            Self::Online => PresenceState::Online,
+        }
+    }
+}
+
+/// The presence of everybody who was here lately.
+pub struct Presence {
+    is_enabled: bool,
+    order: Arc<Order>,
+    clock: Clock,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    users: HashMap<OwnedUserId, Entry>,
+    /// Whom each user's last change is of, by its number.
+    changes: BTreeMap<u64, OwnedUserId>,
+    is_swept: bool,
+}
+
+#[derive(Default)]
+struct Entry {
+    devices: HashMap<OwnedDeviceId, Device>,
+    status_msg: Option<String>,
+    last_active_ms: Option<u64>,
+    /// As it was last told.
+    state: State,
+    changed: u64,
+}
+
+#[derive(Default)]
+struct Device {
+    state: State,
+    /// Set by its user, so that a client that only asks for news does not change it.
+    is_chosen: bool,
+    /// Requests for news that are being answered.
+    syncing: u32,
+    last_seen_ms: u64,
+}
+
+impl Entry {
+    /// What the user is at `now_ms`.
+    fn state_at(&self, now_ms: u64) -> State {
+        let is_here = |device: &&Device| device.syncing > 0 || device.last_seen_ms + OFFLINE_AFTER_MS > now_ms;
+        let state = self.devices.values().filter(is_here).map(|device| device.state).max().unwrap_or_default();
+        let is_idle = self.last_active_ms.is_none_or(|active| active + IDLE_AFTER_MS <= now_ms);
+        if state == State::Online && is_idle { State::Unavailable } else { state }
+    }
+
+    fn shown(&self) -> Shown {
+        Shown { state: self.state, status_msg: self.status_msg.clone(), last_active_ms: self.last_active_ms }
+    }
+}
+
+impl Known {
+    /// Gives the user's change the number `changed`.
+    fn mark(&mut self, user: &UserId, changed: u64) {
+        let Some(entry) = self.users.get_mut(user) else { return };
+        self.changes.remove(&entry.changed);
+        entry.changed = changed;
+        self.changes.insert(changed, user.to_owned());
+    }
+}
+
+/// As long as this lives, a device is asking for news.
+pub struct Syncing<'p> {
+    presence: &'p Presence,
+    user: OwnedUserId,
+    device: OwnedDeviceId,
+}
+
+impl Drop for Syncing<'_> {
+    fn drop(&mut self) {
+        let now_ms = self.presence.clock.now_ms();
+        let mut known = self.presence.known.lock();
+        let device = known.users.get_mut(&self.user).and_then(|entry| entry.devices.get_mut(&self.device));
+        if let Some(device) = device {
+            device.syncing = device.syncing.saturating_sub(1);
+            device.last_seen_ms = now_ms;
+        }
+    }
+}
+
+impl Presence {
+    pub fn new(is_enabled: bool, order: &Arc<Order>, clock: &Clock) -> Self {
+        Self { is_enabled, order: Arc::clone(order), clock: clock.clone(), known: Mutex::default() }
+    }
+
+    pub fn is_enabled(&self) -> bool {
+        self.is_enabled
+    }
+
+    /// What others see of a user now.
+    pub fn get(&self, user: &UserId) -> Shown {
+        let known = self.known.lock();
+        let Some(entry) = known.users.get(user) else {
+            return Shown { state: State::Offline, status_msg: None, last_active_ms: None };
+        };
+        Shown { state: entry.state_at(self.clock.now_ms()), ..entry.shown() }
+    }
+
+    /// Whose presence changed after `since`; of everybody who is here, if that is `None`.
+    pub fn news(&self, since: Option<u64>) -> Vec<(OwnedUserId, Shown)> {
+        let known = self.known.lock();
+        let shown = |user: &OwnedUserId| known.users.get(user).map(|entry| (user.clone(), entry.shown()));
+        match since {
+            Some(since) => known.changes.range(since.saturating_add(1)..).filter_map(|(_, user)| shown(user)).collect(),
+            None => known.users.keys().filter_map(shown).filter(|(_, shown)| shown.state > State::Offline).collect(),
+        }
+    }
+
+    /// Changes what is known of a user, by `work`; `true` if others should be told, as they must be if `work` says so.
+    fn update(&self, user: &UserId, work: impl FnOnce(&mut Entry, u64) -> bool) -> bool {
+        let now_ms = self.clock.now_ms();
+        let mut known = self.known.lock();
+        let entry = known.users.entry(user.to_owned()).or_default();
+        let must_tell = work(entry, now_ms);
+        let state = entry.state_at(now_ms);
+        let has_changed = must_tell || state != entry.state;
+        entry.state = state;
+        if has_changed {
+            known.mark(user, self.order.next());
+        }
+        has_changed
+    }
+
+    /// Looks who has become idle or offline, and forgets who is long gone; the users whose presence changed.
+    pub fn expire(&self) -> Vec<OwnedUserId> {
+        let now_ms = self.clock.now_ms();
+        let mut known = self.known.lock();
+        let mut changed = Vec::new();
+        let mut gone = Vec::new();
+        for (user, entry) in &mut known.users {
+            let state = entry.state_at(now_ms);
+            if state != entry.state {
+                entry.state = state;
+                changed.push(user.clone());
+            } else if state == State::Offline
+                && entry.status_msg.is_none()
+                && entry.last_active_ms.is_none_or(|active| active + REMEMBERED_MS < now_ms)
+            {
+                gone.push((user.clone(), entry.changed));
+            }
+            entry.devices.retain(|_, device| device.syncing > 0 || device.last_seen_ms + OFFLINE_AFTER_MS > now_ms);
+        }
+        for (user, number) in gone {
+            known.users.remove(&user);
+            known.changes.remove(&number);
+        }
+        for user in &changed {
+            known.mark(user, self.order.next());
+        }
+        changed
+    }
+
+    /// Whether nothing will change by itself, so that the sweep may end; the next device starts it again.
+    fn is_at_rest(&self) -> bool {
+        let mut known = self.known.lock();
+        known.is_swept = known.users.values().any(|entry| !entry.devices.is_empty());
+        !known.is_swept
+    }
+}
+
+/// Sets what a user says of himself on one of his devices. `M_FORBIDDEN` if the server has no presence.
+pub fn set(server: &Arc<Server>, user: &UserId, device: &DeviceId, state: State, status: Option<String>) -> Result<()> {
+    if !server.presence.is_enabled {
+        return Err(Error::forbidden("This server has no presence"));
+    }
+    if status.as_ref().is_some_and(|status| status.len() > MAX_STATUS_BYTES) {
+        return Err(Error::invalid_param(format!("status_msg is longer than {MAX_STATUS_BYTES} bytes")));
+    }
+    let has_changed = server.presence.update(user, |entry, now_ms| {
+        let has_new_status = entry.status_msg != status;
+        entry.status_msg = status;
+        let chosen = entry.devices.entry(device.to_owned()).or_default();
+        (chosen.state, chosen.is_chosen, chosen.last_seen_ms) = (state, true, now_ms);
+        if state == State::Online {
+            entry.last_active_ms = Some(now_ms);
+        }
+        has_new_status
+    });
+    tell(server, user, has_changed);
+    Ok(())
+}
+
+/// A device asks for news until the guard is dropped. `state`: what that makes its user, unless he chose something.
+pub fn sync<'s>(server: &'s Arc<Server>, user: &UserId, device: &DeviceId, state: State) -> Option<Syncing<'s>> {
+    if !server.presence.is_enabled || state == State::Offline {
+        return None;
+    }
+    let has_changed = server.presence.update(user, |entry, now_ms| {
+        let asking = entry.devices.entry(device.to_owned()).or_default();
+        let was_offline = asking.state == State::Offline;
+        if !asking.is_chosen || state != State::Online {
+            (asking.state, asking.is_chosen) = (state, false);
+        }
+        asking.syncing += 1;
+        if was_offline && state == State::Online {
+            entry.last_active_ms = Some(now_ms);
+        }
+        false
+    });
+    tell(server, user, has_changed);
+    Some(Syncing { presence: &server.presence, user: user.to_owned(), device: device.to_owned() })
+}
+
+/// A user did something: sent, read or typed.
+pub fn active(server: &Arc<Server>, user: &UserId, device: &DeviceId) {
+    if !server.presence.is_enabled {
+        return;
+    }
+    let has_changed = server.presence.update(user, |entry, now_ms| {
+        entry.last_active_ms = Some(now_ms);
+        if let Some(device) = entry.devices.get_mut(device)
+            && device.state == State::Unavailable
+        {
+            (device.state, device.is_chosen) = (State::Online, false);
+        }
+        false
+    });
+    tell(server, user, has_changed);
+}
+
+/// A user's name or avatar changed, which his presence shows too.
+pub fn profile_changed(server: &Arc<Server>, user: &UserId) {
+    if server.presence.is_enabled && server.presence.get(user).state > State::Offline {
+        let has_changed = server.presence.update(user, |_, _| true);
+        tell(server, user, has_changed);
+    }
+}
+
+/// Whether `viewer` may see the presence of `user`: of himself, and of those with whom he is in a room.
+pub fn is_visible(server: &Server, snapshot: &Snapshot<'_>, viewer: &UserId, user: &UserId) -> store::Result<bool> {
+    if viewer == user {
+        return Ok(true);
+    }
+    for row in snapshot.list::<UserRooms>(&viewer) {
+        let row = row?;
+        if row.value.membership == Membership::Join {
+            let members = server.wakers.local_members(server, row.key()?.1)?;
+            if members.iter().any(|member| member == user) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Wakes those who see the user, and sees to it that somebody looks when he goes.
+fn tell(server: &Arc<Server>, user: &UserId, has_changed: bool) {
+    if has_changed {
+        wake(server, user);
+    }
+    if !std::mem::replace(&mut server.presence.known.lock().is_swept, true) {
+        tokio::spawn(sweep(Arc::downgrade(server)));
+    }
+}
+
+fn wake(server: &Server, user: &UserId) {
+    server.wakers.user(user);
+    let rooms = || -> store::Result<()> {
+        for row in server.store.snapshot().list::<UserRooms>(&user) {
+            let row = row?;
+            if row.value.membership == Membership::Join {
+                server.wakers.room(server, row.key()?.1);
+            }
+        }
+        Ok(())
+    };
+    if let Err(error) = rooms() {
+        error!("the rooms of {user} can't be read, so nobody hears of his presence: {error}");
+    }
+}
+
+/// Tells of those who become idle or offline, as long as there is anybody who could.
+async fn sweep(server: Weak<Server>) {
+    loop {
+        tokio::time::sleep(SWEPT_EVERY).await;
+        let Some(server) = server.upgrade() else { return };
+        for user in server.presence.expire() {
+            wake(&server, &user);
+        }
+        if server.presence.is_at_rest() {
+            return;
+        }
+    }
+}
