@@ -7,7 +7,9 @@ use crate::{
     store::Result,
     user::{
         keys::tables::{OneTimeKeyCounts, OneTimeKeyPlaces, OneTimeKeys, UserSignatureChanges, UserSignatures},
-        tables::{AccountData, AccountDataChanges, KeyChanges, LastKeyChange, ToDevice, ToDeviceCounts},
+        tables::{
+            AccountData, AccountDataChanges, BackupKeys, Backups, KeyChanges, LastKeyChange, ToDevice, ToDeviceCounts,
+        },
     },
 };
 
@@ -17,6 +19,7 @@ pub fn check(checker: &mut Checker<'_>) {
     checker.run("one-time keys", one_time_keys);
     checker.run("user signatures", user_signatures);
     checker.run("to-device messages", to_device);
+    checker.run("key backups", backups);
 }
 
 fn account_data(checker: &mut Checker<'_>) -> Result<()> {
@@ -102,5 +105,25 @@ fn to_device(checker: &mut Checker<'_>) -> Result<()> {
             .expect("to-device messages", count == row.value, || format!("{key:?} has {count}, counted {}", row.value));
     }
     checker.expect("to-device messages", found.is_empty(), || format!("{found:?} are not counted"));
+    Ok(())
+}
+
+fn backups(checker: &mut Checker<'_>) -> Result<()> {
+    let mut found = BTreeMap::<_, u64>::new();
+    for row in checker.snapshot.list::<BackupKeys>(&()) {
+        let row = row?;
+        let (user_id, version, ..) = row.key()?;
+        *found.entry((user_id.to_owned(), version)).or_default() += 1;
+    }
+    for row in checker.snapshot.list::<Backups>(&()) {
+        let row = row?;
+        let (user_id, version) = row.key()?;
+        let count = found.remove(&(user_id.to_owned(), version)).unwrap_or_default();
+        let is_right = count == row.value.count && (count == 0 || !row.value.is_deleted);
+        checker.expect("key backups", is_right, || {
+            format!("version {version} of {user_id} has {count}, says {:?}", row.value)
+        });
+    }
+    checker.expect("key backups", found.is_empty(), || format!("{found:?} have no version"));
     Ok(())
 }

@@ -205,12 +205,19 @@ pub fn first_look(reader: &Reader<'_, '_>, newest: RoomPos) -> Result<FirstLook>
 }
 
 /// The state that a reader may read as that of the room, or that of the place `at`. `M_FORBIDDEN` if there is none, or
-/// if he may not see what was said at that place.
+/// if he may not see what was said at that place. A place before the room had its first member is taken as the one after
+/// he came.
 pub fn state_at(reader: &Reader<'_, '_>, newest: RoomPos, at: Option<RoomPos>) -> Result<StateRoot> {
     let readable = reader.sight.readable_state()?;
     let newest = newest.min(reader.sight.horizon()?);
     let Some(at) = at.filter(|at| *at < newest) else { return Ok(readable) };
-    let Some(last) = timeline::last_at(reader, at)? else { return Ok(StateRoot::EMPTY) };
+    let last = match timeline::last_at(reader, at)? {
+        Some(last) if last.event.event_type != "m.room.create" => last,
+        _ => match timeline::first_but_create(reader)? {
+            Some(first) => first,
+            None => return Ok(readable),
+        },
+    };
     if !reader.sight.may_see(last.nid, &last.event)? {
         return Err(Error::forbidden("You may not see the room as it was then"));
     }

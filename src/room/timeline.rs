@@ -117,9 +117,22 @@ fn beyond(pos: RoomPos) -> RoomPos {
 
 /// The last event of the room at or before a place.
 pub fn last_at(reader: &Reader<'_, '_>, pos: RoomPos) -> Result<Option<Entry>> {
-    let Some(last) = places(reader, RoomPos::MIN, pos, Direction::Backward).next() else { return Ok(None) };
-    let (pos, nid) = last?;
-    Ok(Some(Entry { pos, nid, event: reader.view().event(nid)? }))
+    places(reader, RoomPos::MIN, pos, Direction::Backward).next().map(|place| entry(reader, place?)).transpose()
+}
+
+/// The first event that we know of the room, but for its create event.
+pub fn first_but_create(reader: &Reader<'_, '_>) -> Result<Option<Entry>> {
+    for place in places(reader, RoomPos::MIN, RoomPos::MAX, Direction::Forward).take(2) {
+        let found = entry(reader, place?)?;
+        if found.event.event_type != "m.room.create" {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+fn entry(reader: &Reader<'_, '_>, (pos, nid): (RoomPos, EventNid)) -> Result<Entry> {
+    Ok(Entry { pos, nid, event: reader.view().event(nid)? })
 }
 
 fn places<'r>(

@@ -21,7 +21,11 @@ use crate::{
         tables::{Members, Origin, Rooms},
     },
     store::{Group, RoomNid, Scan, StreamPos},
-    user::{keys, session::Caller, tables::KeyChanges},
+    user::{
+        keys::{self, tables::UserSignatureChanges},
+        session::Caller,
+        tables::KeyChanges,
+    },
 };
 
 /// The users of both lists.
@@ -57,7 +61,9 @@ impl DeviceLists {
         let met = met(context, changes)?;
         let parted = parted(context, changes, since)?;
         let mut changed = sharing(context, changes, &key_changes(context, since)?)?;
-        changed.extend(keys::users_signed(context.snapshot, context.user_id(), since, context.now)?);
+        if context.may_have_changed::<UserSignatureChanges>(Group::of(context.user_id()), since) {
+            changed.extend(keys::users_signed(context.snapshot, context.user_id(), since, context.now)?);
+        }
         changed.extend(met);
         let still_there = sharing(context, changes, &parted)?;
         let left = parted.difference(&still_there).cloned().collect();

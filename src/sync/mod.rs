@@ -15,6 +15,7 @@ mod json;
 mod left;
 mod request;
 mod state;
+mod stream;
 mod summary;
 mod timeline;
 mod to_device;
@@ -27,6 +28,7 @@ pub use self::{
     answer::Answer,
     device_lists::DeviceLists,
     request::{Request, StateForm},
+    stream::{Pieces, stream},
     user_rooms::UserRoomLists,
     wait::sync,
     wake::Wakers,

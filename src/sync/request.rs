@@ -60,9 +60,14 @@ impl StateForm {
 }
 
 impl Request {
-    /// How long the client may be kept waiting for news; not at all where it must be answered in any case.
+    /// Whether the client wants everything rather than news, which it would wait for.
+    pub fn is_answered_at_once(&self) -> bool {
+        self.since.is_none() || self.full_state
+    }
+
+    /// How long the client may be kept waiting for news.
     pub fn patience(&self) -> Duration {
-        if self.since.is_none() || self.full_state { Duration::ZERO } else { self.timeout.min(MAX_TIMEOUT) }
+        if self.is_answered_at_once() { Duration::ZERO } else { self.timeout.min(MAX_TIMEOUT) }
     }
 
     pub fn timeline_limit(&self) -> usize {

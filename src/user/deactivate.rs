@@ -6,7 +6,7 @@ use ruma::{OwnedUserId, UserId};
 use tracing::warn;
 
 use super::{
-    account, device,
+    account, backup, device, keys,
     profile::Profiles,
     tables::{AccountData, AccountDataChanges, Deactivated},
 };
@@ -26,7 +26,7 @@ pub async fn deactivate(server: Arc<Server>, user_id: OwnedUserId, is_erased: bo
         leave_rooms(&server, &user_id).await?;
         close(&server, user_id.clone(), is_erased).await?;
         server.login_tokens.retain(|other| *other != user_id);
-        server.wakers.user(&user_id);
+        keys::announce(&server, &user_id);
         Ok(())
     })
     .await
@@ -71,6 +71,8 @@ async fn close(server: &Server, user_id: OwnedUserId, is_erased: bool) -> Result
                 account.deactivated = Some(Deactivated { at_ms, is_erased });
             })?;
             device::delete_others(tx, &user_id, None)?;
+            keys::delete_user(tx, &user_id)?;
+            backup::delete_user(tx, &user_id);
             tx.delete_all::<AccountData>(&&*user_id);
             tx.delete_all::<AccountDataChanges>(&&*user_id);
             tx.delete_all::<Profiles>(&&*user_id);

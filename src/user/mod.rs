@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod account_data;
+pub mod backup;
 pub mod deactivate;
 pub mod device;
 pub mod erasure;

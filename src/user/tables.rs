@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
+use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, RoomId, UserId};
 use serde::{Deserialize, Serialize};
 
-use super::profile::Profiles;
+use super::{
+    backup::{Backup, BackupKey},
+    profile::Profiles,
+};
 use crate::store::{Family, Group, Json, Record, RoomNid, StreamPos, Table, TableInfo};
 
 pub const ALL: &[TableInfo] = &[
@@ -19,6 +22,8 @@ pub const ALL: &[TableInfo] = &[
     TableInfo::of::<ToDevice>(),
     TableInfo::of::<ToDeviceCounts>(),
     TableInfo::of::<ToDeviceTransactions>(),
+    TableInfo::of::<Backups>(),
+    TableInfo::of::<BackupKeys>(),
     TableInfo::of::<KeyChanges>(),
     TableInfo::of::<LastKeyChange>(),
     TableInfo::of::<Profiles>(),
@@ -245,6 +250,26 @@ impl Table for ToDeviceTransactions {
     type Key<'a> = (&'a UserId, &'a DeviceId, &'a str, &'a str);
     /// When, in milliseconds since the Unix epoch.
     type Value = u64;
+}
+
+/// The versions of users' key backups, oldest first.
+pub struct Backups;
+impl Table for Backups {
+    const NAME: &'static str = "backups";
+    const FAMILY: Family = Family::User;
+    const ID: u8 = 52;
+    type Key<'a> = (&'a UserId, u64);
+    type Value = Backup;
+}
+
+/// The keys in backups, by version, room and session.
+pub struct BackupKeys;
+impl Table for BackupKeys {
+    const NAME: &'static str = "backup_keys";
+    const FAMILY: Family = Family::User;
+    const ID: u8 = 53;
+    type Key<'a> = (&'a UserId, u64, &'a RoomId, &'a str);
+    type Value = BackupKey;
 }
 
 /// The users whose devices or cross-signing keys changed, in the order of their last changes.

@@ -2,10 +2,13 @@
 
 mod account;
 mod aliases;
+mod backup;
+mod cross_signing;
 mod devices;
 mod directory;
 mod filter;
 mod history;
+mod keys;
 mod login;
 mod membership;
 mod rate_limits;
@@ -17,5 +20,6 @@ mod shared_secret;
 mod state;
 mod support;
 mod sync;
+mod to_device;
 mod uiaa;
 mod visibility;

@@ -99,16 +99,16 @@ async fn members_are_chosen_by_membership() {
     bob.leave(&room).await;
     alice.invite(&room, &carol).await;
     let (joined, left, invited) = (("@alice", "join"), ("@bob", "leave"), ("@carol", "invite"));
-    let cases: [(&[(&str, &str)], &[(&str, &str)]); 6] = [
-        (&[], &[joined, left, invited]),
-        (&[("membership", "join")], &[joined]),
-        (&[("membership", "ban")], &[]),
-        (&[("not_membership", "leave")], &[joined, invited]),
-        (&[("membership", "leave"), ("not_membership", "join")], &[left, invited]),
-        (&[("membership", "leave"), ("not_membership", "leave")], &[joined, left, invited]),
+    let cases = [
+        (vec![], vec![joined, left, invited]),
+        (vec![("membership", "join")], vec![joined]),
+        (vec![("membership", "ban")], vec![]),
+        (vec![("not_membership", "leave")], vec![joined, invited]),
+        (vec![("membership", "leave"), ("not_membership", "join")], vec![left, invited]),
+        (vec![("membership", "leave"), ("not_membership", "leave")], vec![joined, left, invited]),
     ];
     for (parameters, expected) in cases {
-        assert_eq!(members(&alice, &room, parameters).await, named(expected), "{parameters:?}");
+        assert_eq!(members(&alice, &room, &parameters).await, named(&expected), "{parameters:?}");
     }
     let answer = alice.get(&format!("/v3/rooms/{room}/members?membership=guest")).await;
     assert_eq!(answer.error(), (400, "M_INVALID_PARAM"));
@@ -125,6 +125,7 @@ async fn members_are_told_as_of_a_place() {
     bob.join(&room).await;
     assert_eq!(members(&alice, &room, &[("at", before)]).await, named(&[("@alice", "join")]));
     assert_eq!(members(&alice, &room, &[]).await, named(&[("@alice", "join"), ("@bob", "join")]));
+    assert_eq!(members(&alice, &room, &[("at", "t0")]).await, named(&[("@alice", "join")]), "before there was a room");
     let answer = bob.get(&format!("/v3/rooms/{room}/members{}", query(&[("at", before)]))).await;
     assert_eq!(answer.error(), (403, "M_FORBIDDEN"), "he may not see what was there");
     let answer = bob.get(&format!("/v3/rooms/{room}/members{}", query(&[("at", "YWxsCgpOb25lLDM1ODcwOA")]))).await;
@@ -142,5 +143,5 @@ async fn joined_members_are_told_with_their_profiles() {
     bob.set(&room, "m.room.member", &bob.id, json!({ "membership": "join", "displayname": 1 })).await;
     let joined = alice.get(&format!("/v3/rooms/{room}/joined_members")).await.ok()["joined"].clone();
     let expected = json!({ "display_name": "Alice A.", "avatar_url": "mxc://example.org/a" });
-    assert_eq!(joined, json!({ &alice.id: expected, &bob.id: {} }));
+    assert_eq!(joined, json!({ &alice.id: expected, &bob.id: { "display_name": null, "avatar_url": null } }));
 }

@@ -50,7 +50,7 @@ async fn act(user: &User, room: &str, what: &str, body: Value) {
 }
 
 async fn say(user: &User, room: &str, text: &str) -> String {
-    let path = format!("/v3/rooms/{room}/send/m.room.message/{}", encoded(text));
+    let path = format!("/v3/rooms/{room}/send/m.room.message/{}", encoded(text.get(..20).unwrap_or(text)));
     let answer = user.put(&path, json!({ "msgtype": "m.text", "body": text })).await.ok();
     answer["event_id"].as_str().unwrap().to_owned()
 }
@@ -768,6 +768,27 @@ async fn who_hangs_up_is_forgotten() {
     let hung_up = tokio::time::timeout(Duration::from_millis(50), alice.get(&long)).await;
     assert!(hung_up.is_err());
     assert_eq!(server.inside().wakers.waiting(), 0);
+}
+
+#[tokio::test]
+async fn a_large_answer_comes_in_pieces_that_make_one() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let text = "x".repeat(20_000);
+    let mut created = Vec::new();
+    for _ in 0..8 {
+        let room = public(&alice).await;
+        say(&alice, &room, &text).await;
+        created.push(room);
+    }
+    created.sort();
+    let answer = sync(&alice, &[]).await;
+    assert_eq!(rooms(&answer, "join"), created);
+    for room in &created {
+        assert_eq!(bodies(&answer["rooms"]["join"][room]), [&*text]);
+    }
+    let whole = sync(&alice, &[("since", &next(&answer)), ("full_state", "true")]).await;
+    assert_eq!(rooms(&whole, "join"), created);
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use crate::{
         extract::{Client, Matrix},
     },
     user::{
-        device,
+        device, keys,
         tables::Device,
         uiaa::{self, Operation},
     },
@@ -106,5 +106,8 @@ async fn delete_many(
 async fn delete(server: &Arc<Server>, user: OwnedUserId, devices: Vec<OwnedDeviceId>) -> Result<()> {
     let of_user = user.clone();
     let devices = server.read(move |snapshot| device::existing(snapshot, &of_user, &devices)).await?;
-    server.store.commit(move |tx| devices.iter().try_for_each(|device| device::delete(tx, &user, device))).await
+    let of_user = user.clone();
+    server.store.commit(move |tx| devices.iter().try_for_each(|device| device::delete(tx, &of_user, device))).await?;
+    keys::announce(server, &user);
+    Ok(())
 }

@@ -1,22 +1,25 @@
 //! Who is in a room.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{Router, extract::State};
 use ruma::{
+    OwnedMxcUri, OwnedUserId,
     api::client::membership::{get_member_events, joined_members},
     events::room::member::MembershipState,
 };
+use serde::Serialize;
 
 use crate::{
     Server,
     error::{Error, Result},
     http::{
         endpoint,
-        extract::{Client, Matrix},
+        extract::{Client, Json, Matrix},
     },
     room::{
-        Membership, history, read,
+        Membership, history,
+        read::{self, Profile},
         visibility::{Standing, not_in_room},
     },
     sync::token::TimelineToken,
@@ -62,19 +65,27 @@ fn membership(asked: Option<&MembershipState>) -> Result<Option<Membership>> {
 async fn joined(
     State(server): State<Arc<Server>>,
     Client { sender, body, .. }: Client<joined_members::v3::Request>,
-) -> Result<Matrix<joined_members::v3::Response>> {
-    let answer = history::read(&server, sender, body.room_id, |reader, _| {
-        match reader.sight.standing {
-            Standing::Joined => {}
-            Standing::Left(_) => return Err(Error::forbidden("You are not in this room any more")),
-            Standing::Stranger => return Err(not_in_room()),
+) -> Result<Json<Joined>> {
+    let answer = history::read(&server, sender, body.room_id, |reader, _| match reader.sight.standing {
+        Standing::Joined => {
+            let members = read::joined(reader.view())?.into_iter();
+            let member = |Profile { displayname, avatar_url }| Member { display_name: displayname, avatar_url };
+            Ok(Joined { joined: members.map(|(user_id, profile)| (user_id, member(profile))).collect() })
         }
-        let joined = read::joined(reader.view())?.into_iter().map(|(user_id, profile)| {
-            let mut member = joined_members::v3::RoomMember::new();
-            (member.display_name, member.avatar_url) = (profile.displayname, profile.avatar_url);
-            (user_id, member)
-        });
-        Ok(joined_members::v3::Response::new(joined.collect()))
+        Standing::Left(_) => Err(Error::forbidden("You are not in this room any more")),
+        Standing::Stranger => Err(not_in_room()),
     });
-    answer.await?.map(Matrix).ok_or_else(not_in_room)
+    answer.await?.map(Json).ok_or_else(not_in_room)
+}
+
+#[derive(Serialize)]
+struct Joined {
+    joined: BTreeMap<OwnedUserId, Member>,
+}
+
+/// NOTSPEC: what a user has not set is `null` and not left out, as ruma's type has it: Complement wants both members.
+#[derive(Serialize)]
+struct Member {
+    display_name: Option<String>,
+    avatar_url: Option<OwnedMxcUri>,
 }

@@ -10,6 +10,7 @@ mod devices;
 mod filter;
 mod inviting;
 mod joining;
+mod key_backup;
 mod keys;
 mod kicking;
 mod knocking;
@@ -55,6 +56,7 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(filter::router())
         .merge(inviting::router())
         .merge(joining::router())
+        .merge(key_backup::router())
         .merge(keys::router())
         .merge(kicking::router())
         .merge(knocking::router())

@@ -1,23 +1,26 @@
 //! Syncing: <https://spec.matrix.org/v1.19/client-server-api/#syncing>
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use axum::{
     Router,
+    body::Body,
     extract::{RawQuery, State},
     response::{IntoResponse, Response},
 };
+use futures_util::stream;
 use http::header;
 use ruma::{
     api::client::{filter::FilterDefinition, sync::sync_events},
     exports::serde_html_form,
 };
+use tracing::error;
 
 use crate::{
     Server,
     error::{Error, Result},
     http::{endpoint, extract::Client},
-    sync::{self, Request, StateForm},
+    sync::{self, Pieces, Request, StateForm},
     user::{filter, session::Caller},
 };
 
@@ -42,8 +45,23 @@ async fn sync_events(
         user_id: sender.user_id,
         device_id: sender.device_id,
     };
-    let answer = sync::sync(&server, request).await?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], answer.body).into_response())
+    let body = if request.is_answered_at_once() {
+        streamed(sync::stream(&server, request).await?)
+    } else {
+        Body::from(sync::sync(&server, request).await?.body)
+    };
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+/// A body that ends early, so that the client takes it for broken, if the answer can't be finished.
+fn streamed(pieces: Pieces) -> Body {
+    Body::from_stream(stream::unfold(pieces, async |mut pieces| {
+        let piece = pieces.next().await?.map_err(|cause| {
+            error!("an answer that was begun could not be finished: {cause:?}");
+            io::Error::other("the answer could not be finished")
+        });
+        Some((piece, pieces))
+    }))
 }
 
 fn filter_of(server: &Server, sender: &Caller, named: Option<sync_events::v3::Filter>) -> Result<FilterDefinition> {

@@ -3,7 +3,7 @@
 use ruma::{DeviceId, UserId};
 use serde::{Deserialize, Serialize};
 
-use crate::store::{Family, Key, Record, StreamPos, Table, TableInfo};
+use crate::store::{Family, Group, Key, Record, StreamPos, Table, TableInfo};
 
 pub const ALL: &[TableInfo] = &[
     TableInfo::of::<DeviceKeys>(),
@@ -126,6 +126,10 @@ impl Table for UserSignatureChanges {
     const ID: u8 = 44;
     type Key<'a> = (&'a UserId, StreamPos, &'a UserId);
     type Value = ();
+
+    fn group(&(signer, ..): &Self::Key<'_>) -> Option<Group> {
+        Some(Group::of(signer))
+    }
 }
 
 /// The one-time keys that nobody has claimed, in the order in which they came.

@@ -1,6 +1,7 @@
 //! A server in this process, with a directory, a clock and a seed of its own, and users who talk to it in JSON.
 
 mod answer;
+mod identity;
 pub mod room;
 mod user;
 
@@ -13,7 +14,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tower::ServiceExt;
 
-pub use self::{answer::Answer, user::User};
+pub use self::{
+    answer::Answer,
+    identity::{Signer, curve25519_key},
+    user::User,
+};
 
 /// 2026-01-01, when every test begins.
 const START_MS: u64 = 1_767_225_600_000;
