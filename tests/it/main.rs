@@ -7,6 +7,7 @@ mod cross_signing;
 mod devices;
 mod directory;
 mod filter;
+mod fuzz;
 mod history;
 mod keys;
 mod login;
