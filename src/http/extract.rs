@@ -234,9 +234,15 @@ async fn parse<R: IncomingRequest>(mut request: Request, server: &Arc<Server>) -
     Ok((body, raw))
 }
 
+/// A body of JSON, or none.
 async fn read(body: Body, server: &Server) -> Result<Bytes, Error> {
     let limit = server.config.max_request_size.as_usize();
-    axum::body::to_bytes(body, limit).await.map_err(|e| unread_body(&e))
+    let raw = axum::body::to_bytes(body, limit).await.map_err(|e| unread_body(&e))?;
+    // serde_json does not look at the text of members that nobody asks for.
+    match std::str::from_utf8(&raw) {
+        Ok(_) => Ok(raw),
+        Err(_) => Err(Error::refused(ErrorKind::NotJson, "The body is not UTF-8")),
+    }
 }
 
 fn unread_body(error: &axum::Error) -> Error {
