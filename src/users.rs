@@ -13,7 +13,7 @@ use chappe::{
     error::Error,
     logging,
     random::Random,
-    user::account::{self, Kept},
+    user::{account, device::Selection},
 };
 use clap::Subcommand;
 use ruma::UserId;
@@ -75,7 +75,7 @@ async fn create(server: &Arc<Server>, name: &str, is_admin: bool, from_stdin: bo
 async fn set_password(server: &Arc<Server>, name: &str, from_stdin: bool) -> anyhow::Result<()> {
     let user_id = account::of_name(server.name(), name).context("no account of this server can have this name")?;
     let password = Password::choose(server, from_stdin)?;
-    let set = account::set_password(server, user_id.clone(), password.text.clone(), Kept::None);
+    let set = account::set_password(Arc::clone(server), user_id.clone(), password.text.clone(), Selection::All);
     set.await.map_err(on_terminal)?;
     password.print_for(&user_id)
 }

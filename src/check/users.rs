@@ -8,18 +8,61 @@ use crate::{
     user::{
         keys::tables::{OneTimeKeyCounts, OneTimeKeyPlaces, OneTimeKeys, UserSignatureChanges, UserSignatures},
         tables::{
-            AccountData, AccountDataChanges, BackupKeys, Backups, KeyChanges, LastKeyChange, ToDevice, ToDeviceCounts,
+            AccessTokens, AccountData, AccountDataChanges, Accounts, BackupKeys, Backups, DeviceTokens, Devices,
+            KeyChanges, LastKeyChange, RefreshTokens, ToDevice, ToDeviceCounts, TokenKind,
         },
     },
 };
 
 pub fn check(checker: &mut Checker<'_>) {
+    checker.run("devices", devices);
+    checker.run("tokens", tokens);
     checker.run("account data", account_data);
     checker.run("key changes", key_changes);
     checker.run("one-time keys", one_time_keys);
     checker.run("user signatures", user_signatures);
     checker.run("to-device messages", to_device);
     checker.run("key backups", backups);
+}
+
+fn devices(checker: &mut Checker<'_>) -> Result<()> {
+    for row in checker.snapshot.list::<Devices>(&()) {
+        let row = row?;
+        let (user_id, device_id) = row.key()?;
+        let account = checker.snapshot.get::<Accounts>(&user_id)?;
+        let is_in_use = account.is_some_and(|account| account.deactivated.is_none());
+        checker.expect("devices", is_in_use, || format!("{device_id} is one of {user_id}, who has no account"));
+    }
+    Ok(())
+}
+
+/// Every token is one of a device that is there, and each device's list of tokens is whole.
+fn tokens(checker: &mut Checker<'_>) -> Result<()> {
+    let mut listed = [0, 0];
+    for row in checker.snapshot.list::<DeviceTokens>(&()) {
+        let row = row?;
+        let (user_id, device_id, hash) = row.key()?;
+        let (owner, granted) = match row.value.kind {
+            TokenKind::Access => {
+                listed[0] += 1;
+                let token = checker.snapshot.get::<AccessTokens>(&hash)?;
+                token.map(|token| ((token.user_id, token.device_id), token.granted)).unzip()
+            }
+            TokenKind::Refresh => {
+                listed[1] += 1;
+                let token = checker.snapshot.get::<RefreshTokens>(&hash)?;
+                token.map(|token| ((token.user_id, token.device_id), token.granted)).unzip()
+            }
+        };
+        let agrees = owner.is_some_and(|(user, device)| user == user_id && device == device_id)
+            && granted == Some(row.value.granted)
+            && checker.snapshot.contains::<Devices>(&(user_id, device_id))?;
+        checker.expect("tokens", agrees, || format!("one listed for {device_id} of {user_id} is not its token"));
+    }
+    let stored =
+        [checker.snapshot.list::<AccessTokens>(&()).count(), checker.snapshot.list::<RefreshTokens>(&()).count()];
+    checker.expect("tokens", stored == listed, || format!("{stored:?} are stored, {listed:?} are listed by device"));
+    Ok(())
 }
 
 fn account_data(checker: &mut Checker<'_>) -> Result<()> {

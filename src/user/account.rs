@@ -3,12 +3,13 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use ruma::{
-    OwnedDeviceId, OwnedUserId, ServerName, UserId,
+    OwnedUserId, ServerName, UserId,
     api::{client::uiaa::UserIdentifier, error::ErrorKind},
 };
 
 use super::{
-    device, password,
+    device::{self, Selection},
+    keys, password,
     tables::{Account, Accounts},
 };
 use crate::{
@@ -154,31 +155,29 @@ pub async fn check_password(server: &Arc<Server>, user_id: &UserId, password: St
     Ok(is_right)
 }
 
-/// Which devices stay logged in when a password changes.
-pub enum Kept {
-    All,
-    Only(OwnedDeviceId),
-    None,
-}
-
-/// `M_NOT_FOUND` if there is no such account.
-pub async fn set_password(server: &Arc<Server>, user_id: OwnedUserId, password: String, kept: Kept) -> Result<()> {
+/// Changes a password, and logs devices out. `M_NOT_FOUND` if there is no such account.
+pub async fn set_password(
+    server: Arc<Server>,
+    user_id: OwnedUserId,
+    password: String,
+    logged_out: Selection,
+) -> Result<()> {
     password::check_acceptable(&password)?;
     let password_hash = server.passwords.place().await.hash(&server.random, password).await?;
-    if !matches!(kept, Kept::All) {
-        server.login_tokens.retain(|other| *other != user_id);
-    }
-    server
-        .store
-        .commit(move |tx| {
-            update(tx, &user_id, |account| account.password_hash = Some(password_hash))?;
-            match kept {
-                Kept::All => Ok(()),
-                Kept::Only(device_id) => device::delete_others(tx, &user_id, Some(&device_id)),
-                Kept::None => device::delete_others(tx, &user_id, None),
-            }
-        })
-        .await
+    Server::detached(async move {
+        if !matches!(logged_out, Selection::None) {
+            server.login_tokens.retain(|other| *other != user_id);
+        }
+        let owner = user_id.clone();
+        let write = move |tx: &mut Transaction<'_>| {
+            update(tx, &owner, |account| account.password_hash = Some(password_hash))?;
+            device::delete(tx, &owner, &logged_out)
+        };
+        server.store.commit(write).await?;
+        keys::announce(&server, &user_id);
+        Ok(())
+    })
+    .await
 }
 
 /// Changes a row of `Accounts`; `M_NOT_FOUND` if there is none.

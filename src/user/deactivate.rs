@@ -6,7 +6,9 @@ use ruma::{OwnedUserId, UserId};
 use tracing::warn;
 
 use super::{
-    account, backup, device, keys,
+    account, backup,
+    device::{self, Selection},
+    keys,
     profile::Profiles,
     tables::{AccountData, AccountDataChanges, Deactivated},
 };
@@ -70,7 +72,7 @@ async fn close(server: &Server, user_id: OwnedUserId, is_erased: bool) -> Result
                 account.password_hash = None;
                 account.deactivated = Some(Deactivated { at_ms, is_erased });
             })?;
-            device::delete_others(tx, &user_id, None)?;
+            device::delete(tx, &user_id, &Selection::All)?;
             keys::delete_user(tx, &user_id)?;
             backup::delete_user(tx, &user_id);
             tx.delete_all::<AccountData>(&&*user_id);

@@ -1,15 +1,17 @@
 //! The devices of a user: each is one log-in.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
-use ruma::{DeviceId, OwnedDeviceId, UserId};
+use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 
 use super::{
-    keys, session,
+    keys::{self, tables::DeviceKeys},
+    session,
     tables::{Device, Devices},
     to_device,
 };
 use crate::{
+    Server,
     error::{Error, Result},
     store::{Snapshot, Transaction},
 };
@@ -28,10 +30,23 @@ pub fn list(snapshot: &Snapshot<'_>, user: &UserId) -> Result<Vec<(OwnedDeviceId
 }
 
 /// `M_NOT_FOUND` if the user has no such device.
-pub fn rename(tx: &mut Transaction<'_>, user: &UserId, device: &DeviceId, display_name: String) -> Result<()> {
-    let mut row = tx.get::<Devices>(&(user, device))?.ok_or_else(unknown)?;
-    row.display_name = Some(display_name);
-    tx.put::<Devices>(&(user, device), &row);
+pub async fn rename(server: Arc<Server>, user: OwnedUserId, device: OwnedDeviceId, display_name: String) -> Result<()> {
+    Server::detached(async move {
+        let owner = user.clone();
+        server.store.commit(move |tx| write_name(tx, &owner, &device, display_name)).await?;
+        keys::announce(&server, &user);
+        Ok(())
+    })
+    .await
+}
+
+fn write_name(tx: &mut Transaction<'_>, user: &UserId, device: &DeviceId, display_name: String) -> Result<()> {
+    let row = tx.get::<Devices>(&(user, device))?.ok_or_else(unknown)?;
+    tx.put::<Devices>(&(user, device), &Device { display_name: Some(display_name), ..row });
+    // The name is shown with the keys.
+    if tx.before().contains::<DeviceKeys>(&(user, device))? {
+        keys::changed(tx, user)?;
+    }
     Ok(())
 }
 
@@ -39,31 +54,48 @@ pub fn unknown() -> Error {
     Error::not_found("There is no such device")
 }
 
-/// Logs a device out and removes all that is kept of it. One that is not there is no error. Call [`keys::announce`]
-/// after the transaction.
-pub fn delete(tx: &mut Transaction<'_>, user: &UserId, device: &DeviceId) -> Result<()> {
-    session::revoke(tx, user, device, |_| true)?;
-    keys::delete_device(tx, user, device)?;
-    to_device::delete_device(tx, user, device);
-    tx.delete::<Devices>(&(user, device));
-    Ok(())
+/// Some of a user's devices.
+pub enum Selection {
+    All,
+    AllBut(OwnedDeviceId),
+    /// Ids that are not his are passed over.
+    These(HashSet<OwnedDeviceId>),
+    None,
 }
 
-/// As [`delete`], for all devices of `user` but `keep`.
-pub fn delete_others(tx: &mut Transaction<'_>, user: &UserId, keep: Option<&DeviceId>) -> Result<()> {
-    let devices = list(tx.before(), user)?;
-    let others = devices.iter().map(|(device, _)| &**device).filter(|device| Some(*device) != keep);
-    for device in others {
-        delete(tx, user, device)?;
+impl Selection {
+    fn contains(&self, device: &DeviceId) -> bool {
+        match self {
+            Self::All => true,
+            Self::AllBut(kept) => device != kept,
+            Self::These(devices) => devices.contains(device),
+            Self::None => false,
+        }
+    }
+}
+
+/// Logs devices out and removes all that is kept of them. Runs to its end even if the client hangs up: who shares rooms
+/// with the user must be told.
+pub async fn log_out(server: Arc<Server>, user: OwnedUserId, which: Selection) -> Result<()> {
+    Server::detached(async move {
+        let owner = user.clone();
+        server.store.commit(move |tx| delete(tx, &owner, &which)).await?;
+        keys::announce(&server, &user);
+        Ok(())
+    })
+    .await
+}
+
+/// As [`log_out`], as part of a transaction. Call [`keys::announce`] after it.
+pub fn delete(tx: &mut Transaction<'_>, user: &UserId, which: &Selection) -> Result<()> {
+    let devices = list(tx.before(), user)?.into_iter().map(|(device, _)| device);
+    for device in devices.filter(|device| which.contains(device)) {
+        session::revoke(tx, user, &device, |_| true)?;
+        keys::delete_device(tx, user, &device)?;
+        to_device::delete_device(tx, user, &device);
+        tx.delete::<Devices>(&(user, &device));
     }
     Ok(())
-}
-
-/// Those of `devices` that the user has: whoever names a million others must not keep the database busy.
-pub fn existing(snapshot: &Snapshot<'_>, user: &UserId, devices: &[OwnedDeviceId]) -> Result<Vec<OwnedDeviceId>> {
-    let named: HashSet<_> = devices.iter().collect();
-    let all = list(snapshot, user)?.into_iter().map(|(device, _)| device);
-    Ok(all.filter(|device| named.contains(device)).collect())
 }
 
 /// What a client says of a device: `M_INVALID_PARAM` if it is out of bounds.

@@ -68,7 +68,7 @@ impl Operation {
         let path = R::PATH_BUILDER.all_paths().last().expect("every endpoint has a path");
         let mut parameters: BTreeMap<String, Value> = match body {
             [] => BTreeMap::new(),
-            _ => serde_json::from_slice(body).map_err(|e| Error::bad_json(e.to_string()))?,
+            _ => serde_json::from_slice(body).map_err(|e| unreadable(&e))?,
         };
         parameters.remove("auth");
         let endpoint = format!("{} {path} {target}", R::METHOD);
@@ -237,6 +237,12 @@ impl Demand<'_> {
         info.auth_error = why.map(|(kind, message)| Box::new(StandardErrorBody::new(kind, message.to_owned())));
         Error::AuthRequired(Box::new(info))
     }
+}
+
+/// Nothing but JSON comes here, but ruma does not look into what it ignores: text there need not be UTF-8.
+fn unreadable(error: &serde_json::Error) -> Error {
+    let kind = if error.is_data() { ErrorKind::BadJson } else { ErrorKind::NotJson };
+    Error::refused(kind, format!("The body can't be read: {error}"))
 }
 
 /// Whether what the client sent proves the stage; the inner error says why not, and it may try again.

@@ -3,7 +3,9 @@ use std::{net::SocketAddr, time::Duration};
 use chappe::http::peer::Peer;
 use serde_json::{Value, json};
 
-use crate::support::{TestServer, User, auth_of};
+use vodozemac::{Curve25519PublicKey, Curve25519SecretKey, Ed25519Keypair};
+
+use crate::support::{TestServer, User, auth_of, query};
 
 async fn device_ids(user: &User) -> Vec<String> {
     let answer = user.get("/v3/devices").await.ok();
@@ -111,4 +113,46 @@ async fn a_devices_last_use_is_known_to_the_minute() {
     let later = seen("192.0.2.2").await;
     assert_eq!(later["last_seen_ip"], "192.0.2.2");
     assert_eq!(later["last_seen_ts"].as_u64().unwrap() - first["last_seen_ts"].as_u64().unwrap(), 60_000);
+}
+
+/// Uploads the identity keys of a device.
+async fn upload_keys(user: &User) {
+    let keypair = Ed25519Keypair::new();
+    let ids = ["ed25519", "curve25519"].map(|algorithm| format!("{algorithm}:{}", user.device_id));
+    let mut keys = json!({
+        "user_id": user.id,
+        "device_id": user.device_id,
+        "algorithms": ["m.olm.v1.curve25519-aes-sha2"],
+        "keys": {&ids[0]: keypair.public_key().to_base64(), &ids[1]: Curve25519PublicKey::from(&Curve25519SecretKey::new()).to_base64()},
+    });
+    let canonical: ruma::CanonicalJsonObject = serde_json::from_value(keys.clone()).unwrap();
+    let signature = keypair.sign(serde_json::to_string(&canonical).unwrap().as_bytes()).to_base64();
+    keys["signatures"] = json!({&user.id: {&ids[0]: signature}});
+    user.post("/v3/keys/upload", json!({"device_keys": keys})).await.ok();
+}
+
+/// Who changed keys since `since`, for this user.
+async fn changed_since(user: &User, since: &Value) -> Value {
+    let path = format!("/v3/sync{}", query(&[("since", since.as_str().unwrap())]));
+    user.get(&path).await.ok()["device_lists"]["changed"].clone()
+}
+
+#[tokio::test]
+async fn room_mates_hear_of_devices_that_are_renamed_or_gone() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = alice.create_room(json!({"preset": "public_chat"})).await;
+    bob.join(&room).await;
+    let phone = log_in_as(&server, "PHONE", "My phone").await;
+    upload_keys(&phone).await;
+    let now = async || bob.get("/v3/sync").await.ok()["next_batch"].clone();
+    let since = now().await;
+    assert_eq!(changed_since(&bob, &since).await, Value::Null);
+    alice.put("/v3/devices/PHONE", json!({"display_name": "Old phone"})).await.ok();
+    assert_eq!(changed_since(&bob, &since).await, json!([alice.id]));
+    let since = now().await;
+    phone.post("/v3/logout", json!({})).await.ok();
+    assert_eq!(changed_since(&bob, &since).await, json!([alice.id]));
+    let keys = bob.post("/v3/keys/query", json!({"device_keys": {&alice.id: []}})).await.ok();
+    assert_eq!(keys["device_keys"][&alice.id].get("PHONE"), None);
 }

@@ -124,3 +124,20 @@ async fn kinds_of_tokens_are_not_mixed_up() {
     assert_eq!(refresh(&server, &swapped).await.error(), (401, "M_UNKNOWN_TOKEN"));
     assert_eq!(server.post("/v3/refresh", json!({})).await.error(), (400, "M_BAD_JSON"));
 }
+
+#[tokio::test]
+async fn the_rows_of_sessions_agree_after_all_that_may_happen_to_them() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let first = log_in(&server).await;
+    let lost = refresh(&server, &first).await.ok();
+    let second = refresh(&server, &first).await.ok();
+    who(&server, &second).await.ok();
+    log_in(&server).await;
+    let path = format!("/v3/devices/{}", alice.device_id);
+    alice.request(Method::DELETE, &path, Some(json!({"auth": auth_of("alice")}))).await.ok();
+    bob.post("/v3/account/deactivate", json!({"auth": auth_of("bob")})).await.ok();
+    assert_eq!(who(&server, &lost).await.error(), (401, "M_UNKNOWN_TOKEN"));
+    let report = chappe::check::check(&server.inside().store, server.inside().name()).unwrap();
+    assert!(report.is_clean(), "{:?}", report.problems);
+}

@@ -20,8 +20,9 @@ use crate::{
         extract::{Client, Json, Matrix, MaybeClient},
     },
     user::{
-        account::{self, Kept},
+        account,
         deactivate::deactivate,
+        device::Selection,
         password,
         uiaa::{self, Operation},
     },
@@ -53,8 +54,8 @@ async fn change_password(
     password::check_acceptable(&body.new_password)?;
     let operation = Operation::of::<change_password::v3::Request>("", &raw)?;
     uiaa::confirm(&server, &sender, operation, body.auth).await?;
-    let kept = if body.logout_devices { Kept::Only(sender.device_id) } else { Kept::All };
-    account::set_password(&server, sender.user_id, body.new_password, kept).await?;
+    let logged_out = if body.logout_devices { Selection::AllBut(sender.device_id) } else { Selection::None };
+    account::set_password(server, sender.user_id, body.new_password, logged_out).await?;
     Ok(Matrix(change_password::v3::Response::new()))
 }
 

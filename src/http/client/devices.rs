@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{Router, extract::State};
 use ruma::{
-    MilliSecondsSinceUnixEpoch, OwnedDeviceId, OwnedUserId, UInt,
+    MilliSecondsSinceUnixEpoch, OwnedDeviceId, UInt,
     api::client::device::{self as api, delete_device, delete_devices, get_device, get_devices, update_device},
 };
 
@@ -16,7 +16,7 @@ use crate::{
         extract::{Client, Matrix},
     },
     user::{
-        device, keys,
+        device::{self, Selection},
         tables::Device,
         uiaa::{self, Operation},
     },
@@ -68,14 +68,13 @@ async fn update(
     Client { sender, body, .. }: Client<update_device::v3::Request>,
 ) -> Result<Matrix<update_device::v3::Response>> {
     device::check_display_name(body.display_name.as_deref())?;
-    let update_device::v3::Request { device_id, display_name, .. } = body;
-    server
-        .store
-        .commit(move |tx| match display_name {
-            Some(name) => device::rename(tx, &sender.user_id, &device_id, name),
-            None => device::get(tx.before(), &sender.user_id, &device_id)?.map(drop).ok_or_else(device::unknown),
-        })
-        .await?;
+    match body.display_name {
+        Some(name) => device::rename(server, sender.user_id, body.device_id, name).await?,
+        None => {
+            let found = device::get(&server.store.snapshot(), &sender.user_id, &body.device_id)?;
+            found.ok_or_else(device::unknown)?;
+        }
+    }
     Ok(Matrix(update_device::v3::Response::new()))
 }
 
@@ -87,7 +86,7 @@ async fn delete_one(
 ) -> Result<Matrix<delete_device::v3::Response>> {
     let operation = Operation::of::<delete_device::v3::Request>(body.device_id.as_str(), &raw)?;
     uiaa::confirm(&server, &sender, operation, body.auth).await?;
-    delete(&server, sender.user_id, vec![body.device_id]).await?;
+    device::log_out(server, sender.user_id, Selection::These([body.device_id].into())).await?;
     Ok(Matrix(delete_device::v3::Response::new()))
 }
 
@@ -99,15 +98,6 @@ async fn delete_many(
 ) -> Result<Matrix<delete_devices::v3::Response>> {
     let operation = Operation::of::<delete_devices::v3::Request>("", &raw)?;
     uiaa::confirm(&server, &sender, operation, body.auth).await?;
-    delete(&server, sender.user_id, body.devices).await?;
+    device::log_out(server, sender.user_id, Selection::These(body.devices.into_iter().collect())).await?;
     Ok(Matrix(delete_devices::v3::Response::new()))
-}
-
-async fn delete(server: &Arc<Server>, user: OwnedUserId, devices: Vec<OwnedDeviceId>) -> Result<()> {
-    let of_user = user.clone();
-    let devices = server.read(move |snapshot| device::existing(snapshot, &of_user, &devices)).await?;
-    let of_user = user.clone();
-    server.store.commit(move |tx| devices.iter().try_for_each(|device| device::delete(tx, &of_user, device))).await?;
-    keys::announce(server, &user);
-    Ok(())
 }

@@ -12,7 +12,7 @@ use crate::{
         endpoint,
         extract::{Client, Matrix},
     },
-    user::{device, keys},
+    user::device::{self, Selection},
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -27,9 +27,7 @@ async fn log_out(
     State(server): State<Arc<Server>>,
     Client { sender, .. }: Client<logout::v3::Request>,
 ) -> Result<Matrix<logout::v3::Response>> {
-    let user_id = sender.user_id.clone();
-    server.store.commit(move |tx| device::delete(tx, &sender.user_id, &sender.device_id)).await?;
-    keys::announce(&server, &user_id);
+    device::log_out(server, sender.user_id, Selection::These([sender.device_id].into())).await?;
     Ok(Matrix(logout::v3::Response::new()))
 }
 
@@ -39,8 +37,6 @@ async fn log_out_all(
     State(server): State<Arc<Server>>,
     Client { sender, .. }: Client<logout_all::v3::Request>,
 ) -> Result<Matrix<logout_all::v3::Response>> {
-    let user_id = sender.user_id.clone();
-    server.store.commit(move |tx| device::delete_others(tx, &sender.user_id, None)).await?;
-    keys::announce(&server, &user_id);
+    device::log_out(server, sender.user_id, Selection::All).await?;
     Ok(Matrix(logout_all::v3::Response::new()))
 }
