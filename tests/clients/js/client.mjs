@@ -2,13 +2,6 @@
 import assert from "node:assert/strict";
 import * as sdk from "matrix-js-sdk";
 
-// The one thing of Node 22 that the library uses: with it, Node 20 will do as well.
-Promise.withResolvers ??= function () {
-  const deferred = {};
-  deferred.promise = new this((resolve, reject) => Object.assign(deferred, { resolve, reject }));
-  return deferred;
-};
-
 // The library tells the console of every request; a failing assertion says enough.
 for (const level of ["trace", "debug", "info", "warn", "error"]) console[level] = () => {};
 
@@ -39,18 +32,14 @@ export async function newClient(baseUrl, localpart) {
 
 /** Registration as browsers do it: the first request asks for the session, the second one answers its only stage. */
 async function register(client, username, password) {
-  const refused = await client.registerRequest({ username, password }).then(
+  const request = { username, password, inhibit_login: true };
+  const refused = await client.registerRequest(request).then(
     () => assert.fail("registration without authentication must ask for it"),
     (error) => error,
   );
   assert.equal(refused.httpStatus, 401);
   assert.ok(refused.data.flows.some(({ stages }) => stages.join() === "m.login.dummy"), "a flow of m.login.dummy alone");
-  await client.registerRequest({
-    username,
-    password,
-    inhibit_login: true,
-    auth: { type: "m.login.dummy", session: refused.data.session },
-  });
+  await client.registerRequest({ ...request, auth: { type: "m.login.dummy", session: refused.data.session } });
 }
 
 /** Resolves with the arguments of the first `event` of `emitter` for which `wanted(...arguments)` holds. */
