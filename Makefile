@@ -4,6 +4,9 @@ SHELL := /bin/bash
 
 # A C++ compiler for RocksDB, libclang for its bindings, make for jemalloc.
 NEEDS := clang g++ libclang-dev make
+# The clients that the server is tested with. Built on their own: in one build with the server they would share the features
+# of what both depend on, and RocksDB would be compiled once more.
+CLIENTS := --package launched --package sdk-tests
 CHAPPE := $(or $(CARGO_TARGET_DIR),target)/release/chappe
 
 .PHONY: run test check build bench complement needs
@@ -17,8 +20,12 @@ build: needs
 
 test check: needs
 	cargo fmt --all --check
-	cargo clippy --release --locked --workspace --all-targets -- -D warnings
-	cargo test --release --locked --workspace
+	packaging/install-needs curl openssl
+	cargo clippy --release --locked --all-targets -- -D warnings
+	cargo clippy --release --locked $(CLIENTS) --all-targets -- -D warnings
+	cargo test --release --locked
+	cargo test --release --locked $(CLIENTS)
+	tests/clients/run
 
 bench: needs
 	cargo bench --locked
