@@ -176,9 +176,6 @@ fn plan_founding(
     let snapshot = server.store.snapshot();
     let view = if numbers.event == EventNid(0) {
         let room_id = event.pdu().room_id.clone();
-        if snapshot.contains::<tables::RoomIds>(&&*room_id)? {
-            return Err(Error::internal(format!("there is a room {room_id} already")));
-        }
         let empty = tables::Room { room_id, version, current_state: StateRoot::EMPTY, joined: 0, invited: 0 };
         View::new(&server.rooms, &snapshot, room, empty)?
     } else {

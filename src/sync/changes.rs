@@ -29,7 +29,7 @@ pub struct Changes {
 pub struct Room {
     pub nid: RoomNid,
     pub row: UserRoom,
-    /// What the client has seen of the room; `None` if nothing, or nothing of the user's present stay.
+    /// What the client has seen of the room; `None` if nothing of the user's present or last stay.
     pub after: Option<StreamPos>,
     /// How its state changed after that; empty if that is nothing.
     pub log: Log,
@@ -55,10 +55,10 @@ impl Changes {
         with_account_data: &HashSet<RoomNid>,
     ) -> Result<()> {
         let is_new = context.since.is_none_or(|since| row.since > since);
+        let after = context.since.filter(|since| row.joined_at.is_some_and(|joined| joined <= *since));
         match row.membership {
             Membership::Join => {
                 self.all_joined.push(nid);
-                let after = context.since.filter(|since| row.joined_at.is_some_and(|joined| joined <= *since));
                 let has_news = match after {
                     None => true,
                     Some(_) if context.request.full_state || with_account_data.contains(&nid) => true,
@@ -68,11 +68,10 @@ impl Changes {
                     self.joined.push(Room::read(context, nid, row, after)?);
                 }
             }
-            Membership::Invite if is_new => self.invited.push(Room::read(context, nid, row, None)?),
-            Membership::Knock if is_new => self.knocked.push(Room::read(context, nid, row, None)?),
+            Membership::Invite if is_new => self.invited.push(Room::read(context, nid, row, after)?),
+            Membership::Knock if is_new => self.knocked.push(Room::read(context, nid, row, after)?),
             Membership::Leave | Membership::Ban if is_new && !row.is_forgotten => {
                 if context.since.is_some() || context.request.filter.room.include_leave {
-                    let after = context.since.filter(|since| row.joined_at.is_some_and(|joined| joined <= *since));
                     self.left.push(Room::read(context, nid, row, after)?);
                 }
             }

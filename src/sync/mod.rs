@@ -7,6 +7,7 @@
 mod account_data;
 mod answer;
 mod changes;
+mod company;
 mod device_lists;
 mod ephemeral;
 mod invited;

@@ -46,6 +46,10 @@ impl Log {
         rows.collect::<Result<_>>().map(Self)
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The users whose member events changed, with what they were before all changes and after them.
     pub fn members(&self, view: &View<'_>) -> Result<Vec<MemberChange>> {
         let mut ends: BTreeMap<StateKeyNid, StateChange> = BTreeMap::new();

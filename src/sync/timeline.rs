@@ -19,7 +19,7 @@ use crate::{
 pub struct Timeline {
     /// Oldest first.
     pub events: Vec<Entry>,
-    /// There are older ones that the client has not seen.
+    /// There are older ones that the client has not seen, or they do not follow what it has seen.
     pub is_limited: bool,
     /// The place before all of them and after all that the client has seen, or has to ask for.
     pub start: RoomPos,
@@ -33,6 +33,8 @@ impl Timeline {
         after: Option<StreamPos>,
         until: RoomPos,
     ) -> Result<Self> {
+        // A room that was joined since may be one that the client knows from before, with a gap in between.
+        let is_rejoined = after.is_none() && context.since.is_some();
         let after = after.map_or(RoomPos::MIN, RoomPos::from);
         let query = Query {
             after,
@@ -47,7 +49,7 @@ impl Timeline {
         events.reverse();
         let before_first = || events.first().map_or(until, |first| RoomPos(first.pos.0.saturating_sub(1)));
         let start = page.next.unwrap_or_else(|| if after == RoomPos::MIN { before_first() } else { after });
-        Ok(Self { events, is_limited: page.next.is_some(), start })
+        Ok(Self { events, is_limited: page.next.is_some() || is_rejoined, start })
     }
 
     pub fn write(&self, context: &Context<'_>, reader: &Reader<'_, '_>, out: &mut Vec<u8>) -> Result<()> {

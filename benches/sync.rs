@@ -1,0 +1,150 @@
+//! What `/sync` costs: `cargo bench --bench sync`. `SYNC_ROOMS=10,1000` sets how many rooms the user is in.
+
+use std::{
+    hint::black_box,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use chappe::{
+    Server,
+    clock::Clock,
+    config::Config,
+    event::Draft,
+    random::Random,
+    room::{
+        View, append,
+        create::{self, NewRoom, Preset},
+    },
+    store::RoomNid,
+    sync::{self, Answer, Request, StateForm},
+};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use ruma::{OwnedUserId, RoomVersionId, UserId, presence::PresenceState};
+use serde_json::{Map, json, value::to_raw_value};
+use tokio::runtime::Runtime;
+
+/// The events of each room's timeline.
+const MESSAGES: usize = 20;
+
+/// The other members of each room.
+const OTHERS: usize = 9;
+
+fn user(n: usize) -> OwnedUserId {
+    UserId::parse(format!("@user{n}:bench")).expect("it is a user id")
+}
+
+/// A server on which one user is in many rooms.
+struct Bench {
+    runtime: Runtime,
+    server: Arc<Server>,
+    rooms: Vec<RoomNid>,
+    _directory: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(rooms: usize) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut config = Config::for_tests("bench");
+        directory.path().clone_into(&mut config.database_path);
+        let runtime = Runtime::new().expect("threads can be started");
+        let server = Server::open(config, Clock::System, Random::from_seed(1)).expect("a new database opens");
+        let found = futures_util::future::join_all((0..rooms).map(|_| found(&server)));
+        let rooms = runtime.block_on(found);
+        Self { runtime, server, rooms, _directory: directory }
+    }
+
+    /// The answer to user 0; the position in it is that of now.
+    fn answer(&self, since: Option<&Answer>) -> Answer {
+        let request = Request {
+            user_id: user(0),
+            device_id: "DEVICE".into(),
+            since: since.map(|answer| answer.next),
+            filter: Arc::default(),
+            full_state: false,
+            state_form: StateForm::Before,
+            timeout: Duration::ZERO,
+            set_presence: PresenceState::Offline,
+        };
+        self.runtime.block_on(sync::sync(&self.server, request)).expect("it reads")
+    }
+
+    fn say(&self, room: RoomNid) {
+        self.runtime.block_on(send(&self.server, room, &user(0), message()));
+    }
+}
+
+async fn found(server: &Arc<Server>) -> RoomNid {
+    let new = NewRoom {
+        version: RoomVersionId::V11,
+        preset: Preset::PublicChat,
+        is_listed: false,
+        alias: None,
+        name: Some("A room".to_owned()),
+        topic: None,
+        invite: Vec::new(),
+        is_direct: false,
+        initial_state: Vec::new(),
+        creation_content: Map::new(),
+        power_levels: Map::new(),
+    };
+    let room_id = create::create(server, &user(0), new).await.expect("a room");
+    let room = {
+        let snapshot = server.store.snapshot();
+        View::open(&server.rooms, &snapshot, &room_id).expect("it reads").expect("it is there").nid
+    };
+    for member in (1..=OTHERS).map(user) {
+        let content = to_raw_value(&json!({ "membership": "join" })).expect("a value is JSON");
+        send(server, room, &member, Draft::state("m.room.member".into(), member.as_str(), content)).await;
+    }
+    for _ in 0..MESSAGES {
+        send(server, room, &user(1), message()).await;
+    }
+    room
+}
+
+async fn send(server: &Arc<Server>, room: RoomNid, sender: &UserId, draft: Draft) {
+    append::send(server, room, sender, draft, None).await.expect("it is allowed");
+}
+
+fn message() -> Draft {
+    let content = json!({ "msgtype": "m.text", "body": "A message of some forty characters, say." });
+    Draft::message("m.room.message".into(), to_raw_value(&content).expect("a value is JSON"))
+}
+
+fn syncs(criterion: &mut Criterion) {
+    let counts = std::env::var("SYNC_ROOMS").unwrap_or_else(|_| "10,1000".to_owned());
+    for count in counts.split(',').map(|count| count.trim().parse().expect("SYNC_ROOMS holds numbers")) {
+        let bench = Bench::new(count);
+        let mut group = criterion.benchmark_group("sync");
+        let start = bench.answer(None);
+        group.bench_function(BenchmarkId::new("incremental, no news, rooms", count), |bencher| {
+            bencher.iter(|| black_box(bench.answer(Some(&start))));
+        });
+        bench.say(bench.rooms[0]);
+        group.bench_function(BenchmarkId::new("incremental, one message, rooms", count), |bencher| {
+            bencher.iter(|| black_box(bench.answer(Some(&start))));
+        });
+        group.bench_function(BenchmarkId::new("incremental, right after each message, rooms", count), |bencher| {
+            bencher.iter_custom(|times| {
+                let mut took = Duration::ZERO;
+                let mut last = bench.answer(None);
+                for n in 0..times {
+                    bench.say(bench.rooms[usize::try_from(n).unwrap_or_default() % bench.rooms.len()]);
+                    let asked = Instant::now();
+                    last = bench.answer(Some(&last));
+                    took += asked.elapsed();
+                }
+                took
+            });
+        });
+        group.sample_size(10);
+        group.throughput(Throughput::Bytes(start.body.len() as u64));
+        group.bench_function(BenchmarkId::new("initial, rooms", count), |bencher| {
+            bencher.iter(|| black_box(bench.answer(None)));
+        });
+    }
+}
+
+criterion_group!(benches, syncs);
+criterion_main!(benches);

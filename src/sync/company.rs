@@ -1,0 +1,93 @@
+//! With whom a user shares rooms.
+
+use std::collections::BTreeSet;
+
+use ruma::OwnedUserId;
+
+use super::{answer::Context, changes::Changes};
+use crate::{
+    error::Result,
+    room::{
+        Membership,
+        tables::{Members, Origin, Rooms},
+    },
+    store::RoomNid,
+};
+
+/// The others who came to share a room with the user.
+pub fn met(context: &Context<'_>, changes: &Changes) -> Result<BTreeSet<OwnedUserId>> {
+    let mut met = BTreeSet::new();
+    for room in changes.joined.iter().filter(|room| room.after.is_none() || !room.log.is_empty()) {
+        let view = context.view(room.nid)?;
+        if room.after.is_none() {
+            met.extend(view.members(Membership::Join)?.into_iter().map(|(user, _)| user));
+            continue;
+        }
+        let come = room.log.members(&view)?.into_iter();
+        let come = come.filter(|member| member.new == Some(Membership::Join) && member.old != Some(Membership::Join));
+        met.extend(come.map(|member| member.user_id));
+    }
+    met.remove(context.user_id());
+    Ok(met)
+}
+
+/// The others who were in a room with the user and no longer are. They may share another one.
+pub fn parted(context: &Context<'_>, changes: &Changes) -> Result<BTreeSet<OwnedUserId>> {
+    let mut parted = BTreeSet::new();
+    let Changes { joined, invited, knocked, left, .. } = changes;
+    let rooms = [joined, invited, knocked, left].into_iter().flatten();
+    for room in rooms.filter(|room| !room.log.is_empty()) {
+        let view = context.view(room.nid)?;
+        let were_there = room.log.members(&view)?.into_iter().filter(|member| member.old == Some(Membership::Join));
+        let were_there: Vec<_> = were_there.collect();
+        if room.row.membership != Membership::Join {
+            if !were_there.iter().any(|member| member.user_id == context.user_id()) {
+                continue; // the user was not
+            }
+            parted.extend(view.members(Membership::Join)?.into_iter().map(|(user, _)| user));
+        }
+        let gone = were_there.into_iter().filter(|member| member.new != Some(Membership::Join));
+        parted.extend(gone.map(|member| member.user_id));
+    }
+    parted.remove(context.user_id());
+    Ok(parted)
+}
+
+/// Those of `users` who share a room with the user, himself included.
+pub fn sharing(
+    context: &Context<'_>,
+    changes: &Changes,
+    users: &BTreeSet<OwnedUserId>,
+) -> Result<BTreeSet<OwnedUserId>> {
+    let mut sharing = BTreeSet::new();
+    let mut sought = users.clone();
+    if sought.remove(context.user_id()) {
+        sharing.insert(context.user_id().to_owned());
+    }
+    for &room in &changes.all_joined {
+        if sought.is_empty() {
+            break;
+        }
+        let found = members_among(context, room, &sought)?;
+        sought.retain(|user| !found.contains(user));
+        sharing.extend(found);
+    }
+    Ok(sharing)
+}
+
+/// Those of `users` who are joined to a room. Reads the fewer of them and of all members.
+fn members_among(context: &Context<'_>, room: RoomNid, users: &BTreeSet<OwnedUserId>) -> Result<Vec<OwnedUserId>> {
+    let joined = context.snapshot.get::<Rooms>(&room)?.map_or(0, |row| row.joined);
+    if joined < users.len() as u64 {
+        let members = context.view(room)?.members(Membership::Join)?.into_iter();
+        return Ok(members.map(|(user, _)| user).filter(|user| users.contains(user)).collect());
+    }
+    let mut found = Vec::new();
+    for user in users {
+        let origin = if context.server.is_ours(user) { Origin::Local } else { Origin::Remote };
+        if context.snapshot.contains::<Members>(&(room, Membership::Join, origin, user))? {
+            found.push(user.clone());
+        }
+    }
+    Ok(found)
+}
