@@ -18,9 +18,10 @@ use chappe::{
     },
     store::RoomNid,
     sync::{self, Answer, Request, StateForm},
+    user::presence::State,
 };
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ruma::{OwnedUserId, RoomVersionId, UserId, presence::PresenceState};
+use ruma::{OwnedUserId, RoomVersionId, UserId};
 use serde_json::{Map, json, value::to_raw_value};
 use tokio::runtime::Runtime;
 
@@ -64,7 +65,7 @@ impl Bench {
             full_state: false,
             state_form: StateForm::Before,
             timeout: Duration::ZERO,
-            set_presence: PresenceState::Offline,
+            set_presence: State::Offline,
         };
         self.runtime.block_on(sync::sync(&self.server, request)).expect("it reads")
     }

@@ -50,9 +50,11 @@ impl Typing {
         Self { order: Arc::clone(order), clock: clock.clone(), state: Mutex::new(state) }
     }
 
-    /// Whether anything changed in `room` after `since`.
-    pub fn has_changed(&self, room: RoomNid, since: u64) -> bool {
-        self.state.lock().rooms.get(&room).is_some_and(|state| state.changed > since)
+    /// The rooms in which somebody began or stopped after `since`.
+    pub fn changed_rooms(&self, since: u64) -> Vec<RoomNid> {
+        let state = self.state.lock();
+        let changed = state.rooms.iter().filter(|(_, state)| state.changed > since);
+        changed.map(|(room, _)| *room).collect()
     }
 
     /// Who is typing in `room`, if a client that has seen the changes up to `since` should be told.
@@ -176,14 +178,14 @@ mod tests {
         assert_eq!(typing.news(ROOM, Some(start)).unwrap(), [alice]);
         assert_eq!(typing.news(ROOM, None).unwrap(), [alice]);
         let seen = typing.order.newest();
-        assert!(!typing.has_changed(ROOM, seen));
+        assert!(!typing.changed_rooms(seen).contains(&ROOM));
         typing.set(ROOM, alice, Some(clock.now_ms() + 60_000));
-        assert!(!typing.has_changed(ROOM, seen), "she went on");
+        assert!(!typing.changed_rooms(seen).contains(&ROOM), "she went on");
         clock.advance(Duration::from_secs(30));
         assert!(typing.expire().is_empty());
         clock.advance(Duration::from_secs(30));
         assert_eq!(typing.expire(), [ROOM]);
-        assert!(typing.has_changed(ROOM, seen));
+        assert!(typing.changed_rooms(seen).contains(&ROOM));
         assert!(typing.news(ROOM, Some(seen)).unwrap().is_empty());
         assert_eq!(typing.news(ROOM, None), None);
     }

@@ -4,28 +4,22 @@
 
 use std::collections::HashSet;
 
-use ruma::{api::client::filter::Filter, push::Ruleset};
-use serde_json::json;
-
 use super::{
     answer::Context,
     json::{self, Object},
+    plain_filter,
     request::limit_of,
 };
 use crate::{
     error::Result,
-    room::{
-        View,
-        event_filter::{EventFilter, matches},
-    },
+    room::{View, event_filter::EventFilter},
     store::{Group, RoomNid, Scan, StreamPos},
-    user::tables::{AccountData, AccountDataChanges},
+    user::{
+        account_data::GLOBAL,
+        push_rules,
+        tables::{AccountData, AccountDataChanges},
+    },
 };
-
-/// What no room has: global account data.
-const GLOBAL: RoomNid = RoomNid(0);
-
-const PUSH_RULES: &str = "m.push_rules";
 
 /// Type and content of an account-data event.
 type Datum = (String, String);
@@ -40,13 +34,16 @@ pub fn changed_rooms(context: &Context<'_>) -> Result<HashSet<RoomNid>> {
 /// Writes the global account data that the client does not have; `false` if there is none.
 pub fn write_global(context: &Context<'_>, out: &mut Vec<u8>) -> Result<bool> {
     let mut data = read(context, GLOBAL, context.since)?;
-    if context.since.is_none() && !data.iter().any(|(event_type, _)| event_type == PUSH_RULES) {
-        let rules = json!({ "global": Ruleset::server_default(context.user_id()) });
-        data.push((PUSH_RULES.to_owned(), rules.to_string()));
+    // What is kept is what the user changed about the server's rules, if anything.
+    let is_kept = data.iter().any(|(event_type, _)| event_type == push_rules::EVENT_TYPE);
+    if is_kept || context.since.is_none() {
+        data.retain(|(event_type, _)| event_type != push_rules::EVENT_TYPE);
+        let rules = push_rules::content(context.snapshot, context.user_id())?;
+        data.push((push_rules::EVENT_TYPE.to_owned(), rules));
     }
     let filter = &context.request.filter.account_data;
-    data.retain(|(event_type, _)| allows(context, filter, event_type));
-    data.truncate(filter.limit.map_or(usize::MAX, |limit| usize::try_from(u64::from(limit)).unwrap_or(usize::MAX)));
+    data.retain(|(event_type, _)| plain_filter::allows(filter, event_type, context.user_id()));
+    data.truncate(plain_filter::limit(filter));
     Ok(write(&data, out))
 }
 
@@ -95,16 +92,6 @@ fn changes(context: &Context<'_>, after: StreamPos) -> Result<Vec<(RoomNid, Stri
         Ok((room, event_type.to_owned()))
     })
     .collect()
-}
-
-/// Whether a filter wants events of this type, whose sender is the user himself.
-fn allows(context: &Context<'_>, filter: &Filter, event_type: &str) -> bool {
-    let is_among = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, event_type));
-    let is_me = |users: &[ruma::OwnedUserId]| users.iter().any(|user| user == context.user_id());
-    filter.types.as_deref().is_none_or(is_among)
-        && !is_among(&filter.not_types)
-        && filter.senders.as_deref().is_none_or(is_me)
-        && !is_me(&filter.not_senders)
 }
 
 fn write(data: &[Datum], out: &mut Vec<u8>) -> bool {

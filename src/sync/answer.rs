@@ -7,7 +7,7 @@ use super::{
     changes::{Changes, Room},
     device_lists, invited, joined,
     json::{self, Object},
-    left,
+    left, presence,
     request::Request,
     to_device,
     token::Token,
@@ -43,6 +43,9 @@ pub struct Context<'s> {
     pub since: Option<StreamPos>,
     /// The newest change that the snapshot shows, and with it the answer.
     pub now: StreamPos,
+    /// As `since` and `now`, for what is in memory only.
+    pub ephemeral_since: Option<u64>,
+    pub ephemeral_now: u64,
     pub ignored: Ignored,
     fields: Option<Fields>,
 }
@@ -51,9 +54,18 @@ impl<'s> Context<'s> {
     pub fn open(server: &'s Server, snapshot: &'s Snapshot<'s>, request: &'s Request) -> Result<Self> {
         let now = snapshot.pos()?;
         // A token from a future that was lost, with a restored backup: the client starts anew.
-        let since = request.since.map(|since| since.pos).filter(|since| *since <= now);
-        let ignored = Ignored::load(snapshot, &request.user_id)?;
-        Ok(Self { server, snapshot, request, since, now, ignored, fields: request.fields() })
+        let since = request.since.filter(|since| since.pos <= now);
+        Ok(Self {
+            server,
+            snapshot,
+            request,
+            since: since.map(|since| since.pos),
+            now,
+            ephemeral_since: since.map(|since| since.ephemeral),
+            ephemeral_now: server.ephemeral.newest(), // before looking: what changes meanwhile is told next time
+            ignored: Ignored::load(snapshot, &request.user_id)?,
+            fields: request.fields(),
+        })
     }
 
     pub fn user_id(&self) -> &'s UserId {
@@ -127,7 +139,7 @@ impl Answer {
         let context = Context::open(server, &snapshot, request)?;
         let since = request.since.filter(|_| context.since.is_some());
         let messages = to_device::read(&context, since.map(|since| since.to_device))?;
-        let next = Token { to_device: messages.next, ..Token::new(context.now, 0) };
+        let next = Token { to_device: messages.next, ..Token::new(context.now, context.ephemeral_now) };
         let mut body = Vec::with_capacity(4 << 10);
         let has_news = context.write(&mut body, next, &messages, hand_on)?;
         Ok(Self { body, next, has_news })
@@ -149,6 +161,7 @@ impl Context<'_> {
         let mut has_news = answer.member_if("account_data", |out| account_data::write_global(self, out))?;
         has_news |= answer.member_if("to_device", |out| Ok::<_, Error>(messages.write(out)))?;
         has_news |= answer.member_if("device_lists", |out| device_lists::write(self, &changes, out))?;
+        has_news |= answer.member_if("presence", |out| presence::write(self, &changes, out))?;
         let (user, device) = (self.user_id(), &*self.request.device_id);
         answer.member("device_one_time_keys_count", &keys::one_time_key_counts(self.snapshot, user, device)?);
         let unused = keys::unused_fallback_key_types(self.snapshot, user, device)?;

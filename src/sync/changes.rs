@@ -38,11 +38,14 @@ pub struct Room {
 impl Changes {
     pub fn find(context: &Context<'_>) -> Result<Self> {
         let mut changes = Self::default();
-        let with_account_data = account_data::changed_rooms(context)?;
+        let mut changed_otherwise = account_data::changed_rooms(context)?;
+        if let Some(since) = context.ephemeral_since {
+            changed_otherwise.extend(context.server.typing.changed_rooms(since));
+        }
         let Context { server, snapshot, now, .. } = *context;
         let list = server.user_rooms.get(&server.store, snapshot, now, context.user_id())?;
         for &(nid, row) in &list.rooms {
-            changes.look_at(context, nid, row, &with_account_data)?;
+            changes.look_at(context, nid, row, &changed_otherwise)?;
         }
         Ok(changes)
     }
@@ -52,7 +55,7 @@ impl Changes {
         context: &Context<'_>,
         nid: RoomNid,
         row: UserRoom,
-        with_account_data: &HashSet<RoomNid>,
+        changed_otherwise: &HashSet<RoomNid>,
     ) -> Result<()> {
         let is_new = context.since.is_none_or(|since| row.since > since);
         let after = context.since.filter(|since| row.joined_at.is_some_and(|joined| joined <= *since));
@@ -61,7 +64,7 @@ impl Changes {
                 self.all_joined.push(nid);
                 let has_news = match after {
                     None => true,
-                    Some(_) if context.request.full_state || with_account_data.contains(&nid) => true,
+                    Some(_) if context.request.full_state || changed_otherwise.contains(&nid) => true,
                     Some(after) => has_changed(context, nid, after)?,
                 };
                 if has_news {

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use ruma::{OwnedUserId, presence::PresenceState};
+use ruma::OwnedUserId;
 
 use super::{
     answer::Context,
@@ -20,6 +20,7 @@ use crate::{
     store::{Group, Scan, StreamPos},
     user::{
         keys::{self, tables::UserSignatureChanges},
+        presence::State,
         session::Caller,
         tables::KeyChanges,
     },
@@ -45,7 +46,7 @@ impl DeviceLists {
             full_state: false,
             state_form: StateForm::Before,
             timeout: Duration::ZERO,
-            set_presence: PresenceState::Offline,
+            set_presence: State::Offline,
         };
         let mut context = Context::open(server, &snapshot, &request)?;
         // A token from a future that was lost, with a restored backup: all may have changed.

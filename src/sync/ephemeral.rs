@@ -1,5 +1,6 @@
-//! What is told of a room without becoming part of it: receipts.
+//! What is told of a room without becoming part of it: who is typing, and how far users have read.
 //!
+//! <https://spec.matrix.org/v1.19/client-server-api/#typing-notifications>,
 //! <https://spec.matrix.org/v1.19/client-server-api/#receipts>
 
 use std::collections::BTreeMap;
@@ -49,6 +50,12 @@ pub fn write(context: &Context<'_>, view: &View<'_>, after: Option<StreamPos>, o
     let filter = &context.request.filter.room.ephemeral;
     let wanted = EventFilter::new(filter, view.room_id());
     let mut events = Vec::new();
+    if wanted.allows_type("m.typing")
+        && let Some(mut typing) = context.server.typing.news(view.nid, after.and(context.ephemeral_since))
+    {
+        typing.retain(|user| !context.ignored.contains(user));
+        events.push(json!({ "type": "m.typing", "content": { "user_ids": typing } }));
+    }
     if wanted.allows_type("m.receipt") {
         let receipts = contents(receipts(context, view, after)?);
         events.extend(receipts.into_iter().map(|content| json!({ "type": "m.receipt", "content": content })));

@@ -10,7 +10,7 @@ use super::{
     summary::Summary,
     timeline::Timeline,
 };
-use crate::{error::Result, room::View};
+use crate::{error::Result, push::unread, room::View};
 
 pub fn write(context: &Context<'_>, view: &View<'_>, room: &Room, out: &mut Vec<u8>) -> Result<bool> {
     let reader = context.reader(view)?;
@@ -42,6 +42,24 @@ pub fn write(context: &Context<'_>, view: &View<'_>, room: &Room, out: &mut Vec<
     timeline.write(context, &reader, object.key("timeline"))?;
     has_news |= object.member_if("ephemeral", |out| ephemeral::write(context, view, room.after, out))?;
     has_news |= object.member_if("account_data", |out| account_data::write_room(context, view, room.after, out))?;
+    write_unread(context, view, &mut object)?;
     object.end();
     Ok(has_news)
+}
+
+/// Writes how much the user has not read. Whoever knows threads gets the numbers of the main timeline, and of each
+/// thread; others get the sums.
+///
+/// <https://spec.matrix.org/v1.19/client-server-api/#receiving-notifications>
+fn write_unread(context: &Context<'_>, view: &View<'_>, room: &mut Object<'_>) -> Result<()> {
+    let counts = unread::counts(context.server, view, context.user_id(), context.now)?;
+    if !context.request.filter.room.timeline.unread_thread_notifications {
+        room.member("unread_notifications", &counts.total());
+        return Ok(());
+    }
+    room.member("unread_notifications", &counts.main);
+    if !counts.threads.is_empty() {
+        room.member("unread_thread_notifications", &counts.threads);
+    }
+    Ok(())
 }

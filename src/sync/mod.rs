@@ -14,6 +14,8 @@ mod invited;
 mod joined;
 mod json;
 mod left;
+mod plain_filter;
+mod presence;
 mod request;
 mod state;
 mod stream;

@@ -5,11 +5,10 @@ use std::{sync::Arc, time::Duration};
 use ruma::{
     OwnedDeviceId, OwnedUserId,
     api::client::filter::{FilterDefinition, RoomEventFilter},
-    presence::PresenceState,
 };
 
 use super::token::Token;
-use crate::event::fields::Fields;
+use crate::{event::fields::Fields, user::presence::State};
 
 /// The longest that a client is kept waiting: longer than clients ask for.
 const MAX_TIMEOUT: Duration = Duration::from_secs(300);
@@ -30,7 +29,8 @@ pub struct Request {
     pub full_state: bool,
     pub state_form: StateForm,
     pub timeout: Duration,
-    pub set_presence: PresenceState,
+    /// What the user is while his client asks for news.
+    pub set_presence: State,
 }
 
 /// Of which moment the state of rooms is.

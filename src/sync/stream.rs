@@ -16,6 +16,7 @@ use super::{answer::Answer, request::Request, to_device};
 use crate::{
     Server,
     error::{Error, Result},
+    user::presence,
 };
 
 /// How many pieces wait for the client, at most, as long as it takes them fast enough.
@@ -49,6 +50,7 @@ pub async fn stream(server: &Arc<Server>, request: Request) -> Result<Pieces> {
     if let Some(since) = request.since {
         to_device::acknowledge(server, &request.user_id, &request.device_id, since.to_device).await?;
     }
+    let _here = presence::sync(server, &request.user_id, &request.device_id, request.set_presence);
     let (sender, mut rest) = mpsc::unbounded_channel();
     let room = Arc::new(Semaphore::new(MAX_WAITING));
     let mut writer = Writer { server: Arc::clone(server), sender, room: Arc::clone(&room), patience: PATIENCE };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{answer::Answer, request::Request, to_device};
-use crate::{Server, error::Result};
+use crate::{Server, error::Result, user::presence};
 
 /// The next answer for a client: at once if there is news, else when there is, or when its patience ends. What is in it
 /// is durable.
@@ -13,6 +13,7 @@ pub async fn sync(server: &Arc<Server>, mut request: Request) -> Result<Answer> 
     if let Some(since) = request.since {
         to_device::acknowledge(server, &request.user_id, &request.device_id, since.to_device).await?;
     }
+    let _here = presence::sync(server, &request.user_id, &request.device_id, request.set_presence);
     let deadline = Instant::now() + request.patience();
     let mut news = server.wakers.subscribe(&request.user_id); // before looking: what comes meanwhile must wake us
     loop {

@@ -801,3 +801,114 @@ async fn the_position_in_a_token_is_durable() {
     assert!(server.inside().store.durable_pos() >= StreamPos(pos));
     assert!(pos > 0);
 }
+
+#[tokio::test]
+async fn typing_is_told_when_it_begins_and_when_it_ends() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = public(&alice).await;
+    act(&bob, &room, "join", json!({})).await;
+    let start = now(&alice).await;
+    let typing = format!("/v3/rooms/{room}/typing/{}", bob.id);
+    bob.put(&typing, json!({ "typing": true, "timeout": 30_000 })).await.ok();
+    let began = since(&alice, &start).await;
+    let expected = json!({ "events": [{ "type": "m.typing", "content": { "user_ids": [bob.id] } }] });
+    assert_eq!(began["rooms"]["join"][&room]["ephemeral"], expected);
+    assert_eq!(sync(&alice, &[]).await["rooms"]["join"][&room]["ephemeral"], expected);
+    assert!(since(&alice, &next(&began)).await.get("rooms").is_none());
+    bob.put(&typing, json!({ "typing": false })).await.ok();
+    let ended = since(&alice, &next(&began)).await;
+    assert_eq!(ended["rooms"]["join"][&room]["ephemeral"]["events"][0]["content"]["user_ids"], json!([]));
+    let filter = r#"{"room":{"ephemeral":{"not_types":["m.typing"]}}}"#;
+    assert!(sync(&alice, &[("since", &start), ("filter", filter)]).await.get("rooms").is_none());
+}
+
+#[tokio::test]
+async fn receipts_are_told_and_private_ones_to_their_owner_only() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = public(&alice).await;
+    act(&bob, &room, "join", json!({})).await;
+    let event = say(&alice, &room, "hello").await;
+    let (a, b) = (now(&alice).await, now(&bob).await);
+    act(&bob, &room, &format!("receipt/m.read.private/{}", encoded(&event)), json!({})).await;
+    assert!(since(&alice, &a).await.get("rooms").is_none());
+    let own = since(&bob, &b).await;
+    let shown = &own["rooms"]["join"][&room]["ephemeral"]["events"][0]["content"][&event]["m.read.private"][&bob.id];
+    assert!(shown["ts"].is_u64() && shown.get("thread_id").is_none());
+    act(&bob, &room, &format!("receipt/m.read/{}", encoded(&event)), json!({ "thread_id": "main" })).await;
+    let answer = since(&alice, &a).await;
+    let ephemeral = &answer["rooms"]["join"][&room]["ephemeral"]["events"];
+    assert_eq!(ephemeral[0]["type"], "m.receipt");
+    assert_eq!(ephemeral[0]["content"][&event]["m.read"][&bob.id]["thread_id"], "main");
+    assert_eq!(ephemeral.as_array().unwrap().len(), 1);
+    let whole = sync(&alice, &[]).await;
+    assert_eq!(whole["rooms"]["join"][&room]["ephemeral"]["events"], *ephemeral);
+}
+
+#[tokio::test]
+async fn unread_messages_are_counted_by_thread_for_those_who_know_threads() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = public(&alice).await;
+    act(&bob, &room, "join", json!({})).await;
+    let start = now(&bob).await;
+    let root = say(&alice, &room, "root").await;
+    let content = json!({
+        "msgtype": "m.text", "body": "in the thread",
+        "m.relates_to": { "rel_type": "m.thread", "event_id": root },
+    });
+    let threaded = alice.put(&format!("/v3/rooms/{room}/send/m.room.message/t"), content).await.ok();
+    let count = |n: u64| json!({ "notification_count": n, "highlight_count": 0 });
+
+    let shown = since(&bob, &start).await["rooms"]["join"][&room].clone();
+    assert_eq!(shown["unread_notifications"], count(2));
+    assert!(shown.get("unread_thread_notifications").is_none());
+    let filter = r#"{"room":{"timeline":{"unread_thread_notifications":true}}}"#;
+    let answer = sync(&bob, &[("since", &start), ("filter", filter)]).await;
+    let shown = &answer["rooms"]["join"][&room];
+    assert_eq!(shown["unread_notifications"], count(1));
+    assert_eq!(shown["unread_thread_notifications"], json!({ root.clone(): count(1) }));
+
+    let read = threaded["event_id"].as_str().unwrap();
+    act(&bob, &room, &format!("receipt/m.read/{}", encoded(read)), json!({ "thread_id": root })).await;
+    let answer = sync(&bob, &[("since", &next(&answer)), ("filter", filter)]).await;
+    let shown = &answer["rooms"]["join"][&room];
+    assert_eq!(shown["unread_notifications"], count(1));
+    assert!(shown.get("unread_thread_notifications").is_none());
+}
+
+/// The presence that an answer tells, by sender.
+fn presence(answer: &Value) -> Vec<(String, String)> {
+    let events = answer["presence"]["events"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    events.iter().map(|event| (text(&event["sender"]), text(&event["content"]["presence"]))).collect()
+}
+
+#[tokio::test]
+async fn presence_is_told_to_those_who_share_a_room() {
+    let server = TestServer::new().await;
+    let (alice, bob, carol) = (server.user("alice").await, server.user("bob").await, server.user("carol").await);
+    let room = public(&alice).await;
+    let start = now(&alice).await;
+    now(&bob).await;
+    sync(&carol, &[("set_presence", "offline")]).await;
+    let alone = since(&alice, &start).await;
+    assert!(presence(&alone).is_empty(), "bob is a stranger");
+
+    act(&bob, &room, "join", json!({})).await;
+    act(&carol, &room, "join", json!({})).await;
+    let met = since(&alice, &next(&alone)).await;
+    assert_eq!(presence(&met), [(bob.id.clone(), "online".to_owned())]);
+    assert!(presence(&since(&alice, &next(&met)).await).is_empty());
+
+    let body = json!({ "presence": "unavailable", "status_msg": "at lunch" });
+    bob.put(&format!("/v3/presence/{}/status", bob.id), body).await.ok();
+    let answer = since(&alice, &next(&met)).await;
+    assert_eq!(presence(&answer), [(bob.id.clone(), "unavailable".to_owned())]);
+    assert_eq!(answer["presence"]["events"][0]["content"]["status_msg"], "at lunch");
+    let filter = format!(r#"{{"presence":{{"not_senders":["{}"]}}}}"#, bob.id);
+    assert!(presence(&sync(&alice, &[("since", &next(&met)), ("filter", &filter)]).await).is_empty());
+    let refused = alice.get(&path(&[("set_presence", "asleep")])).await;
+    assert_eq!(refused.error(), (400, "M_INVALID_PARAM"));
+}

@@ -21,7 +21,7 @@ use crate::{
     error::{Error, Result},
     http::{endpoint, extract::Client},
     sync::{self, Pieces, Request, StateForm},
-    user::{filter, session::Caller},
+    user::{filter, presence, session::Caller},
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -41,7 +41,7 @@ async fn sync_events(
         full_state: body.full_state,
         state_form: state_form(body.use_state_after, query.as_deref().unwrap_or_default()),
         timeout: body.timeout.unwrap_or_default(),
-        set_presence: body.set_presence,
+        set_presence: presence::State::of(&body.set_presence)?,
         user_id: sender.user_id,
         device_id: sender.device_id,
     };

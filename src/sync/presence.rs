@@ -1,0 +1,64 @@
+//! Who came, went or said something of himself.
+//!
+//! <https://spec.matrix.org/v1.19/client-server-api/#presence>
+
+use std::{collections::BTreeMap, convert::Infallible};
+
+use ruma::{OwnedUserId, UserId};
+use serde_json::{Value, json};
+
+use super::{
+    answer::Context,
+    changes::Changes,
+    company,
+    json::{self, put},
+    plain_filter,
+};
+use crate::{
+    error::Result,
+    user::presence::{Shown, State},
+};
+
+const EVENT_TYPE: &str = "m.presence";
+
+/// Writes the presence that changed of those who share a room with the user, and that of who came to share one; `false`
+/// if there is none.
+pub fn write(context: &Context<'_>, changes: &Changes, out: &mut Vec<u8>) -> Result<bool> {
+    let filter = &context.request.filter.presence;
+    let presence = &context.server.presence;
+    let mut news: BTreeMap<OwnedUserId, Shown> = presence.news(context.ephemeral_since).into_iter().collect();
+    let is_wanted = |user: &UserId| plain_filter::allows(filter, EVENT_TYPE, user) && !context.ignored.contains(user);
+    news.retain(|user, _| is_wanted(user));
+    let mut visible = company::sharing(context, changes, &news.keys().cloned().collect())?;
+    if context.since.is_some() && presence.is_enabled() {
+        for user in company::met(context, changes)?.into_iter().filter(|user| is_wanted(user)) {
+            let shown = presence.get(&user);
+            if shown.state > State::Offline {
+                news.entry(user.clone()).or_insert(shown);
+                visible.insert(user);
+            }
+        }
+    }
+    let told = news.iter().filter(|(user, _)| visible.contains(*user)).take(plain_filter::limit(filter));
+    let mut has_news = false;
+    let Ok(()) = json::events(out, told, |out, (user, shown)| {
+        has_news = true;
+        put(out, &event(context, user, shown));
+        Ok::<_, Infallible>(())
+    });
+    Ok(has_news)
+}
+
+fn event(context: &Context<'_>, user: &UserId, shown: &Shown) -> Value {
+    let mut content = json!({
+        "presence": shown.state.to_ruma(),
+        "currently_active": shown.state == State::Online,
+    });
+    if let Some(status) = &shown.status_msg {
+        content["status_msg"] = json!(status);
+    }
+    if let Some(at_ms) = shown.last_active_ms {
+        content["last_active_ago"] = json!(context.server.clock.now_ms().saturating_sub(at_ms));
+    }
+    json!({ "type": EVENT_TYPE, "sender": user, "content": content })
+}
