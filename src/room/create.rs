@@ -23,6 +23,9 @@ use crate::{
     store::Snapshot,
 };
 
+/// How many events and invites a client may ask for at once. Source: our choice; each is built, signed and written.
+const MAX_ASKED: usize = 5_000;
+
 /// What a client asks for. Checked here, not before.
 #[derive(Clone, Debug)]
 pub struct NewRoom {
@@ -97,6 +100,10 @@ fn first_events(server: &Server, creator: &UserId, new: &NewRoom) -> Result<Vec<
     let unsupported =
         || Error::refused(ErrorKind::UnsupportedRoomVersion, "This server does not know that room version");
     let rules = rules::rules(&new.version).ok_or_else(unsupported)?;
+    if new.initial_state.len() + new.invite.len() > MAX_ASKED {
+        let message = format!("A room is made with at most {MAX_ASKED} events and invites; send the others later");
+        return Err(Error::refused(ErrorKind::TooLarge, message));
+    }
     if let Some(alias) = &new.alias
         && aliases::resolve(&snapshot, alias)?.is_some()
     {

@@ -192,6 +192,7 @@ async fn rooms_that_the_rules_do_not_allow_are_not_made_at_all() {
         (json!({ "invite": ["bob"] }), (400, "M_BAD_JSON")),
         (json!({ "invite": ["@zoe:elsewhere.org"] }), (400, "M_UNKNOWN")),
         (json!({ "name": "x".repeat(70_000) }), (413, "M_TOO_LARGE")),
+        (json!({ "initial_state": vec![json!({ "type": "x", "content": {} }); 5_001] }), (413, "M_TOO_LARGE")),
         (json!({ "visibility": "secret" }), (400, "M_INVALID_PARAM")),
         (
             json!({ "invite_3pid": [{ "id_server": "x", "id_access_token": "x", "medium": "email", "address": "a@b" }] }),
