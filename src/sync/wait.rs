@@ -5,7 +5,11 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{answer::Answer, request::Request, to_device};
-use crate::{Server, error::Result, user::presence};
+use crate::{
+    Server,
+    error::Result,
+    user::{presence, session},
+};
 
 /// The next answer for a client: at once if there is news, else when there is, or when its patience ends. What is in it
 /// is durable.
@@ -30,5 +34,6 @@ pub async fn sync(server: &Arc<Server>, mut request: Request) -> Result<Answer> 
             () = tokio::time::sleep_until(deadline) => {}
             () = server.shutdown.cancelled() => {}
         }
+        session::check_logged_in(&server.store.snapshot(), &request.user_id, &request.device_id)?;
     }
 }

@@ -10,7 +10,7 @@ use super::{
     device::{self, Selection},
     keys,
     profile::Profiles,
-    tables::{AccountData, AccountDataChanges, Deactivated},
+    tables::{AccountData, AccountDataChanges, Deactivated, Filters},
 };
 use crate::{
     Server,
@@ -77,6 +77,7 @@ async fn close(server: &Server, user_id: OwnedUserId, is_erased: bool) -> Result
             backup::delete_user(tx, &user_id);
             tx.delete_all::<AccountData>(&&*user_id);
             tx.delete_all::<AccountDataChanges>(&&*user_id);
+            tx.delete_all::<Filters>(&&*user_id);
             tx.delete_all::<Profiles>(&&*user_id);
             Ok(())
         })

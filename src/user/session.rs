@@ -194,6 +194,11 @@ pub async fn authenticate(server: &Server, token: &str, address: IpAddr) -> Resu
     Ok(caller)
 }
 
+/// `M_UNKNOWN_TOKEN` if a device whose request has been waiting was logged out meanwhile.
+pub fn check_logged_in(snapshot: &Snapshot<'_>, user_id: &UserId, device_id: &DeviceId) -> Result<()> {
+    if snapshot.contains::<Devices>(&(user_id, device_id))? { Ok(()) } else { Err(unknown(false)) }
+}
+
 struct Found {
     token: AccessToken,
     device: Device,

@@ -3,7 +3,7 @@ use std::time::Duration;
 use chappe::store::Family;
 use serde_json::{Value, json};
 
-use crate::support::{TestServer, auth_of, password_of};
+use crate::support::{TestServer, auth_of, password_of, query};
 
 fn by_password(user: &str, password: &str) -> Value {
     json!({"type": "m.login.password", "identifier": {"type": "m.id.user", "user": user}, "password": password})
@@ -186,4 +186,28 @@ async fn tokens_are_not_stored() {
             })
             .unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_log_out_ends_a_sync_that_waits() {
+    let server = TestServer::new().await;
+    let (phone, laptop) = (server.user("alice").await, server.log_in("alice").await);
+    let since = laptop.get("/v3/sync").await.ok()["next_batch"].as_str().unwrap().to_owned();
+    let waiting = laptop.clone();
+    let path = format!("/v3/sync{}", query(&[("since", &since), ("timeout", "600000")]));
+    let answer = tokio::spawn(async move { waiting.get(&path).await });
+    let body = json!({"devices": [laptop.device_id], "auth": auth_of("alice")});
+    phone.post("/v3/delete_devices", body).await.ok();
+    let answer = tokio::time::timeout(Duration::from_secs(60), answer).await.expect("the sync still waits").unwrap();
+    assert_eq!(answer.error(), (401, "M_UNKNOWN_TOKEN"));
+}
+
+#[tokio::test]
+async fn a_login_token_of_a_deactivated_user_is_worth_nothing() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let made = alice.post("/v1/login/get_token", json!({"auth": auth_of("alice")})).await.ok();
+    alice.post("/v3/account/deactivate", json!({"auth": auth_of("alice")})).await.ok();
+    let body = json!({"type": "m.login.token", "token": made["login_token"]});
+    assert_eq!(server.post("/v3/login", body).await.error(), (403, "M_FORBIDDEN"));
 }

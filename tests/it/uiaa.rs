@@ -179,3 +179,21 @@ async fn guesses_of_a_password_are_limited_there_too() {
     server.advance(Duration::from_secs(60));
     delete(&alice, "X", auth_of("alice")).await.ok();
 }
+
+#[tokio::test]
+async fn of_many_requests_with_one_proof_one_is_done() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let first = alice.post("/v1/login/get_token", json!({})).await;
+    let auth = in_session(first.body["session"].as_str().unwrap(), auth_of("alice"));
+    let tries = (0..6).map(|_| {
+        let (alice, auth) = (alice.clone(), auth.clone());
+        tokio::spawn(async move { alice.post("/v1/login/get_token", json!({"auth": auth})).await.status.as_u16() })
+    });
+    let mut statuses = Vec::new();
+    for task in tries.collect::<Vec<_>>() {
+        statuses.push(task.await.unwrap());
+    }
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 401, 401, 401, 401, 401]);
+}
