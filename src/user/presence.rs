@@ -262,12 +262,13 @@ pub fn sync<'s>(server: &'s Arc<Server>, user: &UserId, device: &DeviceId, state
     }
     let has_changed = server.presence.update(user, |entry, now_ms| {
         let asking = entry.devices.entry(device.to_owned()).or_default();
-        let was_offline = asking.state == State::Offline;
+        let was = asking.state;
         if !asking.is_chosen || state != State::Online {
             (asking.state, asking.is_chosen) = (state, false);
         }
+        let has_come = was != State::Online && asking.state == State::Online;
         asking.syncing += 1;
-        if was_offline && state == State::Online {
+        if has_come {
             entry.last_active_ms = Some(now_ms);
         }
         false

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ruma::{UserId, api::error::ErrorKind};
 use serde_json::{Map, Value};
 
+use super::presence;
 use crate::{
     Server,
     error::{Error, Result},
@@ -92,7 +93,11 @@ pub async fn delete(server: &Arc<Server>, user: &UserId, field: &str) -> Result<
 }
 
 async fn tell_rooms(server: &Arc<Server>, user: &UserId, field: &str) -> Result<()> {
-    if is_in_member_events(field) { member_profile::propagate(server, user).await } else { Ok(()) }
+    if is_in_member_events(field) {
+        presence::profile_changed(server, user);
+        member_profile::propagate(server, user).await?;
+    }
+    Ok(())
 }
 
 fn is_in_member_events(field: &str) -> bool {

@@ -1,6 +1,7 @@
 //! What users would notice: the whole server in this process, with its HTTP interface and without a network.
 
 mod account;
+mod account_data;
 mod aliases;
 mod backup;
 mod cross_signing;
@@ -12,7 +13,11 @@ mod history;
 mod keys;
 mod login;
 mod membership;
+mod presence;
+mod profile;
+mod push_rules;
 mod rate_limits;
+mod receipts;
 mod refresh;
 mod registration;
 mod rooms;
@@ -22,5 +27,7 @@ mod state;
 mod support;
 mod sync;
 mod to_device;
+mod typing;
 mod uiaa;
+mod unread;
 mod visibility;

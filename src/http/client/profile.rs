@@ -59,6 +59,7 @@ async fn set_field(
 ) -> Result<Matrix<set_profile_field::v3::Response>> {
     let [user_id, field] = body.path.as_slice() else { return Err(Error::internal("the path has two parameters")) };
     check_own(&sender.user_id, user_id)?;
+    server.limits.message(&sender.user_id)?;
     let mut fields = json_object(&raw)?;
     let value = fields.remove(field).ok_or_else(|| Error::missing_param(format!("The body has no `{field}`")))?;
     if !fields.is_empty() {
@@ -75,6 +76,7 @@ async fn delete_field(
     Client { sender, body, .. }: Client<delete_profile_field::v3::Request>,
 ) -> Result<Matrix<delete_profile_field::v3::Response>> {
     check_own(&sender.user_id, body.user_id.as_str())?;
+    server.limits.message(&sender.user_id)?;
     profile::delete(&server, &sender.user_id, body.field.as_str()).await?;
     Ok(Matrix(delete_profile_field::v3::Response::new()))
 }

@@ -16,6 +16,7 @@ use crate::{
         extract::{Client, Matrix},
     },
     room::send,
+    user::presence,
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -43,6 +44,7 @@ async fn message_event(
     }
     let (event_type, content) = (body.event_type.into(), body.body.into_json());
     let event_id = send::message(&server, &sender, &body.room_id, event_type, content, body.txn_id.as_str()).await?;
+    presence::active(&server, &sender.user_id, &sender.device_id);
     Ok(Matrix(send_message_event::v3::Response::new(event_id)))
 }
 

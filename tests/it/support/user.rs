@@ -40,6 +40,24 @@ impl User {
     }
 }
 
+/// What is new, from one client's view.
+impl User {
+    /// `GET /sync` with these parameters, in the form of a query.
+    pub async fn sync_with(&self, query: &str) -> Value {
+        self.get(&format!("/v3/sync?{query}")).await.ok()
+    }
+
+    /// What came after the token `since`; it does not wait.
+    pub async fn sync(&self, since: &str) -> Value {
+        self.sync_with(&format!("since={since}")).await
+    }
+
+    /// A token of now.
+    pub async fn now(&self) -> String {
+        self.sync_with("").await["next_batch"].as_str().expect("an answer has a token").to_owned()
+    }
+}
+
 /// Rooms, from a member's view.
 impl User {
     /// A new room, by `POST /createRoom` with `body`: its id.

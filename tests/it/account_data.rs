@@ -1,0 +1,129 @@
+//! Account data and tags.
+
+use serde_json::{Value, json};
+
+use crate::support::{TestServer, User, room::path};
+
+fn global(user: &User, event_type: &str) -> String {
+    format!("/v3/user/{}/account_data/{event_type}", user.id)
+}
+
+fn of_room(user: &User, room: &str, event_type: &str) -> String {
+    format!("/v3/user/{}/rooms/{room}/account_data/{event_type}", user.id)
+}
+
+fn tag(user: &User, room: &str, name: &str) -> String {
+    format!("/v3/user/{}/rooms/{room}/tags/{}", user.id, path(name))
+}
+
+#[tokio::test]
+async fn account_data_is_kept_and_told_to_the_clients_of_its_user() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let token = alice.now().await;
+    assert_eq!(alice.get(&global(&alice, "org.x")).await.error(), (404, "M_NOT_FOUND"));
+    alice.put(&global(&alice, "org.x"), json!({ "a": 1.5 })).await.ok();
+    alice.put(&global(&alice, "org.x"), json!({ "a": [2] })).await.ok();
+    alice.put(&of_room(&alice, &room, "org.x"), json!({ "b": 1 })).await.ok();
+    assert_eq!(alice.get(&global(&alice, "org.x")).await.ok(), json!({ "a": [2] }));
+    assert_eq!(alice.get(&of_room(&alice, &room, "org.x")).await.ok(), json!({ "b": 1 }));
+    let news = alice.sync(&token).await;
+    assert_eq!(news["account_data"]["events"], json!([{ "type": "org.x", "content": { "a": [2] } }]));
+    let of_room = &news["rooms"]["join"][&room]["account_data"]["events"];
+    assert_eq!(of_room, &json!([{ "type": "org.x", "content": { "b": 1 } }]));
+}
+
+#[tokio::test]
+async fn account_data_is_its_users_alone() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = alice.create_room(json!({})).await;
+    alice.put(&global(&alice, "org.x"), json!({})).await.ok();
+    for path in [global(&alice, "org.x"), of_room(&alice, &room, "org.x"), tag(&alice, &room, "u.x")] {
+        assert_eq!(bob.put(&path, json!({})).await.error(), (403, "M_FORBIDDEN"), "{path}");
+    }
+    for path in [global(&alice, "org.x"), of_room(&alice, &room, "org.x")] {
+        assert_eq!(bob.get(&path).await.error(), (403, "M_FORBIDDEN"), "{path}");
+    }
+    // Whether a room exists can't be told from the answers.
+    let unknown = bob.put(&of_room(&bob, "!nothing:example.org", "org.x"), json!({})).await;
+    let strange = bob.put(&of_room(&bob, &room, "org.x"), json!({})).await;
+    assert_eq!(unknown.error(), (404, "M_NOT_FOUND"));
+    assert_eq!(strange.body, unknown.body);
+}
+
+#[tokio::test]
+async fn account_data_is_an_object_that_the_server_does_not_keep_for_itself() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let room = alice.create_room(json!({})).await;
+    for body in [json!([]), json!("x"), json!(null), json!(1)] {
+        assert_eq!(alice.put(&global(&alice, "org.x"), body.clone()).await.error(), (400, "M_BAD_JSON"));
+        assert_eq!(alice.put(&of_room(&alice, &room, "org.x"), body).await.error(), (400, "M_BAD_JSON"));
+    }
+    for event_type in ["m.fully_read", "m.push_rules"] {
+        assert_eq!(alice.put(&global(&alice, event_type), json!({})).await.error(), (405, "M_BAD_JSON"));
+        assert_eq!(alice.put(&of_room(&alice, &room, event_type), json!({})).await.error(), (405, "M_BAD_JSON"));
+    }
+    assert!(alice.get(&global(&alice, "m.push_rules")).await.ok()["global"]["override"].is_array());
+    assert_eq!(alice.get(&of_room(&alice, &room, "m.fully_read")).await.error(), (404, "M_NOT_FOUND"));
+    assert_eq!(alice.put(&of_room(&alice, "room", "org.x"), json!({})).await.error(), (400, "M_INVALID_PARAM"));
+}
+
+/// Nobody may fill the disk with it, by size, number or names.
+#[tokio::test]
+async fn account_data_has_limits() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let large = json!({ "x": "x".repeat(200 << 10) });
+    alice.put(&of_room(&alice, &room, "org.x"), large.clone()).await.ok();
+    alice.put(&of_room(&alice, &room, "org.x"), large.clone()).await.ok();
+    assert_eq!(alice.put(&of_room(&alice, &room, "org.y"), large.clone()).await.error(), (413, "M_TOO_LARGE"));
+    alice.put(&global(&alice, "org.y"), large).await.ok();
+    let long = "x".repeat(256);
+    assert_eq!(alice.put(&global(&alice, &long), json!({})).await.error(), (400, "M_INVALID_PARAM"));
+    for n in 1..100 {
+        alice.put(&of_room(&alice, &room, &format!("org.{n}")), json!({})).await.ok();
+    }
+    assert_eq!(alice.put(&of_room(&alice, &room, "org.100"), json!({})).await.error(), (413, "M_TOO_LARGE"));
+    alice.put(&of_room(&alice, &room, "org.99"), json!({ "still": "changes" })).await.ok();
+}
+
+#[tokio::test]
+async fn tags_are_account_data_of_their_room() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let tags = format!("/v3/user/{}/rooms/{room}/tags", alice.id);
+    assert_eq!(alice.get(&tags).await.ok(), json!({ "tags": {} }));
+    let token = alice.now().await;
+    alice.put(&tag(&alice, &room, "m.favourite"), json!({ "order": 0.25, "org.x": 1 })).await.ok();
+    alice.put(&tag(&alice, &room, "u.Work / 2"), json!({})).await.ok();
+    let expected = json!({ "tags": { "m.favourite": { "order": 0.25, "org.x": 1 }, "u.Work / 2": {} } });
+    assert_eq!(alice.get(&tags).await.ok(), expected);
+    let events = &alice.sync(&token).await["rooms"]["join"][&room]["account_data"]["events"];
+    assert_eq!(events, &json!([{ "type": "m.tag", "content": expected }]));
+    alice.delete(&tag(&alice, &room, "m.favourite")).await.ok();
+    alice.delete(&tag(&alice, &room, "m.favourite")).await.ok();
+    assert_eq!(alice.get(&tags).await.ok(), json!({ "tags": { "u.Work / 2": {} } }));
+}
+
+#[tokio::test]
+async fn what_is_no_tag_is_refused() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let put = async |name: &str, info: Value| alice.put(&tag(&alice, &room, name), info).await;
+    assert_eq!(put("u.x", json!({ "order": 1.5 })).await.error(), (400, "M_INVALID_PARAM"));
+    assert_eq!(put("u.x", json!({ "order": "first" })).await.error(), (400, "M_BAD_JSON"));
+    assert_eq!(put("u.x", json!([])).await.error(), (400, "M_BAD_JSON"));
+    assert_eq!(put(&"é".repeat(128), json!({})).await.error(), (400, "M_INVALID_PARAM"));
+    put(&"é".repeat(127), json!({})).await.ok();
+    // A client that wrote nonsense as account data can start anew.
+    alice.put(&of_room(&alice, &room, "m.tag"), json!({ "tags": 7 })).await.ok();
+    put("u.x", json!({})).await.ok();
+    let tags = format!("/v3/user/{}/rooms/{room}/tags", alice.id);
+    assert_eq!(alice.get(&tags).await.ok(), json!({ "tags": { "u.x": {} } }));
+}
