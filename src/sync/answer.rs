@@ -55,14 +55,17 @@ impl<'s> Context<'s> {
         let now = snapshot.pos()?;
         // A token from a future that was lost, with a restored backup: the client starts anew.
         let since = request.since.filter(|since| since.pos <= now);
+        let ephemeral_now = server.ephemeral.newest(); // before looking: what changes meanwhile is told next time
+        // One from the future, after the clock was set back, has seen nothing of this run.
+        let seen = |since: u64| if since > ephemeral_now { 0 } else { since };
         Ok(Self {
             server,
             snapshot,
             request,
             since: since.map(|since| since.pos),
             now,
-            ephemeral_since: since.map(|since| since.ephemeral),
-            ephemeral_now: server.ephemeral.newest(), // before looking: what changes meanwhile is told next time
+            ephemeral_since: since.map(|since| seen(since.ephemeral)),
+            ephemeral_now,
             ignored: Ignored::load(snapshot, &request.user_id)?,
             fields: request.fields(),
         })
@@ -135,6 +138,9 @@ impl Answer {
         request: &Request,
         hand_on: &mut dyn FnMut(&mut Vec<u8>) -> Result<()>,
     ) -> Result<Self> {
+        for room in server.typing.expire() {
+            server.wakers.room(server, room);
+        }
         let snapshot = server.store.snapshot();
         let context = Context::open(server, &snapshot, request)?;
         let since = request.since.filter(|_| context.since.is_some());

@@ -53,7 +53,8 @@ pub fn write(context: &Context<'_>, view: &View<'_>, after: Option<StreamPos>, o
     if wanted.allows_type("m.typing")
         && let Some(mut typing) = context.server.typing.news(view.nid, after.and(context.ephemeral_since))
     {
-        typing.retain(|user| !context.ignored.contains(user));
+        let members = context.server.wakers.local_members(context.server, view.nid)?; // somebody may have left since
+        typing.retain(|user| members.contains(user) && !context.ignored.contains(user));
         events.push(json!({ "type": "m.typing", "content": { "user_ids": typing } }));
     }
     if wanted.allows_type("m.receipt") {

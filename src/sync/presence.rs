@@ -2,7 +2,7 @@
 //!
 //! <https://spec.matrix.org/v1.19/client-server-api/#presence>
 
-use std::{collections::BTreeMap, convert::Infallible};
+use std::collections::BTreeMap;
 
 use ruma::{OwnedUserId, UserId};
 use serde_json::{Value, json};
@@ -15,7 +15,8 @@ use super::{
     plain_filter,
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
+    room::member_profile,
     user::presence::{Shown, State},
 };
 
@@ -41,24 +42,24 @@ pub fn write(context: &Context<'_>, changes: &Changes, out: &mut Vec<u8>) -> Res
     }
     let told = news.iter().filter(|(user, _)| visible.contains(*user)).take(plain_filter::limit(filter));
     let mut has_news = false;
-    let Ok(()) = json::events(out, told, |out, (user, shown)| {
+    json::events(out, told, |out, (user, shown)| {
         has_news = true;
-        put(out, &event(context, user, shown));
-        Ok::<_, Infallible>(())
-    });
+        put(out, &event(context, user, shown)?);
+        Ok::<_, Error>(())
+    })?;
     Ok(has_news)
 }
 
-fn event(context: &Context<'_>, user: &UserId, shown: &Shown) -> Value {
-    let mut content = json!({
-        "presence": shown.state.to_ruma(),
-        "currently_active": shown.state == State::Online,
-    });
+/// With the user's name and avatar, whose changes are told in this way too.
+fn event(context: &Context<'_>, user: &UserId, shown: &Shown) -> Result<Value> {
+    let mut content = Value::Object(member_profile::shown_fields(context.snapshot, user)?);
+    content["presence"] = json!(shown.state.to_ruma());
+    content["currently_active"] = json!(shown.state == State::Online);
     if let Some(status) = &shown.status_msg {
         content["status_msg"] = json!(status);
     }
     if let Some(at_ms) = shown.last_active_ms {
         content["last_active_ago"] = json!(context.server.clock.now_ms().saturating_sub(at_ms));
     }
-    json!({ "type": EVENT_TYPE, "sender": user, "content": content })
+    Ok(json!({ "type": EVENT_TYPE, "sender": user, "content": content }))
 }
