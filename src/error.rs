@@ -1,4 +1,4 @@
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use http::StatusCode;
 use ruma::api::{
@@ -61,9 +61,11 @@ impl Error {
         Self::refused(kind.expect("ruma reads any errcode"), message)
     }
 
-    pub fn limit_exceeded(retry_after: std::time::Duration) -> Self {
+    /// The time is rounded up to whole seconds: the header has no smaller unit, and clients obey it before the body.
+    pub fn limit_exceeded(retry_after: Duration) -> Self {
         let mut data = LimitExceededErrorData::new();
-        data.retry_after = Some(RetryAfter::Delay(retry_after));
+        let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
+        data.retry_after = Some(RetryAfter::Delay(Duration::from_secs(seconds)));
         Self::refused(ErrorKind::LimitExceeded(data), "Too many requests")
     }
 

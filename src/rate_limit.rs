@@ -195,6 +195,14 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_is_told_in_whole_seconds() {
+        let (limits, _) = limits(TWO_EACH);
+        let alice = user_id!("@alice:example.org");
+        assert!(limits.message(alice).is_ok() && limits.message(alice).is_ok());
+        assert_eq!(wait_of(limits.message(alice).unwrap_err()), Duration::from_secs(1));
+    }
+
+    #[test]
     fn an_ipv6_network_is_one_client() {
         let (limits, _) = limits(TWO_EACH);
         for host in ["2001:db8::1", "2001:db8::2"] {

@@ -11,7 +11,7 @@ use ruma::{
     api::error::{ErrorKind, UnknownTokenErrorData},
 };
 use sha2::{Digest, Sha256};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{
     account, device, keys,
@@ -242,7 +242,7 @@ async fn note_seen(server: &Server, caller: &Caller, seen: LastSeen) {
         Ok::<_, Error>(())
     });
     if let Err(error) = written.await {
-        warn!(?error, "the last use of a device could not be written");
+        debug!(?error, "the last use of a device could not be written"); // the health page tells why
     }
 }
 
