@@ -73,8 +73,11 @@ impl Changes {
             }
             Membership::Invite if is_new => self.invited.push(Room::read(context, nid, row, after)?),
             Membership::Knock if is_new => self.knocked.push(Room::read(context, nid, row, after)?),
-            Membership::Leave | Membership::Ban if is_new && !row.is_forgotten => {
-                if context.since.is_some() || context.request.filter.room.include_leave {
+            Membership::Leave | Membership::Ban if is_new => {
+                // NOTSPEC: that a room was left is told even if it was forgotten since, or the user's other devices would
+                // never hear of it. It is his own member event and nothing else.
+                let asks_for_left = context.request.filter.room.include_leave && !row.is_forgotten;
+                if context.since.is_some() || asks_for_left {
                     self.left.push(Room::read(context, nid, row, after)?);
                 }
             }

@@ -433,10 +433,15 @@ async fn a_forgotten_room_is_gone_until_it_is_joined_again() {
     act(&bob, &room, "forget", json!({})).await;
     let filter = r#"{"room":{"include_leave":true}}"#;
     assert!(sync(&bob, &[("filter", filter)]).await.get("rooms").is_none());
+    say(&alice, &room, "not for him").await;
+    // His other devices hear that he left, and nothing more.
     let answer = since(&bob, &start).await;
-    assert!(answer.get("rooms").is_none(), "{answer}");
+    assert_eq!(members(&answer["rooms"]["leave"][&room]["timeline"]), [(&*bob.id, "leave")], "{answer}");
+    assert_eq!(answer["rooms"]["leave"][&room]["timeline"]["events"].as_array().unwrap().len(), 1, "{answer}");
+    let later = since(&bob, &next(&answer)).await;
+    assert!(later.get("rooms").is_none(), "{later}");
     act(&bob, &room, "join", json!({})).await;
-    let again = since(&bob, &next(&answer)).await;
+    let again = since(&bob, &next(&later)).await;
     let shown = &again["rooms"]["join"][&room];
     assert!(types(&shown["timeline"]).contains(&"m.room.create"));
 }
