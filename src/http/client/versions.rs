@@ -10,10 +10,18 @@ use crate::{
     http::{endpoint, extract::Matrix},
 };
 
-/// The versions of the specification whose features clients can rely on.
-const VERSIONS: [&str; 14] = [
-    "r0.6.0", "r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11",
-    "v1.12",
+/// The versions of the specification that we claim. Clients decide by them what to rely on, so this stays below the first
+/// one whose features are missing: v1.2 has the space hierarchy, v1.3 relations.
+const VERSIONS: [&str; 2] = ["r0.6.1", "v1.1"];
+
+/// What we have of later versions, by the names under which clients look for it beside the version.
+const FEATURES: [&str; 6] = [
+    "fi.mau.msc2246.stable",        // media uploaded after its id was made, v1.7
+    "m.lazy_load_members",          // r0.5
+    "org.matrix.e2e_cross_signing", // v1.1
+    "org.matrix.msc2285.stable",    // private read receipts, v1.4
+    "org.matrix.msc3916.stable",    // authenticated media, v1.11
+    "uk.tcpip.msc4133.stable",      // profile fields, v1.16
 ];
 
 pub fn router() -> Router<Arc<Server>> {
@@ -23,5 +31,7 @@ pub fn router() -> Router<Arc<Server>> {
 /// `GET /versions`: the same for everybody, so a token is not looked at. A client with an expired one asks this first.
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientversions>
 async fn versions() -> Matrix<get_supported_versions::Response> {
-    Matrix(get_supported_versions::Response::new(VERSIONS.map(str::to_owned).to_vec()))
+    let mut answer = get_supported_versions::Response::new(VERSIONS.map(str::to_owned).to_vec());
+    answer.unstable_features = FEATURES.map(|feature| (feature.to_owned(), true)).into();
+    Matrix(answer)
 }
