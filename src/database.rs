@@ -26,6 +26,7 @@ pub fn check(directory: &Path) -> anyhow::Result<()> {
     if !report.is_clean() {
         bail!("the database of {server_name} contradicts itself: restore a backup, or report this as a bug");
     }
+    report.notes.iter().for_each(|note| println!("{note}"));
     println!("{} rows of {server_name} were read and agree.", report.rows);
     Ok(())
 }

@@ -14,6 +14,7 @@ pub mod error;
 pub mod event;
 pub mod http;
 pub mod logging;
+pub mod media;
 pub mod push;
 pub mod random;
 pub mod rate_limit;

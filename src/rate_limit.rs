@@ -31,6 +31,8 @@ pub struct RateLimits {
     login_per_account: Option<Guesses>,
     registration: Option<Limit<IpAddr>>,
     message: Option<Limit<OwnedUserId>>,
+    upload: Option<Limit<OwnedUserId>>,
+    thumbnail: Option<Limit<OwnedUserId>>,
 }
 
 impl RateLimits {
@@ -40,6 +42,8 @@ impl RateLimits {
             login_per_account: config.login_per_account().map(|quota| Guesses::new(quota, clock)),
             registration: config.registration().map(|quota| Limit::new(quota, clock)),
             message: config.message().map(|quota| Limit::new(quota, clock)),
+            upload: config.upload().map(|quota| Limit::new(quota, clock)),
+            thumbnail: config.thumbnail().map(|quota| Limit::new(quota, clock)),
         }
     }
 
@@ -56,6 +60,16 @@ impl RateLimits {
     /// An event that this user wants to send.
     pub fn message(&self, user: &UserId) -> Result<()> {
         self.message.as_ref().map_or(Ok(()), |limit| limit.check(&user.to_owned()))
+    }
+
+    /// A file that this user wants to upload or announce.
+    pub fn upload(&self, user: &UserId) -> Result<()> {
+        self.upload.as_ref().map_or(Ok(()), |limit| limit.check(&user.to_owned()))
+    }
+
+    /// A thumbnail that has to be made for this user.
+    pub fn thumbnail(&self, user: &UserId) -> Result<()> {
+        self.thumbnail.as_ref().map_or(Ok(()), |limit| limit.check(&user.to_owned()))
     }
 
     /// Somebody is about to try a password of this user.
@@ -170,6 +184,8 @@ mod tests {
         login_per_account = { burst = 2, every = "1 min" }
         registration = { burst = 2, every = "10 s" }
         message = { burst = 2, every = "200 ms" }
+        upload = { burst = 2, every = "1 s" }
+        thumbnail = { burst = 2, every = "1 s" }
     "#;
 
     fn wait_of(error: Error) -> Duration {

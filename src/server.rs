@@ -9,6 +9,7 @@ use crate::{
     config::Config,
     ephemeral::Order,
     error::{Error, Result},
+    media,
     push::unread::Unread,
     random::Random,
     rate_limit::RateLimits,
@@ -45,6 +46,8 @@ pub struct Server {
     /// What users have not read, as far as it was counted.
     pub unread: Unread,
     pub limits: RateLimits,
+    /// The files of the content repository.
+    pub media: media::Repository,
     pub passwords: Passwords,
     /// User-interactive authentications that have begun.
     pub uiaa: uiaa::Sessions,
@@ -68,6 +71,7 @@ impl Server {
         })?;
         let key = signing_key(&store, &random).context("the signing key can't be read")?;
         let rooms = Rooms::open(&store)?;
+        let media = media::Repository::open(store.path()).context("the media can't be opened")?;
         let limits = RateLimits::new(&config.rate_limits, &clock);
         let login_tokens = Expiring::new(config.sessions.login_token_lifetime, MAX_LOGIN_TOKENS);
         let ephemeral = Arc::new(Order::new(&clock));
@@ -85,6 +89,7 @@ impl Server {
             wakers: Wakers::default(),
             user_rooms: UserRoomLists::default(),
             limits,
+            media,
             passwords: Passwords::default(),
             uiaa: uiaa::Sessions::default(),
             login_tokens,

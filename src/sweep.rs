@@ -2,11 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tracing::{debug, error};
+use tracing::{debug, error, info};
 
 use crate::{
     Server,
     error::{Error, Result},
+    media,
     room::tables::{EventTransactions, Transactions},
     store::{self, Row},
     user::tables::ToDeviceTransactions,
@@ -22,6 +23,11 @@ const BATCH: usize = 500;
 
 /// Sweeps again and again, until the server ends.
 pub async fn run(server: Arc<Server>) {
+    match media::remove_orphans(&server).await {
+        Ok(0) => {}
+        Ok(removed) => info!(removed, "removed files of uploads that a crash had interrupted"),
+        Err(error) => error!("files of interrupted uploads can't be removed: {error:?}"),
+    }
     let mut ticks = tokio::time::interval(EVERY);
     loop {
         tokio::select! {
@@ -37,7 +43,9 @@ pub async fn run(server: Arc<Server>) {
 
 /// One sweep; how many rows it removed.
 pub async fn once(server: &Arc<Server>) -> Result<usize> {
-    Ok(transactions(server).await? + to_device_transactions(server).await?)
+    Ok(transactions(server).await?
+        + to_device_transactions(server).await?
+        + media::pending::remove_expired(server).await?)
 }
 
 async fn transactions(server: &Arc<Server>) -> Result<usize> {

@@ -1,6 +1,7 @@
 //! `chappe check` and `chappe inspect`: the whole database, read for people.
 
 mod indexes;
+mod media;
 mod rooms;
 mod users;
 
@@ -23,6 +24,8 @@ pub struct Report {
     pub rows: u64,
     /// By what was checked: how often, and the first few in words.
     pub problems: Vec<(&'static str, usize, Vec<String>)>,
+    /// What is worth telling, but is as it should be.
+    pub notes: Vec<String>,
 }
 
 impl Report {
@@ -81,6 +84,7 @@ pub fn check(store: &Store, server_name: &ruma::ServerName) -> Result<Report> {
     rooms::check(&mut checker);
     indexes::check(&mut checker);
     users::check(&mut checker);
+    media::check(&mut checker, store);
     checker.progress.finish_and_clear();
     Ok(checker.report)
 }

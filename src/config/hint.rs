@@ -29,6 +29,7 @@ const RETIRED: &[(&str, &str)] = &[
     ("well_known_client", "set `client` in [global.well_known]"),
     ("well_known_server", "set `server` in [global.well_known]"),
     ("max_upload_size", "set it in [global.media]"),
+    ("allow_legacy_media", "set it in [global.media]"),
     ("rc_*", "use [global.rate_limits]"),
     ("allow_federation", "remove it; this version does not federate"),
     ("trusted_servers", "remove it; this version does not federate"),

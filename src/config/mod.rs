@@ -209,6 +209,7 @@ impl Config {
         if rules.is_none_or(|rules| rules.disposition != RoomVersionDisposition::Stable) {
             errors.add("default_room_version", "is not a room version we know", "set it to one of \"1\" to \"12\"");
         }
+        self.media.check(&mut errors);
         self.sessions.check(&mut errors);
         self.rate_limits.check(&mut errors);
         self.well_known.check(&mut errors);

@@ -18,6 +18,8 @@ pub struct RateLimits {
     login_per_account: Limit,
     registration: Limit,
     message: Limit,
+    upload: Limit,
+    thumbnail: Limit,
 }
 
 /// At most `burst` requests at once; each request is given back after a further `every`.
@@ -50,6 +52,16 @@ impl RateLimits {
         self.quota(self.message)
     }
 
+    /// Files that one user uploads or announces.
+    pub fn upload(&self) -> Option<Quota> {
+        self.quota(self.upload)
+    }
+
+    /// Thumbnails that are made because one user asked for them first.
+    pub fn thumbnail(&self) -> Option<Quota> {
+        self.quota(self.thumbnail)
+    }
+
     fn quota(&self, limit: Limit) -> Option<Quota> {
         let quota = Quota::with_period(limit.every).map(|quota| quota.allow_burst(limit.burst));
         quota.filter(|_| self.enabled)
@@ -61,6 +73,8 @@ impl RateLimits {
             ("rate_limits.login_per_account", self.login_per_account),
             ("rate_limits.registration", self.registration),
             ("rate_limits.message", self.message),
+            ("rate_limits.upload", self.upload),
+            ("rate_limits.thumbnail", self.thumbnail),
         ] {
             if limit.every.is_zero() {
                 errors.add(key, "gives requests back every 0 s", "set `every` to 1 ms or more, or `enabled = false`");
@@ -83,6 +97,9 @@ impl Default for RateLimits {
             login_per_account: limit(10, 60_000),
             registration: limit(20, 10_000),
             message: limit(50, 200),
+            upload: limit(100, 1_000),
+            // A new client shows hundreds of rooms at once, each with a picture.
+            thumbnail: limit(500, 500),
         }
     }
 }

@@ -10,6 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
 use http::{Method, StatusCode, header};
 use ruma::api::{
     IncomingRequest, IncomingRequestExt, Metadata, OutgoingResponse,
@@ -37,6 +38,17 @@ pub struct Client<R> {
     pub body: R,
     /// The body as it came, for what ruma's types leave out.
     pub raw: Bytes,
+}
+
+/// A client request whose body is a file of any size.
+pub struct Upload<R> {
+    pub sender: Caller,
+    /// Path, query and headers; its body is empty.
+    pub head: R,
+    /// The body, as it comes.
+    pub content: BoxStream<'static, Result<Bytes, Error>>,
+    /// How many bytes the client is about to send, if it says so.
+    pub length: Option<u64>,
 }
 
 /// A client request that may come without a token; one that has a wrong token is refused.
@@ -118,12 +130,22 @@ impl<R: IncomingRequest<Authentication = AccessToken> + Send> FromRequest<Arc<Se
     type Rejection = Error;
 
     async fn from_request(request: Request, server: &Arc<Server>) -> Result<Self, Error> {
-        let missing = || Error::refused(ErrorKind::MissingToken, "Missing access token");
-        let token = bearer_token(&request)?.ok_or_else(missing)?;
-        let (address, request) = address_of(request, server);
-        let sender = session::authenticate(server, &token, address).await?;
+        let (sender, request) = authenticate(request, server).await?;
         let (body, raw) = parse(request, server).await?;
         Ok(Self { sender, body, raw })
+    }
+}
+
+impl<R: IncomingRequest<Authentication = AccessToken> + Send> FromRequest<Arc<Server>> for Upload<R> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, server: &Arc<Server>) -> Result<Self, Error> {
+        let (sender, mut request) = authenticate(request, server).await?;
+        let length = request.headers().get(header::CONTENT_LENGTH).and_then(|text| text.to_str().ok()?.parse().ok());
+        let body = std::mem::take(request.body_mut());
+        let (head, _) = parse(request, server).await?;
+        let content = body.into_data_stream().map_err(|error| unread_body(&error)).boxed();
+        Ok(Self { sender, head, content, length })
     }
 }
 
@@ -161,6 +183,15 @@ impl<T: DeserializeOwned> FromRequest<Arc<Server>> for PublicJson<T> {
         let body = serde_json::from_slice(&raw).map_err(|e| unreadable(DeserializationError::Json(e).into()))?;
         Ok(Self { body, address })
     }
+}
+
+/// Who sends a request that needs a token.
+async fn authenticate(request: Request, server: &Arc<Server>) -> Result<(Caller, Request), Error> {
+    let missing = || Error::refused(ErrorKind::MissingToken, "Missing access token");
+    let token = bearer_token(&request)?.ok_or_else(missing)?;
+    let (address, request) = address_of(request, server);
+    let sender = session::authenticate(server, &token, address).await?;
+    Ok((sender, request))
 }
 
 fn address_of(request: Request, server: &Server) -> (IpAddr, Request) {

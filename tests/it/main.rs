@@ -12,6 +12,7 @@ mod fuzz;
 mod history;
 mod keys;
 mod login;
+mod media;
 mod membership;
 mod presence;
 mod profile;

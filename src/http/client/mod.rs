@@ -17,6 +17,7 @@ mod knocking;
 mod leaving;
 mod login;
 mod logout;
+mod media;
 mod members;
 mod messages;
 mod presence;
@@ -63,6 +64,7 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(leaving::router())
         .merge(login::router())
         .merge(logout::router())
+        .merge(media::router())
         .merge(members::router())
         .merge(messages::router())
         .merge(presence::router())

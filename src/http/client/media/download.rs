@@ -1,0 +1,63 @@
+use std::{sync::Arc, time::Duration};
+
+use axum::{Router, extract::State, response::Response};
+use http::HeaderMap;
+use ruma::{
+    ServerName,
+    api::client::authenticated_media::{get_content, get_content_as_filename},
+};
+
+use super::{answer::Content, disposition};
+use crate::{
+    Server,
+    error::Result,
+    http::{endpoint, extract::Client},
+    media::download,
+};
+
+pub fn router() -> Router<Arc<Server>> {
+    Router::new().merge(endpoint::<get_content::v1::Request, _, _>(download)).merge(endpoint::<
+        get_content_as_filename::v1::Request,
+        _,
+        _,
+    >(download_as))
+}
+
+/// `GET /media/download/{serverName}/{mediaId}`
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediadownloadservernamemediaid>
+async fn download(
+    State(server): State<Arc<Server>>,
+    headers: HeaderMap,
+    Client { body, .. }: Client<get_content::v1::Request>,
+) -> Result<Response> {
+    serve(&server, &headers, (&body.server_name, &body.media_id), None, body.timeout_ms).await
+}
+
+/// `GET /media/download/{serverName}/{mediaId}/{fileName}`
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediadownloadservernamemediaidfilename>
+async fn download_as(
+    State(server): State<Arc<Server>>,
+    headers: HeaderMap,
+    Client { body, .. }: Client<get_content_as_filename::v1::Request>,
+) -> Result<Response> {
+    serve(&server, &headers, (&body.server_name, &body.media_id), Some(body.filename), body.timeout_ms).await
+}
+
+/// The content of a URI, under the name it was uploaded with or another.
+pub async fn serve(
+    server: &Arc<Server>,
+    headers: &HeaderMap,
+    (server_name, media_id): (&ServerName, &str),
+    other_name: Option<String>,
+    patience: Duration,
+) -> Result<Response> {
+    let item = download::find(server, server_name, media_id, patience).await?;
+    let content = Content {
+        file: download::open(server, &item).await?,
+        size: item.size,
+        tag: item.tag(),
+        disposition: disposition::of(&item.content_type, other_name.or(item.file_name)),
+        media_type: item.content_type,
+    };
+    content.answer(headers).await
+}

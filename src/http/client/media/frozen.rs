@@ -1,0 +1,75 @@
+//! The endpoints without authentication. The specification froze them: they serve only what was uploaded before a
+//! server enacted the freeze. A server of ours never served anything there, so there is nothing, unless
+//! `allow_legacy_media` turns the freeze off.
+//!
+//! `allow_remote` and `allow_redirect` are permissions that are not made use of: nothing is fetched from other servers,
+//! and no answer is a redirect.
+
+#![expect(deprecated, reason = "frozen, but part of the specification")]
+
+use std::sync::Arc;
+
+use axum::{Router, extract::State, response::Response};
+use http::HeaderMap;
+use ruma::api::client::media::{get_content, get_content_as_filename, get_content_thumbnail};
+
+use super::{download, thumbnail};
+use crate::{
+    Server,
+    error::{Error, Result},
+    http::{endpoint, extract::Public},
+    media,
+};
+
+pub fn router() -> Router<Arc<Server>> {
+    Router::new()
+        .merge(endpoint::<get_content::v3::Request, _, _>(get))
+        .merge(endpoint::<get_content_as_filename::v3::Request, _, _>(get_as))
+        .merge(endpoint::<get_content_thumbnail::v3::Request, _, _>(get_thumbnail))
+}
+
+/// `GET /_matrix/media/v3/download/{serverName}/{mediaId}`
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixmediav3downloadservernamemediaid>
+async fn get(
+    State(server): State<Arc<Server>>,
+    headers: HeaderMap,
+    Public { body, .. }: Public<get_content::v3::Request>,
+) -> Result<Response> {
+    check_not_frozen(&server)?;
+    download::serve(&server, &headers, (&body.server_name, &body.media_id), None, body.timeout_ms).await
+}
+
+/// `GET /_matrix/media/v3/download/{serverName}/{mediaId}/{fileName}`
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixmediav3downloadservernamemediaidfilename>
+async fn get_as(
+    State(server): State<Arc<Server>>,
+    headers: HeaderMap,
+    Public { body, .. }: Public<get_content_as_filename::v3::Request>,
+) -> Result<Response> {
+    check_not_frozen(&server)?;
+    let uri = (&*body.server_name, body.media_id.as_str());
+    download::serve(&server, &headers, uri, Some(body.filename), body.timeout_ms).await
+}
+
+/// `GET /_matrix/media/v3/thumbnail/{serverName}/{mediaId}`
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixmediav3thumbnailservernamemediaid>
+async fn get_thumbnail(
+    State(server): State<Arc<Server>>,
+    headers: HeaderMap,
+    Public { body, .. }: Public<get_content_thumbnail::v3::Request>,
+) -> Result<Response> {
+    check_not_frozen(&server)?;
+    let (width, height) = (body.width.into(), body.height.into());
+    let animated = body.animated.unwrap_or_default();
+    let request = media::thumbnail::Request::new(body.method.as_ref(), width, height, animated)?;
+    let uri = (&*body.server_name, body.media_id.as_str());
+    thumbnail::serve(&server, &headers, None, uri, request, body.timeout_ms).await
+}
+
+/// The same answer for what exists and what does not: who is not logged in learns nothing.
+fn check_not_frozen(server: &Server) -> Result<()> {
+    if server.config.media.allow_legacy_media {
+        return Ok(());
+    }
+    Err(Error::not_found("Not found: media is served to users who are logged in, at /_matrix/client/v1/media"))
+}

@@ -1,0 +1,25 @@
+//! <https://spec.matrix.org/v1.19/client-server-api/#content-repository>
+
+mod answer;
+mod config;
+mod disposition;
+mod download;
+mod frozen;
+mod range;
+mod thumbnail;
+mod upload;
+
+use std::sync::Arc;
+
+use axum::Router;
+
+use crate::Server;
+
+pub fn router() -> Router<Arc<Server>> {
+    Router::new()
+        .merge(config::router())
+        .merge(download::router())
+        .merge(frozen::router())
+        .merge(thumbnail::router())
+        .merge(upload::router())
+}

@@ -1,0 +1,51 @@
+use std::{sync::Arc, time::Duration};
+
+use axum::{Router, extract::State, response::Response};
+use http::HeaderMap;
+use ruma::{ServerName, UserId, api::client::authenticated_media::get_content_thumbnail};
+
+use super::{answer::Content, disposition};
+use crate::{
+    Server,
+    error::Result,
+    http::{endpoint, extract::Client},
+    media::{download, thumbnail},
+};
+
+pub fn router() -> Router<Arc<Server>> {
+    endpoint::<get_content_thumbnail::v1::Request, _, _>(get)
+}
+
+/// `GET /media/thumbnail/{serverName}/{mediaId}`
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediathumbnailservernamemediaid>
+async fn get(
+    State(server): State<Arc<Server>>,
+    headers: HeaderMap,
+    Client { sender, body, .. }: Client<get_content_thumbnail::v1::Request>,
+) -> Result<Response> {
+    let animated = body.animated.unwrap_or_default();
+    let request = thumbnail::Request::new(body.method.as_ref(), body.width.into(), body.height.into(), animated)?;
+    let uri = (&*body.server_name, body.media_id.as_str());
+    serve(&server, &headers, Some(&sender.user_id), uri, request, body.timeout_ms).await
+}
+
+/// A thumbnail of the content of a URI.
+pub async fn serve(
+    server: &Arc<Server>,
+    headers: &HeaderMap,
+    user: Option<&UserId>,
+    (server_name, media_id): (&ServerName, &str),
+    request: thumbnail::Request,
+    patience: Duration,
+) -> Result<Response> {
+    let item = download::find(server, server_name, media_id, patience).await?;
+    let thumbnail = thumbnail::get(server, user, &item, request).await?;
+    let content = Content {
+        size: thumbnail.size,
+        file: thumbnail.file,
+        tag: format!("{}-{}", item.tag(), request.name()),
+        disposition: disposition::of(thumbnail.media_type, Some(thumbnail.file_name)),
+        media_type: thumbnail.media_type.to_owned(),
+    };
+    content.answer(headers).await
+}

@@ -1,0 +1,74 @@
+//! The content repository: files that users upload, by `mxc://` URI.
+//!
+//! Rows say what there is, files hold the bytes. A file is complete and durable before its row is written, so a row
+//! always has its file; after a crash a file may have no row, and is removed at the next start.
+//!
+//! <https://spec.matrix.org/v1.19/client-server-api/#content-repository>
+
+pub mod download;
+pub mod files;
+mod orphans;
+pub mod pending;
+pub mod tables;
+pub mod thumbnail;
+pub mod upload;
+
+use std::{io, path::Path, sync::Arc};
+
+use ruma::{MxcUri, OwnedMxcUri, ServerName};
+use tokio::sync::{Notify, Semaphore};
+
+use self::files::Files;
+pub use self::orphans::{list_orphans, remove_orphans};
+use crate::{
+    Server,
+    error::{Error, Result},
+};
+
+/// The length of the media ids that we make: more chance than anybody can guess.
+const ID_LENGTH: usize = 32;
+
+/// What the content repository needs beside the store.
+pub struct Repository {
+    pub files: Files,
+    /// Rung whenever a pending upload got its content.
+    arrivals: Notify,
+    /// A permit for each image that may be worked on at a time.
+    image_workers: Arc<Semaphore>,
+}
+
+impl Repository {
+    pub fn open(data_directory: &Path) -> io::Result<Self> {
+        // Half of the cores, so that the other half goes on with messages.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Self {
+            files: Files::open(data_directory)?,
+            arrivals: Notify::new(),
+            image_workers: Arc::new(Semaphore::new(cores.div_ceil(2))),
+        })
+    }
+}
+
+/// The URI of something of ours.
+fn uri(server: &Server, media_id: &str) -> OwnedMxcUri {
+    format!("mxc://{}/{media_id}", server.name()).into()
+}
+
+/// Whether `media_id` has the grammar of one, and the server is this one; `M_NOT_FOUND` otherwise.
+fn check_ours(server: &Server, server_name: &ServerName, media_id: &str) -> Result<()> {
+    if !<&MxcUri>::from(format!("mxc://{server_name}/{media_id}").as_str()).is_valid() {
+        return Err(Error::not_found("This is not a media ID"));
+    }
+    if server_name != server.name() {
+        return Err(Error::not_found("This server does not fetch media of other servers"));
+    }
+    Ok(())
+}
+
+/// Why the disk did not do what it should: most likely because it is full.
+fn disk_failed(server: &Server, error: io::Error) -> Error {
+    match server.store.check_writable() {
+        Err(reason) => reason.into(),
+        Ok(()) => Error::Internal(anyhow::Error::from(error).context("a file of the media can't be used")),
+    }
+}
