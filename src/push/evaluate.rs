@@ -17,15 +17,13 @@ use ruma::{
 use serde::Deserialize;
 
 use super::{
-    glob::{Extent, matches},
-    subject::Subject,
+    glob,
+    subject::{BODY, Subject},
 };
 use crate::{
     error::Result,
     room::{View, power_levels},
 };
-
-const BODY: &str = "content.body";
 
 /// A room now, and a user in it: what conditions ask about. Looked up when one does.
 pub struct Situation<'v, 's> {
@@ -115,8 +113,8 @@ fn holds(condition: &PushCondition, subject: &Subject, situation: &Situation<'_,
         }
         PushCondition::SenderNotificationPermission(wanted) => situation.may_notify(&subject.sender, &wanted.key)?,
         #[expect(deprecated, reason = "rules of users who made them long ago still have it")]
-        PushCondition::ContainsDisplayName => match (situation.display_name()?, subject.json.get_str(BODY)) {
-            (Some(name), Some(body)) => matches(&literal(name), body, Extent::Words),
+        PushCondition::ContainsDisplayName => match (situation.display_name()?, &subject.body) {
+            (Some(name), Some(body)) => glob::finds_words(&literal(name), body),
             _ => false,
         },
         _ => false,
@@ -125,9 +123,11 @@ fn holds(condition: &PushCondition, subject: &Subject, situation: &Situation<'_,
 
 /// Whether a text of the event matches a pattern: a body in any of its words, everything else as a whole.
 fn matches_event(subject: &Subject, situation: &Situation<'_, '_>, key: &str, pattern: &str) -> bool {
+    if key == BODY {
+        return subject.body.as_ref().is_some_and(|body| glob::finds_words(pattern, body));
+    }
     let value = if key == "room_id" { Some(situation.view.room_id().as_str()) } else { subject.json.get_str(key) };
-    let extent = if key == BODY { Extent::Words } else { Extent::Whole };
-    value.is_some_and(|value| matches(pattern, value, extent))
+    value.is_some_and(|value| glob::matches(pattern, value))
 }
 
 /// A name as a pattern. A pattern can't say that it means a `*` or `?`, so any character will do in their place.

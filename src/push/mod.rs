@@ -1,6 +1,6 @@
 //! Which events a user is told of, and how many of them he has not read.
 
 pub mod evaluate;
-mod glob;
+pub mod glob;
 mod subject;
 pub mod unread;

@@ -1,6 +1,7 @@
 use ruma::{OwnedUserId, push::FlattenedJson, serde::Raw};
 use serde_json::Value;
 
+use super::glob;
 use crate::{
     error::{Error, Result},
     event::{
@@ -11,10 +12,17 @@ use crate::{
     store::EventNid,
 };
 
+/// Where the text of a message is.
+pub const BODY: &str = "content.body";
+
 /// An event in the form that rules are tried on; the same for all users.
 #[derive(Debug)]
 pub struct Subject {
     pub json: FlattenedJson,
+    /// `content.body` in small letters.
+    pub body: Option<String>,
+    /// The size of the event as JSON.
+    pub bytes: usize,
     pub sender: OwnedUserId,
     pub is_state: bool,
     pub is_redacted: bool,
@@ -29,8 +37,12 @@ impl Subject {
         let json = client_form::raw(&event.view(), Some(view.room_id()), &Unsigned::default())
             .map_err(|e| Error::internal(e.to_string()))?;
         let redacts = event.redacts.as_ref().map(|target| view.event_nid(target)).transpose()?.flatten();
+        let bytes = json.get().len();
+        let json = FlattenedJson::from_raw(&Raw::<Value>::from_json(json));
         Ok(Self {
-            json: FlattenedJson::from_raw(&Raw::<Value>::from_json(json)),
+            body: json.get_str(BODY).map(glob::lower),
+            json,
+            bytes,
             sender: event.sender.clone(),
             is_state: event.state_key.is_some(),
             is_redacted: event.flags.redacted,

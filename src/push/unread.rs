@@ -41,17 +41,20 @@ use crate::{
 /// but large all the same.
 const MAX_EVENTS: usize = 2_000;
 
-/// How many events, and users' rules, are kept in the form in which they are needed. An event is at about 2 KB.
-const CACHED_SUBJECTS: usize = 2_000;
+/// So many bytes of events are looked at, at most, so that large messages and many patterns don't take minutes.
+const MAX_EVENT_BYTES: usize = 4 << 20;
+
+/// Of how many users the rules are kept in the form in which they are needed.
 const CACHED_RULES: usize = 2_000;
 
-/// What a memo costs without its events, in bytes.
+/// What a memo costs without its events, and an event without its own JSON, in bytes.
 const MEMO_BYTES: u64 = 400;
+const SUBJECT_BYTES: u64 = 1_000;
 
 /// What was counted before.
 pub struct Unread {
     memos: Cache<(OwnedUserId, RoomNid), Arc<Memo>, MemoWeight>,
-    subjects: Cache<(RoomNid, EventNid), Arc<Subject>>,
+    subjects: Cache<(RoomNid, EventNid), Arc<Subject>, SubjectWeight>,
     rules: Cache<OwnedUserId, Arc<Rules>>,
 }
 
@@ -64,13 +67,23 @@ impl Weighter<(OwnedUserId, RoomNid), Arc<Memo>> for MemoWeight {
     }
 }
 
+#[derive(Clone)]
+struct SubjectWeight;
+
+impl Weighter<(RoomNid, EventNid), Arc<Subject>> for SubjectWeight {
+    fn weight(&self, _: &(RoomNid, EventNid), subject: &Arc<Subject>) -> u64 {
+        SUBJECT_BYTES + 3 * subject.bytes as u64
+    }
+}
+
 impl Unread {
-    /// `memory_bytes`: for what is remembered of users and rooms.
+    /// `memory_bytes`: for what is remembered of users and rooms, and of events.
     pub fn new(memory_bytes: u64) -> Self {
-        let memos = usize::try_from(memory_bytes / MEMO_BYTES).unwrap_or(usize::MAX);
+        let half = memory_bytes / 2;
+        let about = |each: u64| usize::try_from(half / each).unwrap_or(usize::MAX);
         Self {
-            memos: Cache::with_weighter(memos, memory_bytes, MemoWeight),
-            subjects: Cache::new(CACHED_SUBJECTS),
+            memos: Cache::with_weighter(about(MEMO_BYTES), half, MemoWeight),
+            subjects: Cache::with_weighter(about(2 * SUBJECT_BYTES), half, SubjectWeight),
             rules: Cache::new(CACHED_RULES),
         }
     }
@@ -270,10 +283,11 @@ impl Memo {
     ) -> Result<()> {
         let situation = Situation::of(view, user);
         let after = self.upto.max(self.reads.everywhere);
-        for (pos, event) in newest(view, after, upto)? {
-            let subject = server.unread.subject(view, event)?;
+        for Newest { pos, event, subject } in newest(server, view, after, upto)? {
             self.look_at(view, pos, event, &subject, rules, &situation)?;
         }
+        let excess = self.unread.len().saturating_sub(MAX_EVENTS);
+        self.unread.drain(..excess);
         self.upto = self.upto.max(upto);
         Ok(())
     }
@@ -329,17 +343,30 @@ impl Memo {
     }
 }
 
+/// An event of the timeline.
+struct Newest {
+    pos: RoomPos,
+    event: EventNid,
+    subject: Arc<Subject>,
+}
+
 /// The newest events of the timeline after `after`, up to and with `upto`, in their order.
-fn newest(view: &View<'_>, after: RoomPos, upto: RoomPos) -> Result<Vec<(RoomPos, EventNid)>> {
+fn newest(server: &Server, view: &View<'_>, after: RoomPos, upto: RoomPos) -> Result<Vec<Newest>> {
     if after >= upto {
         return Ok(Vec::new());
     }
     let next = |pos: RoomPos| RoomPos(pos.0.saturating_add(1));
     let scan = Scan::range::<Timeline>(&(view.nid, next(after)), &(view.nid, next(upto))).backward();
-    let mut events = Vec::new();
+    let (mut events, mut bytes) = (Vec::new(), 0);
     for row in view.snapshot.scan::<Timeline>(scan).take(MAX_EVENTS) {
         let row = row?;
-        events.push((row.key()?.1, row.value));
+        let (pos, event) = (row.key()?.1, row.value);
+        let subject = server.unread.subject(view, event)?;
+        bytes += subject.bytes;
+        events.push(Newest { pos, event, subject });
+        if bytes > MAX_EVENT_BYTES {
+            break;
+        }
     }
     events.reverse();
     Ok(events)

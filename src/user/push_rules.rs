@@ -19,6 +19,7 @@ use super::{
 use crate::{
     Server,
     error::{Error, Result},
+    push::glob,
     store::{self, Snapshot, StreamPos, Table},
 };
 
@@ -29,7 +30,9 @@ pub const EVENT_TYPE: &str = "m.push_rules";
 const MAX_RULES: usize = 1_000;
 const MAX_BYTES: usize = 128 << 10;
 const MAX_RULE_ID_BYTES: usize = 255;
-const MAX_PATTERN_BYTES: usize = 1_024;
+const MAX_PATTERN_BYTES: usize = 256;
+/// Patterns with `*` or `?`: these take the longest.
+const MAX_GLOBS: usize = 100;
 
 #[derive(Serialize, Deserialize)]
 struct Content {
@@ -58,11 +61,16 @@ pub fn get_with_change(snapshot: &Snapshot<'_>, user: &UserId) -> store::Result<
     let Some(datum) = snapshot.get::<AccountData>(&(user, GLOBAL, EVENT_TYPE))? else {
         return Ok((defaults, StreamPos::default()));
     };
-    let content = serde_json::from_str::<Content>(&datum.content)
+    let rules = decode(&datum.content, defaults)
         .map_err(|e| store::Error::corrupt(AccountData::NAME, user.as_bytes(), format!("not push rules: {e}")))?;
-    let mut rules = content.global;
-    rules.update_with_server_default(defaults);
     Ok((rules, datum.changed))
+}
+
+/// The rules as they are kept, with the defaults of today in place of those of the time when they were written.
+fn decode(content: &str, defaults: Ruleset) -> serde_json::Result<Ruleset> {
+    let mut rules = serde_json::from_str::<Content>(content)?.global;
+    rules.update_with_server_default(defaults);
+    Ok(rules)
 }
 
 /// The content of the event by which clients learn of the rules, also of those that were never changed.
@@ -126,6 +134,9 @@ async fn change(
             if rules.iter().count() > MAX_RULES {
                 return Err(Error::too_large(format!("At most {MAX_RULES} push rules are kept")));
             }
+            if globs(&rules) > MAX_GLOBS {
+                return Err(Error::too_large(format!("At most {MAX_GLOBS} patterns with * or ? are kept")));
+            }
             let content = encode(rules)?;
             if content.len() > MAX_BYTES {
                 return Err(Error::too_large(format!("At most {MAX_BYTES} bytes of push rules are kept")));
@@ -154,6 +165,16 @@ fn check_size(rule: &NewPushRule) -> Result<()> {
         return Err(Error::too_large(format!("A pattern is longer than {MAX_PATTERN_BYTES} bytes")));
     }
     Ok(())
+}
+
+fn globs(rules: &Ruleset) -> usize {
+    let conditions = rules.override_.iter().chain(&rules.underride).flat_map(|rule| &rule.conditions);
+    let of_conditions = conditions.filter_map(|condition| match condition {
+        PushCondition::EventMatch(condition) => Some(&condition.pattern),
+        _ => None,
+    });
+    let patterns = of_conditions.chain(rules.content.iter().map(|rule| &rule.pattern));
+    patterns.filter(|pattern| glob::has_wildcards(pattern)).count()
 }
 
 fn pattern_bytes(condition: &PushCondition) -> usize {
@@ -290,6 +311,29 @@ mod tests {
         for bad in [".m.rule.new", "a/b", "a\\b"] {
             insert(&mut rules, content_rule(bad), &Position::default()).unwrap_err();
         }
+    }
+
+    #[test]
+    fn what_a_user_changed_outlives_a_change_of_the_defaults() {
+        let kept = serde_json::json!({ "global": {
+            "override": [
+                { "rule_id": ".m.rule.master", "default": true, "enabled": true, "actions": [], "conditions": [] },
+                { "rule_id": "own", "default": false, "enabled": false, "actions": ["notify"], "conditions": [] },
+                { "rule_id": ".m.rule.gone", "default": true, "enabled": true, "actions": [], "conditions": [] },
+            ],
+            "underride": [
+                { "rule_id": ".m.rule.message", "default": true, "enabled": true, "actions": [], "conditions": [] },
+            ],
+        }});
+        let defaults = Ruleset::server_default(user_id!("@a:domain"));
+        let rules = decode(&kept.to_string(), defaults.clone()).unwrap();
+        assert!(rules.get(RuleKind::Override, ".m.rule.master").unwrap().enabled());
+        assert!(!rules.get(RuleKind::Override, "own").unwrap().enabled());
+        assert!(rules.get(RuleKind::Override, ".m.rule.gone").is_none());
+        let message = rules.underride.get(".m.rule.message").unwrap();
+        assert!(message.actions.is_empty(), "the user's");
+        assert_eq!(message.conditions.len(), 1, "the server's");
+        assert_eq!(rules.iter().count(), defaults.iter().count() + 1);
     }
 
     proptest! {

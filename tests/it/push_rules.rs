@@ -140,11 +140,15 @@ async fn rules_have_limits() {
     let put = async |id: &str, pattern: String| {
         alice.put(&rule("content", id), json!({ "actions": [], "pattern": pattern })).await
     };
-    assert_eq!(put("long", "?".repeat(1_025)).await.error(), (413, "M_TOO_LARGE"));
+    assert_eq!(put("long", "x".repeat(257)).await.error(), (413, "M_TOO_LARGE"));
     assert_eq!(put(&"x".repeat(256), "x".to_owned()).await.error(), (400, "M_INVALID_PARAM"));
-    let mut kept = 0;
+    for n in 0..100 {
+        put(&format!("glob{n}"), "*".to_owned()).await.ok();
+    }
+    assert_eq!(put("glob100", "?".to_owned()).await.error(), (413, "M_TOO_LARGE"));
+    let mut kept = 100;
     let refused = loop {
-        let answer = put(&format!("{kept}"), "x".repeat(1_024)).await;
+        let answer = put(&format!("{kept}"), "x".repeat(256)).await;
         if answer.status != 200 {
             break answer;
         }

@@ -30,8 +30,9 @@ async fn a_public_receipt_is_told_to_the_room_and_never_goes_back() {
     let token = alice.now().await;
     read(&bob, &room, "m.read", &second, json!({})).await.ok();
     let content = json!({ &second: { "m.read": { &bob.id: { "ts": 1_767_225_600_000_u64 } } } });
-    assert_eq!(receipts(&alice, &room, &token).await, [content.clone()]);
-    assert_eq!(receipts(&bob, &room, &token).await, [content]);
+    for user in [&alice, &bob] {
+        assert_eq!(json!(receipts(user, &room, &token).await), json!([content]));
+    }
     let token = alice.now().await;
     for event in [&first, &second] {
         read(&bob, &room, "m.read", event, json!({})).await.ok();
