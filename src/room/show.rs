@@ -68,8 +68,15 @@ impl<'v, 's> Reader<'v, 's> {
     ///
     /// <https://spec.matrix.org/v1.19/client-server-api/#definition-clientevent>
     pub fn show(&self, nid: EventNid, event: &StoredEvent, format: Format) -> Result<Box<RawValue>> {
+        let mut json = Vec::with_capacity(event.common.len() + 300);
+        self.write(&mut json, nid, event, format)?;
+        raw_value(json)
+    }
+
+    /// As [`Self::show`], appended to `out`, which costs no more than the copying.
+    pub fn write(&self, out: &mut Vec<u8>, nid: EventNid, event: &StoredEvent, format: Format) -> Result<()> {
         let redaction = event.redacted_by.map(|nid| self.show_redaction(EventNid(nid), format)).transpose()?;
-        self.show_with(nid, event, redaction.as_deref(), format)
+        self.write_with(out, nid, event, redaction.as_deref(), format)
     }
 
     /// The content of `event`, which the reader may see.
@@ -93,19 +100,23 @@ impl<'v, 's> Reader<'v, 's> {
         events.iter().map(|(nid, event)| self.raw(*nid, event, Format::WithRoomId)).collect()
     }
 
-    fn show_with(
+    fn write_with(
         &self,
+        out: &mut Vec<u8>,
         nid: EventNid,
         event: &StoredEvent,
         redacted_because: Option<&RawValue>,
         format: Format,
-    ) -> Result<Box<RawValue>> {
+    ) -> Result<()> {
         let view = self.view();
         let event = self.without_erased(event)?;
         let room_id = match format {
             Format::WithRoomId => Some(view.room_id()),
             Format::WithoutRoomId => None,
-            Format::Federation => return federation_form(view, &event),
+            Format::Federation => {
+                out.extend(event.view().federation_json(view.room_id(), view.rules));
+                return Ok(());
+            }
         };
         let transaction_id = self.transaction_id(nid, &event)?;
         let replaced = self.replaced(&event)?;
@@ -119,7 +130,7 @@ impl<'v, 's> Reader<'v, 's> {
             membership: membership.as_ref().map(AsRef::as_ref),
             relations: None,
         };
-        client_form::raw(&event.view(), room_id, &unsigned).map_err(unreadable)
+        client_form::write(out, &event.view(), room_id, &unsigned).map_err(unreadable)
     }
 
     /// The redaction of an event, for the event's `unsigned`. That of a redaction that is itself redacted does not show
@@ -127,11 +138,13 @@ impl<'v, 's> Reader<'v, 's> {
     /// since clients tell redacted events by this field.
     fn show_redaction(&self, nid: EventNid, format: Format) -> Result<Box<RawValue>> {
         let redaction = self.view().event(nid)?;
+        let mut json = Vec::with_capacity(redaction.common.len() + 300);
         if self.sight.may_see(nid, &redaction)? {
-            self.show_with(nid, &redaction, None, format)
+            self.write_with(&mut json, nid, &redaction, None, format)?;
         } else {
-            self.show_with(nid, &without_content(self.view(), &redaction)?, None, format)
+            self.write_with(&mut json, nid, &without_content(self.view(), &redaction)?, None, format)?;
         }
+        raw_value(json)
     }
 
     /// The event itself, or what a redaction would leave of it, if its sender had his account erased and the reader was
@@ -169,8 +182,7 @@ impl<'v, 's> Reader<'v, 's> {
     }
 }
 
-fn federation_form(view: &View<'_>, event: &StoredEvent) -> Result<Box<RawValue>> {
-    let json = event.view().federation_json(view.room_id(), view.rules);
+fn raw_value(json: Vec<u8>) -> Result<Box<RawValue>> {
     let json = String::from_utf8(json).map_err(Error::internal)?;
     RawValue::from_string(json).map_err(Error::internal)
 }

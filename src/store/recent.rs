@@ -3,7 +3,7 @@
 use std::{
     any::TypeId,
     collections::HashMap,
-    hash::{DefaultHasher, Hash, Hasher},
+    hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher},
 };
 
 use parking_lot::{RwLock, RwLockReadGuard};
@@ -26,7 +26,25 @@ impl Group {
 /// The last change of each group that changed since the store was opened.
 pub(super) struct Changes {
     opened_at: StreamPos,
-    last: RwLock<HashMap<(TypeId, Group), StreamPos>>,
+    last: RwLock<Last>,
+}
+
+type Last = HashMap<(TypeId, Group), StreamPos, BuildHasherDefault<Mix>>;
+
+/// A hasher for what is a hash already.
+#[derive(Default)]
+struct Mix(u64);
+
+impl Hasher for Mix {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = self.0.rotate_left(32) ^ hash;
+    }
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 impl Changes {
@@ -49,7 +67,7 @@ impl Changes {
 /// What changed lately, for a few look-ups: writers wait while this is held.
 pub struct Recent<'s> {
     opened_at: StreamPos,
-    last: RwLockReadGuard<'s, HashMap<(TypeId, Group), StreamPos>>,
+    last: RwLockReadGuard<'s, Last>,
 }
 
 impl Recent<'_> {

@@ -116,14 +116,9 @@ impl<'s> Context<'s> {
             EventFormat::Federation => show::Format::Federation,
             _ => show::Format::WithoutRoomId,
         };
-        let event = reader.show(nid, event, format)?;
-        match &self.fields {
-            None => out.extend_from_slice(event.get().as_bytes()),
-            Some(fields) => {
-                let selected = fields.select(&event).map_err(Error::internal)?;
-                out.extend_from_slice(selected.get().as_bytes());
-            }
-        }
+        let Some(fields) = &self.fields else { return reader.write(out, nid, event, format) };
+        let selected = fields.select(&*reader.show(nid, event, format)?).map_err(Error::internal)?;
+        out.extend_from_slice(selected.get().as_bytes());
         Ok(())
     }
 }

@@ -1,8 +1,8 @@
 //! Which of a user's rooms an answer tells of.
 
-use std::collections::HashSet;
+use std::sync::Arc;
 
-use super::{account_data, answer::Context, state::Log};
+use super::{account_data, answer::Context, state::Log, user_rooms::UserRoomList};
 use crate::{
     error::Result,
     room::{
@@ -20,8 +20,8 @@ pub struct Changes {
     pub knocked: Vec<Room>,
     /// Left, or banned from.
     pub left: Vec<Room>,
-    /// All rooms that the user is joined to, those without news too.
-    pub all_joined: Vec<RoomNid>,
+    /// All of the user's rooms, those without news too.
+    all: Arc<UserRoomList>,
 }
 
 /// A room with news.
@@ -37,35 +37,36 @@ pub struct Room {
 
 impl Changes {
     pub fn find(context: &Context<'_>) -> Result<Self> {
-        let mut changes = Self::default();
+        let Context { server, snapshot, now, .. } = *context;
+        let all = server.user_rooms.get(&server.store, snapshot, now, context.user_id())?;
+        let mut changes = Self { all: Arc::clone(&all), ..Self::default() };
         let mut changed_otherwise = account_data::changed_rooms(context)?;
         if let Some(since) = context.ephemeral_since {
             changed_otherwise.extend(context.server.typing.changed_rooms(since));
         }
-        let Context { server, snapshot, now, .. } = *context;
-        let list = server.user_rooms.get(&server.store, snapshot, now, context.user_id())?;
-        for &(nid, row) in &list.rooms {
-            changes.look_at(context, nid, row, &changed_otherwise)?;
+        for (&(nid, row), news) in std::iter::zip(&all.rooms, known_news(context, &all.rooms)) {
+            let news = if changed_otherwise.contains(&nid) { Some(true) } else { news };
+            changes.look_at(context, nid, row, news)?;
         }
         Ok(changes)
     }
 
-    fn look_at(
-        &mut self,
-        context: &Context<'_>,
-        nid: RoomNid,
-        row: UserRoom,
-        changed_otherwise: &HashSet<RoomNid>,
-    ) -> Result<()> {
+    /// All rooms that the user is joined to, those without news too.
+    pub fn all_joined(&self) -> impl Iterator<Item = RoomNid> {
+        self.all.rooms.iter().filter(|(_, row)| row.membership == Membership::Join).map(|(nid, _)| *nid)
+    }
+
+    /// `news`: whether the room has any, `None` if that must be looked up.
+    fn look_at(&mut self, context: &Context<'_>, nid: RoomNid, row: UserRoom, news: Option<bool>) -> Result<()> {
         let is_new = context.since.is_none_or(|since| row.since > since);
         let after = context.since.filter(|since| row.joined_at.is_some_and(|joined| joined <= *since));
         match row.membership {
             Membership::Join => {
-                self.all_joined.push(nid);
-                let has_news = match after {
-                    None => true,
-                    Some(_) if context.request.full_state || changed_otherwise.contains(&nid) => true,
-                    Some(after) => has_changed(context, nid, after)?,
+                let has_news = match (after, news) {
+                    (None, _) => true,
+                    (Some(_), _) if context.request.full_state => true,
+                    (Some(_), Some(news)) => news,
+                    (Some(after), None) => has_changed(context, nid, after)?,
                 };
                 if has_news {
                     self.joined.push(Room::read(context, nid, row, after)?);
@@ -99,17 +100,20 @@ impl Room {
     }
 }
 
+/// Whether each room has events or receipts that the client has not seen; `None` where memory does not tell.
+fn known_news(context: &Context<'_>, rooms: &[(RoomNid, UserRoom)]) -> Vec<Option<bool>> {
+    let Some(since) = context.since else { return vec![Some(true); rooms.len()] };
+    let recent = context.server.store.recent();
+    let known = |(room, _): &(RoomNid, UserRoom)| {
+        let group = Group::of(room);
+        let events = recent.has_changed::<Timeline>(group, since)?;
+        Some(events || recent.has_changed::<ReceiptChanges>(group, since)?)
+    };
+    rooms.iter().map(known).collect()
+}
+
 /// Whether a room has events or receipts after a position.
 fn has_changed(context: &Context<'_>, room: RoomNid, after: StreamPos) -> Result<bool> {
-    let recent = context.server.store.recent();
-    let group = Group::of(room);
-    let is_known = (recent.has_changed::<Timeline>(group, after), recent.has_changed::<ReceiptChanges>(group, after));
-    drop(recent);
-    match is_known {
-        (Some(true), _) | (_, Some(true)) => return Ok(true),
-        (Some(false), Some(false)) => return Ok(false),
-        (None, _) | (_, None) => {}
-    }
     let next = after.next();
     let events = Scan::from::<Timeline>(&(room, RoomPos::from(next)), &room);
     if context.snapshot.scan::<Timeline>(events).next().transpose()?.is_some() {

@@ -64,7 +64,7 @@ pub fn sharing(
     if sought.remove(context.user_id()) {
         sharing.insert(context.user_id().to_owned());
     }
-    for &room in &changes.all_joined {
+    for room in changes.all_joined() {
         if sought.is_empty() {
             break;
         }

@@ -16,7 +16,7 @@ const CACHED_ROWS: u64 = 200_000;
 pub struct UserRoomLists(Cache<OwnedUserId, Arc<UserRoomList>, Rows>);
 
 /// The rooms of one user, left ones too.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct UserRoomList {
     as_of: StreamPos,
     pub rooms: Vec<(RoomNid, UserRoom)>,
