@@ -15,6 +15,7 @@ pub mod event;
 pub mod http;
 pub mod logging;
 pub mod media;
+pub mod plain_json;
 pub mod push;
 pub mod random;
 pub mod rate_limit;

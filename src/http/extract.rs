@@ -19,7 +19,10 @@ use ruma::api::{
     },
     error::{DeserializationError, ErrorKind},
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{
+    Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::{Map, Value};
 
 use super::{
@@ -29,6 +32,7 @@ use super::{
 use crate::{
     Server,
     error::Error,
+    plain_json,
     user::session::{self, Caller},
 };
 
@@ -111,13 +115,12 @@ impl<R: IncomingRequest> IncomingRequest for Loose<R> {
     }
 }
 
-/// A body that must be a JSON object: `M_NOT_JSON` or `M_BAD_JSON` if it is none.
+/// A body that must be a JSON object, to be kept in part: `M_NOT_JSON` or `M_BAD_JSON` if it is none.
 pub fn json_object(raw: &[u8]) -> Result<Map<String, Value>, Error> {
-    match serde_json::from_slice(raw) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(Error::bad_json("The body must be a JSON object")),
-        Err(e) => Err(Error::refused(ErrorKind::NotJson, format!("The body is not JSON: {e}"))),
+    if let Err(e) = serde_json::from_slice::<IgnoredAny>(raw) {
+        return Err(Error::refused(ErrorKind::NotJson, format!("The body is not JSON: {e}")));
     }
+    plain_json::object(raw)
 }
 
 /// The authentication schemes of endpoints that everybody may call.

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     Server,
     error::{Error, Result},
+    plain_json,
     room::tables::{RoomIds, UserRooms},
     store::{self, RoomNid, Snapshot, Transaction},
 };
@@ -65,13 +66,11 @@ pub fn put(tx: &mut Transaction<'_>, user: &UserId, room: RoomNid, event_type: &
 
 /// Sets one event as its user asks; `content` is any JSON.
 ///
-/// Errors: `M_BAD_JSON` if the content is no object, also with status 405 for what only the server writes;
+/// Errors: `M_BAD_JSON` if the content is no object that can be kept, also with status 405 for what only the server writes;
 /// `M_INVALID_PARAM`, `M_TOO_LARGE`.
 pub async fn set(server: &Arc<Server>, user: &UserId, room: RoomNid, event_type: &str, content: &str) -> Result<()> {
     check_type(event_type)?;
-    if !content.trim_start().starts_with('{') {
-        return Err(Error::bad_json("Account data must be a JSON object"));
-    }
+    plain_json::object(content.as_bytes())?;
     let (owner, event_type, content) = (user.to_owned(), event_type.to_owned(), content.to_owned());
     server
         .store

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     Server,
     error::{Error, Result},
+    plain_json,
     push::glob,
     store::{self, Snapshot, StreamPos, Table},
 };
@@ -141,6 +142,9 @@ async fn change(
             if content.len() > MAX_BYTES {
                 return Err(Error::too_large(format!("At most {MAX_BYTES} bytes of push rules are kept")));
             }
+            // Actions and conditions may be of any form. Rules that we can't read back would be the end of every sync.
+            plain_json::object(content.as_bytes())?;
+            decode(&content, Ruleset::new()).map_err(|e| Error::bad_json(format!("The rule can't be kept: {e}")))?;
             account_data::put(tx, &owner, GLOBAL, EVENT_TYPE, content)
         })
         .await?;

@@ -62,6 +62,12 @@ async fn account_data_is_an_object_that_the_server_does_not_keep_for_itself() {
         assert_eq!(alice.put(&global(&alice, "org.x"), body.clone()).await.error(), (400, "M_BAD_JSON"));
         assert_eq!(alice.put(&of_room(&alice, &room, "org.x"), body).await.error(), (400, "M_BAD_JSON"));
     }
+    // A client could read none of its answers if this were in them.
+    for body in [format!("{{\"a\":{}{}}}", "[".repeat(100), "]".repeat(100)), r#"{"a":"\ud800"}"#.to_owned()] {
+        let path = global(&alice, "org.x");
+        let answer = server.request_bytes(http::Method::PUT, &path, Some(&alice.token), body).await;
+        assert_eq!(answer.error(), (400, "M_BAD_JSON"));
+    }
     for event_type in ["m.fully_read", "m.push_rules"] {
         assert_eq!(alice.put(&global(&alice, event_type), json!({})).await.error(), (405, "M_BAD_JSON"));
         assert_eq!(alice.put(&of_room(&alice, &room, event_type), json!({})).await.error(), (405, "M_BAD_JSON"));

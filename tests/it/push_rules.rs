@@ -125,6 +125,13 @@ async fn malformed_rules_are_refused() {
         assert_eq!(alice.put(&rule("override", "x"), body.clone()).await.error(), (400, "M_BAD_JSON"), "{body}");
     }
     assert_eq!(alice.put(&rule("content", "x"), json!({ "actions": [] })).await.error(), (400, "M_BAD_JSON"));
+    let nested = (0..110).fold(json!([]), |inner, _| json!([inner]));
+    alice.put(&rule("override", "x"), json!({ "actions": [{ "a": 1 }] })).await.ok();
+    let actions = json!({ "actions": [{ "a": nested }] });
+    for path in [rule("override", "x"), format!("{}/actions", rule("override", "x"))] {
+        assert_eq!(alice.put(&path, actions.clone()).await.error(), (400, "M_BAD_JSON"));
+    }
+    alice.get("/v3/pushrules/").await.ok();
     for (kind, id) in [("nothing", "x"), ("sender", "nobody"), ("room", "nowhere")] {
         let answer = alice.put(&rule(kind, id), json!({ "actions": [] })).await;
         assert_eq!(answer.error(), (400, "M_INVALID_PARAM"), "{kind}");
