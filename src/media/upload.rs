@@ -70,7 +70,8 @@ pub async fn upload(
 
 /// Brings the content of a media id that `user` created before.
 ///
-/// Errors: those of [`pending::create`]'s ids and those of [`upload`].
+/// Errors: `M_NOT_FOUND` for an id that was not created or has expired, `M_FORBIDDEN` for somebody else's,
+/// `M_CANNOT_OVERWRITE_MEDIA`, and those of [`upload`].
 pub async fn upload_to(
     server: Arc<Server>,
     user: OwnedUserId,
