@@ -117,7 +117,7 @@ impl<'s> Context<'s> {
             _ => show::Format::WithoutRoomId,
         };
         let Some(fields) = &self.fields else { return reader.write(out, nid, event, format) };
-        let selected = fields.select(&*reader.show(nid, event, format)?).map_err(Error::internal)?;
+        let selected = fields.select(&reader.show(nid, event, format)?).map_err(Error::internal)?;
         out.extend_from_slice(selected.get().as_bytes());
         Ok(())
     }
