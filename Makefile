@@ -28,7 +28,7 @@ test check: needs
 	tests/clients/run
 
 bench: needs
-	cargo bench --locked
+	cargo bench --profile release --locked
 
 # make complement T=TestRoomCreate: the acceptance suite of the Matrix project, or the tests of it that match T.
 complement: build
