@@ -6,6 +6,7 @@
     warn(clippy::dbg_macro, clippy::panic, clippy::todo, clippy::unimplemented, clippy::unwrap_used)
 )]
 
+pub mod background;
 pub mod check;
 pub mod clock;
 pub mod config;
@@ -13,6 +14,7 @@ pub mod ephemeral;
 pub mod error;
 pub mod event;
 pub mod http;
+pub mod log;
 pub mod logging;
 pub mod media;
 pub mod plain_json;

@@ -4,13 +4,12 @@ use std::{panic, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use chappe::{
-    Server,
+    Server, background,
     clock::Clock,
     config::Config,
     http::{self, listen::Listeners, tls::Certificates},
     logging,
     random::Random,
-    sweep,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
@@ -44,7 +43,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let opened = tokio::task::spawn_blocking(|| Server::open(config, Clock::System, Random::from_system()));
     let server = opened.await?.context("cannot open `database_path`")?;
     tokio::spawn(reload(hang_up, listeners.certificates()));
-    tokio::spawn(sweep::run(Arc::clone(&server)));
+    background::start(&server);
     let shutdown = server.shutdown.clone();
     let stop = shutdown.clone();
     tokio::spawn(async move {

@@ -7,7 +7,7 @@ use tracing::{debug, error, info};
 use crate::{
     Server,
     error::{Error, Result},
-    media,
+    log, media,
     room::tables::{EventTransactions, Transactions},
     store::{self, Row},
     user::tables::ToDeviceTransactions,
@@ -43,6 +43,7 @@ pub async fn run(server: Arc<Server>) {
 
 /// One sweep; how many rows it removed.
 pub async fn once(server: &Arc<Server>) -> Result<usize> {
+    log::sweep(server).await?;
     Ok(transactions(server).await?
         + to_device_transactions(server).await?
         + media::pending::remove_expired(server).await?)

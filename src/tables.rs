@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    log,
     media::tables as media,
     room::tables as room,
     store::{Family, Migration, Record, Store, Table, TableInfo},
@@ -15,7 +16,14 @@ pub const MIGRATIONS: &[Migration] = &[];
 
 /// All tables, those of the store itself included.
 pub fn all() -> impl Iterator<Item = &'static TableInfo> {
-    Store::own_tables().iter().chain(&OWN).chain(room::ALL).chain(user::ALL).chain(media::ALL).chain(keys::ALL)
+    Store::own_tables()
+        .iter()
+        .chain(&OWN)
+        .chain(&log::TABLES)
+        .chain(room::ALL)
+        .chain(user::ALL)
+        .chain(media::ALL)
+        .chain(keys::ALL)
 }
 
 const OWN: [TableInfo; 1] = [TableInfo::of::<SigningKey>()];

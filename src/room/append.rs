@@ -29,6 +29,7 @@ use crate::{
         redact,
         stored::{Flags, Placement},
     },
+    log,
     store::{self, EventNid, RoomNid, RoomPos, StateKeyNid, StreamPos, Transaction},
 };
 use tokio::sync::OwnedMutexGuard;
@@ -355,6 +356,7 @@ impl Plan {
         if self.verdict == Verdict::Accepted {
             self.stored.room_pos = RoomPos::from(pos).0;
             tx.put::<tables::Timeline>(&(room, pos.into()), &event);
+            log::note(tx, room, event);
             tx.put::<tables::ForwardExtremities>(&(room, event), &());
         }
         tx.put::<tables::Events>(&(room, event), &self.stored);
