@@ -7,6 +7,7 @@ use crate::{
         directory::ListedRooms,
         relations::{Annotations, Relations},
         tables::{Events, Rooms},
+        threads::ThreadEvents,
     },
     store::Result,
 };
@@ -16,6 +17,7 @@ pub fn check(checker: &mut Checker<'_>) {
     checker.run("listed rooms", listed_rooms);
     checker.run("relations", relations);
     checker.run("annotations", annotations);
+    checker.run("threads", threads);
 }
 
 /// Each alias belongs to one room that there is, and the room knows it.
@@ -77,5 +79,24 @@ fn annotations(checker: &mut Checker<'_>) -> Result<()> {
         let agrees = event.is_some_and(|event| event.sender == sender && event.relation.is_some());
         checker.expect("annotations", agrees, || format!("event {} of room {room} is no annotation", row.value));
     }
+    Ok(())
+}
+
+/// The events of threads are the relations of that type, in another order.
+fn threads(checker: &mut Checker<'_>) -> Result<()> {
+    let mut count = 0;
+    for row in checker.snapshot.list::<ThreadEvents>(&()) {
+        let row = row?;
+        let (room, pos, root) = row.key()?;
+        let related = checker.snapshot.get::<Relations>(&(room, root, "m.thread", pos))?;
+        let agrees = related.is_some_and(|related| related.event == row.value);
+        checker.expect("threads", agrees, || format!("event {} of room {room} is not in the thread {root}", row.value));
+        count += 1;
+    }
+    let mut expected = 0;
+    for row in checker.snapshot.list::<Relations>(&()) {
+        expected += usize::from(row?.key()?.2 == "m.thread");
+    }
+    checker.expect("threads", count == expected, || format!("{count} rows of {expected} events in threads"));
     Ok(())
 }

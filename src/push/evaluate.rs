@@ -17,7 +17,7 @@ use ruma::{
 use serde::Deserialize;
 
 use super::{
-    glob,
+    defaults, glob,
     subject::{BODY, Subject},
 };
 use crate::{
@@ -80,6 +80,9 @@ pub fn actions<'r>(rules: &'r Ruleset, subject: &Subject, situation: &Situation<
 }
 
 fn applies(rule: AnyPushRuleRef<'_>, subject: &Subject, situation: &Situation<'_, '_>) -> Result<bool> {
+    if subject.has_mentions && defaults::OF_TEXTS.contains(&rule.rule_id()) {
+        return Ok(false);
+    }
     let conditions = match rule {
         AnyPushRuleRef::Override(rule) | AnyPushRuleRef::Underride(rule) => &rule.conditions,
         AnyPushRuleRef::Content(rule) => return Ok(matches_event(subject, situation, BODY, &rule.pattern)),

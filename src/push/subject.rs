@@ -1,4 +1,5 @@
 use ruma::{OwnedUserId, push::FlattenedJson, serde::Raw};
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
 
 use super::glob;
@@ -26,6 +27,8 @@ pub struct Subject {
     pub sender: OwnedUserId,
     pub is_state: bool,
     pub is_redacted: bool,
+    /// Whether it says itself whom it mentions.
+    pub has_mentions: bool,
     /// The root of the thread that it belongs to; `None` for the main timeline.
     pub thread: Option<EventNid>,
     /// The event of this room that it asks to redact.
@@ -46,8 +49,19 @@ impl Subject {
             sender: event.sender.clone(),
             is_state: event.state_key.is_some(),
             is_redacted: event.flags.redacted,
+            has_mentions: has_mentions(event)?,
             thread: threads::root_of(view, event)?,
             redacts,
         })
     }
+}
+
+fn has_mentions(event: &StoredEvent) -> Result<bool> {
+    #[derive(Deserialize)]
+    struct Content {
+        #[serde(rename = "m.mentions")]
+        mentions: Option<IgnoredAny>,
+    }
+    let content = event.view().content().map_err(|e| Error::internal(e.to_string()))?;
+    Ok(serde_json::from_str::<Content>(content.get()).is_ok_and(|content| content.mentions.is_some()))
 }

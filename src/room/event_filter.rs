@@ -8,14 +8,33 @@ use ruma::{
     RoomId, UserId,
     api::client::filter::{RoomEventFilter, UrlFilter},
 };
-use serde::de::IgnoredAny;
+use serde::{Deserialize, de::IgnoredAny};
 
 use crate::event::{StoredEvent, stored::DecodeError};
+
+/// By what relation to another event a client wants events, and by what not (MSC3874). Events without any are among
+/// those that it wants, unless it names relations.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct RelationFilter {
+    #[serde(rename = "org.matrix.msc3874.rel_types")]
+    rel_types: Option<Vec<String>>,
+    #[serde(default, rename = "org.matrix.msc3874.not_rel_types")]
+    not_rel_types: Vec<String>,
+}
+
+impl RelationFilter {
+    fn allows(&self, event: &StoredEvent) -> bool {
+        let rel_type = event.relation.as_ref().map(|relation| &relation.rel_type);
+        self.rel_types.as_ref().is_none_or(|wanted| rel_type.is_some_and(|rel_type| wanted.contains(rel_type)))
+            && !rel_type.is_some_and(|rel_type| self.not_rel_types.contains(rel_type))
+    }
+}
 
 /// A client's filter for the events of one room.
 #[derive(Clone, Copy, Debug)]
 pub struct EventFilter<'f> {
     filter: &'f RoomEventFilter,
+    relations: Option<&'f RelationFilter>,
     /// Whether the filter wants anything of this room.
     is_room_wanted: bool,
 }
@@ -23,7 +42,16 @@ pub struct EventFilter<'f> {
 impl<'f> EventFilter<'f> {
     pub fn new(filter: &'f RoomEventFilter, room_id: &RoomId) -> Self {
         let is_named = filter.rooms.as_ref().is_none_or(|rooms| rooms.iter().any(|room| room == room_id));
-        Self { filter, is_room_wanted: is_named && !filter.not_rooms.iter().any(|room| room == room_id) }
+        Self {
+            filter,
+            relations: None,
+            is_room_wanted: is_named && !filter.not_rooms.iter().any(|room| room == room_id),
+        }
+    }
+
+    #[must_use]
+    pub fn with_relations(self, relations: &'f RelationFilter) -> Self {
+        Self { relations: Some(relations), ..self }
     }
 
     /// Whether nothing can pass.
@@ -36,6 +64,9 @@ impl<'f> EventFilter<'f> {
 
     pub fn allows(&self, event: &StoredEvent) -> Result<bool, DecodeError> {
         if !self.is_room_wanted || !self.allows_type(&event.event_type) || !self.allows_sender(&event.sender) {
+            return Ok(false);
+        }
+        if !self.relations.is_none_or(|relations| relations.allows(event)) {
             return Ok(false);
         }
         Ok(match self.filter.url_filter {

@@ -10,7 +10,7 @@ use ruma::{
 use super::{
     Membership, View,
     directory::ListedRooms,
-    event_filter::EventFilter,
+    event_filter::{EventFilter, RelationFilter},
     read::{self, Found},
     show::Reader,
     tables::UserRooms,
@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// The most events that one answer holds, whatever a client asks for.
-const MAX_LIMIT: usize = 1_000;
+pub(super) const MAX_LIMIT: usize = 1_000;
 
 /// How many events the first look at a room holds.
 const INITIAL_LIMIT: usize = 20;
@@ -62,6 +62,7 @@ pub struct Request<'q> {
     pub direction: Direction,
     pub limit: usize,
     pub filter: &'q RoomEventFilter,
+    pub relations: &'q RelationFilter,
 }
 
 #[derive(Clone, Debug)]
@@ -90,7 +91,8 @@ pub fn messages(reader: &Reader<'_, '_>, newest: RoomPos, request: &Request<'_>)
             (start, request.to.unwrap_or(RoomPos::MIN), start.min(newest))
         }
     };
-    let wanted = Wanted::new(reader, request.filter, request.limit)?;
+    let mut wanted = Wanted::new(reader, request.filter, request.limit)?;
+    wanted.filter = wanted.filter.with_relations(request.relations);
     let page = wanted.page(reader, after, until, request.direction, wanted.limit)?;
     let members = if wanted.is_lazy { read::senders(reader.view(), &page.entries)? } else { Vec::new() };
     Ok(Chunk { start, end: page.next, entries: page.entries, members })
@@ -187,8 +189,14 @@ pub fn first_look(reader: &Reader<'_, '_>, newest: RoomPos) -> Result<FirstLook>
     let (view, user_id) = (reader.view(), reader.sight.user_id);
     let state = reader.sight.readable_state()?;
     let filter = RoomEventFilter::default();
-    let request =
-        Request { from: None, to: None, direction: Direction::Backward, limit: INITIAL_LIMIT, filter: &filter };
+    let request = Request {
+        from: None,
+        to: None,
+        direction: Direction::Backward,
+        limit: INITIAL_LIMIT,
+        filter: &filter,
+        relations: &RelationFilter::default(),
+    };
     let mut chunk = messages(reader, newest, &request)?;
     chunk.entries.reverse();
     let rows = view.snapshot.list::<AccountData>(&(user_id, view.nid));
@@ -330,7 +338,11 @@ mod tests {
         let (mut ids, mut from, mut pages) = (Vec::new(), None, 0);
         let filter = RoomEventFilter::default();
         loop {
-            let chunk = messages(reader, newest, &Request { from, to: None, direction, limit, filter: &filter })?;
+            let chunk = messages(
+                reader,
+                newest,
+                &Request { from, to: None, direction, limit, filter: &filter, relations: &RelationFilter::default() },
+            )?;
             pages += 1;
             assert!(chunk.entries.len() <= limit);
             ids.extend(chunk.entries.into_iter().map(|entry| entry.event.event_id));
@@ -386,7 +398,7 @@ mod tests {
                     let (first, last) = (index.saturating_sub(limit / 2), index + (limit - limit / 2));
                     prop_assert_eq!(&shown, &expected[first..=last.min(expected.len() - 1)]);
 
-                    let before = Request { from: Some(found.start), to: None, direction: Direction::Backward, limit: 99, filter: &filter };
+                    let before = Request { from: Some(found.start), to: None, direction: Direction::Backward, limit: 99, filter: &filter, relations: &RelationFilter::default() };
                     let mut rest: Vec<_> = ids(messages(reader, newest, &before).unwrap().entries).collect();
                     rest.reverse();
                     let after = Request { from: Some(found.end), direction: Direction::Forward, ..before };

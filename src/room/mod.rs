@@ -1,7 +1,9 @@
 //! One room: its events, state and members.
 
+mod aggregations;
 pub mod aliases;
 pub mod append;
+pub mod children;
 pub mod create;
 pub mod directory;
 pub mod event_filter;

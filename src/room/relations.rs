@@ -3,6 +3,7 @@
 use ruma::{EventId, OwnedEventId, UserId};
 use serde::{Deserialize, Serialize};
 
+use super::threads::ThreadEvents;
 use crate::{
     event::StoredEvent,
     store::{EventNid, Family, Record, Result, RoomNid, RoomPos, Snapshot, Table, Transaction},
@@ -61,6 +62,9 @@ impl Relation {
 
     pub fn put(&self, tx: &mut Transaction<'_>, room: RoomNid, at: RoomPos) {
         tx.put::<Relations>(&(room, &self.parent, &self.rel_type, at), &self.related);
+        if self.rel_type == "m.thread" {
+            tx.put::<ThreadEvents>(&(room, at, &self.parent), &self.related.event);
+        }
         if let Some(hash) = self.annotation {
             tx.put::<Annotations>(&(room, &self.related.sender, hash), &self.related.event);
         }
@@ -68,6 +72,7 @@ impl Relation {
 
     pub fn delete(&self, tx: &mut Transaction<'_>, room: RoomNid, at: RoomPos) -> Result<()> {
         tx.delete::<Relations>(&(room, &self.parent, &self.rel_type, at));
+        tx.delete::<ThreadEvents>(&(room, at, &self.parent));
         if let Some(hash) = self.annotation {
             let key = (room, &*self.related.sender, hash);
             // Servers may send the same annotation twice, of which the second stands.

@@ -44,6 +44,7 @@ pub async fn message(
             redact::check(view, &sender, &redact::target_in(&content)?)?;
         }
         check_annotation(view, &sender, &event_type, &content)?;
+        check_thread(view, &content)?;
         Ok(Step::Send(Draft::message(event_type, content)))
     })
     .await
@@ -68,6 +69,29 @@ fn check_annotation(
         }
         None => Ok(()),
     }
+}
+
+/// A thread can't begin with an event that itself relates to another.
+///
+/// <https://spec.matrix.org/v1.19/client-server-api/#validation-of-mthread-relationships>
+fn check_thread(view: &View<'_>, content: &RawValue) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Content {
+        #[serde(rename = "m.relates_to")]
+        relates_to: RelatesTo,
+    }
+    #[derive(Deserialize)]
+    struct RelatesTo {
+        rel_type: String,
+        event_id: OwnedEventId,
+    }
+    let Ok(Content { relates_to }) = serde_json::from_str(content.get()) else { return Ok(()) };
+    if relates_to.rel_type == "m.thread"
+        && view.event_by_id(&relates_to.event_id)?.is_some_and(|root| root.relation.is_some())
+    {
+        return Err(Error::refused(ErrorKind::Unknown, "A thread can't begin with an event that relates to another"));
+    }
+    Ok(())
 }
 
 /// Sets one entry of the room's state. Where it is as wanted already, by the same sender, no new event is made.

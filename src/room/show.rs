@@ -1,6 +1,10 @@
 //! Events as one reader sees them: in the format asked for, with what depends on who reads, and when.
 
-use std::{borrow::Cow, cell::RefCell, collections::HashMap};
+use std::{
+    borrow::Cow,
+    cell::{Cell, OnceCell, RefCell},
+    collections::HashMap,
+};
 
 use ruma::{
     DeviceId, OwnedEventId, OwnedUserId, UserId,
@@ -11,6 +15,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Membership, View,
+    aggregations::{self, Budget},
     read::Found,
     tables::EventTransactions,
     timeline::Entry,
@@ -24,7 +29,7 @@ use crate::{
         redact,
     },
     store::EventNid,
-    user::erasure,
+    user::{erasure, ignored::Ignored},
 };
 
 /// What an event is shown as.
@@ -45,6 +50,9 @@ pub struct Reader<'v, 's> {
     device_id: Option<&'v DeviceId>,
     now_ms: u64,
     known_erased: RefCell<HashMap<OwnedUserId, bool>>,
+    ignored: OnceCell<Ignored>,
+    is_bundling: Cell<bool>,
+    budget: Budget,
 }
 
 /// The state event that another one took the place of.
@@ -54,10 +62,46 @@ struct Replaced {
     content: Option<Box<RawValue>>,
 }
 
+/// What other events an event is shown with.
+#[derive(Clone, Copy, Default)]
+struct Beside<'b> {
+    redacted_because: Option<&'b RawValue>,
+    relations: Option<&'b RawValue>,
+}
+
 impl<'v, 's> Reader<'v, 's> {
     /// `now_ms`: milliseconds since the Unix epoch.
     pub fn open(view: &'v View<'s>, user_id: &'v UserId, device_id: Option<&'v DeviceId>, now_ms: u64) -> Result<Self> {
-        Ok(Self { sight: Sight::of(view, user_id)?, device_id, now_ms, known_erased: RefCell::default() })
+        Ok(Self {
+            sight: Sight::of(view, user_id)?,
+            device_id,
+            now_ms,
+            known_erased: RefCell::default(),
+            ignored: OnceCell::new(),
+            is_bundling: Cell::new(true),
+            budget: Budget::default(),
+        })
+    }
+
+    /// Whether the events that are shown from now on come with the aggregations of what relates to them, which they do
+    /// unless this says something else.
+    pub fn set_bundling(&self, is_bundling: bool) {
+        self.is_bundling.set(is_bundling);
+    }
+
+    /// Whom the reader ignores.
+    pub fn ignored(&self) -> Result<&Ignored> {
+        match self.ignored.get() {
+            Some(known) => Ok(known),
+            None => {
+                let ignored = Ignored::load(self.view().snapshot, self.sight.user_id)?;
+                Ok(self.ignored.get_or_init(|| ignored))
+            }
+        }
+    }
+
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     pub fn view(&self) -> &'v View<'s> {
@@ -76,7 +120,23 @@ impl<'v, 's> Reader<'v, 's> {
     /// As [`Self::show`], appended to `out`, which costs no more than the copying.
     pub fn write(&self, out: &mut Vec<u8>, nid: EventNid, event: &StoredEvent, format: Format) -> Result<()> {
         let redaction = event.redacted_by.map(|nid| self.show_redaction(EventNid(nid), format)).transpose()?;
-        self.write_with(out, nid, event, redaction.as_deref(), format)
+        let relations = self.relations(event, format)?;
+        let beside = Beside { redacted_because: redaction.as_deref(), relations: relations.as_deref() };
+        self.write_with(out, nid, event, beside, format)
+    }
+
+    /// What a redaction would leave of `event`, and what relates to it.
+    pub fn show_without_content(&self, nid: EventNid, event: &StoredEvent, format: Format) -> Result<Box<RawValue>> {
+        let mut json = Vec::new();
+        let relations = self.relations(event, format)?;
+        let beside = Beside { redacted_because: None, relations: relations.as_deref() };
+        self.write_with(&mut json, nid, &without_content(self.view(), event)?, beside, format)?;
+        raw_value(json)
+    }
+
+    fn relations(&self, event: &StoredEvent, format: Format) -> Result<Option<Box<RawValue>>> {
+        let has_place = self.is_bundling.get() && format != Format::Federation; // which has no `unsigned`
+        if has_place { aggregations::bundle(self, event, format) } else { Ok(None) }
     }
 
     /// The content of `event`, which the reader may see.
@@ -105,7 +165,7 @@ impl<'v, 's> Reader<'v, 's> {
         out: &mut Vec<u8>,
         nid: EventNid,
         event: &StoredEvent,
-        redacted_because: Option<&RawValue>,
+        beside: Beside<'_>,
         format: Format,
     ) -> Result<()> {
         let view = self.view();
@@ -126,9 +186,9 @@ impl<'v, 's> Reader<'v, 's> {
             transaction_id: transaction_id.as_deref(),
             prev_content: replaced.as_ref().and_then(|replaced| replaced.content.as_deref()),
             replaces_state: replaced.as_ref().map(|replaced| &*replaced.event_id),
-            redacted_because,
+            redacted_because: beside.redacted_because,
             membership: membership.as_ref().map(AsRef::as_ref),
-            relations: None,
+            relations: beside.relations,
         };
         client_form::write(out, &event.view(), room_id, &unsigned).map_err(unreadable)
     }
@@ -140,9 +200,9 @@ impl<'v, 's> Reader<'v, 's> {
         let redaction = self.view().event(nid)?;
         let mut json = Vec::with_capacity(redaction.common.len() + 300);
         if self.sight.may_see(nid, &redaction)? {
-            self.write_with(&mut json, nid, &redaction, None, format)?;
+            self.write_with(&mut json, nid, &redaction, Beside::default(), format)?;
         } else {
-            self.write_with(&mut json, nid, &without_content(self.view(), &redaction)?, None, format)?;
+            self.write_with(&mut json, nid, &without_content(self.view(), &redaction)?, Beside::default(), format)?;
         }
         raw_value(json)
     }

@@ -10,6 +10,7 @@ use super::{
     aliases::{Aliases, RoomAliases},
     directory::ListedRooms,
     relations::{Annotations, Relations},
+    threads::ThreadEvents,
 };
 use crate::{
     event::StateRoot,
@@ -36,6 +37,7 @@ pub const ALL: &[TableInfo] = &[
     TableInfo::of::<ReceiptChanges>(),
     TableInfo::of::<Relations>(),
     TableInfo::of::<Annotations>(),
+    TableInfo::of::<ThreadEvents>(),
     TableInfo::of::<Aliases>(),
     TableInfo::of::<RoomAliases>(),
     TableInfo::of::<ListedRooms>(),

@@ -115,6 +115,15 @@ impl<'v, 's> Sight<'v, 's> {
         Ok(self.before(event, after)?.is_some_and(|before| self.allows(&before, pos)))
     }
 
+    /// Whether the user may see the events of a state whatever he was to the room then.
+    pub fn sees_all_of(&self, state: StateRoot) -> Result<bool> {
+        Ok(match self.at(state)?.visibility {
+            HistoryVisibility::WorldReadable => true,
+            HistoryVisibility::Invited | HistoryVisibility::Joined => false,
+            _ => self.standing == Standing::Joined,
+        })
+    }
+
     /// The user's membership at an event, with what the event itself changed; `None` if the state there is not known.
     pub fn membership_at(&self, event: &StoredEvent) -> Result<Option<Membership>> {
         let at = event.state_after.map(|state| self.at(state)).transpose()?;

@@ -53,6 +53,8 @@ impl Timeline {
     }
 
     pub fn write(&self, context: &Context<'_>, reader: &Reader<'_, '_>, out: &mut Vec<u8>) -> Result<()> {
+        // A client that has seen all events before these puts together itself what relates to what.
+        reader.set_bundling(self.is_limited);
         let mut object = Object::begin(out);
         let show = |out: &mut Vec<u8>, entry: &Entry| context.write_event(out, reader, entry.nid, &entry.event);
         json::list(object.key("events"), &self.events, show)?;

@@ -20,7 +20,7 @@ use crate::{
     Server,
     error::{Error, Result},
     plain_json,
-    push::glob,
+    push::{defaults, glob},
     store::{self, Snapshot, StreamPos, Table},
 };
 
@@ -58,7 +58,7 @@ pub fn get(snapshot: &Snapshot<'_>, user: &UserId) -> store::Result<Ruleset> {
 
 /// As [`get`], and when the user last changed them; 0 if he never did.
 pub fn get_with_change(snapshot: &Snapshot<'_>, user: &UserId) -> store::Result<(Ruleset, StreamPos)> {
-    let defaults = Ruleset::server_default(user);
+    let defaults = defaults::rules(user);
     let Some(datum) = snapshot.get::<AccountData>(&(user, GLOBAL, EVENT_TYPE))? else {
         return Ok((defaults, StreamPos::default()));
     };

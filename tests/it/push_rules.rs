@@ -8,10 +8,12 @@ fn rule(kind: &str, id: &str) -> String {
     format!("/v3/pushrules/global/{kind}/{id}")
 }
 
+/// Of the rules that the user made himself.
 async fn ids(user: &User, kind: &str) -> Vec<String> {
     let rules = user.get("/v3/pushrules/").await.ok();
     let of_kind = rules["global"][kind].as_array().cloned().unwrap_or_default();
-    of_kind.iter().map(|rule| rule["rule_id"].as_str().unwrap().to_owned()).collect()
+    let ids = of_kind.iter().map(|rule| rule["rule_id"].as_str().unwrap().to_owned());
+    ids.filter(|id| !id.starts_with('.')).collect()
 }
 
 #[tokio::test]

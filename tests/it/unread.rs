@@ -195,3 +195,27 @@ async fn a_new_stay_starts_with_nothing_unread() {
     chat.bob.join(&chat.room).await;
     assert_eq!(chat.bob().await, (0, 0));
 }
+
+#[tokio::test]
+async fn names_in_a_text_without_mentions_are_mentions() {
+    let server = TestServer::new().await;
+    let chat = Chat::new(&server).await;
+    chat.bob.put(&format!("/v3/profile/{}/displayname", chat.bob.id), json!({ "displayname": "Bobby B." })).await.ok();
+    for (text, highlights) in [
+        ("nobody", 0),
+        (&*format!("hello {}!", chat.bob.id), 1),
+        ("bob: hello", 2),
+        ("I see Bobby B. there", 3),
+        ("bobsleigh", 3),
+        ("@room: listen", 4),
+    ] {
+        chat.send(&chat.alice, json!({ "msgtype": "m.text", "body": text })).await;
+        assert_eq!(chat.bob().await.1, highlights, "{text}");
+    }
+    chat.send(&chat.alice, json!({ "msgtype": "m.text", "body": "bob, Bobby B., @room", "m.mentions": {} })).await;
+    assert_eq!(chat.bob().await, (7, 4), "it says itself that it mentions nobody");
+    let path = "/v3/pushrules/global/content/.m.rule.contains_user_name/enabled";
+    chat.bob.put(path, json!({ "enabled": false })).await.ok();
+    chat.send(&chat.alice, json!({ "msgtype": "m.text", "body": "bob" })).await;
+    assert_eq!(chat.bob().await.1, 2, "what was counted by that rule is counted anew");
+}

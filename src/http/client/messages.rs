@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use axum::{Router, extract::State};
+use axum::{
+    Router,
+    extract::{Query, State},
+};
 use http::{Method, Uri};
 use ruma::{
     api::{
@@ -17,7 +20,7 @@ use ruma::{
     },
     serde::Raw,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize, de};
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::{
@@ -29,6 +32,7 @@ use crate::{
     },
     room::{
         Membership,
+        event_filter::RelationFilter,
         history::{self, Request},
         visibility::not_in_room,
     },
@@ -49,7 +53,7 @@ pub fn router() -> Router<Arc<Server>> {
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidmessages>
 async fn messages(
     State(server): State<Arc<Server>>,
-    Client { sender, body: MessagesRequest(body), .. }: Client<MessagesRequest>,
+    Client { sender, body: MessagesRequest { body, relations }, .. }: Client<MessagesRequest>,
 ) -> Result<Matrix<get_message_events::v3::Response>> {
     let (from, to) = (place(body.from.as_deref())?, place(body.to.as_deref())?);
     let direction = match body.dir {
@@ -58,7 +62,7 @@ async fn messages(
     };
     let answer = history::read(&server, sender, body.room_id, move |reader, newest| {
         let limit = usize::try_from(body.limit).unwrap_or(usize::MAX);
-        let request = Request { from, to, direction, limit, filter: &body.filter };
+        let request = Request { from, to, direction, limit, filter: &body.filter, relations: &relations };
         let found = history::messages(reader, newest, &request)?;
         let mut response = get_message_events::v3::Response::new();
         response.start = TimelineToken(found.start).to_string();
@@ -71,7 +75,17 @@ async fn messages(
 }
 
 /// NOTSPEC: without `dir` it is `f`, as Synapse has it; Complement's tests of forgotten rooms leave it out.
-struct MessagesRequest(get_message_events::v3::Request);
+struct MessagesRequest {
+    body: get_message_events::v3::Request,
+    /// What of the filter is not in the specification, and not in ruma's type.
+    relations: RelationFilter,
+}
+
+/// The part of the query that is read for a [`RelationFilter`].
+#[derive(Deserialize)]
+struct FilterQuery {
+    filter: Option<String>,
+}
 
 impl Metadata for MessagesRequest {
     const METHOD: Method = get_message_events::v3::Request::METHOD;
@@ -95,7 +109,12 @@ impl IncomingRequest for MessagesRequest {
         {
             *request.uri_mut() = with_dir;
         }
-        get_message_events::v3::Request::try_from_http_request_inner(request, path_args).map(Self)
+        let query = Query::<FilterQuery>::try_from_uri(request.uri()).ok(); // ruma says what is wrong with it
+        let body = get_message_events::v3::Request::try_from_http_request_inner(request, path_args)?;
+        let filter = query.and_then(|Query(query)| query.filter);
+        let relations = filter.map_or(Ok(RelationFilter::default()), |filter| serde_json::from_str(&filter));
+        let relations = relations.map_err(|e| DeserializationError::Query(de::Error::custom(e)))?;
+        Ok(Self { body, relations })
     }
 }
 

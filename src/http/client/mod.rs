@@ -28,12 +28,14 @@ mod read_markers;
 mod receipts;
 mod redaction;
 pub(super) mod registration;
+mod relations;
 mod room_aliases;
 mod room_events;
 mod room_send;
 mod room_state_get;
 mod sync;
 mod tags;
+mod threads;
 mod to_device;
 mod typing;
 mod versions;
@@ -75,12 +77,14 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(receipts::router())
         .merge(redaction::router())
         .merge(registration::router())
+        .merge(relations::router())
         .merge(room_aliases::router())
         .merge(room_events::router())
         .merge(room_send::router())
         .merge(room_state_get::router())
         .merge(sync::router())
         .merge(tags::router())
+        .merge(threads::router())
         .merge(to_device::router())
         .merge(typing::router())
         .merge(versions::router())
