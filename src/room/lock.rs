@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use tokio::sync::OwnedMutexGuard;
 
-use super::tables;
+use super::{acl, tables};
 use crate::{
     event::Pdu,
     store::{EventNid, Result, RoomNid, Scan, Snapshot, StateKeyNid, Store},
@@ -30,6 +30,7 @@ pub struct Rooms {
     last_creation_ms: AtomicU64,
     writers: Mutex<HashMap<RoomNid, Arc<tokio::sync::Mutex<Numbers>>>>,
     pub(super) pdus: Cache<(RoomNid, EventNid), Arc<Pdu>>,
+    pub(super) acl_verdicts: Cache<acl::Question, bool>,
 }
 
 /// The next free numbers of a room, known to its writer; `None` until looked up, and after a failed write.
@@ -78,6 +79,7 @@ impl Rooms {
             last_creation_ms: AtomicU64::new(0),
             writers: Mutex::default(),
             pdus: Cache::new(CACHED_PDUS),
+            acl_verdicts: Cache::new(acl::CACHED_VERDICTS),
         })
     }
 

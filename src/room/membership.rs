@@ -9,7 +9,6 @@ use ruma::{
     events::{
         StateEventType,
         invite_permission_config::{InvitePermissionAction, InvitePermissionConfigEventContent},
-        room::join_rules::{AllowRule, JoinRule, RoomJoinRulesEventContent},
     },
 };
 use serde_json::{
@@ -20,7 +19,8 @@ use serde_json::{
 use super::{
     Membership, View,
     append::{self, Step},
-    power_levels, tables,
+    restricted::{self, Admission},
+    tables,
 };
 use crate::{
     Server,
@@ -215,57 +215,14 @@ fn draft(server: &Server, view: &View<'_>, target: &UserId, to: Membership, mut 
 ///
 /// <https://spec.matrix.org/v1.19/client-server-api/#restricted-rooms>
 fn join_authorizer(server: &Server, view: &View<'_>, user: &UserId) -> Result<Option<OwnedUserId>> {
-    let rules = view.state_content(view.current_state(), &StateEventType::RoomJoinRules, "")?;
-    let allow = match rules {
-        Some(RoomJoinRulesEventContent { join_rule: JoinRule::Restricted(restricted), .. })
-            if view.rules.authorization.restricted_join_rule =>
-        {
-            restricted.allow
-        }
-        Some(RoomJoinRulesEventContent { join_rule: JoinRule::KnockRestricted(restricted), .. })
-            if view.rules.authorization.knock_restricted_join_rule =>
-        {
-            restricted.allow
-        }
-        _ => return Ok(None),
-    };
-    if let Some(Membership::Join | Membership::Invite) = view.membership(view.current_state(), user)? {
-        return Ok(None);
-    }
-    if !is_in_any(server, view.snapshot, user, &allow)? {
-        return Err(Error::forbidden("You are in none of the rooms whose members may join this one"));
-    }
-    let authorizer = who_may_invite(server, view)?;
-    let nobody = || Error::forbidden("None of this server's users in the room may let you in");
-    authorizer.map(Some).ok_or_else(nobody)
-}
-
-/// Whether `user` is joined to one of the rooms that `allow` names.
-fn is_in_any(server: &Server, snapshot: &Snapshot<'_>, user: &UserId, allow: &[AllowRule]) -> Result<bool> {
-    for rule in allow {
-        let AllowRule::RoomMembership(room) = rule else { continue };
-        let Some(view) = View::open(&server.rooms, snapshot, &room.room_id)? else { continue };
-        if view.membership(view.current_state(), user)? == Some(Membership::Join) {
-            return Ok(true);
+    match restricted::admission(server, view, user)? {
+        Admission::NotAsked => Ok(None),
+        Admission::Vouched(authorizer) => Ok(Some(authorizer)),
+        Admission::NoVoucher => Err(Error::forbidden("None of this server's users in the room may let you in")),
+        Admission::Undecidable | Admission::Refused => {
+            Err(Error::forbidden("You are in none of the rooms whose members may join this one"))
         }
     }
-    Ok(false)
-}
-
-/// One of our users who is joined and may invite others.
-fn who_may_invite(server: &Server, view: &View<'_>) -> Result<Option<OwnedUserId>> {
-    let levels = power_levels(view)?;
-    // Few users have a power level of their own, and they are the likeliest to be able to invite.
-    let privileged = levels.rules.privileged_creators.iter().flatten();
-    for user in privileged.chain(levels.users.keys()).filter(|user| server.is_ours(user)) {
-        if levels.user_can_invite(user) && view.membership(view.current_state(), user)? == Some(Membership::Join) {
-            return Ok(Some(user.clone()));
-        }
-    }
-    if levels.users_default < levels.invite {
-        return Ok(None);
-    }
-    Ok(view.local_members()?.into_iter().find(|user| levels.user_can_invite(user)))
 }
 
 /// Whether an invite can reach `target` and is wanted.

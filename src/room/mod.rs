@@ -1,6 +1,7 @@
 //! One room: its events, state and members.
 
 mod aggregations;
+pub mod acl;
 pub mod aliases;
 pub mod append;
 pub mod children;
@@ -18,6 +19,7 @@ pub mod read_markers;
 pub mod receipts;
 pub mod redact;
 pub mod relations;
+pub mod restricted;
 pub mod send;
 pub mod show;
 pub mod state;
@@ -27,6 +29,7 @@ pub mod timeline;
 pub mod typing;
 pub mod view;
 pub mod visibility;
+pub mod visibility_of_server;
 
 #[cfg(test)]
 mod testing;

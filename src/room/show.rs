@@ -248,7 +248,7 @@ fn raw_value(json: Vec<u8>) -> Result<Box<RawValue>> {
 }
 
 /// What a redaction would leave of an event.
-fn without_content(view: &View<'_>, event: &StoredEvent) -> Result<StoredEvent> {
+pub(super) fn without_content(view: &View<'_>, event: &StoredEvent) -> Result<StoredEvent> {
     let redacted = redact::redact_stored(&event.view(), view.room_id(), view.rules, 0).map_err(unreadable)?;
     Ok(StoredEvent { redacted_by: event.redacted_by, ..redacted })
 }

@@ -80,6 +80,25 @@ impl TestRoom {
         self.runtime.block_on(append::send(&self.server, self.nid, &user(sender), draft, None))
     }
 
+    /// Makes an event of a user of another server part of the room, as if that server had sent it.
+    pub fn receive(&self, sender: &UserId, draft: Draft) -> OwnedEventId {
+        self.server.clock.advance(Duration::from_secs(1));
+        let event = {
+            let snapshot = self.server.store.snapshot();
+            let view = View::of(&self.server.rooms, &snapshot, self.nid).unwrap();
+            local_event::make_next(&self.server, &view, sender, draft).unwrap()
+        };
+        let appended = self.runtime.block_on(append::append(&self.server, self.nid, event)).unwrap();
+        assert_eq!(appended.verdict, append::Verdict::Accepted);
+        appended.event_id
+    }
+
+    /// What a user of another server makes of his own membership.
+    pub fn receive_member(&self, user: &UserId, membership: &str) -> OwnedEventId {
+        let content = to_raw_value(&json!({ "membership": membership })).unwrap();
+        self.receive(user, Draft::state(StateEventType::RoomMember, user.as_str(), content))
+    }
+
     pub fn forget(&self, localpart: &str) {
         let (nid, user) = (self.nid, user(localpart));
         self.change(move |tx| {

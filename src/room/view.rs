@@ -59,6 +59,10 @@ impl<'s> View<'s> {
         Self { room: self.room.clone(), pending: Some(event), ..*self }
     }
 
+    pub(super) fn rooms(&self) -> &'s Rooms {
+        self.rooms
+    }
+
     pub(super) fn pending(&self) -> Option<&Pending> {
         self.pending.as_ref()
     }
@@ -213,6 +217,12 @@ impl<'s> View<'s> {
     pub fn local_members(&self) -> Result<Vec<ruma::OwnedUserId>> {
         let rows = self.snapshot.list::<tables::Members>(&(self.nid, Membership::Join, tables::Origin::Local));
         rows.map(|row| row.and_then(|row| Ok(row.key()?.3.to_owned()))).collect()
+    }
+
+    /// Whether any of our own users is joined in the current state: only then do we learn what happens in the room.
+    pub fn is_resident(&self) -> Result<bool> {
+        let rows = self.snapshot.list::<tables::Members>(&(self.nid, Membership::Join, tables::Origin::Local));
+        Ok(rows.into_iter().next().transpose()?.is_some())
     }
 
     /// The numbers of the current ends of the event graph.

@@ -197,7 +197,7 @@ pub fn not_in_room() -> Error {
 }
 
 /// `shared` if the content says nothing that the specification knows.
-fn visibility_in(content: &str) -> HistoryVisibility {
+pub(super) fn visibility_in(content: &str) -> HistoryVisibility {
     let content = serde_json::from_str::<RoomHistoryVisibilityEventContent>(content);
     match content.map(|content| content.history_visibility) {
         Ok(known @ (HistoryVisibility::WorldReadable | HistoryVisibility::Invited | HistoryVisibility::Joined)) => {
