@@ -1,7 +1,7 @@
 //! One room: its events, state and members.
 
-mod aggregations;
 pub mod acl;
+mod aggregations;
 pub mod aliases;
 pub mod append;
 pub mod children;
