@@ -1,5 +1,6 @@
 //! `chappe check` and `chappe inspect`: the whole database, read for people.
 
+mod graph;
 mod indexes;
 mod media;
 mod rooms;
@@ -82,6 +83,7 @@ pub fn check(store: &Store, server_name: &ruma::ServerName) -> Result<Report> {
     let mut checker = Checker { snapshot: &snapshot, rooms: &rooms, server_name, report: Report::default(), progress };
     decode_everything(store, &mut checker)?;
     rooms::check(&mut checker);
+    graph::check(&mut checker);
     indexes::check(&mut checker);
     users::check(&mut checker);
     media::check(&mut checker, store);

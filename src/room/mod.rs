@@ -8,17 +8,23 @@ pub mod children;
 pub mod create;
 pub mod directory;
 pub mod event_filter;
+pub mod gaps;
 pub mod history;
+pub mod invited;
 mod local_event;
 mod lock;
 pub mod member_profile;
 pub mod membership;
+pub mod outliers;
+mod plan;
 mod power_levels;
 pub mod read;
 pub mod read_markers;
 pub mod receipts;
 pub mod redact;
+pub mod redaction;
 pub mod relations;
+pub mod remote;
 pub mod restricted;
 pub mod send;
 pub mod show;
@@ -31,6 +37,8 @@ pub mod view;
 pub mod visibility;
 pub mod visibility_of_server;
 
+#[cfg(test)]
+mod foreign_tests;
 #[cfg(test)]
 mod testing;
 

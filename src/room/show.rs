@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 use super::{
     Membership, View,
     aggregations::{self, Budget},
+    invited,
     read::Found,
     tables::EventTransactions,
     timeline::Entry,
@@ -254,7 +255,7 @@ pub(super) fn without_content(view: &View<'_>, event: &StoredEvent) -> Result<St
 }
 
 /// What somebody who is invited, or knocks, is shown of the room: a few events of the state that his `member_event` was
-/// part of, in the stripped form.
+/// part of, in the stripped form; where we do not know that state, what another server told of it.
 ///
 /// <https://spec.matrix.org/v1.19/client-server-api/#stripped-state>
 pub fn stripped_state(view: &View<'_>, member_event: EventNid) -> Result<Vec<Raw<AnyStrippedStateEvent>>> {
@@ -268,6 +269,13 @@ pub fn stripped_state(view: &View<'_>, member_event: EventNid) -> Result<Vec<Raw
         StateEventType::RoomEncryption,
     ];
     let member = view.event(member_event)?;
+    let strip = |event: &StoredEvent| client_form::stripped(&event.view()).map(Raw::from_json).map_err(unreadable);
+    if let (None, Some(user)) = (member.state_after, member.state_key.as_deref()) {
+        let user = <&UserId>::try_from(user).map_err(|e| Error::internal(format!("{user} has a membership: {e}")))?;
+        let mut told: Vec<_> = invited::stripped_state_of(view, user)?.into_iter().map(Raw::from_json).collect();
+        told.push(strip(&member)?);
+        return Ok(told);
+    }
     let mut events = Vec::with_capacity(TYPES.len() + 2);
     if let Some(state) = member.state_after {
         for event_type in TYPES {
@@ -279,7 +287,6 @@ pub fn stripped_state(view: &View<'_>, member_event: EventNid) -> Result<Vec<Raw
         }
     }
     events.push(member);
-    let strip = |event: &StoredEvent| client_form::stripped(&event.view()).map(Raw::from_json).map_err(unreadable);
     events.iter().map(strip).collect()
 }
 

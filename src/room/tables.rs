@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     aliases::{Aliases, RoomAliases},
     directory::ListedRooms,
+    gaps::Gaps,
+    invited::StrippedStates,
+    redaction::EarlyRedactions,
     relations::{Annotations, Relations},
     threads::ThreadEvents,
 };
@@ -41,6 +44,9 @@ pub const ALL: &[TableInfo] = &[
     TableInfo::of::<Aliases>(),
     TableInfo::of::<RoomAliases>(),
     TableInfo::of::<ListedRooms>(),
+    TableInfo::of::<EarlyRedactions>(),
+    TableInfo::of::<Gaps>(),
+    TableInfo::of::<StrippedStates>(),
 ];
 
 pub struct RoomIds;

@@ -4,7 +4,7 @@
 //!
 //! State keys are numbered densely, so the trie is as high as its highest number needs: 5 levels for a million keys.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::{
     event::StateRoot,
@@ -157,6 +157,29 @@ impl<'s> Tries<'s> {
         }
         match self.set_below(Some(root.hash), root.height - 1, key, event)? {
             Some(hash) => self.lower(StateRoot { height: root.height, hash }),
+            None => Ok(StateRoot::EMPTY),
+        }
+    }
+
+    /// The root of the map `entries`, built from its leaves up: a large state makes no nodes that it does not keep.
+    pub fn of(&mut self, entries: &BTreeMap<StateKeyNid, EventNid>) -> Result<StateRoot> {
+        let Some((&last, _)) = entries.last_key_value() else { return Ok(StateRoot::EMPTY) };
+        let mut leaves: BTreeMap<u32, [Option<EventNid>; BRANCHES]> = BTreeMap::new();
+        for (&key, &event) in entries {
+            leaves.entry(key.0 >> BITS).or_default()[branch(key, 0)] = Some(event);
+        }
+        let mut level: BTreeMap<u32, Hash> =
+            leaves.into_iter().map(|(prefix, events)| (prefix, self.keep(Node::Leaf(events)))).collect();
+        let height = height_for(last);
+        for _ in 1..height {
+            let mut above: BTreeMap<u32, [Option<Hash>; BRANCHES]> = BTreeMap::new();
+            for (prefix, hash) in level {
+                above.entry(prefix >> BITS).or_default()[prefix as usize % BRANCHES] = Some(hash);
+            }
+            level = above.into_iter().map(|(prefix, hashes)| (prefix, self.keep(Node::Inner(hashes)))).collect();
+        }
+        match level.pop_first() {
+            Some((_, hash)) => self.lower(StateRoot { height, hash }),
             None => Ok(StateRoot::EMPTY),
         }
     }
@@ -391,6 +414,18 @@ mod tests {
                 root = tries.set(root, StateKeyNid(*key), None).unwrap();
             }
             prop_assert_eq!(root, straight);
+        }
+
+        #[test]
+        fn a_map_built_at_once_is_the_one_built_key_by_key(
+            entries in proptest::collection::btree_map(keys(), any::<u32>(), 0..60),
+        ) {
+            let (_directory, store) = store();
+            let stepwise = build(&store, StateRoot::EMPTY, &entries);
+            let snapshot = store.snapshot();
+            let mut tries = Tries::new(&snapshot, RoomNid(1));
+            let entries = entries.into_iter().map(|(key, event)| (StateKeyNid(key), EventNid(event))).collect();
+            prop_assert_eq!(tries.of(&entries).unwrap(), stepwise);
         }
 
         #[test]

@@ -1,0 +1,89 @@
+//! Where a room's timeline lacks what came before: events whose previous events we do not have.
+
+use super::View;
+use crate::{
+    event::StoredEvent,
+    store::{EventNid, Family, Result, RoomNid, RoomPos, Scan, Table},
+};
+
+/// The places of the timeline just before which events are missing.
+pub struct Gaps;
+impl Table for Gaps {
+    const NAME: &'static str = "gaps";
+    const FAMILY: Family = Family::Room;
+    const ID: u8 = 121;
+    type Key<'a> = (RoomNid, RoomPos);
+    type Value = ();
+}
+
+/// A place before which events are missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// Of the event whose previous events are missing.
+    pub pos: RoomPos,
+    /// Of the last event that we have before it.
+    pub last_before: Option<RoomPos>,
+}
+
+impl Gap {
+    /// The places that events in this gap can get: so many, ending just before `pos`. Without anything before it
+    /// there is no end to them.
+    pub fn free(&self) -> u64 {
+        match self.last_before {
+            Some(last) => u64::try_from(self.pos.0.saturating_sub(last.0) - 1).unwrap_or(0),
+            None => u64::MAX,
+        }
+    }
+
+    /// The place for the last of the events in this gap. Where nothing is before it, places are negative, so that those
+    /// of live events stay free.
+    pub fn last_place(&self) -> i64 {
+        let before = self.pos.0.saturating_sub(1);
+        if self.last_before.is_none() { before.min(-1) } else { before }
+    }
+}
+
+/// The highest gap at or before the place `until`, counting the one that the first event after `until` may have.
+pub fn below(view: &View<'_>, until: RoomPos) -> Result<Option<Gap>> {
+    let next = Scan::from::<super::tables::Timeline>(&(view.nid, RoomPos(until.0.saturating_add(1))), &view.nid);
+    let next = view.snapshot.scan::<super::tables::Timeline>(next).next().transpose()?;
+    let upper = match next {
+        Some(row) => row.key()?.1,
+        None => until,
+    };
+    let scan = Scan::before::<Gaps>(&(view.nid, RoomPos(upper.0.saturating_add(1))), &view.nid).backward();
+    let Some(row) = view.snapshot.scan::<Gaps>(scan).next().transpose()? else { return Ok(None) };
+    at(view, row.key()?.1).map(Some)
+}
+
+/// The gap just before the event at `pos`.
+fn at(view: &View<'_>, pos: RoomPos) -> Result<Gap> {
+    let scan = Scan::before::<super::tables::Timeline>(&(view.nid, pos), &view.nid).backward();
+    let last = view.snapshot.scan::<super::tables::Timeline>(scan).next().transpose()?;
+    let last_before = last.map(|row| row.key().map(|key| key.1)).transpose()?;
+    Ok(Gap { pos, last_before })
+}
+
+/// Whether a gap is just before the event at `pos`.
+pub fn is_at(view: &View<'_>, pos: RoomPos) -> Result<bool> {
+    view.snapshot.contains::<Gaps>(&(view.nid, pos))
+}
+
+/// The previous events of an event of the room that have no place in it.
+pub fn missing_before(view: &View<'_>, event: EventNid) -> Result<Vec<ruma::OwnedEventId>> {
+    let pdu = view.pdu(event)?;
+    let mut missing = Vec::new();
+    for id in &pdu.prev_events {
+        if placed(view, id)?.is_none() {
+            missing.push(id.clone());
+        }
+    }
+    Ok(missing)
+}
+
+/// An event of the room with a place in its graph.
+pub fn placed(view: &View<'_>, id: &ruma::EventId) -> Result<Option<(EventNid, StoredEvent)>> {
+    let Some(nid) = view.event_nid(id)? else { return Ok(None) };
+    let event = view.event(nid)?;
+    Ok(event.state_after.is_some().then_some((nid, event)))
+}

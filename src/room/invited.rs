@@ -1,0 +1,164 @@
+//! Memberships in rooms that we are not in: invites from there, knocks that we sent there, and their ends. Of such a room
+//! the server knows no state but the little that it was told with the invite or the knock.
+
+use std::sync::Arc;
+
+use ruma::{OwnedUserId, RoomVersionId, UserId};
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::{
+    Membership, View, membership, outliers, plan, remote,
+    tables::{EventIds, EventPlace, Events, UserRooms},
+};
+use crate::{
+    Server,
+    error::{Error, Result},
+    event::{Flags, Placement, StoredEvent, Verified},
+    store::{EventNid, Family, Json, RoomNid, Table, Transaction},
+    user::account,
+};
+
+/// How many events of a room's state are kept of what another server tells with an invite.
+const MAX_STRIPPED: usize = 100;
+
+/// The most bytes of one of them.
+const MAX_STRIPPED_BYTES: usize = 65_536;
+
+/// What users are shown of rooms that they are invited to, or knock on, and that this server is not in: a list of
+/// stripped state events. Goes with the membership.
+pub struct StrippedStates;
+impl Table for StrippedStates {
+    const NAME: &'static str = "stripped_states";
+    const FAMILY: Family = Family::Room;
+    const ID: u8 = 122;
+    type Key<'a> = (RoomNid, &'a UserId);
+    type Value = Json;
+}
+
+/// A stripped state event, as clients see it; nothing else of what a server tells is kept.
+#[derive(Serialize, Deserialize)]
+struct Stripped {
+    content: Box<RawValue>,
+    sender: OwnedUserId,
+    state_key: String,
+    r#type: String,
+}
+
+/// Takes an invite of one of our users, which another server sent us and which has our signature by now. `state` is what
+/// that server tells of the room.
+///
+/// Errors: `M_NOT_FOUND` if there is no such user, `M_INVITE_BLOCKED`, `M_UNSUPPORTED_ROOM_VERSION`.
+///
+/// <https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2inviteroomideventid>
+pub async fn receive(
+    server: &Arc<Server>,
+    version: RoomVersionId,
+    event: Verified,
+    state: Vec<Box<RawValue>>,
+) -> Result<()> {
+    let user = event.pdu().state_key.as_deref().and_then(|user| UserId::parse(user).ok());
+    let user = user.filter(|user| server.is_ours(user)).ok_or_else(|| Error::invalid_param("Not a user of ours"))?;
+    let invited = user.clone();
+    server
+        .blocking(move |server| {
+            let snapshot = server.store.snapshot();
+            let account = account::get(&snapshot, &invited)?;
+            if account.is_none_or(|account| account.deactivated.is_some()) {
+                return Err(Error::not_found("There is no such user here"));
+            }
+            membership::check_invite(server, &snapshot, &invited)
+        })
+        .await?;
+    let room = remote::claim(server, event.pdu().room_id.clone(), version).await?;
+    set(server, room, user, Membership::Invite, event, stripped(state)).await
+}
+
+/// Keeps a membership in a room that we are not in, and the `event` that made it, whose auth events we do not know.
+pub(super) async fn set(
+    server: &Arc<Server>,
+    room: RoomNid,
+    user: OwnedUserId,
+    to: Membership,
+    event: Verified,
+    state: Option<Json>,
+) -> Result<()> {
+    let server = Arc::clone(server);
+    Server::detached(async move {
+        let mut numbers = server.rooms.lock(room).await;
+        let known = *numbers;
+        let (member, id) = (user.clone(), event.pdu().event_id.clone());
+        let work = move |server: &Server| {
+            let snapshot = server.store.snapshot();
+            let view = View::of(&server.rooms, &snapshot, room)?;
+            let row = snapshot.get::<UserRooms>(&(&member, room))?;
+            // Who is joined already is in a room whose state we have, and that state says what becomes of him.
+            let is_known = view.event_nid(&id)?.is_some() || row.is_some_and(|row| row.membership == Membership::Join);
+            let before = row.map(|row| view.event(row.event).map(|event| (row.event, event))).transpose()?;
+            let replaced = match before {
+                Some((nid, before)) if outliers::is_out_of_band(&view, nid, &before)? => Some((nid, before.event_id)),
+                _ => None,
+            };
+            let flags = Flags { outlier: true, ..Flags::default() };
+            let stored = StoredEvent::new(&event, view.rules, Placement { flags, ..Placement::default() });
+            Ok((!is_known).then_some((stored, replaced, known.get(&snapshot, room)?)))
+        };
+        let Some((stored, replaced, mut next)) = server.blocking(work).await? else { return Ok(()) };
+        numbers.set(None);
+        let (nid, member) = (next.event, user.clone());
+        let write = move |tx: &mut Transaction<'_>| {
+            write(tx, room, &member, to, nid, &stored, state.as_ref())?;
+            if let Some((old, id)) = replaced {
+                tx.delete::<Events>(&(room, old));
+                tx.delete::<EventIds>(&&*id);
+            }
+            Ok::<_, Error>(())
+        };
+        let written = server.store.write(write).await?;
+        next.event.0 += 1;
+        numbers.set(Some(next));
+        drop(numbers);
+        written.durable().await?;
+        server.wakers.user(&user);
+        Ok(())
+    })
+    .await
+}
+
+fn write(
+    tx: &mut Transaction<'_>,
+    room: RoomNid,
+    user: &UserId,
+    to: Membership,
+    event: EventNid,
+    stored: &StoredEvent,
+    state: Option<&Json>,
+) -> Result<()> {
+    tx.put::<Events>(&(room, event), stored);
+    tx.put::<EventIds>(&&*stored.event_id, &EventPlace { room, event });
+    let before = tx.get::<UserRooms>(&(user, room))?;
+    tx.put::<UserRooms>(&(user, room), &plan::user_room(before, to, event, tx.pos()));
+    match state {
+        Some(state) => tx.put::<StrippedStates>(&(room, user), state),
+        None => tx.delete::<StrippedStates>(&(room, user)),
+    }
+    Ok(())
+}
+
+/// What is kept of the state that another server tells: well-formed events, in the form that clients see.
+pub(super) fn stripped(state: Vec<Box<RawValue>>) -> Option<Json> {
+    let events: Vec<Stripped> = state
+        .into_iter()
+        .filter(|event| event.get().len() <= MAX_STRIPPED_BYTES)
+        .filter_map(|event| serde_json::from_str::<Stripped>(event.get()).ok())
+        .filter(|event| event.content.get().starts_with('{'))
+        .take(MAX_STRIPPED)
+        .collect();
+    to_raw_value(&events).ok().map(Json)
+}
+
+/// The stripped state that `user` is shown of a room that we are not in.
+pub(super) fn stripped_state_of(view: &View<'_>, user: &UserId) -> Result<Vec<Box<RawValue>>> {
+    let Some(kept) = view.snapshot.get::<StrippedStates>(&(view.nid, user))? else { return Ok(Vec::new()) };
+    kept.parse().map_err(|e| Error::internal(format!("unreadable stripped state: {e}")))
+}

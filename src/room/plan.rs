@@ -1,0 +1,546 @@
+//! What an event changes: worked out by reading only, then written in one transaction.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use ruma::{EventId, OwnedEventId, OwnedUserId, events::StateEventType};
+
+use super::{
+    Membership, View,
+    append::{Appended, TransactionKey, Verdict},
+    gaps::{Gaps, placed},
+    invited::StrippedStates,
+    lock::NextNumbers,
+    outliers,
+    redaction::{self, EarlyRedactions, Effect, Redacted},
+    relations::Relation,
+    state::{
+        resolve,
+        trie::{Difference, MadeNodes, Tries},
+    },
+    tables::{self, EventPlace, EventTransaction, Origin, Sent, StateChange, StateKeyName, UserRoom},
+    view::{Pending, membership_in},
+};
+use crate::{
+    Server,
+    error::{Error, Result},
+    event::{
+        Pdu, Refusal, StateRoot, StoredEvent, Verified, authorize,
+        authorize::Fallible,
+        stored::{Flags, Placement},
+    },
+    log,
+    store::{self, EventNid, RoomNid, RoomPos, StateKeyNid, StreamPos, Transaction},
+};
+
+/// How many events that were not accepted are looked through for the accepted ones before them.
+const MAX_UNACCEPTED: usize = 100;
+
+/// An event, and as what it comes in.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    pub event: Verified,
+    pub place: Place,
+    /// States after those previous events that we do not have, as other servers told them: the ids of their events, which
+    /// we must have all.
+    pub given: Vec<Arc<[OwnedEventId]>>,
+}
+
+/// Where an event gets its place in its room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// At the end: it is new.
+    Live,
+    /// At the end, and only what was given counts of what was before: the server comes into the room by this event.
+    Entry,
+    /// In the past, at this place of the timeline.
+    Past { pos: RoomPos, fills: Option<RoomPos> },
+}
+
+impl Incoming {
+    pub fn live(event: Verified) -> Self {
+        Self { event, place: Place::Live, given: Vec::new() }
+    }
+}
+
+/// Everything that an event changes. Made by reading only.
+#[derive(Debug)]
+pub(super) struct Plan {
+    room: RoomNid,
+    event: EventNid,
+    stored: StoredEvent,
+    place: Place,
+    verdict: Verdict,
+    pub next: NextNumbers,
+    /// The room after this event.
+    room_row: tables::Room,
+    is_new_room: bool,
+    auth_edges: Option<tables::Edges>,
+    nodes: MadeNodes,
+    new_state_key: Option<(StateKeyNid, StateKeyName)>,
+    /// How the current state changes.
+    changes: Vec<Difference>,
+    members: Vec<MemberChange>,
+    ends_replaced: Vec<EventNid>,
+    /// Events before it are missing.
+    has_gap: bool,
+    relation: Option<Relation>,
+    effect: Effect,
+    /// The redactions that waited for this event.
+    early_redactions: Vec<EventNid>,
+    /// Its number so far, if it was stored before its auth events.
+    moved_from: Option<EventNid>,
+    pub transaction: Option<(OwnedUserId, TransactionKey, u64)>,
+}
+
+/// A change of one user's membership in the current state.
+#[derive(Clone, Debug)]
+struct MemberChange {
+    user_id: OwnedUserId,
+    origin: Origin,
+    old: Option<Membership>,
+    new: Option<(Membership, EventNid)>,
+}
+
+impl Plan {
+    /// Checks the event against its auth events, the state before it and the current state, and works out what follows.
+    pub fn work_out(view: &View<'_>, numbers: NextNumbers, incoming: Incoming, server: &Server) -> Result<Self> {
+        let Incoming { event, place, given } = incoming;
+        let pdu = event.pdu();
+        let (outlier, moved_from) = match outlier(view, &pdu.event_id)? {
+            Some((nid, outlier)) if outliers::is_out_of_band(view, nid, &outlier)? => (None, Some(nid)),
+            outlier => (outlier, None),
+        };
+        let nid = outlier.as_ref().map_or(numbers.event, |(nid, _)| *nid);
+        let mut tries = view.tries();
+        let prev = Previous::find(view, pdu)?;
+        let before = prev.state_before(view, &mut tries, place, &given)?;
+        let verdict = match &outlier {
+            Some((_, outlier)) if outlier.flags.rejected => {
+                Verdict::Rejected(Refusal("it was rejected by its auth events before".to_owned()))
+            }
+            _ => judge(view, &tries, pdu, before, place)?,
+        };
+        let is_rejected = matches!(verdict, Verdict::Rejected(_));
+        let is_accepted = verdict == Verdict::Accepted;
+        let is_at_the_end = is_accepted && !matches!(place, Place::Past { .. });
+
+        let mut pending = pending(view, pdu, numbers, is_rejected)?;
+        pending.nid = nid;
+        let (auth_edges, new_state_key) = (pending.auth_edges.clone(), pending.new_key.clone());
+        let unplaced = view;
+        let view = &view.with_pending(pending);
+        let state_key = state_key_nid(view, pdu, new_state_key.as_ref())?.filter(|_| !is_rejected);
+        let replaces = state_key.map(|key| tries.get(before, key)).transpose()?.flatten();
+        let replaces = replaces.filter(|replaced| *replaced != nid);
+        let after = state_key.map_or(Ok(before), |key| tries.set(before, key, Some(nid)))?;
+
+        let ends = view.forward_extremities()?;
+        let (ends_replaced, ends_kept): (Vec<_>, Vec<_>) = match place {
+            Place::Entry if is_accepted => (ends, Vec::new()),
+            Place::Live if is_accepted => {
+                let followed = prev.accepted(view)?;
+                ends.into_iter().partition(|end| followed.contains(end))
+            }
+            _ => (Vec::new(), ends),
+        };
+        let current = if is_at_the_end {
+            let states = states_after(view, &ends_kept)?;
+            resolve(view, &mut tries, &[states, vec![after]].concat())?
+        } else {
+            view.current_state()
+        };
+        let changes = tries.diff(view.current_state(), current)?;
+        let members = member_changes(view, server, &changes)?;
+        let flags =
+            Flags { rejected: is_rejected, soft_failed: matches!(verdict, Verdict::SoftFailed(_)), ..Flags::default() };
+        let placement =
+            Placement { flags, room_pos: 0, state_after: Some(after), replaces: replaces.map(|replaced| replaced.0) };
+        let effect = if is_accepted { redaction::effect(view, &tries, before, pdu, nid)? } else { Effect::Nothing };
+        let (is_new, stored) = match outlier {
+            Some((_, outlier)) => (false, placed_outlier(outlier, placement)),
+            None => (true, StoredEvent::new(&event, view.rules, placement)),
+        };
+        let early_redactions = redaction::early(unplaced, &pdu.event_id)?;
+        let stored = if early_redactions.is_empty() { stored } else { redaction::apply_early(unplaced, stored)? };
+        let next_state_key = numbers.state_key.0 + u32::from(new_state_key.is_some());
+        let next_event = numbers.event.0 + u32::from(is_new);
+        Ok(Self {
+            room: view.nid,
+            event: nid,
+            place,
+            relation: is_accepted.then(|| Relation::of(&stored, nid)).flatten(),
+            stored,
+            next: NextNumbers { event: EventNid(next_event), state_key: StateKeyNid(next_state_key) },
+            room_row: room_after(view, current, &members),
+            is_new_room: nid == EventNid(0) && is_new,
+            auth_edges: pdu.state_key.is_some().then_some(tables::Edges(auth_edges)),
+            nodes: tries.into_made(),
+            new_state_key,
+            changes,
+            members,
+            ends_replaced,
+            has_gap: !prev.unplaced.is_empty(),
+            effect,
+            early_redactions,
+            moved_from,
+            transaction: None,
+            verdict,
+        })
+    }
+
+    /// What our own user asks for and the room does not allow is refused instead of stored.
+    pub fn check_local(&self) -> Result<()> {
+        match &self.verdict {
+            Verdict::Accepted => Ok(()),
+            Verdict::SoftFailed(Refusal(reason)) | Verdict::Rejected(Refusal(reason)) => {
+                Err(Error::forbidden(format!("The rules of the room do not allow this: {reason}")))
+            }
+        }
+    }
+
+    /// No room may take the place of another: a clock that was set back could give two the same id.
+    pub fn check_new(&self, tx: &Transaction<'_>) -> Result<()> {
+        match tx.get::<tables::RoomIds>(&&*self.room_row.room_id)? {
+            Some(_) => Err(Error::internal(format!("there is a room {} already", self.room_row.room_id))),
+            None => Ok(()),
+        }
+    }
+
+    /// The events whose parsed form is no longer what is kept of them.
+    pub fn changed_events(&self) -> Vec<EventNid> {
+        let redacted = match &self.effect {
+            Effect::Redacts(redacted) => Some(redacted.event),
+            Effect::Nothing | Effect::Waits => None,
+        };
+        redacted.into_iter().chain([self.event]).collect()
+    }
+
+    /// The one list of everything that an event changes.
+    pub fn write(mut self, tx: &mut Transaction<'_>) -> store::Result<Appended> {
+        let (room, event, pos) = (self.room, self.event, tx.pos());
+        if self.is_new_room {
+            tx.put::<tables::RoomIds>(&&*self.room_row.room_id, &room);
+        }
+        tx.put::<tables::Rooms>(&room, &self.room_row);
+        if self.verdict == Verdict::Accepted {
+            let place = match self.place {
+                Place::Live | Place::Entry => {
+                    log::note(tx, room, event);
+                    tx.put::<tables::ForwardExtremities>(&(room, event), &());
+                    RoomPos::from(pos)
+                }
+                Place::Past { pos, .. } => pos,
+            };
+            self.stored.room_pos = place.0;
+            tx.put::<tables::Timeline>(&(room, place), &event);
+            if self.has_gap {
+                tx.put::<Gaps>(&(room, place), &());
+            }
+            if let Some(relation) = &self.relation {
+                relation.put(tx, room, place);
+            }
+        }
+        if let Place::Past { fills: Some(gap), .. } = self.place {
+            tx.delete::<Gaps>(&(room, gap));
+        }
+        if let Some(old) = self.moved_from {
+            outliers::move_number(tx, room, old, event, &self.stored)?;
+        }
+        tx.put::<tables::Events>(&(room, event), &self.stored);
+        tx.put::<tables::EventIds>(&&*self.stored.event_id, &EventPlace { room, event });
+        for end in self.ends_replaced.iter().filter(|end| **end != event) {
+            tx.delete::<tables::ForwardExtremities>(&(room, *end));
+        }
+        if let Some(edges) = &self.auth_edges {
+            tx.put::<tables::AuthEdges>(&(room, event), edges);
+        }
+        if let Some((key, name)) = &self.new_state_key {
+            tx.put::<tables::StateKeys>(&(room, &name.event_type, &name.state_key), key);
+            tx.put::<tables::StateKeyNames>(&(room, *key), name);
+        }
+        self.nodes.write(tx, room);
+        for &(key, old, new) in &self.changes {
+            tx.put::<tables::StateChanges>(&(room, pos, key), &StateChange { old, new });
+        }
+        for change in &self.members {
+            change.write(tx, room, self.moved_from)?;
+        }
+        self.write_redactions(tx)?;
+        if let Some((sender, TransactionKey { device_id, scope, txn_id }, at_ms)) = self.transaction {
+            tx.put::<tables::Transactions>(&(room, &sender, &device_id, &scope, &txn_id), &Sent { event, at_ms });
+            tx.put::<tables::EventTransactions>(&(room, event), &EventTransaction { device_id, txn_id });
+        }
+        let now = |change: MemberChange| (change.user_id, change.new.map_or(Membership::Leave, |(new, _)| new));
+        Ok(Appended {
+            event_id: self.stored.event_id,
+            room,
+            room_id: self.room_row.room_id,
+            event,
+            pos,
+            verdict: self.verdict,
+            memberships: self.members.into_iter().map(now).collect(),
+        })
+    }
+
+    fn write_redactions(&self, tx: &mut Transaction<'_>) -> store::Result<()> {
+        let room = self.room;
+        for &redaction in &self.early_redactions {
+            tx.delete::<EarlyRedactions>(&(room, &self.stored.event_id, redaction));
+        }
+        match &self.effect {
+            Effect::Nothing => {}
+            Effect::Waits => {
+                if let Some(target) = &self.stored.redacts {
+                    tx.put::<EarlyRedactions>(&(room, target, self.event), &());
+                }
+            }
+            Effect::Redacts(redacted) => {
+                let Redacted { event, stored, relation } = &**redacted;
+                tx.put::<tables::Events>(&(room, *event), stored);
+                if let Some(relation) = relation {
+                    relation.delete(tx, room, RoomPos(stored.room_pos))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl MemberChange {
+    /// `known_as`: the number by which the event of this transaction was known before.
+    fn write(&self, tx: &mut Transaction<'_>, room: RoomNid, known_as: Option<EventNid>) -> store::Result<()> {
+        let user = &*self.user_id;
+        if let Some(old) = self.old {
+            tx.delete::<tables::Members>(&(room, old, self.origin, user));
+        }
+        let Some((membership, event)) = self.new else { return Ok(()) };
+        tx.put::<tables::Members>(&(room, membership, self.origin, user), &event);
+        if self.origin == Origin::Local {
+            let before = tx.get::<tables::UserRooms>(&(user, room))?;
+            tx.delete::<StrippedStates>(&(room, user));
+            let row = match before {
+                // The user knows of it: it came before it had its place in the room.
+                Some(row) if row.membership == membership && [Some(event), known_as].contains(&Some(row.event)) => {
+                    UserRoom { event, ..row }
+                }
+                before => user_room(before, membership, event, tx.pos()),
+            };
+            tx.put::<tables::UserRooms>(&(user, room), &row);
+        }
+        Ok(())
+    }
+}
+
+/// What is kept of a room for a user whose membership changes at `since`.
+pub(super) fn user_room(
+    before: Option<UserRoom>,
+    membership: Membership,
+    event: EventNid,
+    since: StreamPos,
+) -> UserRoom {
+    let stays = before.as_ref().is_some_and(|before| before.membership == Membership::Join);
+    let joined_at = match (membership, before) {
+        (Membership::Join, Some(before)) if stays => before.joined_at,
+        (Membership::Join, _) => Some(since),
+        (_, before) => before.and_then(|before| before.joined_at),
+    };
+    let is_forgotten =
+        before.is_some_and(|before| before.is_forgotten) && matches!(membership, Membership::Leave | Membership::Ban);
+    UserRoom { membership, event, since, joined_at, is_forgotten }
+}
+
+/// An event that we have and that has no place in the room yet.
+fn outlier(view: &View<'_>, id: &EventId) -> Result<Option<(EventNid, StoredEvent)>> {
+    let Some(nid) = view.event_nid(id)? else { return Ok(None) };
+    let event = view.event(nid)?;
+    if !event.flags.outlier {
+        return Err(Error::internal(format!("{id} is known already")));
+    }
+    Ok(Some((nid, event)))
+}
+
+/// An outlier that gets its place; what a redaction has left of it stays as it is.
+fn placed_outlier(outlier: StoredEvent, placement: Placement) -> StoredEvent {
+    StoredEvent {
+        flags: Flags { redacted: outlier.flags.redacted, ..placement.flags },
+        room_pos: placement.room_pos,
+        state_after: placement.state_after,
+        replaces: placement.replaces,
+        ..outlier
+    }
+}
+
+/// The previous events of one that comes in.
+struct Previous {
+    /// Those that have a place in the room.
+    placed: Vec<(EventNid, StoredEvent)>,
+    /// Those that we do not have, or only as outliers.
+    unplaced: Vec<OwnedEventId>,
+}
+
+impl Previous {
+    fn find(view: &View<'_>, pdu: &Pdu) -> Result<Self> {
+        let mut found = Self { placed: Vec::new(), unplaced: Vec::new() };
+        for id in &pdu.prev_events {
+            match placed(view, id)? {
+                Some(event) => found.placed.push(event),
+                None => found.unplaced.push(id.clone()),
+            }
+        }
+        Ok(found)
+    }
+
+    fn state_before(
+        &self,
+        view: &View<'_>,
+        tries: &mut Tries<'_>,
+        place: Place,
+        given: &[Arc<[OwnedEventId]>],
+    ) -> Result<StateRoot> {
+        if let (Some(missing), []) = (self.unplaced.first(), given) {
+            return Err(Error::internal(format!("the state after the previous event {missing} is not known")));
+        }
+        let mut states = Vec::new();
+        for ids in given {
+            states.push(given_state(view, tries, ids)?);
+        }
+        if place != Place::Entry {
+            states.extend(self.placed.iter().filter_map(|(_, event)| event.state_after));
+        }
+        resolve(view, tries, &states)
+    }
+
+    /// The accepted events that these come down to. Those that were not accepted are no ends of the graph, so what
+    /// follows on them follows on what was before them.
+    fn accepted(&self, view: &View<'_>) -> Result<BTreeSet<EventNid>> {
+        let mut accepted = BTreeSet::new();
+        let mut seen = BTreeSet::new();
+        let mut open: Vec<EventNid> = self.placed.iter().map(|(nid, _)| *nid).collect();
+        while let Some(nid) = open.pop() {
+            let flags = view.event(nid)?.flags;
+            if !flags.rejected && !flags.soft_failed {
+                accepted.insert(nid);
+            } else if seen.len() < MAX_UNACCEPTED && seen.insert(nid) {
+                for id in &view.pdu(nid)?.prev_events {
+                    open.extend(placed(view, id)?.map(|(nid, _)| nid));
+                }
+            }
+        }
+        Ok(accepted)
+    }
+}
+
+/// The state of these events. Rejected ones are left out: no state of ours holds one.
+fn given_state(view: &View<'_>, tries: &mut Tries<'_>, ids: &[OwnedEventId]) -> Result<StateRoot> {
+    let nids = known(view, ids, "state")?;
+    let mut entries = std::collections::BTreeMap::new();
+    for (nid, event) in std::iter::zip(&nids, view.events(&nids)?) {
+        let Some(state_key) = event.state_key.as_deref().filter(|_| !event.flags.rejected) else { continue };
+        let key = view.state_key_nid(&event.event_type, state_key)?;
+        let key = key.ok_or_else(|| Error::internal(format!("{} has no state key of the room", event.event_id)))?;
+        entries.insert(key, *nid);
+    }
+    Ok(tries.of(&entries)?)
+}
+
+/// The numbers of events that must be known already.
+fn known(view: &View<'_>, events: &[OwnedEventId], kind: &str) -> Result<Vec<EventNid>> {
+    let number = |id: &OwnedEventId| {
+        view.event_nid(id)?.ok_or_else(|| Error::internal(format!("the {kind} event {id} is not known")))
+    };
+    events.iter().map(number).collect()
+}
+
+fn states_after(view: &View<'_>, events: &[EventNid]) -> Result<Vec<StateRoot>> {
+    let events = view.events(events)?;
+    let state = |event: StoredEvent| {
+        event.state_after.ok_or_else(|| Error::internal(format!("the state after {} is not known", event.event_id)))
+    };
+    events.into_iter().map(state).collect()
+}
+
+/// <https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu>
+fn judge(view: &View<'_>, tries: &Tries<'_>, pdu: &Pdu, before: StateRoot, place: Place) -> Result<Verdict> {
+    let failed = Fallible::default();
+    let fetch = |id: &EventId| failed.keep(view.event_nid(id).and_then(|nid| nid.map(|nid| view.pdu(nid)).transpose()));
+    let by_auth_events = authorize::check_against_auth_events(view.rules, pdu, fetch);
+    if let Err(refusal) = failed.check(by_auth_events)? {
+        return Ok(Verdict::Rejected(refusal));
+    }
+    if let Err(refusal) = check_against(view, tries, pdu, before)? {
+        return Ok(Verdict::Rejected(refusal));
+    }
+    if place == Place::Live
+        && before != view.current_state()
+        && let Err(refusal) = check_against(view, tries, pdu, view.current_state())?
+    {
+        return Ok(Verdict::SoftFailed(refusal));
+    }
+    Ok(Verdict::Accepted)
+}
+
+fn check_against(view: &View<'_>, tries: &Tries<'_>, pdu: &Pdu, state: StateRoot) -> Result<Result<(), Refusal>> {
+    let failed = Fallible::default();
+    let fetch = |event_type: &StateEventType, key: &str| failed.keep(view.state_pdu_in(tries, state, event_type, key));
+    let verdict = authorize::check_against_state(view.rules, pdu, fetch);
+    Ok(failed.check(verdict)?)
+}
+
+/// The event as it can be read while it is not stored.
+fn pending(view: &View<'_>, pdu: &Pdu, numbers: NextNumbers, is_rejected: bool) -> Result<Pending> {
+    let new_key = match &pdu.state_key {
+        Some(state_key) if !is_rejected => {
+            let event_type = pdu.event_type.to_string();
+            let is_known = view.state_key_nid(&event_type, state_key)?.is_some();
+            (!is_known).then(|| (numbers.state_key, StateKeyName { event_type, state_key: state_key.clone() }))
+        }
+        _ => None,
+    };
+    // A rejected event may name auth events that we do not have.
+    let auth_events = if pdu.state_key.is_some() && !is_rejected { pdu.auth_events.as_slice() } else { &[] };
+    let auth_edges = known(view, auth_events, "auth")?;
+    Ok(Pending { nid: numbers.event, pdu: Arc::new(pdu.clone()), auth_edges, new_key })
+}
+
+fn state_key_nid(view: &View<'_>, pdu: &Pdu, new: Option<&(StateKeyNid, StateKeyName)>) -> Result<Option<StateKeyNid>> {
+    match (&pdu.state_key, new) {
+        (None, _) => Ok(None),
+        (Some(_), Some((new, _))) => Ok(Some(*new)),
+        (Some(state_key), None) => Ok(view.state_key_nid(&pdu.event_type.to_string(), state_key)?),
+    }
+}
+
+/// The membership changes among `changes` of the current state.
+fn member_changes(view: &View<'_>, server: &Server, changes: &[Difference]) -> Result<Vec<MemberChange>> {
+    let membership = |event: Option<EventNid>| -> Result<Option<(Membership, EventNid)>> {
+        let Some(event) = event else { return Ok(None) };
+        Ok(membership_in(view.pdu(event)?.content.get()).map(|membership| (membership, event)))
+    };
+    let mut members = Vec::new();
+    for &(key, old, new) in changes {
+        let name = view.state_key_name(key)?;
+        if name.event_type != "m.room.member" {
+            continue;
+        }
+        // The rules let no member event into a state whose key is not a user id.
+        let Ok(user_id) = OwnedUserId::try_from(name.state_key) else { continue };
+        let origin = if server.is_ours(&user_id) { Origin::Local } else { Origin::Remote };
+        let old = membership(old)?.map(|(old, _)| old);
+        members.push(MemberChange { user_id, origin, old, new: membership(new)? });
+    }
+    Ok(members)
+}
+
+fn room_after(view: &View<'_>, current_state: StateRoot, members: &[MemberChange]) -> tables::Room {
+    let counted = |before: u64, counts: Membership| {
+        let gone = members.iter().filter(|change| change.old == Some(counts)).count() as u64;
+        let come = members.iter().filter(|change| change.new.is_some_and(|(new, _)| new == counts)).count() as u64;
+        (before + come).saturating_sub(gone)
+    };
+    tables::Room {
+        current_state,
+        joined: counted(view.room.joined, Membership::Join),
+        invited: counted(view.room.invited, Membership::Invite),
+        ..view.room.clone()
+    }
+}

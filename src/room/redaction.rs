@@ -1,0 +1,99 @@
+//! What redactions do to events, whichever of the two comes first.
+
+use ruma::{EventId, events::TimelineEventType};
+
+use super::{View, power_levels::power_levels_in, relations::Relation, state::trie::Tries};
+use crate::{
+    error::{Error, Result},
+    event::{Pdu, StateRoot, StoredEvent, redact},
+    store::{EventNid, Family, RoomNid, Table},
+};
+
+/// Accepted redactions of events that we do not have: they are applied when those come.
+pub struct EarlyRedactions;
+impl Table for EarlyRedactions {
+    const NAME: &'static str = "early_redactions";
+    const FAMILY: Family = Family::Room;
+    const ID: u8 = 120;
+    /// The event to redact, which is not there, and the redaction.
+    type Key<'a> = (RoomNid, &'a EventId, EventNid);
+    type Value = ();
+}
+
+/// The event that another one redacts.
+#[derive(Debug)]
+pub(super) struct Redacted {
+    pub event: EventNid,
+    /// As it is from now on.
+    pub stored: StoredEvent,
+    /// What it related to.
+    pub relation: Option<Relation>,
+}
+
+/// What an accepted event does to others by being a redaction.
+#[derive(Debug)]
+pub(super) enum Effect {
+    Nothing,
+    Redacts(Box<Redacted>),
+    /// Its target is not here yet.
+    Waits,
+}
+
+/// What `redaction`, the event numbered `nid`, does; `before` is the state before it.
+///
+/// <https://spec.matrix.org/v1.19/rooms/v3/#handling-redactions>
+pub(super) fn effect(
+    view: &View<'_>,
+    tries: &Tries<'_>,
+    before: StateRoot,
+    redaction: &Pdu,
+    nid: EventNid,
+) -> Result<Effect> {
+    let target_id = redaction.redacts.as_ref().filter(|_| redaction.event_type == TimelineEventType::RoomRedaction);
+    let Some(target_id) = target_id else { return Ok(Effect::Nothing) };
+    let Some(target_nid) = view.event_nid(target_id)? else { return Ok(Effect::Waits) };
+    if target_nid == nid {
+        return Ok(Effect::Nothing);
+    }
+    let target = view.event(target_nid)?;
+    if target.flags.redacted || !may_redact(view, tries, before, redaction, &target)? {
+        return Ok(Effect::Nothing);
+    }
+    let stored = without_content(view, &target, nid)?;
+    Ok(Effect::Redacts(Box::new(Redacted { event: target_nid, stored, relation: Relation::of(&target, target_nid) })))
+}
+
+/// `event`, which comes in now, as the redactions leave it that came before it.
+pub(super) fn apply_early(view: &View<'_>, event: StoredEvent) -> Result<StoredEvent> {
+    for redaction in early(view, &event.event_id)? {
+        let pdu = view.pdu(redaction)?;
+        let state = view.event(redaction)?.state_after.unwrap_or(StateRoot::EMPTY);
+        if may_redact(view, &view.tries(), state, &pdu, &event)? {
+            return without_content(view, &event, redaction);
+        }
+    }
+    Ok(event)
+}
+
+/// The redactions that wait for `target`.
+pub(super) fn early(view: &View<'_>, target: &EventId) -> Result<Vec<EventNid>> {
+    let rows = view.snapshot.list::<EarlyRedactions>(&(view.nid, target));
+    let redactions = rows.map(|row| row.and_then(|row| Ok(row.key()?.2)));
+    Ok(redactions.collect::<crate::store::Result<_>>()?)
+}
+
+fn may_redact(
+    view: &View<'_>,
+    tries: &Tries<'_>,
+    state: StateRoot,
+    redaction: &Pdu,
+    target: &StoredEvent,
+) -> Result<bool> {
+    Ok(redaction.sender.server_name() == target.sender.server_name()
+        || power_levels_in(view, tries, state)?.user_can_redact_event_of_other(&redaction.sender))
+}
+
+fn without_content(view: &View<'_>, event: &StoredEvent, redaction: EventNid) -> Result<StoredEvent> {
+    redact::redact_stored(&event.view(), view.room_id(), view.rules, redaction.0)
+        .map_err(|e| Error::internal(e.to_string()))
+}

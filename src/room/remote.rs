@@ -1,0 +1,74 @@
+//! Rooms that live on other servers: known by name, perhaps by an invite, and not by their state.
+
+use ruma::{OwnedRoomId, OwnedServerName, RoomVersionId, ServerName};
+
+use super::{
+    Membership, View,
+    tables::{Members, Origin, Room, RoomIds, Rooms},
+};
+use crate::{
+    Server,
+    error::{Error, Result},
+    event::{StateRoot, rules},
+    store::{RoomNid, Transaction},
+};
+
+/// Whether this server takes part in a room: it has somebody there, or nobody has and the room is known from then.
+pub fn is_resident(view: &View<'_>) -> Result<bool> {
+    if view.current_state() == StateRoot::EMPTY {
+        return Ok(false);
+    }
+    let has_member = |origin| {
+        let prefix = (view.nid, Membership::Join, origin);
+        Ok::<_, crate::store::Error>(view.snapshot.list::<Members>(&prefix).next().transpose()?.is_some())
+    };
+    Ok(has_member(Origin::Local)? || !has_member(Origin::Remote)?)
+}
+
+/// The number of a room, which gets one if the server did not know it.
+///
+/// Errors: `M_UNSUPPORTED_ROOM_VERSION`.
+pub async fn claim(server: &Server, room_id: OwnedRoomId, version: RoomVersionId) -> Result<RoomNid> {
+    if rules::rules(&version).is_none() {
+        let kind = ruma::api::error::ErrorKind::UnsupportedRoomVersion;
+        return Err(Error::refused(kind, format!("This server knows no rooms of version {version}")));
+    }
+    let new = server.rooms.allot();
+    let claim = move |tx: &mut Transaction<'_>| {
+        let found = tx.get::<RoomIds>(&&*room_id)?;
+        let nid = found.unwrap_or(new);
+        let row = tx.get::<Rooms>(&nid)?;
+        let is_stub = row.as_ref().is_none_or(|row| row.current_state == StateRoot::EMPTY && row.version != version);
+        if is_stub {
+            tx.put::<RoomIds>(&&*room_id, &nid);
+            tx.put::<Rooms>(&nid, &Room { room_id, version, current_state: StateRoot::EMPTY, joined: 0, invited: 0 });
+        }
+        Ok::<_, Error>(nid)
+    };
+    server.store.commit(claim).await
+}
+
+/// The servers with joined members, those of the likeliest to know the room first: of the users with power.
+pub fn servers(view: &View<'_>, ours: &ServerName) -> Result<Vec<OwnedServerName>> {
+    let mut servers: Vec<OwnedServerName> = Vec::new();
+    let mut add = |name: &ServerName| {
+        if name != ours && !servers.iter().any(|known| known == name) {
+            servers.push(name.to_owned());
+        }
+    };
+    if view.current_state() != StateRoot::EMPTY {
+        let levels = super::power_levels(view)?;
+        let mut privileged: Vec<_> = levels.users.iter().collect();
+        privileged.sort_by_key(|(_, level)| std::cmp::Reverse(**level));
+        let creators = levels.rules.privileged_creators.iter().flatten();
+        for user in creators.chain(privileged.into_iter().map(|(user, _)| user)).take(100) {
+            if view.membership(view.current_state(), user)? == Some(Membership::Join) {
+                add(user.server_name());
+            }
+        }
+    }
+    for row in view.snapshot.list::<Members>(&(view.nid, Membership::Join, Origin::Remote)).take(10_000) {
+        add(row?.key()?.3.server_name());
+    }
+    Ok(servers)
+}
