@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use ruma::OwnedUserId;
+use ruma::{OwnedServerName, OwnedUserId};
 
 use super::Checker;
 use crate::{
     event::StateRoot,
     room::{
         Membership, View,
+        servers::{RemoteRooms, RoomServers},
         tables::{
             EventIds, EventPlace, EventTransactions, Events, Members, Origin, ReceiptChanges, Receipts, RoomIds, Rooms,
             StateChanges, StateKeyNames, StateKeys, Timeline, Transactions, UserRooms,
@@ -22,6 +23,7 @@ pub fn check(checker: &mut Checker<'_>) {
     checker.run("room ids", room_ids);
     checker.run("event ids", event_ids);
     checker.run("receipts", receipts);
+    checker.run("rooms of other servers' users", remote_rooms);
     checker.run("transactions", transactions);
     checker.run("rooms", |checker| {
         let snapshot = checker.snapshot;
@@ -31,6 +33,7 @@ pub fn check(checker: &mut Checker<'_>) {
             checker.run("events of a room", |checker| events(checker, &view));
             checker.run("states", |checker| states(checker, &view));
             checker.run("members", |checker| members(checker, &view));
+            checker.run("servers of a room", |checker| servers(checker, &view));
         }
         Ok(())
     });
@@ -195,6 +198,38 @@ fn members(checker: &mut Checker<'_>, view: &View<'_>) -> Result<()> {
         };
         let agrees = is_known_otherwise || row.is_some_and(|row| row.membership == membership && row.event == event);
         checker.expect(name, agrees, || format!("{user_id} has {row:?} for {}, not {membership:?}", view.room_id()));
+    }
+    Ok(())
+}
+
+/// Servers are counted as their users are joined, and the rooms of users of other servers are those.
+fn servers(checker: &mut Checker<'_>, view: &View<'_>) -> Result<()> {
+    let name = "servers of a room";
+    let mut expected = BTreeMap::<OwnedServerName, u64>::new();
+    for (user_id, _) in view.members(Membership::Join)? {
+        *expected.entry(user_id.server_name().to_owned()).or_default() += 1;
+        if user_id.server_name() != checker.server_name {
+            let is_listed = checker.snapshot.contains::<RemoteRooms>(&(&user_id, view.nid))?;
+            checker.expect(name, is_listed, || format!("{} is no room of {user_id}", view.room_id()));
+        }
+    }
+    let mut found = BTreeMap::new();
+    for row in checker.snapshot.list::<RoomServers>(&view.nid) {
+        let row = row?;
+        if row.value.joined > 0 {
+            found.insert(row.key()?.1.to_owned(), row.value.joined);
+        }
+    }
+    checker.expect(name, found == expected, || format!("{} has {expected:?}, not {found:?}", view.room_id()));
+    Ok(())
+}
+
+fn remote_rooms(checker: &mut Checker<'_>) -> Result<()> {
+    for row in checker.snapshot.list::<RemoteRooms>(&()) {
+        let row = row?;
+        let (user_id, room) = row.key()?;
+        let is_joined = checker.snapshot.contains::<Members>(&(room, Membership::Join, Origin::Remote, user_id))?;
+        checker.expect("rooms of other servers' users", is_joined, || format!("{user_id} is not in room {room}"));
     }
     Ok(())
 }

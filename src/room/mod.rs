@@ -27,6 +27,7 @@ pub mod relations;
 pub mod remote;
 pub mod restricted;
 pub mod send;
+pub mod servers;
 pub mod show;
 pub mod state;
 pub mod tables;

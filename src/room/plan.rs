@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use ruma::{EventId, OwnedEventId, OwnedUserId, events::StateEventType};
+use ruma::{EventId, OwnedEventId, OwnedUserId, UserId, events::StateEventType};
 
 use super::{
     Membership, View,
@@ -13,6 +13,7 @@ use super::{
     outliers,
     redaction::{self, EarlyRedactions, Effect, Redacted},
     relations::Relation,
+    servers,
     state::{
         resolve,
         trie::{Difference, MadeNodes, Tries},
@@ -265,6 +266,7 @@ impl Plan {
         for change in &self.members {
             change.write(tx, room, self.moved_from)?;
         }
+        servers::note(tx, room, self.members.iter().map(MemberChange::as_noted))?;
         self.write_redactions(tx)?;
         if let Some((sender, TransactionKey { device_id, scope, txn_id }, at_ms)) = self.transaction {
             tx.put::<tables::Transactions>(&(room, &sender, &device_id, &scope, &txn_id), &Sent { event, at_ms });
@@ -307,6 +309,11 @@ impl Plan {
 }
 
 impl MemberChange {
+    /// As the list of servers in a room wants it.
+    fn as_noted(&self) -> (&UserId, Origin, Option<Membership>, Option<Membership>) {
+        (&self.user_id, self.origin, self.old, self.new.map(|(new, _)| new))
+    }
+
     /// `known_as`: the number by which the event of this transaction was known before.
     fn write(&self, tx: &mut Transaction<'_>, room: RoomNid, known_as: Option<EventNid>) -> store::Result<()> {
         let user = &*self.user_id;

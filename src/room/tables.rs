@@ -13,6 +13,7 @@ use super::{
     invited::StrippedStates,
     redaction::EarlyRedactions,
     relations::{Annotations, Relations},
+    servers::{RemoteRooms, RoomServers},
     threads::ThreadEvents,
 };
 use crate::{
@@ -47,6 +48,8 @@ pub const ALL: &[TableInfo] = &[
     TableInfo::of::<EarlyRedactions>(),
     TableInfo::of::<Gaps>(),
     TableInfo::of::<StrippedStates>(),
+    TableInfo::of::<RoomServers>(),
+    TableInfo::of::<RemoteRooms>(),
 ];
 
 pub struct RoomIds;

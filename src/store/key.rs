@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use ruma::{DeviceId, EventId, RoomAliasId, RoomId, UserId};
+use ruma::{DeviceId, EventId, RoomAliasId, RoomId, ServerName, UserId};
 use serde::{Deserialize, Serialize};
 
 /// A key, or the first parts of one.
@@ -140,7 +140,7 @@ macro_rules! identifiers {
     )*};
 }
 
-identifiers!(EventId, RoomAliasId, RoomId, UserId);
+identifiers!(EventId, RoomAliasId, RoomId, ServerName, UserId);
 
 /// Device ids have no grammar: any text is one.
 impl<'a> Key<'a> for &'a DeviceId {
