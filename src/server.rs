@@ -13,7 +13,7 @@ use crate::{
     push::unread::Unread,
     random::Random,
     rate_limit::RateLimits,
-    room::{Rooms, typing::Typing},
+    room::{Rooms, hierarchy, typing::Typing},
     store::{self, Snapshot, Store},
     sync::{UserRoomLists, Wakers},
     tables,
@@ -55,6 +55,10 @@ pub struct Server {
     pub login_tokens: Expiring<OwnedUserId>,
     /// The nonces of shared-secret registration that were given out.
     pub registration_nonces: Expiring<()>,
+    /// Walks through spaces that clients may go on with.
+    pub walks: hierarchy::Walks,
+    /// What other servers said of spaces.
+    pub remote_spaces: hierarchy::RemoteCache,
     /// Cancelled when the server is told to stop: whoever waits for news then answers at once.
     pub shutdown: CancellationToken,
 }
@@ -94,6 +98,8 @@ impl Server {
             uiaa: uiaa::Sessions::default(),
             login_tokens,
             registration_nonces: Expiring::new(shared_secret::NONCE_LIFETIME, MAX_NONCES),
+            walks: hierarchy::walks(),
+            remote_spaces: hierarchy::RemoteCache::default(),
             shutdown: CancellationToken::new(),
         }))
     }

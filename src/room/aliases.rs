@@ -98,6 +98,19 @@ pub(super) fn claim(tx: &mut Transaction<'_>, alias: &RoomAliasId, room: RoomNid
     Ok(true)
 }
 
+/// Gives all aliases of one room to another; their creators stay.
+pub(super) fn move_all(tx: &mut Transaction<'_>, from: RoomNid, to: RoomNid) -> store::Result<()> {
+    let rows = tx.before().list::<RoomAliases>(&from);
+    let aliases: Vec<_> = rows.map(|row| Ok(row?.key()?.1.to_owned())).collect::<store::Result<_>>()?;
+    for alias in aliases {
+        let Some(found) = tx.get::<Aliases>(&&*alias)? else { continue };
+        tx.put::<Aliases>(&&*alias, &Alias { room: to, ..found });
+        tx.delete::<RoomAliases>(&(from, &alias));
+        tx.put::<RoomAliases>(&(to, &alias), &());
+    }
+    Ok(())
+}
+
 /// The id of the room with that alias and the servers by which it can be joined, ours first. Error: `M_NOT_FOUND`.
 ///
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3directoryroomroomalias>

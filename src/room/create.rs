@@ -15,12 +15,12 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
-use super::{aliases, append, directory, local_event, local_event::Place, membership};
+use super::{aliases, append, directory, local_event, local_event::Place, membership, upgrade};
 use crate::{
     Server,
     error::{Error, Result},
     event::{Draft, Pdu, Refusal, Verified, authorize, build, hash, rules},
-    store::Snapshot,
+    store::{RoomNid, Snapshot},
 };
 
 /// How many events and invites a client may ask for at once. Source: our choice; each is built, signed and written.
@@ -45,6 +45,8 @@ pub struct NewRoom {
     pub creation_content: Map<String, Value>,
     /// Members that replace those of the default power levels.
     pub power_levels: Map<String, Value>,
+    /// The room that it takes the place of: gives its aliases and its place in the directory away.
+    pub replaces: Option<RoomNid>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +71,7 @@ pub struct InitialState {
 ///
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3createroom>
 pub async fn create(server: &Arc<Server>, creator: &UserId, new: NewRoom) -> Result<OwnedRoomId> {
-    let (version, alias, is_listed) = (new.version.clone(), new.alias.clone(), new.is_listed);
+    let (version, alias, is_listed, replaces) = (new.version.clone(), new.alias.clone(), new.is_listed, new.replaces);
     let creator = creator.to_owned();
     let maker = creator.clone();
     let events = server.blocking(move |server| first_events(server, &maker, &new)).await?;
@@ -83,6 +85,9 @@ pub async fn create(server: &Arc<Server>, creator: &UserId, new: NewRoom) -> Res
         }
         if is_listed {
             directory::list(tx, room);
+        }
+        if let Some(old) = replaces {
+            upgrade::move_names(tx, old, room)?;
         }
         Ok(())
     })

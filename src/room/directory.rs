@@ -25,7 +25,7 @@ use super::{View, aliases, membership};
 use crate::{
     Server,
     error::{Error, Result},
-    store::{Family, RoomNid, Snapshot, Table, Transaction},
+    store::{self, Family, RoomNid, Snapshot, Table, Transaction},
     user::account,
 };
 
@@ -44,6 +44,15 @@ impl Table for ListedRooms {
 
 pub(super) fn list(tx: &mut Transaction<'_>, room: RoomNid) {
     tx.put::<ListedRooms>(&room, &());
+}
+
+/// Puts one room in the place of another, if that is listed.
+pub(super) fn move_listing(tx: &mut Transaction<'_>, from: RoomNid, to: RoomNid) -> store::Result<()> {
+    if tx.get::<ListedRooms>(&from)?.is_some() {
+        tx.delete::<ListedRooms>(&from);
+        list(tx, to);
+    }
+    Ok(())
 }
 
 /// Whether a room is in the directory. Error: `M_NOT_FOUND` if we do not know the room.

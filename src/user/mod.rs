@@ -5,6 +5,7 @@ pub mod account_data;
 pub mod backup;
 pub mod deactivate;
 pub mod device;
+pub mod direct;
 pub mod erasure;
 pub mod expiring;
 pub mod filter;

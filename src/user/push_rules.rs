@@ -6,9 +6,12 @@ use std::sync::Arc;
 
 use indexmap::{Equivalent, IndexSet};
 use ruma::{
-    UserId,
+    RoomId, UserId,
     api::error::ErrorKind,
-    push::{Action, InsertPushRuleError, NewPushRule, PushCondition, RemovePushRuleError, RuleKind, Ruleset},
+    push::{
+        Action, InsertPushRuleError, NewPushRule, NewSimplePushRule, PushCondition, RemovePushRuleError, RuleKind,
+        Ruleset,
+    },
 };
 use serde::{Deserialize, Serialize};
 
@@ -113,6 +116,27 @@ pub async fn set_actions(
     actions: Vec<Action>,
 ) -> Result<()> {
     change(server, user, move |rules| rules.set_actions(kind, rule_id, actions).map_err(|_| unknown_rule())).await
+}
+
+/// Gives a room the rule that the user made for another one, if he has none for it yet.
+pub async fn copy_of_room(server: &Arc<Server>, user: &UserId, from: &RoomId, to: &RoomId) -> Result<()> {
+    let snapshot_has = |room: &RoomId| -> Result<bool> {
+        Ok(get(&server.store.snapshot(), user)?.get(RuleKind::Room, room).is_some())
+    };
+    if !snapshot_has(from)? || snapshot_has(to)? {
+        return Ok(());
+    }
+    let (from, to) = (from.to_owned(), to.to_owned());
+    change(server, user, move |rules| {
+        let Some(rule) = rules.room.get(from.as_str()).cloned() else { return Ok(()) };
+        if rules.room.get(to.as_str()).is_none() {
+            let copy = NewPushRule::Room(NewSimplePushRule::new(to.clone(), rule.actions));
+            insert(rules, copy, &Position::default())?;
+            rules.set_enabled(RuleKind::Room, &to, rule.enabled).map_err(|_| unknown_rule())?;
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// What an endpoint answers about a rule that is not there.

@@ -54,6 +54,22 @@ pub async fn delete(server: &Arc<Server>, user: &UserId, room: RoomNid, name: St
     change(server, user, room, move |tags| tags.remove(&name).is_some()).await
 }
 
+/// Gives a room the tags of another one that it does not have.
+pub async fn copy(server: &Arc<Server>, user: &UserId, from: RoomNid, to: RoomNid) -> Result<()> {
+    let tags = list(&server.store.snapshot(), user, from)?;
+    if tags.is_empty() {
+        return Ok(());
+    }
+    change(server, user, to, move |present| {
+        let before = present.len();
+        for (name, info) in tags {
+            present.entry(name).or_insert(info);
+        }
+        present.len() != before
+    })
+    .await
+}
+
 /// Runs `work` on the tags of a room and keeps them if it says that they changed.
 async fn change(
     server: &Arc<Server>,

@@ -59,6 +59,7 @@ fn new_room(server: &Server, body: Request) -> Result<NewRoom> {
         initial_state: body.initial_state.iter().map(|raw| initial_state(raw.json())).collect::<Result<_>>()?,
         creation_content: object("creation_content", body.creation_content.as_ref())?,
         power_levels: object("power_level_content_override", body.power_level_content_override.as_ref())?,
+        replaces: None,
     })
 }
 

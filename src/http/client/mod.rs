@@ -33,11 +33,13 @@ mod room_aliases;
 mod room_events;
 mod room_send;
 mod room_state_get;
+mod spaces;
 mod sync;
 mod tags;
 mod threads;
 mod to_device;
 mod typing;
+mod upgrading;
 mod versions;
 mod well_known;
 
@@ -82,11 +84,13 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(room_events::router())
         .merge(room_send::router())
         .merge(room_state_get::router())
+        .merge(spaces::router())
         .merge(sync::router())
         .merge(tags::router())
         .merge(threads::router())
         .merge(to_device::router())
         .merge(typing::router())
+        .merge(upgrading::router())
         .merge(versions::router())
         .merge(well_known::router())
 }

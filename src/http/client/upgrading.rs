@@ -1,0 +1,32 @@
+//! Room upgrades.
+
+use std::sync::Arc;
+
+use axum::{Router, extract::State};
+use ruma::api::client::room::upgrade_room::v3::{Request, Response};
+
+use crate::{
+    Server,
+    error::Result,
+    http::{
+        endpoint,
+        extract::{Client, Matrix},
+    },
+    room::upgrade::{self, Upgrade},
+};
+
+pub fn router() -> Router<Arc<Server>> {
+    endpoint::<Request, _, _>(upgrade_room)
+}
+
+/// `POST /rooms/{roomId}/upgrade`
+/// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidupgrade>
+async fn upgrade_room(
+    State(server): State<Arc<Server>>,
+    Client { sender, body, .. }: Client<Request>,
+) -> Result<Matrix<Response>> {
+    server.limits.message(&sender.user_id)?;
+    let wish = Upgrade { version: body.new_version, additional_creators: body.additional_creators };
+    let new = upgrade::upgrade(&server, &sender.user_id, &body.room_id, wish).await?;
+    Ok(Matrix(Response::new(new)))
+}

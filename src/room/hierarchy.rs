@@ -1,0 +1,312 @@
+//! Walking the tree of a space.
+//!
+//! <https://spec.matrix.org/v1.19/client-server-api/#discovering-rooms-within-spaces>
+
+mod children;
+mod remote;
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use ruma::{
+    OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId,
+    api::{
+        client::space::SpaceHierarchyRoomsChunk,
+        federation::space::{SpaceHierarchyParentSummary, get_hierarchy},
+    },
+    events::space::child::HierarchySpaceChildEvent,
+    room::{RoomSummary, RoomType},
+    serde::Raw,
+};
+
+use self::children::Child;
+pub use self::remote::Cache as RemoteCache;
+use super::{View, summary};
+use crate::{
+    Server,
+    error::{Error, Result},
+    user::expiring::Expiring,
+};
+
+/// How many rooms a page has at most, and unless the client wants fewer. Source: our choice, as Synapse has it.
+const MAX_PAGE: usize = 50;
+/// How deep a walk goes at most. Source: our choice; no agency has a space in a space in a space that often.
+const MAX_DEPTH: usize = 10;
+/// How many rooms may wait to be looked at in one walk.
+const MAX_WAITING: usize = 2_000;
+/// How many other servers one page asks.
+const MAX_ASKED: usize = 20;
+/// How many children another server is told of. Source: our choice, as Synapse has it.
+const MAX_TOLD: usize = 50;
+
+/// Walks that may be gone on with, by the token of their next page.
+pub type Walks = Expiring<Arc<Walk>>;
+
+/// Room for the walks of many clients; a client goes on within minutes.
+pub fn walks() -> Walks {
+    Expiring::new(Duration::from_secs(10 * 60), 200)
+}
+
+/// Where a walk has come to.
+#[derive(Clone)]
+pub struct Walk {
+    user_id: OwnedUserId,
+    root: OwnedRoomId,
+    suggested_only: bool,
+    /// As the client gave it.
+    asked_depth: Option<u64>,
+    waiting: VecDeque<Waiting>,
+    seen: HashSet<OwnedRoomId>,
+}
+
+/// A room that the walk comes to.
+#[derive(Clone)]
+struct Waiting {
+    room_id: OwnedRoomId,
+    depth: usize,
+    /// The servers to ask if we do not know the room.
+    via: Vec<OwnedServerName>,
+    /// What the server of its parent said of it.
+    told: Option<Box<RoomSummary>>,
+}
+
+/// What a client asks for.
+#[derive(Clone, Debug)]
+pub struct Query {
+    pub suggested_only: bool,
+    pub max_depth: Option<u64>,
+    pub limit: Option<u64>,
+    pub from: Option<String>,
+}
+
+pub struct Page {
+    pub rooms: Vec<SpaceHierarchyRoomsChunk>,
+    pub next_batch: Option<String>,
+}
+
+/// A part of the tree below a room, parents before their children.
+///
+/// Errors: `M_FORBIDDEN` for a room that `user` may know nothing of, `M_INVALID_PARAM` for a token that is none, or of
+/// another walk.
+///
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidhierarchy>
+pub async fn page(server: &Arc<Server>, user: &UserId, room_id: &RoomId, query: Query) -> Result<Page> {
+    let limit = match query.limit {
+        Some(0) => return Err(Error::invalid_param("`limit` must be greater than zero")),
+        limit => limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(MAX_PAGE).min(MAX_PAGE),
+    };
+    let mut walk = begin(server, user, room_id, &query)?;
+    let mut rooms = Vec::new();
+    let mut asked = 0;
+    while rooms.len() < limit {
+        let step = server.blocking(move |server| walk_here(server, walk, rooms, limit)).await?;
+        (walk, rooms) = (step.walk, step.rooms);
+        let Some(away) = step.away else { break };
+        let found = if asked < MAX_ASKED {
+            asked += 1;
+            remote::ask(server, &away.room_id, &away.via, walk.suggested_only).await
+        } else {
+            None
+        };
+        let user_id = walk.user_id.clone();
+        let chunk = server.blocking(move |server| walk_there(server, &user_id, away, found)).await?;
+        if let Some((chunk, depth, children)) = chunk {
+            walk.wait_for(children, depth);
+            rooms.push(chunk);
+        }
+    }
+    if rooms.is_empty() && query.from.is_none() {
+        return Err(Error::forbidden("You are not allowed to view this room"));
+    }
+    let next_batch = (!walk.waiting.is_empty()).then(|| {
+        let token = server.random.text(20);
+        server.walks.insert(server.clock.now_ms(), &token, Arc::new(walk));
+        token
+    });
+    Ok(Page { rooms, next_batch })
+}
+
+fn begin(server: &Server, user: &UserId, room_id: &RoomId, query: &Query) -> Result<Walk> {
+    let Some(token) = &query.from else {
+        let via = room_id.server_name().filter(|name| *name != server.name()).map(ToOwned::to_owned);
+        let root = Waiting { room_id: room_id.to_owned(), depth: 0, via: via.into_iter().collect(), told: None };
+        return Ok(Walk {
+            user_id: user.to_owned(),
+            root: room_id.to_owned(),
+            suggested_only: query.suggested_only,
+            asked_depth: query.max_depth,
+            seen: HashSet::from([room_id.to_owned()]),
+            waiting: VecDeque::from([root]),
+        });
+    };
+    // The token stays good, so that a page whose answer got lost can be asked for again.
+    let walk = server.walks.with(server.clock.now_ms(), token, |walk| Arc::clone(walk));
+    let walk = walk.filter(|walk| walk.user_id == user && walk.root == room_id);
+    let walk = walk.ok_or_else(|| Error::invalid_param("`from` is unknown or too old"))?;
+    if walk.suggested_only != query.suggested_only || walk.asked_depth != query.max_depth {
+        return Err(Error::invalid_param("suggested_only and max_depth cannot change on paginated requests"));
+    }
+    Ok((*walk).clone())
+}
+
+impl Walk {
+    fn max_depth(&self) -> usize {
+        self.asked_depth.and_then(|depth| usize::try_from(depth).ok()).unwrap_or(MAX_DEPTH).min(MAX_DEPTH)
+    }
+
+    /// Puts the children of a room at `depth` in front of what else waits: the walk goes down before it goes on.
+    fn wait_for(&mut self, children: Vec<(Child, Option<RoomSummary>)>, depth: usize) {
+        if depth >= self.max_depth() {
+            return;
+        }
+        // A room that is in several places, or above itself, is told once.
+        let fresh: Vec<_> = children.into_iter().filter(|(child, _)| self.seen.insert(child.room_id.clone())).collect();
+        for (child, told) in fresh.into_iter().rev() {
+            let Child { room_id, via, .. } = child;
+            self.waiting.push_front(Waiting { room_id, depth: depth + 1, via, told: told.map(Box::new) });
+        }
+        self.waiting.truncate(MAX_WAITING);
+    }
+}
+
+/// How far a walk came without asking others.
+struct HereStep {
+    walk: Walk,
+    rooms: Vec<SpaceHierarchyRoomsChunk>,
+    /// The next room, if we do not know it.
+    away: Option<Waiting>,
+}
+
+fn walk_here(
+    server: &Server,
+    mut walk: Walk,
+    mut rooms: Vec<SpaceHierarchyRoomsChunk>,
+    limit: usize,
+) -> Result<HereStep> {
+    let snapshot = server.store.snapshot();
+    while rooms.len() < limit
+        && let Some(next) = walk.waiting.pop_front()
+    {
+        let view = View::open(&server.rooms, &snapshot, &next.room_id)?;
+        let Some(view) = view.filter(|view| view.room.joined > 0) else {
+            return Ok(HereStep { walk, rooms, away: Some(next) });
+        };
+        // Of rooms that none of us is in any more, others know better.
+        if !next.via.is_empty() && view.local_members()?.is_empty() {
+            return Ok(HereStep { walk, rooms, away: Some(next) });
+        }
+        if summary::is_open_to(server, &view, Some(&walk.user_id))? {
+            let children = children::of(&view, walk.suggested_only)?;
+            let events = children.iter().map(Child::to_event).collect();
+            rooms.push(SpaceHierarchyRoomsChunk::new(summary::of(&view)?, events));
+            walk.wait_for(children.into_iter().map(|child| (child, None)).collect(), next.depth);
+        }
+    }
+    Ok(HereStep { walk, rooms, away: None })
+}
+
+type ThereStep = Option<(SpaceHierarchyRoomsChunk, usize, Vec<(Child, Option<RoomSummary>)>)>;
+
+/// What another server said of a room and its children, if `user` may know it.
+fn walk_there(
+    server: &Server,
+    user: &UserId,
+    next: Waiting,
+    found: Option<Arc<get_hierarchy::v1::Response>>,
+) -> Result<ThereStep> {
+    let snapshot = server.store.snapshot();
+    if let Some(found) = found {
+        if !summary::is_remote_open_to(server, &snapshot, Some(user), &found.room.summary)? {
+            return Ok(None);
+        }
+        let children = children::of_events(&found.room.children_state);
+        let events = children.iter().map(Child::to_event).collect();
+        let told = |child: Child| {
+            let told = found.children.iter().find(|told| told.room_id == child.room_id).cloned();
+            (child, told)
+        };
+        let chunk = SpaceHierarchyRoomsChunk::new(found.room.summary.clone(), events);
+        return Ok(Some((chunk, next.depth, children.into_iter().map(told).collect())));
+    }
+    // A space was not told whole, but is better than nothing.
+    match next.told {
+        Some(told) if summary::is_remote_open_to(server, &snapshot, Some(user), &told)? => {
+            Ok(Some((SpaceHierarchyRoomsChunk::new(*told, Vec::new()), next.depth, Vec::new())))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// What another server is told of a space and its children.
+///
+/// Error: `M_NOT_FOUND` for a room that its users may know nothing of.
+///
+/// <https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1hierarchyroomid>
+pub fn for_server(
+    server: &Server,
+    asking: &ServerName,
+    room_id: &RoomId,
+    suggested_only: bool,
+) -> Result<get_hierarchy::v1::Response> {
+    let unknown = || Error::not_found("There is no such room, or your users can't join it");
+    let snapshot = server.store.snapshot();
+    let view = View::open(&server.rooms, &snapshot, room_id)?.ok_or_else(unknown)?;
+    if view.local_members()?.is_empty() || !summary::is_open_to_server(server, &view, asking)? {
+        return Err(unknown());
+    }
+    let mut children = children::of(&view, suggested_only)?;
+    children.truncate(MAX_TOLD);
+    let events: Vec<Raw<HierarchySpaceChildEvent>> = children.iter().map(Child::to_event).collect();
+    let mut told = get_hierarchy::v1::Response::new(SpaceHierarchyParentSummary::new(summary::of(&view)?, events));
+    for child in children {
+        let Some(view) = View::open(&server.rooms, &snapshot, &child.room_id)? else { continue };
+        if view.local_members()?.is_empty() {
+            continue;
+        }
+        match summary::is_open_to_server(server, &view, asking)? {
+            true => told.children.push(summary::of(&view)?),
+            false => told.inaccessible_children.push(child.room_id),
+        }
+    }
+    Ok(told)
+}
+
+/// What is known of one room, here or by the servers `via`; `None` for a room that `user` may know nothing of.
+pub async fn summarize(
+    server: &Arc<Server>,
+    user: Option<&UserId>,
+    room_id: &RoomId,
+    via: &[OwnedServerName],
+) -> Result<Option<RoomSummary>> {
+    let (asking, room) = (user.map(ToOwned::to_owned), room_id.to_owned());
+    let here = server
+        .blocking(move |server| {
+            let snapshot = server.store.snapshot();
+            let Some(view) = View::open(&server.rooms, &snapshot, &room)? else { return Ok(None) };
+            if view.local_members()?.is_empty() {
+                return Ok(None);
+            }
+            let is_open = summary::is_open_to(server, &view, asking.as_deref())?;
+            Ok(Some(is_open.then(|| summary::of(&view)).transpose()?))
+        })
+        .await?;
+    if let Some(answer) = here {
+        return Ok(answer);
+    }
+    let Some(found) = remote::ask(server, room_id, via, false).await else { return Ok(None) };
+    let asking = user.map(ToOwned::to_owned);
+    let read = move |server: &Server| {
+        let told = &found.room.summary;
+        let is_open = summary::is_remote_open_to(server, &server.store.snapshot(), asking.as_deref(), told)?;
+        Ok(is_open.then(|| told.clone()))
+    };
+    server.blocking(read).await
+}
+
+/// Whether a room is a space: only spaces have children.
+fn is_space(room_type: Option<&RoomType>) -> bool {
+    room_type == Some(&RoomType::Space)
+}

@@ -1,0 +1,41 @@
+//! What other servers say of spaces, remembered for a while.
+
+use std::sync::Arc;
+
+use quick_cache::sync::Cache as QuickCache;
+use ruma::{OwnedRoomId, OwnedServerName, RoomId, api::federation::space::get_hierarchy};
+
+use crate::Server;
+
+type Answer = Arc<get_hierarchy::v1::Response>;
+
+/// Of how many rooms answers are remembered.
+const CAPACITY: usize = 500;
+/// How long an answer is taken for true, in milliseconds. Source: our choice.
+const LIFETIME_MS: u64 = 5 * 60 * 1_000;
+
+/// The answers of other servers, and when they were given. The same to all users: who may see them is asked later.
+pub struct Cache(QuickCache<(OwnedRoomId, bool), (u64, Answer)>);
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self(QuickCache::new(CAPACITY))
+    }
+}
+
+/// What one of the servers `via` says of a room and its children; `None` if none answers: so far none is asked.
+pub async fn ask(
+    server: &Arc<Server>,
+    room_id: &RoomId,
+    _via: &[OwnedServerName],
+    suggested_only: bool,
+) -> Option<Answer> {
+    let key = (room_id.to_owned(), suggested_only);
+    let now_ms = server.clock.now_ms();
+    if let Some((at_ms, answer)) = server.remote_spaces.0.get(&key)
+        && now_ms < at_ms.saturating_add(LIFETIME_MS)
+    {
+        return Some(answer);
+    }
+    None
+}

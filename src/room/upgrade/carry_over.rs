@@ -1,0 +1,145 @@
+//! What a user keeps when a room that he is in is replaced: push rules, tags, and that it is a direct chat. A reader of
+//! the log does it, whoever replaced the room and wherever.
+
+use std::sync::Arc;
+
+use ruma::{
+    OwnedUserId, UserId,
+    events::{
+        StateEventType,
+        room::{create::RoomCreateEventContent, tombstone::RoomTombstoneEventContent},
+    },
+};
+
+use crate::{
+    Server,
+    error::{Error, Result},
+    log::{self, Entry},
+    room::{
+        Membership, View,
+        tables::{RoomIds, UserRooms},
+        view::membership_in,
+    },
+    store::{RoomNid, Transaction},
+    user::{direct, push_rules, tags},
+};
+
+const READER: &str = "room_upgrades";
+const AT_ONCE: usize = 200;
+
+/// Follows the log until the server ends.
+pub async fn run(server: Arc<Server>) {
+    log::follow(server, READER, AT_ONCE, work).await;
+}
+
+async fn work(server: Arc<Server>, entries: Vec<Entry>) -> Result<()> {
+    let Some(last) = entries.last().map(|entry| entry.pos) else { return Ok(()) };
+    let moves = server.blocking(move |server| moves(server, &entries)).await?;
+    for moved in &moves {
+        moved.carry_over(&server).await?;
+    }
+    let done = move |tx: &mut Transaction<'_>| {
+        log::done(tx, READER, last);
+        Ok::<_, Error>(())
+    };
+    server.store.commit(done).await
+}
+
+/// A user who goes from one room to the one that replaced it.
+struct Move {
+    user_id: OwnedUserId,
+    from: RoomNid,
+    to: RoomNid,
+}
+
+impl Move {
+    /// Doing it again changes nothing.
+    async fn carry_over(&self, server: &Arc<Server>) -> Result<()> {
+        let Self { user_id, from, to } = self;
+        let snapshot_ids = || -> Result<_> {
+            let snapshot = server.store.snapshot();
+            let id = |room| Ok::<_, Error>(View::of(&server.rooms, &snapshot, room)?.room.room_id);
+            Ok((id(*from)?, id(*to)?))
+        };
+        let (old, new) = snapshot_ids()?;
+        let steps = [
+            push_rules::copy_of_room(server, user_id, &old, &new).await,
+            tags::copy(server, user_id, *from, *to).await,
+            direct::copy(server, user_id, &old, &new).await,
+        ];
+        for step in steps {
+            match step {
+                // Who keeps as much as he may gets no more.
+                Ok(()) | Err(Error::Refused { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn moves(server: &Server, entries: &[Entry]) -> Result<Vec<Move>> {
+    let snapshot = server.store.snapshot();
+    let mut moves = Vec::new();
+    for entry in entries {
+        let view = View::of(&server.rooms, &snapshot, entry.room)?;
+        let event = view.event(entry.event)?;
+        match (event.event_type.as_str(), event.state_key.as_deref()) {
+            ("m.room.member", Some(user)) => {
+                let Ok(user) = <&UserId>::try_from(user) else { continue };
+                let content = event.view().content().map_err(|e| Error::internal(e.to_string()))?;
+                if server.is_ours(user) && membership_in(content.get()) == Some(Membership::Join) {
+                    moves.extend(move_of(server, &view, user)?);
+                }
+            }
+            ("m.room.tombstone", Some("")) => moves.extend(all_moves(server, &view)?),
+            _ => {}
+        }
+    }
+    Ok(moves)
+}
+
+/// What a user brings who joined `new`.
+fn move_of(server: &Server, new: &View<'_>, user: &UserId) -> Result<Option<Move>> {
+    let Some(old) = predecessor(server, new)? else { return Ok(None) };
+    let is_replaced = replacement(server, &old)?.is_some_and(|named| named.nid == new.nid);
+    let is_moved = is_replaced && was_in(&old, user)?;
+    Ok(is_moved.then(|| Move { user_id: user.to_owned(), from: old.nid, to: new.nid }))
+}
+
+/// Those of our users in a room that was just closed who are in its replacement already: at least whoever made that.
+fn all_moves(server: &Server, old: &View<'_>) -> Result<Vec<Move>> {
+    let Some(new) = replacement(server, old)? else { return Ok(Vec::new()) };
+    if predecessor(server, &new)?.is_none_or(|named| named.nid != old.nid) {
+        return Ok(Vec::new());
+    }
+    let mut moves = Vec::new();
+    for user_id in new.local_members()? {
+        if was_in(old, &user_id)? {
+            moves.push(Move { user_id, from: old.nid, to: new.nid });
+        }
+    }
+    Ok(moves)
+}
+
+/// The room that a room says it replaces. Anybody can say that, so [`replacement`] must agree.
+fn predecessor<'s>(server: &'s Server, new: &View<'s>) -> Result<Option<View<'s>>> {
+    let create: Option<RoomCreateEventContent> =
+        new.state_content(new.current_state(), &StateEventType::RoomCreate, "")?;
+    let Some(named) = create.and_then(|create| create.predecessor) else { return Ok(None) };
+    Ok(View::open(&server.rooms, new.snapshot, &named.room_id)?)
+}
+
+/// The room that a closed room names as its replacement, if we know it.
+fn replacement<'s>(server: &'s Server, old: &View<'s>) -> Result<Option<View<'s>>> {
+    let tombstone: Option<RoomTombstoneEventContent> =
+        old.state_content(old.current_state(), &StateEventType::RoomTombstone, "")?;
+    let Some(named) = tombstone.map(|tombstone| tombstone.replacement_room) else { return Ok(None) };
+    let Some(room) = old.snapshot.get::<RoomIds>(&&*named)? else { return Ok(None) };
+    Ok(Some(View::of(&server.rooms, old.snapshot, room)?))
+}
+
+fn was_in(old: &View<'_>, user: &UserId) -> Result<bool> {
+    let row = old.snapshot.get::<UserRooms>(&(user, old.nid))?;
+    Ok(row.is_some_and(|row| row.joined_at.is_some()))
+}
