@@ -91,6 +91,7 @@ impl Bench {
             initial_state: Vec::new(),
             creation_content: Map::new(),
             power_levels: Map::new(),
+            replaces: None,
         };
         let room_id = create::create(server, &user(0), new).await.expect("a room");
         let snapshot = server.store.snapshot();

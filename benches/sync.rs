@@ -88,6 +88,7 @@ async fn found(server: &Arc<Server>) -> RoomNid {
         initial_state: Vec::new(),
         creation_content: Map::new(),
         power_levels: Map::new(),
+        replaces: None,
     };
     let room_id = create::create(server, &user(0), new).await.expect("a room");
     let room = {
