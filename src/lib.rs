@@ -6,6 +6,7 @@
     warn(clippy::dbg_macro, clippy::panic, clippy::todo, clippy::unimplemented, clippy::unwrap_used)
 )]
 
+pub mod appservice;
 pub mod background;
 pub mod check;
 pub mod clock;

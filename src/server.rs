@@ -5,12 +5,13 @@ use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId, signatures::Ed25519
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    appservice::{self, Appservices},
     clock::Clock,
     config::Config,
     ephemeral::Order,
     error::{Error, Result},
     media,
-    push::unread::Unread,
+    push::{deliver::Deliveries, unread::Unread},
     random::Random,
     rate_limit::RateLimits,
     room::{Rooms, hierarchy, typing::Typing},
@@ -45,9 +46,12 @@ pub struct Server {
     pub presence: Presence,
     /// What users have not read, as far as it was counted.
     pub unread: Unread,
+    /// The pushers that have something to tell.
+    pub pushes: Deliveries,
     pub limits: RateLimits,
     /// The files of the content repository.
     pub media: media::Repository,
+    pub appservices: Appservices,
     pub passwords: Passwords,
     /// User-interactive authentications that have begun.
     pub uiaa: uiaa::Sessions,
@@ -76,6 +80,9 @@ impl Server {
         let key = signing_key(&store, &random).context("the signing key can't be read")?;
         let rooms = Rooms::open(&store)?;
         let media = media::Repository::open(store.path()).context("the media can't be opened")?;
+        let appservices = Appservices::open(&config)?;
+        appservice::accounts::make_bots(&store, &appservices, clock.now_ms())
+            .map_err(|error| anyhow::anyhow!("the application services' users can't be made: {error:?}"))?;
         let limits = RateLimits::new(&config.rate_limits, &clock);
         let login_tokens = Expiring::new(config.sessions.login_token_lifetime, MAX_LOGIN_TOKENS);
         let ephemeral = Arc::new(Order::new(&clock));
@@ -83,6 +90,7 @@ impl Server {
             typing: Typing::new(&ephemeral, &clock),
             presence: Presence::new(config.allow_presence, &ephemeral, &clock),
             unread: Unread::new(config.memory_budget.bytes() / 32),
+            pushes: Deliveries::default(),
             ephemeral,
             config,
             clock,
@@ -94,6 +102,7 @@ impl Server {
             user_rooms: UserRoomLists::default(),
             limits,
             media,
+            appservices,
             passwords: Passwords::default(),
             uiaa: uiaa::Sessions::default(),
             login_tokens,

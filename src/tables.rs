@@ -4,8 +4,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    appservice::tables as appservices,
     log,
     media::tables as media,
+    push,
     room::tables as room,
     store::{Family, Migration, Record, Store, Table, TableInfo},
     user::{keys::tables as keys, tables as user},
@@ -24,6 +26,8 @@ pub fn all() -> impl Iterator<Item = &'static TableInfo> {
         .chain(user::ALL)
         .chain(media::ALL)
         .chain(keys::ALL)
+        .chain(push::ALL)
+        .chain(appservices::ALL)
 }
 
 const OWN: [TableInfo; 1] = [TableInfo::of::<SigningKey>()];

@@ -10,6 +10,7 @@ mod hint;
 mod media;
 mod network;
 mod one_or_many;
+mod push;
 mod rate_limits;
 mod registration_terms;
 mod secret;
@@ -41,6 +42,7 @@ pub use self::{
     error::ConfigError,
     media::Media,
     network::Network,
+    push::Push,
     rate_limits::RateLimits,
     registration_terms::{Policy, PolicyText, RegistrationTerms},
     secret::Secret,
@@ -106,7 +108,11 @@ pub struct Config {
     /// Whether users see each other's presence.
     pub allow_presence: bool,
 
+    /// Registration files of application services, or folders of them.
+    pub appservice_registrations: Vec<PathBuf>,
+
     pub media: Media,
+    pub push: Push,
     pub well_known: WellKnown,
 }
 
@@ -150,7 +156,9 @@ impl Config {
             default_room_version: RoomVersionId::V12,
             allow_public_room_directory_without_auth: true,
             allow_presence: true,
+            appservice_registrations: Vec::new(),
             media: Media::default(),
+            push: Push::default(),
             well_known: WellKnown::default(),
         }
     }

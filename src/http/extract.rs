@@ -6,7 +6,7 @@ use std::{marker::PhantomData, net::IpAddr, sync::Arc};
 use axum::{
     RequestExt,
     body::Body,
-    extract::{FromRequest, RawPathParams, Request},
+    extract::{FromRequest, Query, RawPathParams, Request},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use http::{Method, StatusCode, header};
 use ruma::api::{
     IncomingRequest, IncomingRequestExt, Metadata, OutgoingResponse,
     auth_scheme::{
-        AccessToken, AccessTokenOptional, AppserviceTokenOptional, AuthScheme, NoAccessToken, NoAuthentication,
+        AccessToken, AccessTokenOptional, AppserviceToken, AppserviceTokenOptional, AuthScheme, NoAccessToken, NoAuthentication,
     },
     error::{DeserializationError, ErrorKind},
 };
@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{
     Server,
+    appservice::{self, Appservice},
     error::Error,
     plain_json,
     user::session::{self, Caller},
@@ -62,10 +63,18 @@ pub struct MaybeClient<R> {
     pub raw: Bytes,
 }
 
+/// A request of an application service in its own name.
+pub struct ByAppservice<R> {
+    pub service: Arc<Appservice>,
+    pub body: R,
+}
+
 /// A client request that needs no token.
 pub struct Public<R> {
     pub body: R,
     pub raw: Bytes,
+    /// A token that came all the same, unchecked: application services register users by theirs.
+    pub token: Option<String>,
     /// Who sends it.
     pub address: IpAddr,
 }
@@ -73,6 +82,8 @@ pub struct Public<R> {
 /// A request that needs no token, with a body that ruma has no type for, or none that is safe to use.
 pub struct PublicJson<T> {
     pub body: T,
+    /// A token that came all the same, unchecked: application services log users in by theirs.
+    pub token: Option<String>,
     /// Who sends it.
     pub address: IpAddr,
 }
@@ -159,7 +170,7 @@ impl<R: IncomingRequest<Authentication = AccessTokenOptional> + Send> FromReques
         let token = bearer_token(&request)?;
         let (address, request) = address_of(request, server);
         let sender = match token {
-            Some(token) => Some(session::authenticate(server, &token, address).await?),
+            Some(token) => Some(caller(server, &token, request.uri(), address).await?),
             None => None,
         };
         let (body, raw) = parse(request, server).await?;
@@ -167,13 +178,24 @@ impl<R: IncomingRequest<Authentication = AccessTokenOptional> + Send> FromReques
     }
 }
 
+impl<R: IncomingRequest<Authentication = AppserviceToken> + Send> FromRequest<Arc<Server>> for ByAppservice<R> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, server: &Arc<Server>) -> Result<Self, Error> {
+        let service = appservice::accounts::service(server, bearer_token(&request)?.as_deref())?;
+        let (body, _) = parse(request, server).await?;
+        Ok(Self { service, body })
+    }
+}
+
 impl<R: IncomingRequest<Authentication: Open> + Send> FromRequest<Arc<Server>> for Public<R> {
     type Rejection = Error;
 
     async fn from_request(request: Request, server: &Arc<Server>) -> Result<Self, Error> {
+        let token = unchecked_token(&request);
         let (address, request) = address_of(request, server);
         let (body, raw) = parse(request, server).await?;
-        Ok(Self { body, raw, address })
+        Ok(Self { body, raw, token, address })
     }
 }
 
@@ -181,10 +203,11 @@ impl<T: DeserializeOwned> FromRequest<Arc<Server>> for PublicJson<T> {
     type Rejection = Error;
 
     async fn from_request(request: Request, server: &Arc<Server>) -> Result<Self, Error> {
+        let token = unchecked_token(&request);
         let (address, request) = address_of(request, server);
         let raw = read(request.into_body(), server).await?;
         let body = serde_json::from_slice(&raw).map_err(|e| unreadable(DeserializationError::Json(e).into()))?;
-        Ok(Self { body, address })
+        Ok(Self { body, token, address })
     }
 }
 
@@ -193,8 +216,20 @@ async fn authenticate(request: Request, server: &Arc<Server>) -> Result<(Caller,
     let missing = || Error::refused(ErrorKind::MissingToken, "Missing access token");
     let token = bearer_token(&request)?.ok_or_else(missing)?;
     let (address, request) = address_of(request, server);
-    let sender = session::authenticate(server, &token, address).await?;
+    let sender = caller(server, &token, request.uri(), address).await?;
     Ok((sender, request))
+}
+
+/// Whose token this is: a user's, or that of an application service, which says in the query as whom it acts.
+async fn caller(server: &Arc<Server>, token: &str, uri: &http::Uri, address: IpAddr) -> Result<Caller, Error> {
+    if server.appservices.with_token(token).is_some() {
+        let assertion = Query::<appservice::Assertion>::try_from_uri(uri);
+        let Query(assertion) = assertion.map_err(|e| Error::invalid_param(format!("A query parameter is wrong: {e}")))?;
+        if let Some(caller) = appservice::caller(server, token, assertion)? {
+            return Ok(caller);
+        }
+    }
+    session::authenticate(server, token, address).await
 }
 
 fn address_of(request: Request, server: &Server) -> (IpAddr, Request) {
@@ -251,6 +286,11 @@ impl<T: Serialize> IntoResponse for Json<T> {
 fn bearer_token(request: &Request) -> Result<Option<String>, Error> {
     AccessTokenOptional::extract_authentication(request)
         .map_err(|e| Error::refused(ErrorKind::MissingToken, format!("The access token can't be read: {e}")))
+}
+
+/// What cannot be read is no token.
+fn unchecked_token(request: &Request) -> Option<String> {
+    bearer_token(request).ok().flatten()
 }
 
 /// Reads the whole body, at most `max_request_size` of it, and parses path, query and body.

@@ -13,7 +13,10 @@ use std::{
 };
 
 use quick_cache::{Weighter, sync::Cache};
-use ruma::{OwnedEventId, OwnedUserId, UserId, push::Ruleset};
+use ruma::{
+    OwnedEventId, OwnedUserId, UserId,
+    push::{Action, Ruleset},
+};
 use serde::Serialize;
 
 use super::{
@@ -24,7 +27,7 @@ use crate::{
     Server,
     error::Result,
     room::{
-        View, receipts,
+        Membership, View, receipts,
         tables::{ReceiptChanges, Timeline, UserRooms},
         threads,
     },
@@ -110,6 +113,11 @@ impl Unread {
         Ok(rules)
     }
 
+    /// Whether `user` wants to hear nothing of `other`.
+    pub fn ignores(&self, server: &Server, snapshot: &Snapshot<'_>, user: &UserId, other: &UserId) -> Result<bool> {
+        Ok(self.rules(server, snapshot, user)?.ignored.contains(other))
+    }
+
     fn subject(&self, view: &View<'_>, event: EventNid) -> Result<Arc<Subject>> {
         self.subjects.get_or_insert_with(&(view.nid, event), || Ok(Arc::new(Subject::of(view, &view.event(event)?)?)))
     }
@@ -129,6 +137,51 @@ impl Rules {
     fn as_of(&self) -> StreamPos {
         StreamPos(self.as_of.load(Ordering::Relaxed))
     }
+
+    /// What is to be done if the user is to be told of an event.
+    fn notify(&self, subject: &Subject, situation: &Situation<'_, '_>) -> Result<Option<&[Action]>> {
+        if subject.is_redacted || !subject.is_state && self.ignored.contains(&subject.sender) {
+            return Ok(None);
+        }
+        let actions = evaluate::actions(&self.rules, subject, situation)?;
+        Ok(actions.iter().any(Action::should_notify).then_some(actions))
+    }
+}
+
+/// An event that a user is to be told of.
+pub struct Told {
+    pub actions: Vec<Action>,
+    pub has_read: bool,
+}
+
+/// Whether `user` is to be told of an event, by his rules as they are now. `None` if not. An event of his own ends what
+/// he has not read, but is never told.
+pub fn told(server: &Server, view: &View<'_>, user: &UserId, pos: RoomPos, event: EventNid) -> Result<Option<Told>> {
+    let rules = server.unread.rules(server, view.snapshot, user)?;
+    let subject = server.unread.subject(view, event)?;
+    // A redaction changes the event, and what is remembered of it here is older.
+    if view.event(event)?.flags.redacted {
+        return Ok(None);
+    }
+    let Some(actions) = rules.notify(&subject, &Situation::of(view, user))? else { return Ok(None) };
+    let reads = Reads::load(view, user, None)?;
+    let is_highlight = actions.iter().any(Action::is_highlight);
+    let has_read = reads.has(&Notification { pos, event, thread: subject.thread, is_highlight });
+    Ok(Some(Told { actions: actions.to_vec(), has_read }))
+}
+
+/// The unread messages of all rooms that `user` is in.
+pub fn total(server: &Server, snapshot: &Snapshot<'_>, user: &UserId) -> Result<u64> {
+    let upto = snapshot.pos()?;
+    let mut total = 0;
+    for row in snapshot.list::<UserRooms>(&user) {
+        let row = row?;
+        if row.value.membership == Membership::Join {
+            let view = View::of(&server.rooms, snapshot, row.key()?.1)?;
+            total += counts(server, &view, user, upto)?.total().notifications;
+        }
+    }
+    Ok(total)
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -315,12 +368,8 @@ impl Memo {
         {
             self.unread.retain(|notification| notification.event != target);
         }
-        if subject.is_redacted || !subject.is_state && rules.ignored.contains(&subject.sender) {
-            return Ok(());
-        }
-        let actions = evaluate::actions(&rules.rules, subject, situation)?;
-        if actions.iter().any(ruma::push::Action::should_notify) {
-            let is_highlight = actions.iter().any(ruma::push::Action::is_highlight);
+        if let Some(actions) = rules.notify(subject, situation)? {
+            let is_highlight = actions.iter().any(Action::is_highlight);
             self.unread.push(Notification { pos, event, thread: subject.thread, is_highlight });
         }
         Ok(())

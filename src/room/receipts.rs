@@ -16,6 +16,7 @@ use crate::{
     Server,
     error::{Error, Result},
     event::StoredEvent,
+    push,
     store::{self, RoomNid, RoomPos, Snapshot, StreamPos, Table, Transaction},
 };
 
@@ -89,6 +90,7 @@ pub async fn set(server: &Arc<Server>, user: &UserId, room_id: &RoomId, marks: V
     let plan = server.blocking(work).await?;
     let room = plan.room;
     let moved = server.store.commit(move |tx| plan.write(tx)).await?;
+    push::deliver::wake_user(server, user);
     if moved.contains(&Kind::Public) {
         server.wakers.room(server, room);
     } else if !moved.is_empty() {
@@ -136,6 +138,9 @@ impl Plan {
             if has_moved {
                 moved.push(mark.kind);
             }
+        }
+        if !moved.is_empty() {
+            push::queue::has_read(tx, &self.user)?;
         }
         Ok(moved)
     }

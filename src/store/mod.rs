@@ -24,7 +24,7 @@ pub use self::{
     migrate::{Migration, Step},
     open::{Options, Store},
     recent::{Group, Recent},
-    snapshot::{Direction, Row, Scan, Snapshot},
+    snapshot::{Direction, Row, Rows, Scan, Snapshot},
     table::{Family, Json, Record, Table, TableInfo, Value},
     transaction::Transaction,
 };

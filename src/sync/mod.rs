@@ -19,7 +19,7 @@ mod presence;
 mod request;
 mod state;
 mod stream;
-mod summary;
+pub mod summary;
 mod timeline;
 mod to_device;
 pub mod token;

@@ -59,6 +59,11 @@ pub struct PreparedAccount {
 }
 
 impl PreparedAccount {
+    /// Of a user for whom an application service acts.
+    pub fn without_password(server: &Server, user_id: OwnedUserId) -> Self {
+        Self { user_id, account: Account::without_password(server.clock.now_ms()) }
+    }
+
     /// `M_USER_IN_USE` if somebody has the name, or had it.
     pub fn write(&self, tx: &mut Transaction<'_>) -> Result<()> {
         check_free(tx.before(), &self.user_id)?;

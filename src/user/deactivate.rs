@@ -15,6 +15,7 @@ use super::{
 use crate::{
     Server,
     error::{Error, Result},
+    push::pushers,
     room::{Membership, membership, tables::UserRooms},
     store::{RoomNid, Snapshot},
 };
@@ -75,6 +76,7 @@ async fn close(server: &Server, user_id: OwnedUserId, is_erased: bool) -> Result
             device::delete(tx, &user_id, &Selection::All)?;
             keys::delete_user(tx, &user_id)?;
             backup::delete_user(tx, &user_id);
+            pushers::delete_user(tx, &user_id)?;
             tx.delete_all::<AccountData>(&&*user_id);
             tx.delete_all::<AccountDataChanges>(&&*user_id);
             tx.delete_all::<Filters>(&&*user_id);

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     Server,
     error::{Error, Result},
+    push::pushers,
     store::{Snapshot, Transaction},
 };
 
@@ -27,6 +28,28 @@ pub fn get(snapshot: &Snapshot<'_>, user: &UserId, device: &DeviceId) -> Result<
 pub fn list(snapshot: &Snapshot<'_>, user: &UserId) -> Result<Vec<(OwnedDeviceId, Device)>> {
     let rows = snapshot.list::<Devices>(&user);
     rows.map(|row| row.and_then(|row| Ok((row.key()?.1.to_owned(), row.value))).map_err(Error::from)).collect()
+}
+
+/// Makes a device without a token, on which an application service acts; does nothing if it is there.
+pub async fn create(
+    server: &Server,
+    user: OwnedUserId,
+    device: OwnedDeviceId,
+    display_name: Option<String>,
+) -> Result<()> {
+    check_id(&device)?;
+    server
+        .store
+        .commit(move |tx| {
+            if keys::is_signing_key(tx.before(), &user, &device)? {
+                return Err(Error::invalid_param("A cross-signing key has the name of this device"));
+            }
+            if tx.get::<Devices>(&(&user, &device))?.is_none() {
+                tx.put::<Devices>(&(&user, &device), &Device { display_name, last_seen: None });
+            }
+            Ok(())
+        })
+        .await
 }
 
 /// `M_NOT_FOUND` if the user has no such device.
@@ -93,6 +116,7 @@ pub fn delete(tx: &mut Transaction<'_>, user: &UserId, which: &Selection) -> Res
         session::revoke(tx, user, &device, |_| true)?;
         keys::delete_device(tx, user, &device)?;
         to_device::delete_device(tx, user, &device);
+        pushers::delete_device(tx, user, &device)?;
         tx.delete::<Devices>(&(user, &device));
     }
     Ok(())

@@ -22,7 +22,9 @@ use super::{
 };
 use crate::{
     Server,
+    appservice::Appservice,
     error::{Error, Result},
+    push::pushers,
     store::{Snapshot, StreamPos, Transaction},
 };
 
@@ -38,7 +40,29 @@ type Hash = [u8; 32];
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     pub user_id: OwnedUserId,
+    /// Empty for an application service that acts on no device; see [`Self::has_device`].
     pub device_id: OwnedDeviceId,
+    /// The application service that acts for the user.
+    pub appservice: Option<Arc<Appservice>>,
+}
+
+impl Caller {
+    /// A user on one of his devices.
+    pub fn on_device(user_id: OwnedUserId, device_id: OwnedDeviceId) -> Self {
+        Self { user_id, device_id, appservice: None }
+    }
+
+    pub fn has_device(&self) -> bool {
+        !self.device_id.as_str().is_empty()
+    }
+
+    /// `M_MISSING_PARAM` for an application service that acts on no device, where one is needed.
+    pub fn check_device(&self) -> Result<()> {
+        match self.has_device() {
+            true => Ok(()),
+            false => Err(Error::missing_param("`device_id` is missing: this is done on a device")),
+        }
+    }
 }
 
 /// What a client asks for when it logs in or registers.
@@ -132,6 +156,7 @@ impl NewSession {
         let Self { user_id, device_id, display_name, tokens } = self;
         if tx.get::<Devices>(&(&user_id, &device_id))?.is_some() {
             revoke(tx, &user_id, &device_id, |_| true)?;
+            pushers::delete_device(tx, &user_id, &device_id)?;
         } else {
             if keys::is_signing_key(tx.before(), &user_id, &device_id)? {
                 return Err(Error::invalid_param("A cross-signing key has the name of this device"));
@@ -187,7 +212,7 @@ pub async fn authenticate(server: &Server, token: &str, address: IpAddr) -> Resu
     if token.replaces_others {
         replace_others(server, hash, &token).await;
     }
-    let caller = Caller { user_id: token.user_id, device_id: token.device_id };
+    let caller = Caller::on_device(token.user_id, token.device_id);
     if device.last_seen.is_none_or(|seen| seen.at_ms.saturating_add(SEEN_EVERY_MS) <= now_ms) {
         note_seen(server, &caller, LastSeen { at_ms: now_ms, address }).await;
     }
@@ -196,7 +221,8 @@ pub async fn authenticate(server: &Server, token: &str, address: IpAddr) -> Resu
 
 /// `M_UNKNOWN_TOKEN` if a device whose request has been waiting was logged out meanwhile.
 pub fn check_logged_in(snapshot: &Snapshot<'_>, user_id: &UserId, device_id: &DeviceId) -> Result<()> {
-    if snapshot.contains::<Devices>(&(user_id, device_id))? { Ok(()) } else { Err(unknown(false)) }
+    let acts_on_none = device_id.as_str().is_empty(); // an application service
+    if acts_on_none || snapshot.contains::<Devices>(&(user_id, device_id))? { Ok(()) } else { Err(unknown(false)) }
 }
 
 struct Found {
@@ -233,7 +259,7 @@ async fn replace_others(server: &Server, hash: Hash, token: &AccessToken) {
 
 /// Does not wait for the disk: the last minute may be lost.
 async fn note_seen(server: &Server, caller: &Caller, seen: LastSeen) {
-    let Caller { user_id, device_id } = caller.clone();
+    let Caller { user_id, device_id, .. } = caller.clone();
     let written = server.store.write(move |tx| {
         // A device that was deleted meanwhile stays deleted.
         if let Some(device) = tx.get::<Devices>(&(&user_id, &device_id))? {

@@ -65,6 +65,20 @@ pub struct Deactivated {
 
 impl Record for Account {}
 
+impl Account {
+    /// One that nobody can log in to by a password.
+    pub fn without_password(created_at_ms: u64) -> Self {
+        Self {
+            password_hash: None,
+            is_admin: false,
+            user_type: None,
+            created_at_ms,
+            accepted_terms: BTreeMap::new(),
+            deactivated: None,
+        }
+    }
+}
+
 /// Without the hash: `chappe inspect` and logs print this.
 impl std::fmt::Debug for Account {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -19,6 +19,10 @@ use super::{
 };
 use crate::{
     Server,
+    appservice::{
+        Appservice,
+        tables::{Receiver, ToDeviceRows},
+    },
     error::{Error, Result},
     plain_json,
     store::{self, Json, Scan, Snapshot, StreamPos, Transaction},
@@ -66,6 +70,8 @@ struct Batch {
     txn_id: String,
     at_ms: u64,
     messages: BTreeMap<OwnedUserId, BTreeMap<DeviceIdOrAllDevices, Json>>,
+    /// The application services that are told what their users get.
+    services: Vec<Arc<Appservice>>,
 }
 
 impl Batch {
@@ -91,7 +97,8 @@ impl Batch {
                 .collect();
             messages.insert(user, to_user?);
         }
-        Ok(Self { sender, event_type, txn_id, at_ms: server.clock.now_ms(), messages })
+        let services = server.appservices.told_to_device().cloned().collect();
+        Ok(Self { sender, event_type, txn_id, at_ms: server.clock.now_ms(), messages, services })
     }
 
     /// Gives the users who have news.
@@ -100,7 +107,7 @@ impl Batch {
             return Ok(BTreeSet::new());
         }
         let mut woken = BTreeSet::new();
-        let (mut count, mut bytes) = (0, 0);
+        let (mut count, mut bytes, mut number) = (0, 0, 0);
         for (user, messages) in &self.messages {
             for (device, message) in receivers(tx.before(), user, messages)? {
                 count += 1;
@@ -109,6 +116,11 @@ impl Batch {
                     return Err(too_many());
                 }
                 enqueue(tx, user, &device, message)?;
+                for service in self.services.iter().filter(|service| service.has_user(user)) {
+                    let receiver = Receiver { user_id: user.clone(), device_id: device.clone() };
+                    tx.put::<ToDeviceRows>(&(&service.id, tx.pos(), number), &receiver);
+                    number += 1;
+                }
                 woken.insert(user.clone());
             }
         }
@@ -185,6 +197,29 @@ fn enqueue(tx: &mut Transaction<'_>, user: &UserId, device: &DeviceId, message: 
     let pos = tx.pos();
     tx.put::<ToDevice>(&(user, device, pos, 0), message);
     tx.put::<ToDeviceCounts>(&(user, device), &(count + 1));
+    Ok(())
+}
+
+/// Removes messages of a device that were delivered, but not by its `/sync`; they need not be there any more.
+pub fn delete(
+    tx: &mut Transaction<'_>,
+    user: &UserId,
+    device: &DeviceId,
+    places: impl IntoIterator<Item = StreamPos>,
+) -> store::Result<()> {
+    let count = tx.get::<ToDeviceCounts>(&(user, device))?.unwrap_or_default();
+    let mut removed = 0;
+    for pos in places {
+        if tx.before().contains::<ToDevice>(&(user, device, pos, 0))? {
+            tx.delete::<ToDevice>(&(user, device, pos, 0));
+            removed += 1;
+        }
+    }
+    match count.saturating_sub(removed) {
+        _ if removed == 0 => {}
+        0 => tx.delete::<ToDeviceCounts>(&(user, device)),
+        left => tx.put::<ToDeviceCounts>(&(user, device), &left),
+    }
     Ok(())
 }
 

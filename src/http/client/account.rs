@@ -40,7 +40,7 @@ pub fn router() -> Router<Arc<Server>> {
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3accountwhoami>
 async fn who_am_i(Client { sender, .. }: Client<whoami::v3::Request>) -> Matrix<whoami::v3::Response> {
     let mut response = whoami::v3::Response::new(sender.user_id, false);
-    response.device_id = Some(sender.device_id);
+    response.device_id = sender.has_device().then_some(sender.device_id);
     Matrix(response)
 }
 
@@ -51,6 +51,9 @@ async fn change_password(
     MaybeClient { sender, body, raw }: MaybeClient<change_password::v3::Request>,
 ) -> Result<Matrix<change_password::v3::Response>> {
     let sender = sender.ok_or_else(no_other_proof)?;
+    if sender.appservice.is_some() {
+        return Err(Error::forbidden("Users of application services have no passwords"));
+    }
     password::check_acceptable(&body.new_password)?;
     let operation = Operation::of::<change_password::v3::Request>("", &raw)?;
     uiaa::confirm(&server, &sender, operation, body.auth).await?;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::{Router, extract::State};
+use http::StatusCode;
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedDeviceId, UInt,
     api::client::device::{self as api, delete_device, delete_devices, get_device, get_devices, update_device},
@@ -61,21 +62,24 @@ async fn get(
     Ok(Matrix(get_device::v3::Response::new(shape(body.device_id, device))))
 }
 
-/// `PUT /devices/{deviceId}`
+/// `PUT /devices/{deviceId}`: names a device, or, for an application service, makes it.
 /// <https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3devicesdeviceid>
 async fn update(
     State(server): State<Arc<Server>>,
     Client { sender, body, .. }: Client<update_device::v3::Request>,
-) -> Result<Matrix<update_device::v3::Response>> {
+) -> Result<(StatusCode, Matrix<update_device::v3::Response>)> {
     device::check_display_name(body.display_name.as_deref())?;
+    let is_known = device::get(&server.store.snapshot(), &sender.user_id, &body.device_id)?.is_some();
+    if sender.appservice.is_some() && !is_known {
+        device::create(&server, sender.user_id, body.device_id, body.display_name).await?;
+        return Ok((StatusCode::CREATED, Matrix(update_device::v3::Response::new())));
+    }
     match body.display_name {
         Some(name) => device::rename(server, sender.user_id, body.device_id, name).await?,
-        None => {
-            let found = device::get(&server.store.snapshot(), &sender.user_id, &body.device_id)?;
-            found.ok_or_else(device::unknown)?;
-        }
+        None if is_known => {}
+        None => return Err(device::unknown()),
     }
-    Ok(Matrix(update_device::v3::Response::new()))
+    Ok((StatusCode::OK, Matrix(update_device::v3::Response::new())))
 }
 
 /// `DELETE /devices/{deviceId}`

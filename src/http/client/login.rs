@@ -21,7 +21,7 @@ use ruma::{
 use serde::Deserialize;
 
 use crate::{
-    Server,
+    Server, appservice,
     error::{Error, Result},
     http::{
         endpoint,
@@ -48,7 +48,12 @@ async fn login_types(_: Public<get_login_types::v3::Request>) -> Matrix<get_logi
     let mut by_token = get_login_types::v3::TokenLoginType::new();
     by_token.get_login_token = true;
     let by_password = get_login_types::v3::PasswordLoginType::new();
-    Matrix(get_login_types::v3::Response::new(vec![LoginType::Password(by_password), LoginType::Token(by_token)]))
+    let by_appservice = get_login_types::v3::ApplicationServiceLoginType::new();
+    Matrix(get_login_types::v3::Response::new(vec![
+        LoginType::Password(by_password),
+        LoginType::Token(by_token),
+        LoginType::ApplicationService(by_appservice),
+    ]))
 }
 
 /// The body of `POST /login`. ruma's own type panics if `type` is missing.
@@ -70,10 +75,16 @@ struct LogIn {
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3login>
 async fn log_in(
     State(server): State<Arc<Server>>,
-    PublicJson { body, address }: PublicJson<LogIn>,
+    PublicJson { body, token, address }: PublicJson<LogIn>,
 ) -> Result<Matrix<login::v3::Response>> {
-    server.limits.login(address)?;
+    let is_appservice = body.r#type.as_deref() == Some("m.login.application_service");
+    if !is_appservice {
+        server.limits.login(address)?;
+    }
     let user_id = match body.r#type.as_deref() {
+        Some("m.login.application_service") => {
+            user_of_appservice(&server, body.identifier, body.user, token.as_deref())?
+        }
         Some("m.login.password") => user_by_password(&server, body.identifier, body.user, body.password).await?,
         Some("m.login.token") => {
             let token = body.token.ok_or_else(|| Error::missing_param("`token` is missing"))?;
@@ -94,6 +105,28 @@ async fn log_in(
     let base_url = server.config.well_known.client.clone();
     response.well_known = base_url.map(|url| DiscoveryInfo::new(login::v3::HomeserverInfo::new(url)));
     Ok(Matrix(response))
+}
+
+/// The user whom an application service logs in. Errors: `M_EXCLUSIVE` for those who do not belong to it, `M_FORBIDDEN`
+/// for those who do not exist.
+fn user_of_appservice(
+    server: &Arc<Server>,
+    identifier: Option<UserIdentifier>,
+    name: Option<String>,
+    token: Option<&str>,
+) -> Result<OwnedUserId> {
+    let service = appservice::accounts::service(server, token)?;
+    let user_id = match (identifier, name) {
+        (Some(identifier), _) => account::named(server, &identifier)?,
+        (None, Some(name)) => account::of_name(server.name(), &name),
+        (None, None) => return Err(Error::missing_param("`identifier` is missing")),
+    };
+    let user_id = user_id.ok_or_else(|| Error::forbidden("There is no such user"))?;
+    appservice::accounts::check_own(server, &service, &user_id)?;
+    match account::get(&server.store.snapshot(), &user_id)? {
+        Some(_) => Ok(user_id),
+        None => Err(Error::forbidden("There is no such user")),
+    }
 }
 
 async fn user_by_password(

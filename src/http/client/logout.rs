@@ -27,6 +27,7 @@ async fn log_out(
     State(server): State<Arc<Server>>,
     Client { sender, .. }: Client<logout::v3::Request>,
 ) -> Result<Matrix<logout::v3::Response>> {
+    sender.check_device()?; // the token of an application service does not end
     device::log_out(server, sender.user_id, Selection::These([sender.device_id].into())).await?;
     Ok(Matrix(logout::v3::Response::new()))
 }

@@ -24,6 +24,7 @@ mod presence;
 mod profile;
 mod public_rooms;
 mod push_rules;
+mod pushers;
 mod read_markers;
 mod receipts;
 mod redaction;
@@ -75,6 +76,7 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(profile::router())
         .merge(public_rooms::router())
         .merge(push_rules::router())
+        .merge(pushers::router())
         .merge(read_markers::router())
         .merge(receipts::router())
         .merge(redaction::router())

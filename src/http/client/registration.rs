@@ -6,13 +6,13 @@ use axum::{Router, extract::State};
 use ruma::api::{
     client::account::{
         check_registration_token_validity, get_username_availability,
-        register::{self, RegistrationKind},
+        register::{self, LoginType, RegistrationKind},
     },
-    error::{ErrorKind, UnknownTokenErrorData},
+    error::ErrorKind,
 };
 
 use crate::{
-    Server,
+    Server, appservice,
     error::{Error, Result},
     http::{
         endpoint,
@@ -21,6 +21,7 @@ use crate::{
     user::{
         account,
         registration::{self, Registered},
+        session::DeviceRequest,
         uiaa::{self, Operation},
     },
 };
@@ -36,14 +37,18 @@ pub fn router() -> Router<Arc<Server>> {
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3register>
 async fn register(
     State(server): State<Arc<Server>>,
-    Public { body, raw, address }: Public<register::v3::Request>,
+    Public { body, raw, address, token }: Public<register::v3::Request>,
 ) -> Result<Matrix<register::v3::Response>> {
+    if body.login_type == Some(LoginType::ApplicationService) {
+        return register_for_appservice(&server, body, token.as_deref()).await;
+    }
     server.limits.registration(address)?;
     check_kind(&body)?;
     registration::check_open(&server.config)?;
     if let Some(username) = &body.username {
         let user_id = account::new_user_id(server.name(), username)?;
         account::check_free(&server.store.snapshot(), &user_id)?;
+        server.appservices.check_user(&user_id, None)?;
     }
     let operation = Operation::of::<register::v3::Request>("", &raw)?.keeping_parameters();
     let parameters = uiaa::confirm_registration(&server, operation, body.auth).await?;
@@ -51,11 +56,28 @@ async fn register(
     Ok(Matrix(shape(registration::register(&server, wish).await?)))
 }
 
+/// An application service makes one of its users. <https://spec.matrix.org/v1.19/application-service-api/>
+async fn register_for_appservice(
+    server: &Arc<Server>,
+    request: register::v3::Request,
+    token: Option<&str>,
+) -> Result<Matrix<register::v3::Response>> {
+    let service = appservice::accounts::service(server, token)?;
+    let username = request.username.ok_or_else(|| Error::missing_param("`username` is missing"))?;
+    let user_id = account::new_user_id(server.name(), &username)?;
+    let device = DeviceRequest {
+        device_id: request.device_id,
+        display_name: request.initial_device_display_name,
+        can_refresh: request.refresh_token,
+    };
+    let device = (!request.inhibit_login).then_some(device);
+    Ok(Matrix(shape(appservice::accounts::register(server, &service, user_id, device).await?)))
+}
+
 /// Refuses the kinds of accounts that there are none of here.
 fn check_kind(request: &register::v3::Request) -> Result<()> {
     if request.login_type.is_some() {
-        let data = UnknownTokenErrorData::new();
-        return Err(Error::refused(ErrorKind::UnknownToken(data), "No application service has this token"));
+        return Err(Error::refused(ErrorKind::Unknown, "Unknown type of registration"));
     }
     if request.kind == RegistrationKind::Guest || request.guest_access_token.is_some() {
         return Err(Error::refused(ErrorKind::GuestAccessForbidden, "This server has no guest accounts"));
@@ -87,6 +109,7 @@ async fn is_username_available(
     server.limits.registration(address)?;
     let user_id = account::new_user_id(server.name(), &body.username)?;
     account::check_free(&server.store.snapshot(), &user_id)?;
+    server.appservices.check_user(&user_id, None)?;
     Ok(Matrix(get_username_availability::v3::Response::new(true)))
 }
 

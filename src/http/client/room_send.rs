@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use axum::{Router, extract::State, routing::put};
-use ruma::api::{
-    client::{message::send_message_event, state::send_state_event},
-    error::ErrorKind,
+use ruma::{
+    MilliSecondsSinceUnixEpoch,
+    api::{
+        client::{message::send_message_event, state::send_state_event},
+        error::ErrorKind,
+    },
 };
 
 use crate::{
@@ -16,7 +19,7 @@ use crate::{
         extract::{Client, Matrix},
     },
     room::send,
-    user::presence,
+    user::{presence, session::Caller},
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -43,7 +46,9 @@ async fn message_event(
         return Err(Error::refused(ErrorKind::NotJson, "The body is empty")); // ruma takes that for `{}`
     }
     let (event_type, content) = (body.event_type.into(), body.body.into_json());
-    let event_id = send::message(&server, &sender, &body.room_id, event_type, content, body.txn_id.as_str()).await?;
+    let at = timestamp(&sender, body.timestamp);
+    let txn_id = body.txn_id.as_str();
+    let event_id = send::message_at(&server, &sender, &body.room_id, event_type, content, txn_id, at).await?;
     presence::active(&server, &sender.user_id, &sender.device_id);
     Ok(Matrix(send_message_event::v3::Response::new(event_id)))
 }
@@ -56,7 +61,18 @@ async fn state_event(
 ) -> Result<Matrix<send_state_event::v3::Response>> {
     server.limits.message(&sender.user_id)?;
     let content = body.body.into_json();
-    let event_id =
-        send::state(&server, &sender.user_id, &body.room_id, body.event_type, body.state_key, content).await?;
+    let at = timestamp(&sender, body.timestamp);
+    let (user, key) = (&sender.user_id, body.state_key);
+    let event_id = send::state_at(&server, user, &body.room_id, body.event_type, key, content, at).await?;
     Ok(Matrix(send_state_event::v3::Response::new(event_id)))
+}
+
+/// When an event happened, if an application service says so; nobody else is believed.
+///
+/// <https://spec.matrix.org/v1.19/application-service-api/#timestamp-massaging>
+fn timestamp(
+    sender: &Caller,
+    given: Option<MilliSecondsSinceUnixEpoch>,
+) -> Option<MilliSecondsSinceUnixEpoch> {
+    given.filter(|_| sender.appservice.is_some())
 }

@@ -223,7 +223,7 @@ mod tests {
     use super::*;
 
     fn caller() -> Caller {
-        Caller { user_id: UserId::parse("@a:x").unwrap(), device_id: "D".into() }
+        Caller::on_device(UserId::parse("@a:x").unwrap(), "D".into())
     }
 
     fn keys() -> Value {

@@ -1,0 +1,103 @@
+//! Requests to services. Their addresses come from the administrator's files, so no network is out of bounds.
+
+use std::time::Duration;
+
+use http::{Method, StatusCode, header};
+use reqwest::Client;
+use serde::de::DeserializeOwned;
+
+use super::Appservice;
+
+/// How long a service may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The longest answer that is read.
+const MAX_ANSWER_BYTES: usize = 4 << 20;
+
+/// Why a service gave no useful answer.
+#[derive(Debug)]
+pub enum Failure {
+    /// It has no address.
+    NoUrl,
+    TimedOut,
+    /// It can't be reached, or its answer can't be read.
+    Connection(String),
+    Status(StatusCode, String),
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NoUrl => f.write_str("it has no address"),
+            Self::TimedOut => f.write_str("it did not answer in time"),
+            Self::Connection(why) => f.write_str(why),
+            Self::Status(status, _) => write!(f, "it answered {status}"),
+        }
+    }
+}
+
+/// The client for all requests to services.
+pub fn client() -> anyhow::Result<Client> {
+    // Whoever comes first sets it for the process; all parts of this server use the same one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = Client::builder()
+        .connect_timeout(Duration::from_secs(10))
+        .timeout(TIMEOUT)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy();
+    Ok(client.build()?)
+}
+
+/// One request: `path` is what follows `/_matrix/app/v1`, in parts. Gives the body of the answer if that is a success.
+pub async fn request(
+    client: &Client,
+    service: &Appservice,
+    method: Method,
+    path: &[&str],
+    query: &[(String, String)],
+    body: Option<String>,
+) -> Result<Vec<u8>, Failure> {
+    let mut url = service.url.clone().ok_or(Failure::NoUrl)?;
+    match url.path_segments_mut() {
+        Ok(mut segments) => segments.pop_if_empty().extend(["_matrix", "app", "v1"].iter().chain(path)),
+        Err(()) => return Err(Failure::NoUrl),
+    };
+    if !query.is_empty() {
+        url.query_pairs_mut().extend_pairs(query);
+    }
+    let mut request = client.request(method, url).bearer_auth(service.hs_token.expose());
+    if let Some(body) = body {
+        request = request.header(header::CONTENT_TYPE, "application/json").body(body);
+    }
+    let mut response = request.send().await.map_err(failure)?;
+    let mut answer = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(failure)? {
+        if answer.len() + chunk.len() > MAX_ANSWER_BYTES {
+            return Err(Failure::Connection("its answer is too long".to_owned()));
+        }
+        answer.extend(chunk);
+    }
+    match response.status() {
+        status if status.is_success() => Ok(answer),
+        status => Err(Failure::Status(status, String::from_utf8_lossy(&answer).into_owned())),
+    }
+}
+
+/// As [`request`], for an answer of JSON.
+pub async fn get_json<T: DeserializeOwned>(
+    client: &Client,
+    service: &Appservice,
+    path: &[&str],
+    query: &[(String, String)],
+) -> Result<T, Failure> {
+    let answer = request(client, service, Method::GET, path, query, None).await?;
+    serde_json::from_slice(&answer).map_err(|e| Failure::Connection(format!("its answer can't be read: {e}")))
+}
+
+fn failure(error: reqwest::Error) -> Failure {
+    // Without the address: it stands in the registration, and queries would be in the log.
+    match error.is_timeout() {
+        true => Failure::TimedOut,
+        false => Failure::Connection(error.without_url().to_string()),
+    }
+}

@@ -1,0 +1,175 @@
+//! Application services: programs of the administrator that act for many users, such as bridges to other networks.
+//!
+//! <https://spec.matrix.org/v1.19/application-service-api/>
+
+pub mod accounts;
+pub mod call;
+mod ephemeral;
+mod interest;
+pub mod query;
+pub mod registration;
+pub mod sender;
+pub mod tables;
+pub mod third_party;
+mod transaction;
+
+use std::{collections::HashMap, sync::Arc};
+
+use ruma::{OwnedUserId, RoomAliasId, UserId, api::error::ErrorKind};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
+
+pub use self::registration::{Appservice, Interest};
+use self::ephemeral::Mailbox;
+use crate::{
+    Server,
+    config::Config,
+    error::{Error, Result},
+    user::{account, device, session::Caller},
+};
+
+/// Those that the configuration registers, and what is known of them while the server runs.
+pub struct Appservices {
+    /// For requests to them.
+    pub client: reqwest::Client,
+    services: Vec<Arc<Running>>,
+    /// By the hash of the token: looking it up takes as long whatever of it is right.
+    by_token: HashMap<[u8; 32], usize>,
+}
+
+/// One service.
+pub struct Running {
+    pub registration: Arc<Appservice>,
+    /// Typing, receipts and presence that it is still to be told.
+    mailbox: Mailbox,
+    /// It called us, so it can be called.
+    is_alive: Notify,
+}
+
+impl Appservices {
+    /// Reads the registration files that the configuration names.
+    pub fn open(config: &Config) -> anyhow::Result<Self> {
+        let services = registration::read(&config.appservice_registrations, &config.server_name)?;
+        let hash = |(index, service): (usize, &Appservice)| (hash_of(service.as_token.expose()), index);
+        let by_token = services.iter().enumerate().map(hash).collect();
+        let running = |registration| {
+            Arc::new(Running {
+                registration: Arc::new(registration),
+                mailbox: Mailbox::default(),
+                is_alive: Notify::new(),
+            })
+        };
+        Ok(Self { client: call::client()?, services: services.into_iter().map(running).collect(), by_token })
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Running>> {
+        self.services.iter()
+    }
+
+    pub fn with_token(&self, token: &str) -> Option<&Arc<Running>> {
+        let index = *self.by_token.get(&hash_of(token))?;
+        self.services.get(index)
+    }
+
+    /// The service to which `user` belongs more than to others.
+    pub fn of_user(&self, user: &UserId) -> Option<&Arc<Running>> {
+        let interested = self.iter().filter(|service| service.registration.has_user(user));
+        interested.max_by_key(|service| service.registration.user(user))
+    }
+
+    /// Those that are told of their users' to-device messages.
+    pub fn told_to_device(&self) -> impl Iterator<Item = &Arc<Appservice>> {
+        let registrations = self.iter().map(|service| &service.registration);
+        registrations.filter(|service| service.wants_ephemeral && service.url.is_some())
+    }
+
+    /// Whether no limit holds for what `user` does.
+    pub fn is_unlimited(&self, user: &UserId) -> bool {
+        self.iter().any(|service| !service.registration.is_rate_limited && service.registration.has_user(user))
+    }
+
+    /// `M_EXCLUSIVE` for the name of a new user that belongs to a service, other than `by`.
+    pub fn check_user(&self, user: &UserId, by: Option<&Appservice>) -> Result<()> {
+        let taken = |service: &Appservice| service.user(user) == Interest::Exclusive;
+        self.check(taken, by, "This name is reserved by an application service")
+    }
+
+    /// `M_EXCLUSIVE` for an alias that belongs to a service, other than `by`, which must be one of its own.
+    pub fn check_alias(&self, alias: &RoomAliasId, by: Option<&Appservice>) -> Result<()> {
+        if by.is_some_and(|by| by.has_aliases() && by.alias(alias) == Interest::None) {
+            return Err(exclusive("This alias is outside of the application service's namespace"));
+        }
+        let taken = |service: &Appservice| service.alias(alias) == Interest::Exclusive;
+        self.check(taken, by, "This alias is reserved by an application service")
+    }
+
+    fn check(
+        &self,
+        is_taken: impl Fn(&Appservice) -> bool,
+        by: Option<&Appservice>,
+        message: &'static str,
+    ) -> Result<()> {
+        let others = self.iter().map(|service| &*service.registration).filter(|service| Some(*service) != by);
+        match others.into_iter().any(is_taken) {
+            true => Err(exclusive(message)),
+            false => Ok(()),
+        }
+    }
+}
+
+/// As whom a service acts, in the query of its request.
+#[derive(Default, Deserialize)]
+pub struct Assertion {
+    user_id: Option<String>,
+    device_id: Option<String>,
+    #[serde(rename = "org.matrix.msc3202.device_id")]
+    unstable_device_id: Option<String>,
+}
+
+/// As whom the owner of `token` acts; `None` if it is no token of a service.
+///
+/// Errors: `M_FORBIDDEN` for users that are not the service's or do not exist, `M_UNKNOWN_DEVICE`.
+///
+/// <https://spec.matrix.org/v1.19/application-service-api/#identity-assertion>
+pub fn caller(server: &Server, token: &str, assertion: Assertion) -> Result<Option<Caller>> {
+    let Some(service) = server.appservices.with_token(token) else { return Ok(None) };
+    service.is_alive.notify_one();
+    let registration = &service.registration;
+    let user_id = match assertion.user_id {
+        None => registration.bot.clone(),
+        Some(text) => OwnedUserId::try_from(text).map_err(|_| Error::invalid_param("`user_id` is no user id"))?,
+    };
+    if !registration.has_user(&user_id) {
+        return Err(Error::forbidden("This user does not belong to the application service"));
+    }
+    let snapshot = server.store.snapshot();
+    let account = account::get(&snapshot, &user_id)?;
+    match account {
+        None => return Err(Error::forbidden("The application service has not registered this user")),
+        Some(account) if account.deactivated.is_some() => {
+            return Err(Error::refused(ErrorKind::UserDeactivated, "This account has been deactivated"));
+        }
+        Some(_) => {}
+    }
+    let device_id = assertion.device_id.or(assertion.unstable_device_id).unwrap_or_default().into();
+    let caller = Caller { user_id, device_id, appservice: Some(Arc::clone(registration)) };
+    if caller.has_device() && device::get(&snapshot, &caller.user_id, &caller.device_id)?.is_none() {
+        return Err(Error::refused(custom("M_UNKNOWN_DEVICE"), "The user has no such device"));
+    }
+    Ok(Some(caller))
+}
+
+pub fn exclusive(message: &'static str) -> Error {
+    Error::refused(ErrorKind::Exclusive, message)
+}
+
+/// An errcode that ruma has no name for.
+pub fn custom(errcode: &str) -> ErrorKind {
+    let json = serde_json::json!({ "errcode": errcode });
+    serde_json::from_value(json).expect("ruma reads any errcode")
+}
+
+fn hash_of(token: &str) -> [u8; 32] {
+    Sha256::digest(token).into()
+}

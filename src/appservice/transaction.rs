@@ -1,0 +1,209 @@
+//! What a service is told at a time: events, and, if it asked for them, ephemeral events, to-device messages, changed
+//! device lists and counts of one-time keys.
+//!
+//! <https://spec.matrix.org/v1.19/application-service-api/#pushing-events>
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
+use serde::Serialize;
+use serde_json::{Map, Value, value::RawValue};
+
+use super::{
+    Running, interest,
+    tables::{Cursor, Cursors, Receiver, ToDeviceRows, Transactions},
+};
+use crate::{
+    Server,
+    error::{Error, Result},
+    event::client_form::{self, Unsigned},
+    log,
+    room::{View, tables::Rooms},
+    store::{Group, Row, Scan, Snapshot, StreamPos, Transaction},
+    user::{
+        device, keys, to_device,
+        tables::{KeyChanges, ToDevice},
+    },
+};
+
+/// How much of each kind goes into one transaction.
+const EVENTS: usize = 100;
+const EPHEMERAL: usize = 100;
+const TO_DEVICE: usize = 100;
+const KEY_CHANGES: usize = 1_000;
+
+/// The body of a transaction. Bridges know what is not in the specification yet by these names.
+#[derive(Default, Serialize)]
+struct Body {
+    events: Vec<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ephemeral: Vec<Value>,
+    #[serde(rename = "de.sorunome.msc2409.to_device", skip_serializing_if = "Vec::is_empty")]
+    to_device: Vec<Value>,
+    #[serde(rename = "org.matrix.msc3202.device_lists", skip_serializing_if = "Option::is_none")]
+    device_lists: Option<DeviceLists>,
+    #[serde(rename = "org.matrix.msc3202.device_one_time_keys_count", skip_serializing_if = "BTreeMap::is_empty")]
+    one_time_keys: PerDevice<BTreeMap<String, u64>>,
+    #[serde(rename = "org.matrix.msc3202.device_unused_fallback_key_types", skip_serializing_if = "BTreeMap::is_empty")]
+    fallback_keys: PerDevice<Vec<String>>,
+}
+
+type PerDevice<T> = BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, T>>;
+
+#[derive(Serialize)]
+struct DeviceLists {
+    changed: BTreeSet<OwnedUserId>,
+    left: [OwnedUserId; 0],
+}
+
+impl Body {
+    fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.ephemeral.is_empty() && self.to_device.is_empty() && self.device_lists.is_none()
+    }
+}
+
+/// What is new for a service, and how far it comes with it.
+pub struct News {
+    /// `None` if there is nothing that concerns it.
+    body: Option<String>,
+    /// The last entry of the log that was looked at.
+    events: Option<StreamPos>,
+    key_changes: StreamPos,
+    to_device: Vec<(StreamPos, u32, Receiver)>,
+}
+
+impl News {
+    /// Collects what came after `after` in the log of events, and after the service's own cursor.
+    pub fn gather(server: &Server, service: &Running, after: StreamPos) -> Result<Self> {
+        let snapshot = server.store.snapshot();
+        let registration = &service.registration;
+        let mut body = Body::default();
+        let mut last = None;
+        for entry in log::next(server, &snapshot, after, EVENTS)? {
+            last = Some(entry.pos);
+            if !snapshot.contains::<Rooms>(&entry.room)? {
+                continue; // it was removed meanwhile
+            }
+            let view = View::of(&server.rooms, &snapshot, entry.room)?;
+            let event = view.event(entry.event)?;
+            if interest::in_event(server, &view, &event, registration)? {
+                let now = i64::try_from(server.clock.now_ms()).unwrap_or(i64::MAX);
+                let age = Some(now.saturating_sub_unsigned(event.origin_server_ts));
+                let unsigned = Unsigned { age, ..Unsigned::default() };
+                let shown = client_form::raw(&event.view(), Some(view.room_id()), &unsigned);
+                body.events.push(shown.map_err(|e| Error::internal(e.to_string()))?);
+            }
+        }
+        let (to_device, messages) = to_device_messages(&snapshot, &registration.id)?;
+        body.to_device = messages;
+        let known = snapshot.get::<Cursors>(&&*registration.id)?.unwrap_or_default();
+        let mut key_changes = known.key_changes;
+        if registration.wants_encryption {
+            let (changed, upto) = changed_users(server, &snapshot, known.key_changes)?;
+            key_changes = upto;
+            body.device_lists = (!changed.is_empty()).then_some(DeviceLists { changed, left: [] });
+            body.add_key_counts(&snapshot, &to_device)?;
+        }
+        if registration.wants_ephemeral {
+            body.ephemeral = service.mailbox.take(EPHEMERAL);
+        }
+        let body = (!body.is_empty()).then(|| serde_json::to_string(&body)).transpose().map_err(Error::internal)?;
+        Ok(Self { body, events: last, key_changes, to_device })
+    }
+
+    /// How far the log was read, if there was anything to read.
+    pub fn events(&self) -> Option<StreamPos> {
+        self.events
+    }
+
+    /// Nothing to tell and nowhere to go on from.
+    pub fn is_nothing(&self) -> bool {
+        self.body.is_none() && self.events.is_none()
+    }
+
+    /// Makes it the transaction that the service is told next.
+    pub fn write(self, tx: &mut Transaction<'_>, service: &str, reader: &str) -> Result<()> {
+        let known = tx.get::<Cursors>(&service)?.unwrap_or_default();
+        let mut transaction = known.transaction;
+        if let Some(body) = self.body {
+            transaction += 1;
+            tx.put::<Transactions>(&service, &super::tables::Transaction { number: transaction, body });
+        }
+        let mut by_device = BTreeMap::<_, Vec<StreamPos>>::new();
+        for (pos, number, receiver) in &self.to_device {
+            tx.delete::<ToDeviceRows>(&(service, *pos, *number));
+            by_device.entry((&*receiver.user_id, &*receiver.device_id)).or_default().push(*pos);
+        }
+        for ((user, device), places) in by_device {
+            to_device::delete(tx, user, device, places)?;
+        }
+        if let Some(events) = self.events {
+            log::done(tx, reader, events);
+        }
+        tx.put::<Cursors>(&service, &Cursor { transaction, key_changes: self.key_changes });
+        Ok(())
+    }
+}
+
+impl Body {
+    /// How many keys the devices have left that got messages: those were, or will be, used up by them.
+    fn add_key_counts(
+        &mut self,
+        snapshot: &Snapshot<'_>,
+        receivers: &[(StreamPos, u32, Receiver)],
+    ) -> Result<()> {
+        for (.., Receiver { user_id, device_id }) in receivers {
+            if device::get(snapshot, user_id, device_id)?.is_some() {
+                self.add_key_counts_of(snapshot, user_id, device_id)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_key_counts_of(&mut self, snapshot: &Snapshot<'_>, user: &UserId, device: &DeviceId) -> Result<()> {
+        let counts = keys::one_time::one_time_key_counts(snapshot, user, device)?;
+        self.one_time_keys.entry(user.to_owned()).or_default().insert(device.to_owned(), counts);
+        let types = keys::one_time::unused_fallback_key_types(snapshot, user, device)?;
+        self.fallback_keys.entry(user.to_owned()).or_default().insert(device.to_owned(), types);
+        Ok(())
+    }
+}
+
+type Waiting = Vec<(StreamPos, u32, Receiver)>;
+
+/// The messages that wait for devices of a service, with their receivers.
+fn to_device_messages(snapshot: &Snapshot<'_>, service: &str) -> Result<(Waiting, Vec<Value>)> {
+    let (mut waiting, mut messages) = (Vec::new(), Vec::new());
+    for row in snapshot.list::<ToDeviceRows>(&service).take(TO_DEVICE) {
+        let row: Row<ToDeviceRows> = row?;
+        let (_, pos, number) = row.key()?;
+        let Receiver { user_id, device_id } = &row.value;
+        // Its device may have read it by /sync, or be gone.
+        if let Some(message) = snapshot.get::<ToDevice>(&(user_id, device_id, pos, 0))? {
+            let mut message: Map<String, Value> = message.parse().map_err(Error::internal)?;
+            message.insert("to_user_id".to_owned(), user_id.as_str().into());
+            message.insert("to_device_id".to_owned(), device_id.as_str().into());
+            messages.push(message.into());
+        }
+        waiting.push((pos, number, row.value));
+    }
+    Ok((waiting, messages))
+}
+
+/// The users whose device lists changed after `after`, and up to where that is known.
+fn changed_users(
+    server: &Server,
+    snapshot: &Snapshot<'_>,
+    after: StreamPos,
+) -> Result<(BTreeSet<OwnedUserId>, StreamPos)> {
+    let (mut changed, mut upto) = (BTreeSet::new(), after);
+    if server.store.recent().may_have_changed::<KeyChanges>(Group::of(()), after) {
+        for row in snapshot.scan::<KeyChanges>(Scan::from::<KeyChanges>(&after.next(), &())).take(KEY_CHANGES) {
+            let row = row?;
+            let (pos, user) = row.key()?;
+            changed.insert(user.to_owned());
+            upto = pos;
+        }
+    }
+    Ok((changed, upto))
+}

@@ -1,0 +1,237 @@
+//! Tells push gateways. Each pusher that has something to tell is a task of its own, so that a gateway which does not
+//! answer holds up its own pushers only. What is to be told is on disk until it was.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use ruma::{
+    UserId,
+    api::push_gateway::send_event_notification::v1::Notification,
+    push::Action,
+};
+use serde_json::json;
+use tokio::sync::Semaphore;
+use tracing::{debug, warn};
+
+use super::{
+    gateway,
+    pushers::{self, Kind, Pusher, PusherKey, Pushers, gateway_url},
+    queue::{self, Badge, Badges, PushQueue, Waiting},
+    reader, unread,
+};
+use crate::{
+    Server,
+    error::{Error, Result},
+    log,
+    room::{View, tables::Rooms},
+    store::{Snapshot, StreamPos, Transaction},
+};
+
+/// How long is waited after the first failure; twice as long after each further one, up to the other.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
+
+/// Requests to gateways that are under way at a time.
+const AT_A_TIME: usize = 64;
+
+/// Longest answer of a gateway. Source: our choice; it holds pushkeys of one pusher.
+pub const MAX_ANSWER_BYTES: usize = 64 << 10;
+
+/// The pushers that have something to tell.
+pub struct Deliveries {
+    pub(super) known: reader::Known,
+    /// Those that a task works for, and whether it must look again before it ends.
+    running: Mutex<HashMap<PusherKey, bool>>,
+    places: Semaphore,
+}
+
+impl Default for Deliveries {
+    fn default() -> Self {
+        Self { known: Default::default(), running: Mutex::default(), places: Semaphore::new(AT_A_TIME) }
+    }
+}
+
+/// Makes a pusher tell what it has to. Call it when that is written.
+pub fn wake(server: &Arc<Server>, key: PusherKey) {
+    let mut running = server.pushes.running.lock();
+    match running.get_mut(&key) {
+        Some(look_again) => *look_again = true,
+        None => {
+            running.insert(key.clone(), false);
+            tokio::spawn(run(Arc::clone(server), key));
+        }
+    }
+}
+
+/// As [`wake`], for all pushers of a user that tell numbers.
+pub fn wake_user(server: &Arc<Server>, user: &UserId) {
+    match pushers::list(&server.store.snapshot(), user) {
+        Ok(pushers) => pushers.into_iter().for_each(|(key, _)| wake(server, key)),
+        Err(error) => warn!(?error, "the pushers of a user can't be read"), // his next message wakes them
+    }
+}
+
+/// Tells what there is, one after the other, until there is nothing left.
+async fn run(server: Arc<Server>, key: PusherKey) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let worked = tokio::select! {
+            () = server.shutdown.cancelled() => return,
+            worked = step(&server, &key) => worked,
+        };
+        match worked {
+            Ok(Step::Told) => pause = FIRST_PAUSE,
+            Ok(Step::Idle) => {
+                let mut running = server.pushes.running.lock();
+                match running.get_mut(&key) {
+                    Some(look_again) if *look_again => *look_again = false,
+                    _ => {
+                        running.remove(&key);
+                        return;
+                    }
+                }
+            }
+            Ok(Step::Failed(why)) => {
+                debug!(user = %key.user, app_id = key.app_id, why, "a push gateway could not be told; trying again");
+                fail(&server, &key, &mut pause).await;
+            }
+            Err(error) => {
+                warn!(user = %key.user, ?error, "a pusher could not tell what it should; trying again");
+                fail(&server, &key, &mut pause).await;
+            }
+        }
+    }
+}
+
+/// Waits, twice as long as last time.
+async fn fail(server: &Server, key: &PusherKey, pause: &mut Duration) {
+    let (dropped, now_ms) = (key.clone(), server.clock.now_ms());
+    let trimmed = server.store.write(move |tx| queue::trim(tx, &dropped, now_ms)).await;
+    if let Err(error) = trimmed {
+        warn!(?error, "what waits for a push gateway can't be trimmed");
+    }
+    tokio::select! {
+        () = server.shutdown.cancelled() => {}
+        () = tokio::time::sleep(*pause) => {}
+    }
+    *pause = (*pause * 2).min(LONGEST_PAUSE);
+}
+
+enum Step {
+    Told,
+    Failed(String),
+    /// There is nothing to tell.
+    Idle,
+}
+
+/// Something to be told.
+struct Task {
+    pusher: Pusher,
+    /// `None` if it is not worth telling any more.
+    notification: Option<Notification>,
+    event: Option<(StreamPos, crate::store::RoomNid)>,
+    unread: u64,
+    badge: Badge,
+}
+
+async fn step(server: &Arc<Server>, key: &PusherKey) -> Result<Step> {
+    let asked = key.clone();
+    let next = server.blocking(move |server| next(server, &server.store.snapshot(), &asked)).await?;
+    let Some(task) = next else { return Ok(Step::Idle) };
+    if let Some(notification) = &task.notification {
+        let _place = server.pushes.places.acquire().await.map_err(Error::internal)?;
+        match post(server, &task.pusher, notification).await? {
+            Err(why) => return Ok(Step::Failed(why)),
+            Ok(rejected) if rejected.contains(&key.pushkey) => {
+                debug!(user = %key.user, app_id = key.app_id, "a push gateway does not know the pushkey any more");
+                pushers::remove(server, key.clone()).await?;
+                return Ok(Step::Told);
+            }
+            Ok(_) => {}
+        }
+    }
+    let key = key.clone();
+    // A crash before the fsync makes the gateway hear of the event twice; it tells them by their ids.
+    server.store.write(move |tx| task.note_told(tx, &key)).await?;
+    Ok(Step::Told)
+}
+
+impl Task {
+    fn note_told(&self, tx: &mut Transaction<'_>, key: &PusherKey) -> Result<()> {
+        if !tx.before().contains::<Pushers>(&key.parts())? {
+            return Ok(());
+        }
+        if let Some((pos, room)) = self.event {
+            let (user, app_id, pushkey) = key.parts();
+            tx.delete::<PushQueue>(&(user, app_id, pushkey, pos, room));
+        }
+        let now = tx.get::<Badges>(&key.parts())?.unwrap_or_default();
+        let told = if self.notification.is_some() { Some(self.unread) } else { now.told };
+        // What was read while the gateway was told has still to be looked at.
+        let due = now.due.filter(|due| Some(*due) != self.badge.due);
+        tx.put::<Badges>(&key.parts(), &Badge { told, due });
+        Ok(())
+    }
+}
+
+/// The next thing to tell: the oldest event, or else the number of unread messages.
+fn next(server: &Server, snapshot: &Snapshot<'_>, key: &PusherKey) -> Result<Option<Task>> {
+    let Some(pusher) = snapshot.get::<Pushers>(&key.parts())? else { return Ok(None) };
+    let badge = snapshot.get::<Badges>(&key.parts())?.unwrap_or_default();
+    if let Some(waiting) = queue::first(snapshot, key)? {
+        let unread = unread::total(server, snapshot, &key.user)?;
+        let event = Some((waiting.pos, waiting.room));
+        let notification = match pusher.is_enabled {
+            true => of_event(server, snapshot, key, &pusher, &waiting, unread)?,
+            false => None,
+        };
+        // The number that goes with an event is as new as one that goes alone.
+        return Ok(Some(Task { pusher, notification, event, unread, badge }));
+    }
+    if badge.due.is_none() {
+        return Ok(None);
+    }
+    let unread = unread::total(server, snapshot, &key.user)?;
+    let is_new = pusher.is_enabled && pusher.kind == Kind::Http && badge.told != Some(unread);
+    let notification = if is_new { Some(gateway::of_count(key, &pusher, unread)?) } else { None };
+    Ok(Some(Task { pusher, notification, event: None, unread, badge }))
+}
+
+/// `None` if the event was read or removed meanwhile, or its reader left.
+fn of_event(
+    server: &Server,
+    snapshot: &Snapshot<'_>,
+    key: &PusherKey,
+    pusher: &Pusher,
+    waiting: &Waiting,
+    unread: u64,
+) -> Result<Option<Notification>> {
+    if !snapshot.contains::<Rooms>(&waiting.room)? {
+        return Ok(None);
+    }
+    let view = View::of(&server.rooms, snapshot, waiting.room)?;
+    let event = view.event(waiting.push.event)?;
+    let entry = log::Entry { pos: waiting.pos, room: waiting.room, event: waiting.push.event };
+    let told = reader::tell(server, &view, &key.user, &entry, &event)?;
+    if told.is_none_or(|told| told.has_read) {
+        return Ok(None);
+    }
+    let actions: Vec<Action> = serde_json::from_str(&waiting.push.actions).map_err(Error::internal)?;
+    gateway::of_event(&view, &event, key, pusher, &actions, unread).map(Some)
+}
+
+/// The pushkeys that the gateway rejects; the inner error says why it could not be told.
+async fn post(
+    server: &Arc<Server>,
+    pusher: &Pusher,
+    notification: &Notification,
+) -> Result<std::result::Result<Vec<String>, String>> {
+    let data = pusher.data()?;
+    let url = data.get("url").and_then(serde_json::Value::as_str).unwrap_or_default();
+    let url = match gateway_url(server, url) {
+        Ok(url) => url,
+        Err(error) => return Ok(Err(format!("{error:?}"))), // the configuration was changed
+    };
+    let body = serde_json::to_vec(&json!({ "notification": notification })).map_err(Error::internal)?;
+    let _ = (url, body); return Ok(Err("x".into()));
+}

@@ -1,0 +1,213 @@
+//! Where a user wants to be told of events: a pusher for each app on each of his devices. A device takes its pushers
+//! with it when it is logged out.
+//!
+//! <https://spec.matrix.org/v1.19/client-server-api/#push-notifications>
+
+use std::sync::Arc;
+
+use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use reqwest::Url;
+
+
+use super::queue;
+use crate::{
+    Server,
+    error::{Error, Result},
+    store::{Family, Group, Record, Snapshot, Table, Transaction},
+};
+
+/// Longest names, in bytes. Source: the specification for these two, for the others our choice.
+const MAX_APP_ID: usize = 64;
+const MAX_PUSHKEY: usize = 512;
+const MAX_TEXT: usize = 255;
+const MAX_DATA: usize = 4_096;
+
+/// How many pushers a user may have. Source: our choice; each of his messages costs as many requests.
+const MAX_PUSHERS: usize = 50;
+
+/// The only path at which a push gateway may be.
+const GATEWAY_PATH: &str = "/_matrix/push/v1/notify";
+
+pub struct Pushers;
+impl Table for Pushers {
+    const NAME: &'static str = "pushers";
+    const FAMILY: Family = Family::User;
+    const ID: u8 = 180;
+    /// The user, app id, pushkey.
+    type Key<'a> = (&'a UserId, &'a str, &'a str);
+    type Value = Pusher;
+
+    fn group(_: &Self::Key<'_>) -> Option<Group> {
+        Some(Group::of(Self::NAME))
+    }
+}
+
+/// The rows of `Pushers` by app and pushkey.
+pub struct PushersByKey;
+impl Table for PushersByKey {
+    const NAME: &'static str = "pushers_by_key";
+    const FAMILY: Family = Family::Lookup;
+    const ID: u8 = 180;
+    type Key<'a> = (&'a str, &'a str, &'a UserId);
+    type Value = ();
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pusher {
+    pub kind: Kind,
+    pub app_display_name: String,
+    pub device_display_name: String,
+    pub profile_tag: Option<String>,
+    pub lang: String,
+    /// A JSON object: with `url` for a gateway, and whatever the app wants its gateway to know.
+    pub data: String,
+    /// Whose log-out ends it; `None` for application services.
+    pub device_id: Option<OwnedDeviceId>,
+    /// False while the user wants to hear nothing there (MSC3881).
+    pub is_enabled: bool,
+    /// When it was set last, in milliseconds since the Unix epoch.
+    pub set_at_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    Http,
+    Email,
+}
+
+impl Record for Pusher {}
+
+impl Pusher {
+    /// `data` as JSON.
+    pub fn data(&self) -> Result<Map<String, Value>> {
+        serde_json::from_str(&self.data).map_err(Error::internal)
+    }
+}
+
+/// What names a pusher.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PusherKey {
+    pub user: OwnedUserId,
+    pub app_id: String,
+    pub pushkey: String,
+}
+
+impl PusherKey {
+    pub fn parts(&self) -> (&UserId, &str, &str) {
+        (&self.user, &self.app_id, &self.pushkey)
+    }
+}
+
+/// The pushers of `user`.
+pub fn list(snapshot: &Snapshot<'_>, user: &UserId) -> Result<Vec<(PusherKey, Pusher)>> {
+    let mut pushers = Vec::new();
+    for row in snapshot.list::<Pushers>(&user) {
+        let row = row?;
+        let (_, app_id, pushkey) = row.key()?;
+        let key = PusherKey { user: user.to_owned(), app_id: app_id.to_owned(), pushkey: pushkey.to_owned() };
+        pushers.push((key, row.value));
+    }
+    Ok(pushers)
+}
+
+/// Makes a pusher, or changes the one of that key. Unless `append` is set, others lose theirs of the same app and
+/// pushkey: the device has a new user.
+///
+/// Errors: `M_INVALID_PARAM`.
+pub async fn set(server: &Arc<Server>, key: PusherKey, pusher: Pusher, append: bool) -> Result<()> {
+    check(server, &key, &pusher)?;
+    let write = move |tx: &mut Transaction<'_>| {
+        if !append {
+            for other in owners(tx.before(), &key)?.into_iter().filter(|other| *other != key.user) {
+                delete(tx, &PusherKey { user: other, ..key.clone() });
+            }
+        }
+        let is_new = tx.get::<Pushers>(&key.parts())?.is_none();
+        if is_new && tx.before().list::<Pushers>(&&*key.user).count() >= MAX_PUSHERS {
+            return Err(Error::invalid_param(format!("A user has at most {MAX_PUSHERS} pushers")));
+        }
+        tx.put::<Pushers>(&key.parts(), &pusher);
+        tx.put::<PushersByKey>(&(&key.app_id, &key.pushkey, &key.user), &());
+        Ok(())
+    };
+    server.store.commit(write).await
+}
+
+/// Removes a pusher, if it is there.
+pub async fn remove(server: &Server, key: PusherKey) -> Result<()> {
+    let write = move |tx: &mut Transaction<'_>| {
+        delete(tx, &key);
+        Ok(())
+    };
+    server.store.commit(write).await
+}
+
+/// Removes the pushers that a device made, as part of a transaction.
+pub fn delete_device(tx: &mut Transaction<'_>, user: &UserId, device: &DeviceId) -> Result<()> {
+    for (key, pusher) in list(tx.before(), user)? {
+        if pusher.device_id.as_deref() == Some(device) {
+            delete(tx, &key);
+        }
+    }
+    Ok(())
+}
+
+/// Removes all pushers of a user, as part of a transaction.
+pub fn delete_user(tx: &mut Transaction<'_>, user: &UserId) -> Result<()> {
+    list(tx.before(), user)?.iter().for_each(|(key, _)| delete(tx, key));
+    Ok(())
+}
+
+/// Removes a pusher and what waits for it.
+pub fn delete(tx: &mut Transaction<'_>, key: &PusherKey) {
+    tx.delete::<Pushers>(&key.parts());
+    tx.delete::<PushersByKey>(&(&key.app_id, &key.pushkey, &key.user));
+    queue::delete(tx, key);
+}
+
+/// The users who have a pusher of that app and pushkey.
+fn owners(snapshot: &Snapshot<'_>, key: &PusherKey) -> Result<Vec<OwnedUserId>> {
+    let rows = snapshot.list::<PushersByKey>(&(&*key.app_id, &*key.pushkey));
+    rows.map(|row| row.and_then(|row| Ok(row.key()?.2.to_owned())).map_err(Error::from)).collect()
+}
+
+fn check(server: &Server, key: &PusherKey, pusher: &Pusher) -> Result<()> {
+    check_text("app_id", &key.app_id, MAX_APP_ID)?;
+    check_text("pushkey", &key.pushkey, MAX_PUSHKEY)?;
+    check_text("app_display_name", &pusher.app_display_name, MAX_TEXT)?;
+    check_text("device_display_name", &pusher.device_display_name, MAX_TEXT)?;
+    check_text("lang", &pusher.lang, MAX_TEXT)?;
+    check_text("profile_tag", pusher.profile_tag.as_deref().unwrap_or_default(), MAX_TEXT)?;
+    check_text("data", &pusher.data, MAX_DATA)?;
+    match pusher.kind {
+        Kind::Http => {
+            let data = pusher.data()?;
+            let url = data.get("url").and_then(Value::as_str);
+            let url = url.ok_or_else(|| Error::missing_param("`data.url` is missing"))?;
+            gateway_url(server, url).map(drop)
+        }
+        Kind::Email => Err(Error::invalid_param("This server sends no e-mail")),
+    }
+}
+
+fn check_text(name: &str, text: &str, max_bytes: usize) -> Result<()> {
+    match text.len() <= max_bytes {
+        true => Ok(()),
+        false => Err(Error::invalid_param(format!("`{name}` has at most {max_bytes} bytes"))),
+    }
+}
+
+/// The address of a push gateway, if it is one that we may call.
+pub fn gateway_url(server: &Server, url: &str) -> Result<Url> {
+    let url = Url::parse(url).map_err(|e| Error::invalid_param(format!("`data.url` is no URL: {e}")))?;
+    let is_allowed_scheme = url.scheme() == "https" || url.scheme() == "http" && server.config.push.allow_http_gateways;
+    if !is_allowed_scheme {
+        return Err(Error::invalid_param("`data.url` must begin with https://"));
+    }
+    if url.path() != GATEWAY_PATH || url.host().is_none() {
+        return Err(Error::invalid_param(format!("The path of `data.url` must be {GATEWAY_PATH}")));
+    }
+    Ok(url)
+}
