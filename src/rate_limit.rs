@@ -33,11 +33,18 @@ pub struct RateLimits {
     message: Option<Limit<OwnedUserId>>,
     upload: Option<Limit<OwnedUserId>>,
     thumbnail: Option<Limit<OwnedUserId>>,
+    /// Whom application services act for that no limit holds for.
+    is_unlimited: Box<dyn Fn(&UserId) -> bool + Send + Sync>,
 }
 
 impl RateLimits {
-    pub fn new(config: &config::RateLimits, clock: &Clock) -> Self {
+    pub fn new(
+        config: &config::RateLimits,
+        clock: &Clock,
+        is_unlimited: impl Fn(&UserId) -> bool + Send + Sync + 'static,
+    ) -> Self {
         Self {
+            is_unlimited: Box::new(is_unlimited),
             login_per_address: config.login_per_address().map(|quota| Limit::new(quota, clock)),
             login_per_account: config.login_per_account().map(|quota| Guesses::new(quota, clock)),
             registration: config.registration().map(|quota| Limit::new(quota, clock)),
@@ -59,17 +66,24 @@ impl RateLimits {
 
     /// An event that this user wants to send.
     pub fn message(&self, user: &UserId) -> Result<()> {
-        self.message.as_ref().map_or(Ok(()), |limit| limit.check(&user.to_owned()))
+        self.of_user(self.message.as_ref(), user)
     }
 
     /// A file that this user wants to upload or announce.
     pub fn upload(&self, user: &UserId) -> Result<()> {
-        self.upload.as_ref().map_or(Ok(()), |limit| limit.check(&user.to_owned()))
+        self.of_user(self.upload.as_ref(), user)
     }
 
     /// A thumbnail that has to be made for this user.
     pub fn thumbnail(&self, user: &UserId) -> Result<()> {
-        self.thumbnail.as_ref().map_or(Ok(()), |limit| limit.check(&user.to_owned()))
+        self.of_user(self.thumbnail.as_ref(), user)
+    }
+
+    fn of_user(&self, limit: Option<&Limit<OwnedUserId>>, user: &UserId) -> Result<()> {
+        match limit {
+            Some(limit) if !(self.is_unlimited)(user) => limit.check(&user.to_owned()),
+            _ => Ok(()),
+        }
     }
 
     /// Somebody is about to try a password of this user.
@@ -175,7 +189,7 @@ mod tests {
     fn limits(toml: &str) -> (RateLimits, Clock) {
         let clock = Clock::manual(1_000_000);
         let config = toml::from_str(toml).unwrap();
-        (RateLimits::new(&config, &clock), clock)
+        (RateLimits::new(&config, &clock, |_| false), clock)
     }
 
     const TWO_EACH: &str = r#"

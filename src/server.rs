@@ -83,7 +83,9 @@ impl Server {
         let appservices = Appservices::open(&config)?;
         appservice::accounts::make_bots(&store, &appservices, clock.now_ms())
             .map_err(|error| anyhow::anyhow!("the application services' users can't be made: {error:?}"))?;
-        let limits = RateLimits::new(&config.rate_limits, &clock);
+        let unlimited = appservices.unlimited();
+        let is_unlimited = move |user: &UserId| unlimited.iter().any(|service| service.has_user(user));
+        let limits = RateLimits::new(&config.rate_limits, &clock, is_unlimited);
         let login_tokens = Expiring::new(config.sessions.login_token_lifetime, MAX_LOGIN_TOKENS);
         let ephemeral = Arc::new(Order::new(&clock));
         Ok(Arc::new(Self {

@@ -11,8 +11,9 @@ use super::{Running, interest};
 use crate::{
     Server,
     error::Result,
-    room::View,
-    store::RoomNid,
+    room::{Membership, View, tables::UserRooms},
+    store::{RoomNid, Snapshot},
+    sync::presence::shape as presence_event,
 };
 
 /// How much waits for a service that can't be reached: the oldest is dropped.
@@ -71,9 +72,35 @@ pub fn receipt(server: &Server, room: RoomNid, user: &UserId, content: &Value, i
     let snapshot = server.store.snapshot();
     let view = View::of(&server.rooms, &snapshot, room)?;
     let event = json!({ "type": "m.receipt", "room_id": view.room_id(), "content": content });
-    tell_room(server, &view, |service| {
-        (!is_private || service.registration.has_user(user)).then(|| event.clone())
-    })
+    tell_room(server, &view, |service| (!is_private || service.registration.has_user(user)).then(|| event.clone()))
+}
+
+/// Tells services of the presence of a user who is theirs, or in a room that concerns them.
+pub fn presence(server: &Server, user: &UserId) -> Result<()> {
+    if listeners(server).next().is_none() {
+        return Ok(());
+    }
+    let snapshot = server.store.snapshot();
+    let event = presence_event(&snapshot, user, &server.presence.get(user), server.clock.now_ms())?;
+    for service in listeners(server) {
+        if service.registration.has_user(user) || meets(server, &snapshot, user, service)? {
+            service.mailbox.put(event.clone());
+        }
+    }
+    Ok(())
+}
+
+fn meets(server: &Server, snapshot: &Snapshot<'_>, user: &UserId, service: &Running) -> Result<bool> {
+    for row in snapshot.list::<UserRooms>(&user) {
+        let row = row?;
+        if row.value.membership == Membership::Join {
+            let view = View::of(&server.rooms, snapshot, row.key()?.1)?;
+            if interest::in_room(server, &view, &service.registration)? {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 fn tell_room(server: &Server, view: &View<'_>, event: impl Fn(&Running) -> Option<Value>) -> Result<()> {

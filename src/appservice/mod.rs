@@ -4,7 +4,7 @@
 
 pub mod accounts;
 pub mod call;
-mod ephemeral;
+pub mod ephemeral;
 mod interest;
 pub mod query;
 pub mod registration;
@@ -20,8 +20,8 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
-pub use self::registration::{Appservice, Interest};
 use self::ephemeral::Mailbox;
+pub use self::registration::{Appservice, Interest};
 use crate::{
     Server,
     config::Config,
@@ -72,21 +72,16 @@ impl Appservices {
         self.services.get(index)
     }
 
-    /// The service to which `user` belongs more than to others.
-    pub fn of_user(&self, user: &UserId) -> Option<&Arc<Running>> {
-        let interested = self.iter().filter(|service| service.registration.has_user(user));
-        interested.max_by_key(|service| service.registration.user(user))
-    }
-
     /// Those that are told of their users' to-device messages.
     pub fn told_to_device(&self) -> impl Iterator<Item = &Arc<Appservice>> {
         let registrations = self.iter().map(|service| &service.registration);
         registrations.filter(|service| service.wants_ephemeral && service.url.is_some())
     }
 
-    /// Whether no limit holds for what `user` does.
-    pub fn is_unlimited(&self, user: &UserId) -> bool {
-        self.iter().any(|service| !service.registration.is_rate_limited && service.registration.has_user(user))
+    /// Those for whose users no limit holds.
+    pub fn unlimited(&self) -> Vec<Arc<Appservice>> {
+        let registrations = self.iter().map(|service| &service.registration);
+        registrations.filter(|service| !service.is_rate_limited).cloned().collect()
     }
 
     /// `M_EXCLUSIVE` for the name of a new user that belongs to a service, other than `by`.
@@ -97,7 +92,7 @@ impl Appservices {
 
     /// `M_EXCLUSIVE` for an alias that belongs to a service, other than `by`, which must be one of its own.
     pub fn check_alias(&self, alias: &RoomAliasId, by: Option<&Appservice>) -> Result<()> {
-        if by.is_some_and(|by| by.has_aliases() && by.alias(alias) == Interest::None) {
+        if by.is_some_and(|by| by.alias(alias) == Interest::None) {
             return Err(exclusive("This alias is outside of the application service's namespace"));
         }
         let taken = |service: &Appservice| service.alias(alias) == Interest::Exclusive;

@@ -104,7 +104,11 @@ async fn tell(server: &Arc<Server>, service: &Arc<Running>) -> Result<std::conve
             looked_at = durable;
             if !news.is_nothing() {
                 let (id, reader) = (id.clone(), reader.clone());
-                server.store.commit(move |tx| news.write(tx, &id, &reader)).await?;
+                let must_last = news.has_body();
+                let written = server.store.write(move |tx| news.write(tx, &id, &reader)).await?;
+                if must_last {
+                    written.durable().await?;
+                }
                 continue;
             }
         }

@@ -5,11 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::{Family, Group, Record, StreamPos, Table, TableInfo};
 
-pub const ALL: &[TableInfo] = &[
-    TableInfo::of::<Cursors>(),
-    TableInfo::of::<Transactions>(),
-    TableInfo::of::<ToDeviceRows>(),
-];
+pub const ALL: &[TableInfo] =
+    &[TableInfo::of::<Cursors>(), TableInfo::of::<Transactions>(), TableInfo::of::<ToDeviceRows>()];
 
 /// How far each service was told, apart from the log of events, where it is a reader.
 pub struct Cursors;

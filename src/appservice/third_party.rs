@@ -16,9 +16,10 @@ use crate::{
 
 /// All protocols of all services. Several services may speak one: then the instances of all are listed.
 pub async fn protocols(server: &Server) -> Map<String, Value> {
-    let asked = server.appservices.iter().flat_map(|service| {
-        service.registration.protocols.iter().map(move |protocol| (service, protocol.as_str()))
-    });
+    let asked = server
+        .appservices
+        .iter()
+        .flat_map(|service| service.registration.protocols.iter().map(move |protocol| (service, protocol.as_str())));
     let asked: Vec<_> = asked.collect();
     let answers = join_all(asked.iter().map(|(service, protocol)| of_service(server, service, protocol))).await;
     let mut found: BTreeMap<String, Map<String, Value>> = BTreeMap::new();

@@ -21,8 +21,9 @@ use crate::{
     room::{View, tables::Rooms},
     store::{Group, Row, Scan, Snapshot, StreamPos, Transaction},
     user::{
-        device, keys, to_device,
+        device, keys,
         tables::{KeyChanges, ToDevice},
+        to_device,
     },
 };
 
@@ -44,7 +45,10 @@ struct Body {
     device_lists: Option<DeviceLists>,
     #[serde(rename = "org.matrix.msc3202.device_one_time_keys_count", skip_serializing_if = "BTreeMap::is_empty")]
     one_time_keys: PerDevice<BTreeMap<String, u64>>,
-    #[serde(rename = "org.matrix.msc3202.device_unused_fallback_key_types", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        rename = "org.matrix.msc3202.device_unused_fallback_key_types",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     fallback_keys: PerDevice<Vec<String>>,
 }
 
@@ -116,6 +120,10 @@ impl News {
         self.events
     }
 
+    pub fn has_body(&self) -> bool {
+        self.body.is_some()
+    }
+
     /// Nothing to tell and nowhere to go on from.
     pub fn is_nothing(&self) -> bool {
         self.body.is_none() && self.events.is_none()
@@ -147,11 +155,7 @@ impl News {
 
 impl Body {
     /// How many keys the devices have left that got messages: those were, or will be, used up by them.
-    fn add_key_counts(
-        &mut self,
-        snapshot: &Snapshot<'_>,
-        receivers: &[(StreamPos, u32, Receiver)],
-    ) -> Result<()> {
+    fn add_key_counts(&mut self, snapshot: &Snapshot<'_>, receivers: &[(StreamPos, u32, Receiver)]) -> Result<()> {
         for (.., Receiver { user_id, device_id }) in receivers {
             if device::get(snapshot, user_id, device_id)?.is_some() {
                 self.add_key_counts_of(snapshot, user_id, device_id)?;

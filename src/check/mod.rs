@@ -3,6 +3,7 @@
 mod graph;
 mod indexes;
 mod media;
+mod push;
 mod rooms;
 mod users;
 
@@ -85,6 +86,7 @@ pub fn check(store: &Store, server_name: &ruma::ServerName) -> Result<Report> {
     rooms::check(&mut checker);
     graph::check(&mut checker);
     indexes::check(&mut checker);
+    push::check(&mut checker);
     users::check(&mut checker);
     media::check(&mut checker, store);
     checker.progress.finish_and_clear();

@@ -15,7 +15,8 @@ use http::{Method, StatusCode, header};
 use ruma::api::{
     IncomingRequest, IncomingRequestExt, Metadata, OutgoingResponse,
     auth_scheme::{
-        AccessToken, AccessTokenOptional, AppserviceToken, AppserviceTokenOptional, AuthScheme, NoAccessToken, NoAuthentication,
+        AccessToken, AccessTokenOptional, AppserviceToken, AppserviceTokenOptional, AuthScheme, NoAccessToken,
+        NoAuthentication,
     },
     error::{DeserializationError, ErrorKind},
 };
@@ -224,7 +225,8 @@ async fn authenticate(request: Request, server: &Arc<Server>) -> Result<(Caller,
 async fn caller(server: &Arc<Server>, token: &str, uri: &http::Uri, address: IpAddr) -> Result<Caller, Error> {
     if server.appservices.with_token(token).is_some() {
         let assertion = Query::<appservice::Assertion>::try_from_uri(uri);
-        let Query(assertion) = assertion.map_err(|e| Error::invalid_param(format!("A query parameter is wrong: {e}")))?;
+        let Query(assertion) =
+            assertion.map_err(|e| Error::invalid_param(format!("A query parameter is wrong: {e}")))?;
         if let Some(caller) = appservice::caller(server, token, assertion)? {
             return Ok(caller);
         }

@@ -3,12 +3,11 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use http::header;
 use parking_lot::Mutex;
-use ruma::{
-    UserId,
-    api::push_gateway::send_event_notification::v1::Notification,
-    push::Action,
-};
+use reqwest::Url;
+use ruma::{UserId, api::push_gateway::send_event_notification::v1::Notification, push::Action};
+use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
@@ -233,5 +232,33 @@ async fn post(
         Err(error) => return Ok(Err(format!("{error:?}"))), // the configuration was changed
     };
     let body = serde_json::to_vec(&json!({ "notification": notification })).map_err(Error::internal)?;
-    let _ = (url, body); return Ok(Err("x".into()));
+    Ok(call(server, url, body).await)
+}
+
+/// What a gateway answers.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Answer {
+    rejected: Vec<String>,
+}
+
+async fn call(server: &Server, url: Url, body: Vec<u8>) -> std::result::Result<Vec<String>, String> {
+    if !server.config.push.allow_http_gateways {
+        return Err("push gateways can't be called yet".to_owned());
+    }
+    let told = |error: reqwest::Error| error.without_url().to_string();
+    let request = server.appservices.client.post(url).header(header::CONTENT_TYPE, "application/json").body(body);
+    let mut response = request.send().await.map_err(told)?;
+    if !response.status().is_success() {
+        return Err(format!("it answered {}", response.status()));
+    }
+    let mut answer = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(told)? {
+        if answer.len() + chunk.len() > MAX_ANSWER_BYTES {
+            return Err("its answer is too long".to_owned());
+        }
+        answer.extend(chunk);
+    }
+    // A gateway that answers something else has taken the notification all the same.
+    Ok(serde_json::from_slice::<Answer>(&answer).unwrap_or_default().rejected)
 }

@@ -4,9 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use ruma::{
-    MilliSecondsSinceUnixEpoch, UInt, UserId,
-    api::client::push::get_notifications::v3::Notification,
-    push::Action,
+    MilliSecondsSinceUnixEpoch, UInt, UserId, api::client::push::get_notifications::v3::Notification, push::Action,
 };
 
 use super::reader;
@@ -83,8 +81,12 @@ struct Merged<'s> {
 impl<'s> Merged<'s> {
     fn of(server: &'s Server, snapshot: &'s Snapshot<'s>, user: &UserId, from: Option<StreamPos>) -> Result<Self> {
         let before = from.map_or(RoomPos::MAX, RoomPos::from);
-        let mut merged =
-            Self { views: HashMap::new(), timelines: HashMap::new(), heads: BTreeMap::new(), looked_at: StreamPos::MAX };
+        let mut merged = Self {
+            views: HashMap::new(),
+            timelines: HashMap::new(),
+            heads: BTreeMap::new(),
+            looked_at: StreamPos::MAX,
+        };
         for row in snapshot.list::<UserRooms>(&user) {
             let row = row?;
             let room = row.key()?.1;

@@ -5,11 +5,10 @@
 
 use std::sync::Arc;
 
+use reqwest::Url;
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use reqwest::Url;
-
 
 use super::queue;
 use crate::{

@@ -89,8 +89,7 @@ pub fn pushers_with_work(snapshot: &Snapshot<'_>) -> Result<Vec<PusherKey>> {
     for row in snapshot.list::<Pushers>(&()) {
         let row = row?;
         let (user, app_id, pushkey) = row.key()?;
-        let key =
-            PusherKey { user: OwnedUserId::from(user), app_id: app_id.to_owned(), pushkey: pushkey.to_owned() };
+        let key = PusherKey { user: OwnedUserId::from(user), app_id: app_id.to_owned(), pushkey: pushkey.to_owned() };
         let is_due = snapshot.get::<Badges>(&key.parts())?.is_some_and(|badge| badge.due.is_some());
         if is_due || first(snapshot, &key)?.is_some() {
             found.push(key);

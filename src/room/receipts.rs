@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, UserId};
+use serde_json::json;
 
 use super::{
     Membership, View, read_markers,
@@ -14,6 +15,7 @@ use super::{
 };
 use crate::{
     Server,
+    appservice::ephemeral,
     error::{Error, Result},
     event::StoredEvent,
     push,
@@ -91,10 +93,25 @@ pub async fn set(server: &Arc<Server>, user: &UserId, room_id: &RoomId, marks: V
     let room = plan.room;
     let moved = server.store.commit(move |tx| plan.write(tx)).await?;
     push::deliver::wake_user(server, user);
-    if moved.contains(&Kind::Public) {
+    tell_services(server, room, user, &moved)?;
+    if moved.iter().any(|mark| mark.kind == Kind::Public) {
         server.wakers.room(server, room);
     } else if !moved.is_empty() {
         server.wakers.user(user);
+    }
+    Ok(())
+}
+
+/// Tells application services of receipts.
+fn tell_services(server: &Server, room: RoomNid, user: &UserId, moved: &[Mark]) -> Result<()> {
+    for mark in moved {
+        let Some(receipt_type) = mark.kind.receipt_type() else { continue };
+        let mut shown = json!({ "ts": server.clock.now_ms() });
+        if mark.thread != Thread::Any {
+            shown["thread_id"] = mark.thread.key().into();
+        }
+        let content = json!({ &*mark.event_id: { receipt_type: { user: shown } } });
+        ephemeral::receipt(server, room, user, &content, mark.kind == Kind::Private)?;
     }
     Ok(())
 }
@@ -124,19 +141,19 @@ impl Plan {
         Ok(Self { room, user, marks: placed, now_ms: server.clock.now_ms() })
     }
 
-    /// The kinds of the marks that moved.
-    fn write(self, tx: &mut Transaction<'_>) -> Result<Vec<Kind>> {
+    /// The marks that moved.
+    fn write(self, tx: &mut Transaction<'_>) -> Result<Vec<Mark>> {
         let mut moved = Vec::new();
         for (mark, pos) in self.marks {
             let has_moved = match mark.kind.receipt_type() {
                 Some(receipt_type) => {
                     let key = (self.room, &*self.user, receipt_type, mark.thread.key());
-                    put(tx, key, mark.event_id, pos, self.now_ms)?
+                    put(tx, key, mark.event_id.clone(), pos, self.now_ms)?
                 }
                 None => read_markers::put(tx, self.room, &self.user, &mark.event_id, pos)?,
             };
             if has_moved {
-                moved.push(mark.kind);
+                moved.push(mark);
             }
         }
         if !moved.is_empty() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ruma::{
-    CanonicalJsonObject, OwnedEventId, RoomId, UserId,
+    CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, UserId,
     api::error::ErrorKind,
     events::{StateEventType, TimelineEventType},
 };
@@ -36,6 +36,19 @@ pub async fn message(
     content: Box<RawValue>,
     txn_id: &str,
 ) -> Result<OwnedEventId> {
+    message_at(server, caller, room_id, event_type, content, txn_id, None).await
+}
+
+/// As [`message`]. `at`: when an application service says that it happened.
+pub async fn message_at(
+    server: &Arc<Server>,
+    caller: &Caller,
+    room_id: &RoomId,
+    event_type: TimelineEventType,
+    content: Box<RawValue>,
+    txn_id: &str,
+    at: Option<MilliSecondsSinceUnixEpoch>,
+) -> Result<OwnedEventId> {
     let room = membership::known(server, room_id)?;
     let key = transaction(caller, format!("send/{event_type}"), txn_id);
     let sender = caller.user_id.clone();
@@ -45,7 +58,7 @@ pub async fn message(
         }
         check_annotation(view, &sender, &event_type, &content)?;
         check_thread(view, &content)?;
-        Ok(Step::Send(Draft::message(event_type, content)))
+        Ok(Step::Send(Draft { origin_server_ts: at, ..Draft::message(event_type, content) }))
     })
     .await
 }
@@ -108,6 +121,19 @@ pub async fn state(
     state_key: String,
     content: Box<RawValue>,
 ) -> Result<OwnedEventId> {
+    state_at(server, sender, room_id, event_type, state_key, content, None).await
+}
+
+/// As [`state`]. `at`: when an application service says that it happened.
+pub async fn state_at(
+    server: &Arc<Server>,
+    sender: &UserId,
+    room_id: &RoomId,
+    event_type: StateEventType,
+    state_key: String,
+    content: Box<RawValue>,
+    at: Option<MilliSecondsSinceUnixEpoch>,
+) -> Result<OwnedEventId> {
     let room = membership::known(server, room_id)?;
     let user = sender.to_owned();
     append::act(server, room, sender, None, move |server, view| {
@@ -120,7 +146,7 @@ pub async fn state(
         };
         Ok(match same_state(view, &user, &draft)? {
             Some(event_id) => Step::Done(event_id),
-            None => Step::Send(draft),
+            None => Step::Send(Draft { origin_server_ts: at, ..draft }),
         })
     })
     .await

@@ -10,9 +10,10 @@ use std::{
 
 use parking_lot::Mutex;
 use ruma::{OwnedUserId, RoomId, UserId};
+use tracing::warn;
 
 use super::{Membership, View, visibility::not_in_room};
-use crate::{Server, clock::Clock, ephemeral::Order, error::Result, store::RoomNid};
+use crate::{Server, appservice, clock::Clock, ephemeral::Order, error::Result, store::RoomNid};
 
 /// The longest that somebody counts as typing without saying so again. Source: our choice; clients ask for 30 seconds.
 const MAX_TIMEOUT: Duration = Duration::from_secs(120);
@@ -140,10 +141,19 @@ pub async fn set(server: &Arc<Server>, user: &UserId, room_id: &RoomId, timeout:
     let until = |timeout: Duration| server.clock.now_ms() + u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     server.typing.set(room, user, timeout.map(until));
     server.wakers.room(server, room);
+    tell_services(server, room);
     if let Some(timeout) = timeout {
         tokio::spawn(expire_after(Arc::downgrade(server), timeout));
     }
     Ok(())
+}
+
+/// Tells application services who types in a room now.
+fn tell_services(server: &Server, room: RoomNid) {
+    let typists = server.typing.news(room, Some(0)).unwrap_or_default();
+    if let Err(error) = appservice::ephemeral::typing(server, room, &typists) {
+        warn!(?error, "application services can't be told who types");
+    }
 }
 
 /// Tells the members of rooms that somebody's time is up.
@@ -152,6 +162,7 @@ async fn expire_after(server: Weak<Server>, timeout: Duration) {
     let Some(server) = server.upgrade() else { return };
     for room in server.typing.expire() {
         server.wakers.room(&server, room);
+        tell_services(&server, room);
     }
 }
 

@@ -15,7 +15,7 @@ mod joined;
 mod json;
 mod left;
 mod plain_filter;
-mod presence;
+pub mod presence;
 mod request;
 mod state;
 mod stream;

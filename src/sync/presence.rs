@@ -17,6 +17,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     room::member_profile,
+    store::Snapshot,
     user::presence::{Shown, State},
 };
 
@@ -50,16 +51,20 @@ pub fn write(context: &Context<'_>, changes: &Changes, out: &mut Vec<u8>) -> Res
     Ok(has_news)
 }
 
-/// With the user's name and avatar, whose changes are told in this way too.
 fn event(context: &Context<'_>, user: &UserId, shown: &Shown) -> Result<Value> {
-    let mut content = Value::Object(member_profile::shown_fields(context.snapshot, user)?);
+    shape(context.snapshot, user, shown, context.server.clock.now_ms())
+}
+
+/// The event, with the user's name and avatar, whose changes are told in this way too.
+pub fn shape(snapshot: &Snapshot<'_>, user: &UserId, shown: &Shown, now_ms: u64) -> Result<Value> {
+    let mut content = Value::Object(member_profile::shown_fields(snapshot, user)?);
     content["presence"] = json!(shown.state.to_ruma());
     content["currently_active"] = json!(shown.state == State::Online);
     if let Some(status) = &shown.status_msg {
         content["status_msg"] = json!(status);
     }
     if let Some(at_ms) = shown.last_active_ms {
-        content["last_active_ago"] = json!(context.server.clock.now_ms().saturating_sub(at_ms));
+        content["last_active_ago"] = json!(now_ms.saturating_sub(at_ms));
     }
     Ok(json!({ "type": EVENT_TYPE, "sender": user, "content": content }))
 }

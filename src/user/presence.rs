@@ -13,7 +13,7 @@ use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId, presence::PresenceState
 use tracing::error;
 
 use crate::{
-    Server,
+    Server, appservice,
     clock::Clock,
     ephemeral::Order,
     error::{Error, Result},
@@ -323,6 +323,9 @@ pub fn is_visible(server: &Server, snapshot: &Snapshot<'_>, viewer: &UserId, use
 fn tell(server: &Arc<Server>, user: &UserId, has_changed: bool) {
     if has_changed {
         wake(server, user);
+        if let Err(error) = appservice::ephemeral::presence(server, user) {
+            error!(?error, "application services can't be told of presence");
+        }
     }
     if !std::mem::replace(&mut server.presence.known.lock().is_swept, true) {
         tokio::spawn(sweep(Arc::downgrade(server)));

@@ -3,6 +3,7 @@
 mod account;
 mod account_data;
 mod aliases;
+mod appservices;
 mod backup;
 mod cross_signing;
 mod devices;
@@ -17,6 +18,7 @@ mod membership;
 mod presence;
 mod profile;
 mod push_rules;
+mod pushers;
 mod rate_limits;
 mod receipts;
 mod refresh;

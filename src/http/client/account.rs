@@ -39,8 +39,9 @@ pub fn router() -> Router<Arc<Server>> {
 /// `GET /account/whoami`
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3accountwhoami>
 async fn who_am_i(Client { sender, .. }: Client<whoami::v3::Request>) -> Matrix<whoami::v3::Response> {
+    let device_id = sender.has_device().then_some(sender.device_id);
     let mut response = whoami::v3::Response::new(sender.user_id, false);
-    response.device_id = sender.has_device().then_some(sender.device_id);
+    response.device_id = device_id;
     Matrix(response)
 }
 

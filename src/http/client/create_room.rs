@@ -38,7 +38,11 @@ async fn create_room(
     Client { sender, body, .. }: Client<Request>,
 ) -> Result<Matrix<Response>> {
     server.limits.message(&sender.user_id)?;
-    let room_id = create::create(&server, &sender.user_id, new_room(&server, body)?).await?;
+    let room = new_room(&server, body)?;
+    if let Some(alias) = &room.alias {
+        server.appservices.check_alias(alias, sender.appservice.as_deref())?;
+    }
+    let room_id = create::create(&server, &sender.user_id, room).await?;
     Ok(Matrix(Response::new(room_id)))
 }
 

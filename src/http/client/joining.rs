@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use axum::{Router, extract::State};
-use ruma::api::{
-    client::membership::{ThirdPartySigned, join_room_by_id, join_room_by_id_or_alias, joined_rooms},
-    error::ErrorKind,
+use ruma::{
+    RoomAliasId,
+    api::{
+        client::membership::{ThirdPartySigned, join_room_by_id, join_room_by_id_or_alias, joined_rooms},
+        error::ErrorKind,
+    },
 };
 
 use crate::{
-    Server,
+    Server, appservice,
     error::{Error, Result},
     http::{
         endpoint,
@@ -49,6 +52,9 @@ async fn by_id_or_alias(
 ) -> Result<Matrix<join_room_by_id_or_alias::v3::Response>> {
     server.limits.message(&sender.user_id)?;
     refuse_signed(body.third_party_signed.as_ref())?;
+    if let Ok(alias) = <&RoomAliasId>::try_from(&*body.room_id_or_alias) {
+        appservice::query::alias(&server, alias).await?;
+    }
     let (room, room_id) = aliases::find(&server, &body.room_id_or_alias)?;
     membership::join(&server, &sender.user_id, room, extra(&raw)?).await?;
     Ok(Matrix(join_room_by_id_or_alias::v3::Response::new(room_id)))

@@ -41,6 +41,7 @@ async fn upload_keys(
     let upload =
         Upload { device_keys: body.device_keys, one_time_keys: body.one_time_keys, fallback_keys: body.fallback_keys };
     // Who shares rooms with the caller must be woken even if he hangs up.
+    sender.check_device()?;
     let counts = Server::detached(async move { keys::upload(&server, sender, upload).await }).await?;
     let counts = counts.into_iter().map(|(algorithm, count)| (algorithm.into(), UInt::new_saturating(count)));
     Ok(Matrix(upload_keys::v3::Response::new(counts.collect())))

@@ -2,6 +2,7 @@
 
 mod account;
 mod account_data;
+mod appservices;
 mod banning;
 mod capabilities;
 mod create_room;
@@ -54,6 +55,7 @@ pub fn router() -> Router<Arc<Server>> {
     Router::new()
         .merge(account::router())
         .merge(account_data::router())
+        .merge(appservices::router())
         .merge(banning::router())
         .merge(capabilities::router())
         .merge(create_room::router())

@@ -11,7 +11,7 @@ use ruma::{
 use serde_json::{Map, Value};
 
 use crate::{
-    Server,
+    Server, appservice,
     error::{Error, Result},
     http::{
         endpoint,
@@ -87,6 +87,9 @@ fn check_own(caller: &UserId, user_id: &str) -> Result<()> {
 
 /// The profile of one of our users. `M_NOT_FOUND` for everybody else: other servers can't be asked yet.
 async fn of_user(server: &Arc<Server>, user_id: &UserId) -> Result<Map<String, Value>> {
+    if server.is_ours(user_id) {
+        appservice::query::user_exists(server, user_id).await?;
+    }
     let user_id = user_id.to_owned();
     let find = move |snapshot: &crate::store::Snapshot<'_>| {
         if account::get(snapshot, &user_id)?.is_none_or(|account| account.deactivated.is_some()) {

@@ -9,7 +9,7 @@ use ruma::api::client::{
 };
 
 use crate::{
-    Server,
+    Server, appservice,
     error::Result,
     http::{
         endpoint,
@@ -33,6 +33,7 @@ async fn create(
     Client { sender, body, .. }: Client<create_alias::v3::Request>,
 ) -> Result<Matrix<create_alias::v3::Response>> {
     server.limits.message(&sender.user_id)?;
+    server.appservices.check_alias(&body.room_alias, sender.appservice.as_deref())?;
     aliases::create(&server, &sender.user_id, body.room_alias, &body.room_id).await?;
     Ok(Matrix(create_alias::v3::Response::new()))
 }
@@ -43,6 +44,7 @@ async fn resolve(
     State(server): State<Arc<Server>>,
     Public { body, .. }: Public<get_alias::v3::Request>,
 ) -> Result<Matrix<get_alias::v3::Response>> {
+    appservice::query::alias(&server, &body.room_alias).await?;
     let (room_id, servers) = server.blocking(move |server| aliases::room_of(server, &body.room_alias)).await?;
     Ok(Matrix(get_alias::v3::Response::new(room_id, servers)))
 }
@@ -53,6 +55,7 @@ async fn delete(
     State(server): State<Arc<Server>>,
     Client { sender, body, .. }: Client<delete_alias::v3::Request>,
 ) -> Result<Matrix<delete_alias::v3::Response>> {
+    server.appservices.check_alias(&body.room_alias, sender.appservice.as_deref())?;
     aliases::remove(&server, &sender.user_id, body.room_alias).await?;
     Ok(Matrix(delete_alias::v3::Response::new()))
 }

@@ -70,9 +70,6 @@ async fn state_event(
 /// When an event happened, if an application service says so; nobody else is believed.
 ///
 /// <https://spec.matrix.org/v1.19/application-service-api/#timestamp-massaging>
-fn timestamp(
-    sender: &Caller,
-    given: Option<MilliSecondsSinceUnixEpoch>,
-) -> Option<MilliSecondsSinceUnixEpoch> {
+fn timestamp(sender: &Caller, given: Option<MilliSecondsSinceUnixEpoch>) -> Option<MilliSecondsSinceUnixEpoch> {
     given.filter(|_| sender.appservice.is_some())
 }

@@ -5,7 +5,7 @@
 
 mod claim;
 mod cross_signing;
-mod one_time;
+pub mod one_time;
 mod query;
 mod signatures;
 mod signed;

@@ -2,6 +2,7 @@
 
 mod answer;
 mod identity;
+pub mod listener;
 pub mod room;
 mod user;
 
