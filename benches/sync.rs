@@ -17,11 +17,18 @@ use chappe::{
         create::{self, NewRoom, Preset},
     },
     store::RoomNid,
-    sync::{self, Answer, Request, StateForm},
-    user::presence::State,
+    sync::{
+        self, Answer, Request, StateForm,
+        sliding::{self, Asked},
+    },
+    user::{
+        account,
+        presence::State,
+        session::{self, DeviceRequest},
+    },
 };
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ruma::{OwnedUserId, RoomVersionId, UserId};
+use ruma::{OwnedDeviceId, OwnedUserId, RoomVersionId, UserId};
 use serde_json::{Map, json, value::to_raw_value};
 use tokio::runtime::Runtime;
 
@@ -39,6 +46,7 @@ fn user(n: usize) -> OwnedUserId {
 struct Bench {
     runtime: Runtime,
     server: Arc<Server>,
+    device: OwnedDeviceId,
     rooms: Vec<RoomNid>,
     _directory: tempfile::TempDir,
 }
@@ -50,9 +58,14 @@ impl Bench {
         directory.path().clone_into(&mut config.database_path);
         let runtime = Runtime::new().expect("threads can be started");
         let server = Server::open(config, Clock::System, Random::from_seed(1)).expect("a new database opens");
+        let session = async {
+            account::create(&server, "user0", "password".to_owned(), false).await?;
+            session::log_in(&server, user(0), DeviceRequest::default()).await
+        };
+        let device = runtime.block_on(session).expect("a new account").device_id;
         let found = futures_util::future::join_all((0..rooms).map(|_| found(&server)));
         let rooms = runtime.block_on(found);
-        Self { runtime, server, rooms, _directory: directory }
+        Self { runtime, server, device, rooms, _directory: directory }
     }
 
     /// The answer to user 0; the position in it is that of now.
@@ -70,9 +83,46 @@ impl Bench {
         self.runtime.block_on(sync::sync(&self.server, request)).expect("it reads")
     }
 
+    /// The body of an answer of sliding sync to user 0, who wants the first `rooms` rooms, with their last message and what
+    /// a list of rooms shows.
+    fn slide(&self, rooms: usize, pos: Option<&str>) -> Vec<u8> {
+        let required = [
+            ["m.room.name", ""],
+            ["m.room.encryption", ""],
+            ["m.room.member", "$LAZY"],
+            ["m.room.member", "$ME"],
+            ["m.room.topic", ""],
+            ["m.room.avatar", ""],
+            ["m.room.canonical_alias", ""],
+            ["m.room.power_levels", ""],
+            ["org.matrix.msc3401.call.member", "*"],
+            ["m.room.join_rules", ""],
+            ["m.room.tombstone", ""],
+            ["m.room.create", ""],
+            ["m.room.history_visibility", ""],
+            ["io.element.functional_members", ""],
+            ["m.space.parent", "*"],
+            ["m.space.child", "*"],
+        ];
+        let list = json!({ "ranges": [[0, rooms - 1]], "timeline_limit": 1, "required_state": required });
+        let extensions = json!({
+            "account_data": { "enabled": true }, "receipts": { "enabled": true }, "typing": { "enabled": true },
+        });
+        let body = json!({ "conn_id": "room-list", "lists": { "all_rooms": list }, "extensions": extensions });
+        let body = serde_json::from_value(body).expect("it is a request");
+        let pos = pos.map(|pos| pos.parse().expect("it is a position"));
+        let asked = Asked::new(user(0), self.device.clone(), pos, Duration::ZERO, State::Offline, body);
+        self.runtime.block_on(sliding::sync(&self.server, asked.expect("it is in bounds"))).expect("it reads")
+    }
+
     fn say(&self, room: RoomNid) {
         self.runtime.block_on(send(&self.server, room, &user(0), message()));
     }
+}
+
+fn pos_in(body: &[u8]) -> String {
+    let answer: serde_json::Value = serde_json::from_slice(body).expect("it is JSON");
+    answer["pos"].as_str().expect("it has a position").to_owned()
 }
 
 async fn found(server: &Arc<Server>) -> RoomNid {
@@ -140,7 +190,21 @@ fn syncs(criterion: &mut Criterion) {
                 took
             });
         });
+        group.bench_function(BenchmarkId::new("sliding, first answer of 20 rooms, rooms", count), |bencher| {
+            bencher.iter(|| black_box(bench.slide(20, None)));
+        });
+        let pos = pos_in(&bench.slide(count, None));
+        group.bench_function(BenchmarkId::new("sliding, no news, rooms", count), |bencher| {
+            bencher.iter(|| black_box(bench.slide(count, Some(&pos))));
+        });
+        bench.say(bench.rooms[0]);
+        group.bench_function(BenchmarkId::new("sliding, one message, rooms", count), |bencher| {
+            bencher.iter(|| black_box(bench.slide(count, Some(&pos))));
+        });
         group.sample_size(10);
+        group.bench_function(BenchmarkId::new("sliding, first answer of all rooms, rooms", count), |bencher| {
+            bencher.iter(|| black_box(bench.slide(count, None)));
+        });
         group.throughput(Throughput::Bytes(start.body.len() as u64));
         group.bench_function(BenchmarkId::new("initial, rooms", count), |bencher| {
             bencher.iter(|| black_box(bench.answer(None)));

@@ -16,7 +16,7 @@ use crate::{
     rate_limit::RateLimits,
     room::{Rooms, hierarchy, typing::Typing},
     store::{self, Snapshot, Store},
-    sync::{UserRoomLists, Wakers},
+    sync::{UserRoomLists, Wakers, sliding},
     tables,
     user::{expiring::Expiring, password::Passwords, presence::Presence, shared_secret, uiaa},
 };
@@ -40,6 +40,10 @@ pub struct Server {
     pub wakers: Wakers,
     /// The rooms of those who sync.
     pub user_rooms: UserRoomLists,
+    /// When something last happened in the rooms of those who use sliding sync.
+    pub activities: sliding::Activities,
+    /// The requests of sliding sync that are being answered.
+    pub sliding_turns: sliding::Turns,
     /// The order of what is in `typing` and `presence`.
     pub ephemeral: Arc<Order>,
     pub typing: Typing,
@@ -102,6 +106,8 @@ impl Server {
             rooms,
             wakers: Wakers::default(),
             user_rooms: UserRoomLists::default(),
+            activities: sliding::Activities::default(),
+            sliding_turns: sliding::Turns::default(),
             limits,
             media,
             appservices,

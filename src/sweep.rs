@@ -10,6 +10,7 @@ use crate::{
     log, media,
     room::tables::{EventTransactions, Transactions},
     store::{self, Row},
+    sync::sliding,
     user::tables::ToDeviceTransactions,
 };
 
@@ -45,6 +46,7 @@ pub async fn run(server: Arc<Server>) {
 pub async fn once(server: &Arc<Server>) -> Result<usize> {
     log::sweep(server).await?;
     Ok(transactions(server).await?
+        + sliding::sweep(server).await?
         + to_device_transactions(server).await?
         + media::pending::remove_expired(server).await?)
 }

@@ -10,6 +10,7 @@ use crate::{
     push,
     room::tables as room,
     store::{Family, Migration, Record, Store, Table, TableInfo},
+    sync::sliding::tables as sliding,
     user::{keys::tables as keys, tables as user},
 };
 
@@ -28,6 +29,7 @@ pub fn all() -> impl Iterator<Item = &'static TableInfo> {
         .chain(keys::ALL)
         .chain(push::ALL)
         .chain(appservices::ALL)
+        .chain(sliding::ALL)
 }
 
 const OWN: [TableInfo; 1] = [TableInfo::of::<SigningKey>()];

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::Checker;
 use crate::{
     store::Result,
+    sync::sliding::tables::{Connections, SentRooms},
     user::{
         keys::tables::{OneTimeKeyCounts, OneTimeKeyPlaces, OneTimeKeys, UserSignatureChanges, UserSignatures},
         tables::{
@@ -23,6 +24,7 @@ pub fn check(checker: &mut Checker<'_>) {
     checker.run("user signatures", user_signatures);
     checker.run("to-device messages", to_device);
     checker.run("key backups", backups);
+    checker.run("sliding connections", sliding_connections);
 }
 
 fn devices(checker: &mut Checker<'_>) -> Result<()> {
@@ -168,5 +170,27 @@ fn backups(checker: &mut Checker<'_>) -> Result<()> {
         });
     }
     checker.expect("key backups", found.is_empty(), || format!("{found:?} have no version"));
+    Ok(())
+}
+
+/// Connections are of devices that are there, and rooms were told on connections that are there.
+fn sliding_connections(checker: &mut Checker<'_>) -> Result<()> {
+    let name = "sliding connections";
+    for row in checker.snapshot.list::<Connections>(&()) {
+        let row = row?;
+        let (user_id, device_id, conn_id) = row.key()?;
+        let has_device = checker.snapshot.contains::<Devices>(&(user_id, device_id))?;
+        checker.expect(name, has_device, || format!("{conn_id:?} is of {device_id} of {user_id}, which is not there"));
+        let positions = row.value.positions.iter().map(|position| position.at);
+        let is_in_order = !row.value.positions.is_empty() && positions.is_sorted();
+        checker.expect(name, is_in_order, || format!("{conn_id:?} of {user_id} has {:?}", row.value.positions));
+    }
+    for row in checker.snapshot.list::<SentRooms>(&()) {
+        let row = row?;
+        let (user_id, device_id, conn_id, room) = row.key()?;
+        let is_there = checker.snapshot.contains::<Connections>(&(user_id, device_id, conn_id))?;
+        checker
+            .expect(name, is_there, || format!("room {room} was told on {conn_id:?} of {user_id}, which is not there"));
+    }
     Ok(())
 }

@@ -2,7 +2,7 @@
 //!
 //! <https://spec.matrix.org/v1.19/client-server-api/#client-config>
 
-use std::collections::HashSet;
+use std::{collections::HashSet, convert::Infallible};
 
 use super::{
     answer::Context,
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Type and content of an account-data event.
-type Datum = (String, String);
+pub type Datum = (String, String);
 
 /// The rooms in which the user's account data changed; none where everything is told anyway.
 pub fn changed_rooms(context: &Context<'_>) -> Result<HashSet<RoomNid>> {
@@ -33,18 +33,24 @@ pub fn changed_rooms(context: &Context<'_>) -> Result<HashSet<RoomNid>> {
 
 /// Writes the global account data that the client does not have; `false` if there is none.
 pub fn write_global(context: &Context<'_>, out: &mut Vec<u8>) -> Result<bool> {
-    let mut data = read(context, GLOBAL, context.since)?;
-    // What is kept is what the user changed about the server's rules, if anything.
-    let is_kept = data.iter().any(|(event_type, _)| event_type == push_rules::EVENT_TYPE);
-    if is_kept || context.since.is_none() {
-        data.retain(|(event_type, _)| event_type != push_rules::EVENT_TYPE);
-        let rules = push_rules::content(context.snapshot, context.user_id())?;
-        data.push((push_rules::EVENT_TYPE.to_owned(), rules));
-    }
+    let mut data = global(context, context.since)?;
     let filter = &context.request.filter.account_data;
     data.retain(|(event_type, _)| plain_filter::allows(filter, event_type, context.user_id()));
     data.truncate(plain_filter::limit(filter));
     Ok(write(&data, out))
+}
+
+/// The global account data that changed after `after`: all, if `None`.
+pub fn global(context: &Context<'_>, after: Option<StreamPos>) -> Result<Vec<Datum>> {
+    let mut data = read(context, GLOBAL, after)?;
+    // What is kept is what the user changed about the server's rules, if anything.
+    let is_kept = data.iter().any(|(event_type, _)| event_type == push_rules::EVENT_TYPE);
+    if is_kept || after.is_none() {
+        data.retain(|(event_type, _)| event_type != push_rules::EVENT_TYPE);
+        let rules = push_rules::content(context.snapshot, context.user_id())?;
+        data.push((push_rules::EVENT_TYPE.to_owned(), rules));
+    }
+    Ok(data)
 }
 
 /// As [`write_global`], for one room. `after`: what the client has seen of the room.
@@ -60,7 +66,8 @@ pub fn write_room(context: &Context<'_>, view: &View<'_>, after: Option<StreamPo
     Ok(write(&data, out))
 }
 
-fn read(context: &Context<'_>, room: RoomNid, after: Option<StreamPos>) -> Result<Vec<Datum>> {
+/// The account data of a room that changed after `after`: all, if `None`.
+pub fn read(context: &Context<'_>, room: RoomNid, after: Option<StreamPos>) -> Result<Vec<Datum>> {
     let Some(after) = after else {
         let rows = context.snapshot.list::<AccountData>(&(context.user_id(), room));
         return rows
@@ -95,13 +102,14 @@ fn changes(context: &Context<'_>, after: StreamPos) -> Result<Vec<(RoomNid, Stri
 }
 
 fn write(data: &[Datum], out: &mut Vec<u8>) -> bool {
-    let event = |out: &mut Vec<u8>, (event_type, content): &Datum| {
-        let mut object = Object::begin(out);
-        object.member("type", event_type);
-        object.raw("content", content);
-        object.end();
-        Ok::<_, std::convert::Infallible>(())
-    };
-    let Ok(()) = json::events(out, data, event);
+    let Ok(()) = json::events(out, data, write_event);
     !data.is_empty()
+}
+
+pub fn write_event(out: &mut Vec<u8>, (event_type, content): &Datum) -> Result<(), Infallible> {
+    let mut object = Object::begin(out);
+    object.member("type", event_type);
+    object.raw("content", content);
+    object.end();
+    Ok(())
 }

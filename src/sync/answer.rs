@@ -80,6 +80,11 @@ impl<'s> Context<'s> {
         self.server.store.recent().may_have_changed::<T>(group, pos)
     }
 
+    /// Whether rows of a group changed after `pos`; `None` where memory does not tell.
+    pub fn has_changed<T: Table>(&self, group: Group, pos: StreamPos) -> Option<bool> {
+        self.server.store.recent().has_changed::<T>(group, pos)
+    }
+
     pub fn view(&self, room: RoomNid) -> Result<View<'s>> {
         Ok(View::of(&self.server.rooms, self.snapshot, room)?)
     }
@@ -139,7 +144,7 @@ impl Answer {
         let snapshot = server.store.snapshot();
         let context = Context::open(server, &snapshot, request)?;
         let since = request.since.filter(|_| context.since.is_some());
-        let messages = to_device::read(&context, since.map(|since| since.to_device))?;
+        let messages = to_device::read(&context, since.map(|since| since.to_device), to_device::MAX_MESSAGES)?;
         let next = Token { to_device: messages.next, ..Token::new(context.now, context.ephemeral_now) };
         let mut body = Vec::with_capacity(4 << 10);
         let has_news = context.write(&mut body, next, &messages, hand_on)?;

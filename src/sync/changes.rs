@@ -114,11 +114,23 @@ fn known_news(context: &Context<'_>, rooms: &[(RoomNid, UserRoom)]) -> Vec<Optio
 
 /// Whether a room has events or receipts after a position.
 fn has_changed(context: &Context<'_>, room: RoomNid, after: StreamPos) -> Result<bool> {
-    let next = after.next();
-    let events = Scan::from::<Timeline>(&(room, RoomPos::from(next)), &room);
-    if context.snapshot.scan::<Timeline>(events).next().transpose()?.is_some() {
-        return Ok(true);
+    Ok(has_events(context, room, after)? || has_receipts(context, room, after)?)
+}
+
+/// Whether a room has events after a position.
+pub fn has_events(context: &Context<'_>, room: RoomNid, after: StreamPos) -> Result<bool> {
+    if let Some(known) = context.has_changed::<Timeline>(Group::of(room), after) {
+        return Ok(known);
     }
-    let receipts = Scan::from::<ReceiptChanges>(&(room, next), &room);
+    let events = Scan::from::<Timeline>(&(room, RoomPos::from(after.next())), &room);
+    Ok(context.snapshot.scan::<Timeline>(events).next().transpose()?.is_some())
+}
+
+/// Whether a room has receipts after a position.
+pub fn has_receipts(context: &Context<'_>, room: RoomNid, after: StreamPos) -> Result<bool> {
+    if let Some(known) = context.has_changed::<ReceiptChanges>(Group::of(room), after) {
+        return Ok(known);
+    }
+    let receipts = Scan::from::<ReceiptChanges>(&(room, after.next()), &room);
     Ok(context.snapshot.scan::<ReceiptChanges>(receipts).next().transpose()?.is_some())
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use ruma::{OwnedEventId, OwnedUserId};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     answer::Context,
@@ -27,22 +27,22 @@ use crate::{
 const PRIVATE: &str = "m.read.private";
 
 /// The content of one `m.receipt` event: event, receipt type, user.
-type Content = BTreeMap<OwnedEventId, BTreeMap<String, BTreeMap<OwnedUserId, Shown>>>;
+pub type Content = BTreeMap<OwnedEventId, BTreeMap<String, BTreeMap<OwnedUserId, Shown>>>;
 
 /// One user's receipt as others see it.
 #[derive(Debug, Serialize)]
-struct Shown {
+pub struct Shown {
     ts: u64,
     #[serde(skip_serializing_if = "String::is_empty")]
     thread_id: String,
 }
 
 /// A receipt and what it is kept by.
-struct Row {
-    user_id: OwnedUserId,
+pub struct Row {
+    pub user_id: OwnedUserId,
     receipt_type: String,
     thread_id: String,
-    receipt: Receipt,
+    pub receipt: Receipt,
 }
 
 /// Writes the room's ephemeral events that came after `after`; `false` if there are none.
@@ -50,16 +50,11 @@ pub fn write(context: &Context<'_>, view: &View<'_>, after: Option<StreamPos>, o
     let filter = &context.request.filter.room.ephemeral;
     let wanted = EventFilter::new(filter, view.room_id());
     let mut events = Vec::new();
-    if wanted.allows_type("m.typing")
-        && let Some(mut typing) = context.server.typing.news(view.nid, after.and(context.ephemeral_since))
-    {
-        let members = context.server.wakers.local_members(context.server, view.nid)?; // somebody may have left since
-        typing.retain(|user| members.contains(user) && !context.ignored.contains(user));
-        events.push(json!({ "type": "m.typing", "content": { "user_ids": typing } }));
+    if wanted.allows_type("m.typing") {
+        events.extend(typing(context, view, after.and(context.ephemeral_since))?);
     }
     if wanted.allows_type("m.receipt") {
-        let receipts = contents(receipts(context, view, after)?);
-        events.extend(receipts.into_iter().map(|content| json!({ "type": "m.receipt", "content": content })));
+        events.extend(contents(receipts(context, view, after)?).into_iter().map(receipt_event));
     }
     events.truncate(limit_of(filter).unwrap_or(usize::MAX));
     let Ok(()) = json::events(out, &events, |out, event| {
@@ -69,8 +64,20 @@ pub fn write(context: &Context<'_>, view: &View<'_>, after: Option<StreamPos>, o
     Ok(!events.is_empty())
 }
 
+/// The event that tells who types, if a client that has seen the changes up to `since` should be told.
+pub fn typing(context: &Context<'_>, view: &View<'_>, since: Option<u64>) -> Result<Option<Value>> {
+    let Some(mut typing) = context.server.typing.news(view.nid, since) else { return Ok(None) };
+    let members = context.server.wakers.local_members(context.server, view.nid)?; // somebody may have left since
+    typing.retain(|user| members.contains(user) && !context.ignored.contains(user));
+    Ok(Some(json!({ "type": "m.typing", "content": { "user_ids": typing } })))
+}
+
+pub fn receipt_event(content: Content) -> Value {
+    json!({ "type": "m.receipt", "content": content })
+}
+
 /// The receipts that the user may see, and that changed after `after`.
-fn receipts(context: &Context<'_>, view: &View<'_>, after: Option<StreamPos>) -> Result<Vec<Row>> {
+pub fn receipts(context: &Context<'_>, view: &View<'_>, after: Option<StreamPos>) -> Result<Vec<Row>> {
     let is_shown = |row: &Row| {
         let is_own = row.user_id == context.user_id();
         is_own || row.receipt_type != PRIVATE && !context.ignored.contains(&row.user_id)
@@ -116,7 +123,7 @@ fn changed(view: &View<'_>, after: StreamPos) -> Result<Vec<Row>> {
 }
 
 /// As few events as hold all receipts: one can't say that a user has read up to the same event in two threads.
-fn contents(rows: Vec<Row>) -> Vec<Content> {
+pub fn contents(rows: Vec<Row>) -> Vec<Content> {
     let mut contents: Vec<Content> = Vec::new();
     for Row { user_id, receipt_type, thread_id, receipt } in rows {
         let has = |content: &Content| {

@@ -17,6 +17,7 @@ mod left;
 mod plain_filter;
 pub mod presence;
 mod request;
+pub mod sliding;
 mod state;
 mod stream;
 pub mod summary;

@@ -17,7 +17,7 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(300);
 const DEFAULT_TIMELINE_LIMIT: usize = 10;
 
 /// The most events of one room's timeline, whatever the filter says.
-const MAX_TIMELINE_LIMIT: usize = 1000;
+pub const MAX_TIMELINE_LIMIT: usize = 1000;
 
 #[derive(Clone, Debug)]
 pub struct Request {

@@ -20,7 +20,7 @@ use crate::{
     store::{EventNid, RoomNid, RoomPos, Scan, Snapshot, StateKeyNid, StreamPos},
 };
 
-const MEMBER: &str = "m.room.member";
+pub const MEMBER: &str = "m.room.member";
 
 /// How the current state of a room changed over a range of positions, oldest change first.
 #[derive(Debug, Default)]
@@ -50,14 +50,19 @@ impl Log {
         self.0.is_empty()
     }
 
-    /// The users whose member events changed, with what they were before all changes and after them.
-    pub fn members(&self, view: &View<'_>) -> Result<Vec<MemberChange>> {
+    /// What became of each entry that changed, up to and with `until`.
+    pub fn ends(&self, until: StreamPos) -> BTreeMap<StateKeyNid, StateChange> {
         let mut ends: BTreeMap<StateKeyNid, StateChange> = BTreeMap::new();
-        for &(_, key, change) in &self.0 {
+        for &(_, key, change) in self.0.iter().filter(|(pos, ..)| *pos <= until) {
             ends.entry(key).and_modify(|end| end.new = change.new).or_insert(change);
         }
+        ends
+    }
+
+    /// The users whose member events changed, with what they were before all changes and after them.
+    pub fn members(&self, view: &View<'_>) -> Result<Vec<MemberChange>> {
         let mut members = Vec::new();
-        for (key, StateChange { old, new }) in ends {
+        for (key, StateChange { old, new }) in self.ends(StreamPos::MAX) {
             let name = view.state_key_name(key)?;
             if name.event_type != MEMBER || old == new {
                 continue;
@@ -177,17 +182,21 @@ fn whole(view: &View<'_>, query: &Query<'_>) -> Result<BTreeMap<StateKeyNid, Ent
         let state = view.state(query.root)?;
         return Ok(state.into_iter().map(|(key, event)| (key, Entry::unchanged(Some(event)))).collect());
     }
+    let others = without_members(view, query.root)?;
+    Ok(others.into_iter().map(|(key, event)| (key, Entry::unchanged(Some(event)))).collect())
+}
+
+/// A state but for its member events, which may be very many.
+pub fn without_members(view: &View<'_>, root: StateRoot) -> Result<Vec<(StateKeyNid, EventNid)>> {
     let members = (view.nid, MEMBER);
     let others = [Scan::before::<StateKeys>(&members, &view.nid), Scan::after::<StateKeys>(&members, &view.nid)];
     let tries = view.tries();
-    let mut entries = BTreeMap::new();
+    let mut state = Vec::new();
     for row in others.into_iter().flat_map(|scan| view.snapshot.scan::<StateKeys>(scan)) {
         let key = row?.value;
-        if let Some(event) = tries.get(query.root, key)? {
-            entries.insert(key, Entry::unchanged(Some(event)));
-        }
+        state.extend(tries.get(root, key)?.map(|event| (key, event)));
     }
-    Ok(entries)
+    Ok(state)
 }
 
 /// Adds the member events without which a client can't show the timeline.

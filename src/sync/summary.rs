@@ -51,8 +51,8 @@ fn has_name(view: &View<'_>) -> Result<bool> {
     Ok(alias.is_some_and(|alias| !alias.alias.is_empty()))
 }
 
-/// The first others who are there, or are to come; if there are none, those who were.
-fn heroes(view: &View<'_>, reader: &UserId) -> Result<Vec<OwnedUserId>> {
+/// Whom a nameless room is called after: the first others who are there, or are to come; if there are none, those who were.
+pub fn heroes(view: &View<'_>, reader: &UserId) -> Result<Vec<OwnedUserId>> {
     for memberships in [[Membership::Join, Membership::Invite], [Membership::Leave, Membership::Ban]] {
         let mut others: Vec<(EventNid, OwnedUserId)> = Vec::new();
         for membership in memberships {

@@ -1,5 +1,7 @@
 //! The newest events of one room that an answer shows.
 
+use ruma::api::client::filter::RoomEventFilter;
+
 use super::{
     answer::Context,
     json::{self, Object},
@@ -25,6 +27,15 @@ pub struct Timeline {
     pub start: RoomPos,
 }
 
+/// Which events of one room to look for: the newest after `after`, up to and with `until`.
+pub struct Wanted<'w> {
+    /// What the client has seen of the room.
+    pub after: Option<StreamPos>,
+    pub until: RoomPos,
+    pub limit: usize,
+    pub filter: &'w RoomEventFilter,
+}
+
 impl Timeline {
     /// The newest events after `after`, up to and with `until`, that the reader may see and asked for.
     pub fn read(
@@ -35,13 +46,21 @@ impl Timeline {
     ) -> Result<Self> {
         // A room that was joined since may be one that the client knows from before, with a gap in between.
         let is_rejoined = after.is_none() && context.since.is_some();
-        let after = after.map_or(RoomPos::MIN, RoomPos::from);
+        let (limit, filter) = (context.request.timeline_limit(), &context.request.filter.room.timeline);
+        let timeline = Self::newest(context, reader, &Wanted { after, until, limit, filter })?;
+        Ok(Self { is_limited: timeline.is_limited || is_rejoined, ..timeline })
+    }
+
+    /// The newest of the wanted events that the reader may see.
+    pub fn newest(context: &Context<'_>, reader: &Reader<'_, '_>, wanted: &Wanted<'_>) -> Result<Self> {
+        let until = wanted.until;
+        let after = wanted.after.map_or(RoomPos::MIN, RoomPos::from);
         let query = Query {
             after,
             until,
             direction: Direction::Backward,
-            limit: context.request.timeline_limit(),
-            filter: EventFilter::new(&context.request.filter.room.timeline, reader.view().room_id()),
+            limit: wanted.limit,
+            filter: EventFilter::new(wanted.filter, reader.view().room_id()),
             ignored: &context.ignored,
         };
         let page = timeline::page(reader, &query)?;
@@ -49,17 +68,25 @@ impl Timeline {
         events.reverse();
         let before_first = || events.first().map_or(until, |first| RoomPos(first.pos.0.saturating_sub(1)));
         let start = page.next.unwrap_or_else(|| if after == RoomPos::MIN { before_first() } else { after });
-        Ok(Self { events, is_limited: page.next.is_some() || is_rejoined, start })
+        Ok(Self { events, is_limited: page.next.is_some(), start })
+    }
+
+    pub fn write_events(&self, context: &Context<'_>, reader: &Reader<'_, '_>, out: &mut Vec<u8>) -> Result<()> {
+        json::list(out, &self.events, |out, entry| context.write_event(out, reader, entry.nid, &entry.event))
+    }
+
+    /// The place from which a client goes on towards older events.
+    pub fn prev_batch(&self) -> String {
+        TimelineToken(self.start).to_string()
     }
 
     pub fn write(&self, context: &Context<'_>, reader: &Reader<'_, '_>, out: &mut Vec<u8>) -> Result<()> {
         // A client that has seen all events before these puts together itself what relates to what.
         reader.set_bundling(self.is_limited);
         let mut object = Object::begin(out);
-        let show = |out: &mut Vec<u8>, entry: &Entry| context.write_event(out, reader, entry.nid, &entry.event);
-        json::list(object.key("events"), &self.events, show)?;
+        self.write_events(context, reader, object.key("events"))?;
         object.member("limited", &self.is_limited);
-        object.member("prev_batch", &TimelineToken(self.start).to_string());
+        object.member("prev_batch", &self.prev_batch());
         object.end();
         Ok(())
     }

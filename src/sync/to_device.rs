@@ -16,11 +16,11 @@ use crate::{
 };
 
 /// The most messages in one answer; only those of one change are never told apart.
-const MAX_MESSAGES: usize = 100;
+pub const MAX_MESSAGES: usize = 100;
 
 #[derive(Debug)]
 pub struct Messages {
-    events: Vec<Json>,
+    pub events: Vec<Json>,
     /// Up to where, and with what, all messages are told.
     pub next: StreamPos,
 }
@@ -28,16 +28,18 @@ pub struct Messages {
 impl Messages {
     /// Writes the messages; `false` if there are none.
     pub fn write(&self, out: &mut Vec<u8>) -> bool {
-        let Ok(()) = json::events(out, &self.events, |out, event| {
-            out.extend_from_slice(event.0.get().as_bytes());
-            Ok::<_, Infallible>(())
-        });
+        let Ok(()) = json::events(out, &self.events, write_event);
         !self.events.is_empty()
     }
 }
 
-/// The first messages after `after`: all, if `None`.
-pub fn read(context: &Context<'_>, after: Option<StreamPos>) -> Result<Messages> {
+pub fn write_event(out: &mut Vec<u8>, event: &Json) -> Result<(), Infallible> {
+    out.extend_from_slice(event.0.get().as_bytes());
+    Ok(())
+}
+
+/// The first messages after `after`, or from the oldest on if `None`: about `limit` of them.
+pub fn read(context: &Context<'_>, after: Option<StreamPos>, limit: usize) -> Result<Messages> {
     let (user, device) = (context.user_id(), &*context.request.device_id);
     let after = after.unwrap_or_default();
     let mut messages = Messages { events: Vec::new(), next: context.now };
@@ -49,7 +51,7 @@ pub fn read(context: &Context<'_>, after: Option<StreamPos>) -> Result<Messages>
     for row in context.snapshot.scan::<ToDevice>(scan) {
         let row = row?;
         let pos = row.key()?.2;
-        if pos != last && messages.events.len() >= MAX_MESSAGES {
+        if pos != last && messages.events.len() >= limit {
             messages.next = last;
             break;
         }

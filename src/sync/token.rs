@@ -3,6 +3,7 @@
 
 use std::{fmt, str::FromStr};
 
+use super::sliding::Pos;
 use crate::{
     error::Error,
     store::{RoomPos, StreamPos},
@@ -54,7 +55,7 @@ impl FromStr for Token {
 }
 
 /// A place between the events of a room: after those up to and with `RoomPos`, before all others. `start`, `end` and
-/// `prev_batch` are of this form; a token of `/sync` is also such a place.
+/// `prev_batch` are of this form; a token of `/sync` is also such a place, and a `pos` of sliding sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimelineToken(pub RoomPos);
 
@@ -69,7 +70,10 @@ impl FromStr for TimelineToken {
 
     /// `M_INVALID_PARAM` if it is neither of this form nor a token of `/sync`.
     fn from_str(text: &str) -> Result<Self, Error> {
-        let Some(pos) = text.strip_prefix('t') else { return text.parse::<Token>().map(Self::from) };
+        let Some(pos) = text.strip_prefix('t') else {
+            let moment = text.parse::<Token>().or_else(|_| text.parse::<Pos>().map(|pos| pos.moment));
+            return moment.map(Self::from).map_err(|_| not_a_token());
+        };
         let sign = if pos.starts_with('-') { 1 } else { 0 };
         let is_plain = pos[sign..].bytes().all(|byte| byte.is_ascii_digit());
         let pos = pos.parse().ok().filter(|_| is_plain);

@@ -15,6 +15,7 @@ use crate::{
     error::{Error, Result},
     push::pushers,
     store::{Snapshot, Transaction},
+    sync::sliding,
 };
 
 /// Longest device id and display name, in bytes. Source: our choice; ids of other kinds have this limit.
@@ -117,6 +118,7 @@ pub fn delete(tx: &mut Transaction<'_>, user: &UserId, which: &Selection) -> Res
         keys::delete_device(tx, user, &device)?;
         to_device::delete_device(tx, user, &device);
         pushers::delete_device(tx, user, &device)?;
+        sliding::delete_device(tx, user, &device);
         tx.delete::<Devices>(&(user, &device));
     }
     Ok(())

@@ -27,6 +27,7 @@ mod relations;
 mod rooms;
 mod sending;
 mod shared_secret;
+mod sliding;
 mod spaces;
 mod state;
 mod support;

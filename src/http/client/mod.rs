@@ -35,6 +35,7 @@ mod room_aliases;
 mod room_events;
 mod room_send;
 mod room_state_get;
+mod sliding_sync;
 mod spaces;
 mod sync;
 mod tags;
@@ -88,6 +89,7 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(room_events::router())
         .merge(room_send::router())
         .merge(room_state_get::router())
+        .merge(sliding_sync::router())
         .merge(spaces::router())
         .merge(sync::router())
         .merge(tags::router())

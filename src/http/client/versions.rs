@@ -15,21 +15,22 @@ use crate::{
 const VERSIONS: [&str; 2] = ["r0.6.1", "v1.1"];
 
 /// What we have of later versions, by the names under which clients look for it beside the version.
-const FEATURES: [&str; 14] = [
-    "fi.mau.msc2246.stable",        // media uploaded after its id was made, v1.7
-    "fi.mau.msc2659.stable",        // pings of application services, v1.7
-    "m.lazy_load_members",          // r0.5
-    "org.matrix.e2e_cross_signing", // v1.1
-    "org.matrix.msc2285.stable",    // private read receipts, v1.4
-    "org.matrix.msc3440.stable",    // threads, v1.4
-    "org.matrix.msc3715.stable",    // relations in both directions, v1.4
-    "org.matrix.msc3771",           // receipts of threads, v1.4
-    "org.matrix.msc3773",           // unread counts of threads, v1.4
-    "org.matrix.msc3856.stable",    // the list of threads, v1.4
-    "org.matrix.msc3874",           // messages with some relation only
-    "org.matrix.msc3881",           // pushers that are switched off
-    "org.matrix.msc3916.stable",    // authenticated media, v1.11
-    "uk.tcpip.msc4133.stable",      // profile fields, v1.16
+const FEATURES: &[&str] = &[
+    "fi.mau.msc2246.stable",         // media uploaded after its id was made, v1.7
+    "fi.mau.msc2659.stable",         // pings of application services, v1.7
+    "m.lazy_load_members",           // r0.5
+    "org.matrix.e2e_cross_signing",  // v1.1
+    "org.matrix.msc2285.stable",     // private read receipts, v1.4
+    "org.matrix.msc3440.stable",     // threads, v1.4
+    "org.matrix.msc3715.stable",     // relations in both directions, v1.4
+    "org.matrix.msc3771",            // receipts of threads, v1.4
+    "org.matrix.msc3773",            // unread counts of threads, v1.4
+    "org.matrix.msc3856.stable",     // the list of threads, v1.4
+    "org.matrix.msc3874",            // messages with some relation only
+    "org.matrix.msc3881",            // pushers that are switched off
+    "org.matrix.msc3916.stable",     // authenticated media, v1.11
+    "org.matrix.simplified_msc3575", // sliding sync, MSC4186
+    "uk.tcpip.msc4133.stable",       // profile fields, v1.16
 ];
 
 pub fn router() -> Router<Arc<Server>> {
@@ -40,6 +41,6 @@ pub fn router() -> Router<Arc<Server>> {
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientversions>
 async fn versions() -> Matrix<get_supported_versions::Response> {
     let mut answer = get_supported_versions::Response::new(VERSIONS.map(str::to_owned).to_vec());
-    answer.unstable_features = FEATURES.map(|feature| (feature.to_owned(), true)).into();
+    answer.unstable_features = FEATURES.iter().map(|feature| ((*feature).to_owned(), true)).collect();
     Matrix(answer)
 }

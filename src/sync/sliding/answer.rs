@@ -1,0 +1,158 @@
+//! One answer: the rooms that the client wants and that have news, and the extensions.
+
+use std::collections::HashMap;
+
+use super::{
+    connection::{Change, Known},
+    extensions::{self, Seen},
+    lists::{self, Selected},
+    pos,
+    request::Asked,
+    required_state::RequiredState,
+    room::{Room, Told},
+    tables::Sent,
+};
+use crate::{
+    Server,
+    error::{Error, Result},
+    store::{RoomNid, StreamPos},
+    sync::{account_data, answer::Context, changes, json::Object, token::Token},
+};
+
+/// An answer that needs only its position.
+#[derive(Debug)]
+pub struct Answer {
+    /// A JSON object without the position.
+    pub body: Vec<u8>,
+    /// There is something in it that the client waits for.
+    pub has_news: bool,
+    pub moment: Token,
+    /// What the client knew, and what it knows from now on.
+    pub known: Known,
+    pub change: Change,
+}
+
+impl Answer {
+    /// Reads and writes what is new. `M_UNKNOWN_POS` if the client must begin anew.
+    pub fn assemble(server: &Server, asked: &Asked) -> Result<Self> {
+        for room in server.typing.expire() {
+            server.wakers.room(server, room);
+        }
+        let snapshot = server.store.snapshot();
+        let context = Context::open(server, &snapshot, &asked.base)?;
+        if asked.pos.is_some() && context.since.is_none() {
+            return Err(pos::unknown()); // from a future that was lost, with a restored backup
+        }
+        let known = Known::load(&snapshot, asked)?;
+        let selected = lists::select(&context, asked, &known)?;
+        let mut answer = Self {
+            body: Vec::with_capacity(4 << 10),
+            has_news: false,
+            moment: Token::new(context.now, context.ephemeral_now),
+            change: Change { extensions: extensions::extended(&asked.extensions), ..Change::default() },
+            known,
+        };
+        answer.write(&context, asked, &selected)?;
+        answer.note_away(&context, &selected)?;
+        Ok(answer)
+    }
+
+    /// The whole body.
+    pub fn into_body(self, pos: &str) -> Vec<u8> {
+        let mut body = Vec::with_capacity(self.body.len() + pos.len() + 16);
+        let mut object = Object::begin(&mut body);
+        object.member("pos", pos);
+        let rest = self.body.get(1..).unwrap_or_default(); // without its brace; there always are `extensions`
+        object.buffer().push(b',');
+        object.buffer().extend_from_slice(rest);
+        body
+    }
+
+    fn write(&mut self, context: &Context<'_>, asked: &Asked, selected: &Selected) -> Result<()> {
+        let mut body = std::mem::take(&mut self.body);
+        let mut object = Object::begin(&mut body);
+        if let Some(txn_id) = &asked.txn_id {
+            object.member("txn_id", txn_id);
+        }
+        if !selected.counts.is_empty() {
+            let mut lists = Object::begin(object.key("lists"));
+            for (name, count) in &selected.counts {
+                let mut list = Object::begin(lists.key(name));
+                list.member("count", count);
+                list.end();
+            }
+            lists.end();
+        }
+        let mut seen = Vec::with_capacity(selected.rooms.len());
+        self.has_news = object.member_if("rooms", |out| self.write_rooms(context, selected, &mut seen, out))?;
+        let extensions = object.key("extensions");
+        self.has_news |= extensions::write(context, asked, self.known.extensions(), &seen, extensions)?;
+        object.end();
+        self.body = body;
+        Ok(())
+    }
+
+    fn write_rooms<'a>(
+        &mut self,
+        context: &Context<'_>,
+        selected: &'a Selected,
+        seen: &mut Vec<Seen<'a>>,
+        out: &mut Vec<u8>,
+    ) -> Result<bool> {
+        let nothing = RequiredState::default();
+        let mut required: HashMap<u64, RequiredState> = HashMap::new();
+        let mut any = false;
+        let mut rooms = Object::begin(out);
+        for (&nid, wanted) in &selected.rooms {
+            let view = context.view(nid)?;
+            let sent = self.known.sent(nid);
+            let had = match sent.map(|sent| sent.required) {
+                Some(had) => required.entry(had).or_insert_with(|| self.known.required(had)),
+                None => &nothing,
+            };
+            let is_direct = selected.direct.contains(view.room_id());
+            let room = Room { wanted, sent, had, since: context.since, is_direct };
+            let mut told = Told::default();
+            any |= rooms.member_if(view.room_id().as_str(), |out| {
+                told = room.write(context, &view, out)?;
+                Ok::<_, Error>(told.has_news)
+            })?;
+            seen.push(Seen {
+                nid,
+                room_id: view.room_id().to_owned(),
+                wanted,
+                after: room.after(),
+                was_away: sent.is_some_and(|sent| sent.until.is_some()),
+                events: told.events,
+            });
+            if let Some(sent) = told.sent {
+                if sent.required == wanted.config.fingerprint {
+                    let required = self.change.required.entry(sent.required);
+                    required.or_insert_with(|| wanted.config.required.clone());
+                }
+                self.change.rooms.insert(nid, sent);
+            }
+        }
+        rooms.end();
+        Ok(any)
+    }
+
+    /// Notes of the rooms that the client did not want this time, and that had news, that it does not know these.
+    fn note_away(&mut self, context: &Context<'_>, selected: &Selected) -> Result<()> {
+        let Some(since) = context.since else { return Ok(()) };
+        let with_data = account_data::changed_rooms(context)?;
+        let mut away = Vec::new();
+        for (nid, sent) in self.known.rooms() {
+            let is_up_to_date = sent.until.is_none() && !selected.rooms.contains_key(&nid);
+            if is_up_to_date && (with_data.contains(&nid) || has_changed(context, nid, since)?) {
+                away.push((nid, Sent { until: Some(since), ..sent.clone() }));
+            }
+        }
+        self.change.rooms.extend(away);
+        Ok(())
+    }
+}
+
+fn has_changed(context: &Context<'_>, nid: RoomNid, since: StreamPos) -> Result<bool> {
+    Ok(changes::has_events(context, nid, since)? || changes::has_receipts(context, nid, since)?)
+}

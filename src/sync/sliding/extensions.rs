@@ -1,0 +1,257 @@
+//! What is told beside rooms, where a client asks for it.
+
+use std::collections::BTreeMap;
+
+use ruma::{
+    OwnedEventId, OwnedRoomId,
+    api::client::sync::sync_events::v5::request::{ExtensionRoomConfig, Extensions},
+};
+use serde::Serialize;
+
+use super::{lists::Wanted, request::Asked, tables::Extended};
+use crate::{
+    error::{Error, Result},
+    room::Membership,
+    store::{RoomNid, StreamPos},
+    sync::{
+        account_data::{self, Datum},
+        answer::Context,
+        changes::Changes,
+        device_lists, ephemeral,
+        json::{self, Object},
+        to_device,
+    },
+    user::keys,
+};
+
+/// A room that the client wants to hear of.
+pub struct Seen<'a> {
+    pub nid: RoomNid,
+    pub room_id: OwnedRoomId,
+    pub wanted: &'a Wanted,
+    /// Up to where the client has seen it.
+    pub after: Option<StreamPos>,
+    /// It was not wanted for some time, and had news then.
+    pub was_away: bool,
+    /// The events that the answer tells.
+    pub events: Vec<OwnedEventId>,
+}
+
+/// The rooms that one extension is about.
+struct Scope<'s> {
+    lists: Option<&'s Vec<String>>,
+    rooms: Option<&'s Vec<ExtensionRoomConfig>>,
+}
+
+impl Scope<'_> {
+    /// Without lists, or rooms, all that the request has are meant.
+    fn contains(&self, seen: &Seen<'_>) -> bool {
+        let Wanted { lists, is_subscribed, .. } = seen.wanted;
+        let by_list = match self.lists {
+            None => !lists.is_empty(),
+            Some(names) => names.iter().any(|name| lists.contains(name) || name == "*" && !lists.is_empty()),
+        };
+        let is_meant = |room: &ExtensionRoomConfig| match room {
+            ExtensionRoomConfig::AllSubscribed => true,
+            ExtensionRoomConfig::Room(room_id) => *room_id == seen.room_id,
+            _ => false,
+        };
+        by_list || *is_subscribed && self.rooms.is_none_or(|rooms| rooms.iter().any(is_meant))
+    }
+}
+
+/// What stands for the extensions in what is kept of the connection: a client that asks for others than before gets them
+/// from the start.
+pub fn extended(asked: &Extensions) -> Extended {
+    fn number(is_enabled: Option<bool>, config: &impl Serialize) -> u64 {
+        if is_enabled != Some(true) {
+            return 0;
+        }
+        let mut hash = [0; 8];
+        let mut hasher = blake3::Hasher::new();
+        // Their `Serialize` can't fail; if it did, all would be told again.
+        hasher.update(&serde_json::to_vec(config).unwrap_or_default());
+        hasher.finalize_xof().fill(&mut hash);
+        u64::from_be_bytes(hash).max(1)
+    }
+    let Extensions { account_data, receipts, typing, thread_subscriptions, .. } = asked;
+    Extended {
+        account_data: number(account_data.enabled, account_data),
+        receipts: number(receipts.enabled, receipts),
+        typing: number(typing.enabled, typing),
+        thread_subscriptions: u64::from(thread_subscriptions.enabled == Some(true)),
+    }
+}
+
+/// Writes the extensions that have something to tell; whether the client waits for any of it.
+pub fn write(
+    context: &Context<'_>,
+    asked: &Asked,
+    before: Extended,
+    seen: &[Seen<'_>],
+    out: &mut Vec<u8>,
+) -> Result<bool> {
+    let now = extended(&asked.extensions);
+    let wanted = &asked.extensions;
+    let mut object = Object::begin(out);
+    let mut has_news = false;
+    if wanted.to_device.enabled == Some(true) {
+        has_news |= write_to_device(context, asked, object.key("to_device"))?;
+    }
+    if wanted.e2ee.enabled == Some(true) {
+        has_news |= write_e2ee(context, object.key("e2ee"))?;
+    }
+    if wanted.account_data.enabled == Some(true) {
+        let scope = Scope { lists: wanted.account_data.lists.as_ref(), rooms: wanted.account_data.rooms.as_ref() };
+        let is_new = before.account_data != now.account_data;
+        has_news |= object.member_if("account_data", |out| write_account_data(context, &scope, is_new, seen, out))?;
+    }
+    if wanted.receipts.enabled == Some(true) {
+        let scope = Scope { lists: wanted.receipts.lists.as_ref(), rooms: wanted.receipts.rooms.as_ref() };
+        let is_new = before.receipts != now.receipts;
+        has_news |= object.member_if("receipts", |out| write_receipts(context, &scope, is_new, seen, out))?;
+    }
+    if wanted.typing.enabled == Some(true) {
+        let scope = Scope { lists: wanted.typing.lists.as_ref(), rooms: wanted.typing.rooms.as_ref() };
+        let is_new = before.typing != now.typing;
+        has_news |= object.member_if("typing", |out| write_typing(context, &scope, is_new, seen, out))?;
+    }
+    object.end();
+    Ok(has_news)
+}
+
+/// The messages after the client's own token: by giving it back it says that it has those before.
+fn write_to_device(context: &Context<'_>, asked: &Asked, out: &mut Vec<u8>) -> Result<bool> {
+    let config = &asked.extensions.to_device;
+    let since = since_of(config.since.as_deref())?.filter(|since| *since <= context.now);
+    let limit = config.limit.map_or(usize::MAX, |limit| usize::try_from(u64::from(limit)).unwrap_or(usize::MAX));
+    let messages = to_device::read(context, since, limit.clamp(1, to_device::MAX_MESSAGES))?;
+    let mut object = Object::begin(out);
+    object.member("next_batch", &messages.next.to_string());
+    if !messages.events.is_empty() {
+        let Ok(()) = json::list(object.key("events"), &messages.events, to_device::write_event);
+    }
+    object.end();
+    Ok(!messages.events.is_empty())
+}
+
+/// `M_INVALID_PARAM` if it is not a token of this extension.
+pub fn since_of(token: Option<&str>) -> Result<Option<StreamPos>> {
+    let parse = |token: &str| {
+        let is_plain = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_digit());
+        token.parse().ok().filter(|_| is_plain).map(StreamPos)
+    };
+    let bad = || Error::invalid_param("That is not a token of to-device messages");
+    token.map(|token| parse(token).ok_or_else(bad)).transpose()
+}
+
+fn write_e2ee(context: &Context<'_>, out: &mut Vec<u8>) -> Result<bool> {
+    let (user, device) = (context.user_id(), &*context.request.device_id);
+    let mut object = Object::begin(out);
+    let mut has_news = false;
+    if context.since.is_some() {
+        let changes = Changes::find(context)?;
+        has_news = object.member_if("device_lists", |out| device_lists::write(context, &changes, out))?;
+    }
+    object.member("device_one_time_keys_count", &keys::one_time_key_counts(context.snapshot, user, device)?);
+    let unused = keys::unused_fallback_key_types(context.snapshot, user, device)?;
+    object.member("device_unused_fallback_key_types", &unused);
+    object.end();
+    Ok(has_news)
+}
+
+/// `is_new`: the client did not ask for it before, or about other rooms.
+fn write_account_data(
+    context: &Context<'_>,
+    scope: &Scope<'_>,
+    is_new: bool,
+    seen: &[Seen<'_>],
+    out: &mut Vec<u8>,
+) -> Result<bool> {
+    let since = context.since.filter(|_| !is_new);
+    let global = account_data::global(context, since)?;
+    let mut by_room: BTreeMap<&OwnedRoomId, Vec<Datum>> = BTreeMap::new();
+    let changed = account_data::changed_rooms(context)?;
+    for room in seen.iter().filter(|room| scope.contains(room)) {
+        let after = room.after.filter(|_| !is_new);
+        // Who was up to date need not look where nothing changed.
+        if after.is_some() && !room.was_away && !changed.contains(&room.nid) {
+            continue;
+        }
+        let data = account_data::read(context, room.nid, after)?;
+        if !data.is_empty() {
+            by_room.insert(&room.room_id, data);
+        }
+    }
+    let has_news = !global.is_empty() || !by_room.is_empty();
+    let mut object = Object::begin(out);
+    if !global.is_empty() {
+        let Ok(()) = json::list(object.key("global"), &global, account_data::write_event);
+    }
+    if !by_room.is_empty() {
+        let mut rooms = Object::begin(object.key("rooms"));
+        for (room_id, data) in &by_room {
+            let Ok(()) = json::list(rooms.key(room_id.as_str()), data, account_data::write_event);
+        }
+        rooms.end();
+    }
+    object.end();
+    Ok(has_news)
+}
+
+/// Of a room that the client did not know, the user's own receipts and those for the events that are told.
+fn write_receipts(
+    context: &Context<'_>,
+    scope: &Scope<'_>,
+    is_new: bool,
+    seen: &[Seen<'_>],
+    out: &mut Vec<u8>,
+) -> Result<bool> {
+    write_ephemeral(scope, seen, out, |room| {
+        let view = context.view(room.nid)?;
+        let after = room.after.filter(|_| !is_new);
+        let mut receipts = ephemeral::receipts(context, &view, after)?;
+        if after.is_none() {
+            receipts.retain(|row| row.user_id == context.user_id() || room.events.contains(&row.receipt.event_id));
+        }
+        // One event is all that there is a place for. Who has read two threads up to one event is told of the first,
+        // which is none in particular if there is such a receipt.
+        Ok(ephemeral::contents(receipts).into_iter().next().map(ephemeral::receipt_event))
+    })
+}
+
+fn write_typing(
+    context: &Context<'_>,
+    scope: &Scope<'_>,
+    is_new: bool,
+    seen: &[Seen<'_>],
+    out: &mut Vec<u8>,
+) -> Result<bool> {
+    write_ephemeral(scope, seen, out, |room| {
+        let is_known = room.after.is_some() && !is_new;
+        // Somebody may have stopped while the client did not listen.
+        let since = if room.was_away { Some(0) } else { context.ephemeral_since };
+        let view = context.view(room.nid)?;
+        ephemeral::typing(context, &view, since.filter(|_| is_known))
+    })
+}
+
+/// Writes an event for each room that the user is joined to, where `event` gives one.
+fn write_ephemeral(
+    scope: &Scope<'_>,
+    seen: &[Seen<'_>],
+    out: &mut Vec<u8>,
+    event: impl Fn(&Seen<'_>) -> Result<Option<serde_json::Value>>,
+) -> Result<bool> {
+    let mut object = Object::begin(out);
+    let mut rooms = Object::begin(object.key("rooms"));
+    for room in seen.iter().filter(|room| room.wanted.row.membership == Membership::Join && scope.contains(room)) {
+        if let Some(event) = event(room)? {
+            rooms.member(room.room_id.as_str(), &event);
+        }
+    }
+    let has_news = !rooms.is_empty();
+    rooms.end();
+    object.end();
+    Ok(has_news)
+}

@@ -1,0 +1,85 @@
+//! What is kept of connections: enough to tell their clients what changed.
+
+use ruma::{DeviceId, UserId};
+use serde::{Deserialize, Serialize};
+
+use super::required_state::RequiredState;
+use crate::store::{Family, Record, RoomNid, StateKeyNid, StreamPos, Table, TableInfo};
+
+pub const ALL: &[TableInfo] = &[TableInfo::of::<Connections>(), TableInfo::of::<SentRooms>()];
+
+/// The connections of each device. They go with their device, and when they are not used for long.
+pub struct Connections;
+impl Table for Connections {
+    const NAME: &'static str = "sliding_connections";
+    const FAMILY: Family = Family::User;
+    const ID: u8 = 170;
+    /// The last is the client's name for the connection, empty if it has none.
+    type Key<'a> = (&'a UserId, &'a DeviceId, &'a str);
+    type Value = Connection;
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Connection {
+    /// The newest last: that of the last answer, and the one that it was made from, since the answer may have got lost.
+    pub positions: Vec<Position>,
+    /// What rooms were told with, by the fingerprints that `SentRooms` has.
+    pub required: Vec<(u64, RequiredState)>,
+    /// About when it was last used, in milliseconds since the Unix epoch.
+    pub used_ms: u64,
+}
+
+impl Record for Connection {}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Position {
+    /// The change that wrote it.
+    pub at: StreamPos,
+    pub extensions: Extended,
+}
+
+/// The extensions that an answer told of, and of which rooms: a number that stands for what the client asked for, 0 for
+/// nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extended {
+    pub account_data: u64,
+    pub receipts: u64,
+    pub typing: u64,
+    pub thread_subscriptions: u64,
+}
+
+/// The rooms that were told of on each connection.
+pub struct SentRooms;
+impl Table for SentRooms {
+    const NAME: &'static str = "sliding_sent_rooms";
+    const FAMILY: Family = Family::User;
+    const ID: u8 = 171;
+    type Key<'a> = (&'a UserId, &'a DeviceId, &'a str, RoomNid);
+    type Value = SentRoom;
+}
+
+/// What was told at the positions of the connection, oldest first: each counts until the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SentRoom(pub Vec<(StreamPos, Sent)>);
+
+impl Record for SentRoom {}
+
+impl SentRoom {
+    pub fn at(&self, position: StreamPos) -> Option<&Sent> {
+        self.0.iter().rev().find(|(at, _)| *at <= position).map(|(_, sent)| sent)
+    }
+}
+
+/// What a client was told of a room.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sent {
+    /// All up to there, since the room had news later that were not wanted; `None` for all up to the moment of the
+    /// answer.
+    pub until: Option<StreamPos>,
+    /// So many events of the timeline, if there are as many.
+    pub timeline_limit: u32,
+    /// The fingerprint of the required state.
+    pub required: u64,
+    /// Members who were told because they said something. Of the rest it is not known: they are told when they do.
+    pub members: Vec<StateKeyNid>,
+}

@@ -1,0 +1,71 @@
+//! From a request to its answer: at once if there is news, else when there is, or when the client's patience ends.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::{
+    answer::Answer,
+    connection, extensions,
+    pos::{self, Pos},
+    request::Asked,
+};
+use crate::{
+    Server,
+    error::Result,
+    sync::to_device,
+    user::{presence, session},
+};
+
+/// The body of the next answer on a connection. What is in it is durable.
+///
+/// Errors: `M_UNKNOWN_POS` if the client must begin anew, or has sent another request on the connection meanwhile.
+pub async fn sync(server: &Arc<Server>, asked: Asked) -> Result<Vec<u8>> {
+    let asked = Arc::new(asked);
+    let (user, device) = (&asked.base.user_id, &asked.base.device_id);
+    acknowledge(server, &asked).await?;
+    let turn = server.sliding_turns.begin((user.clone(), device.clone(), asked.conn_id.clone()));
+    let _here = presence::sync(server, user, device, asked.base.set_presence);
+    let deadline = Instant::now() + asked.base.patience();
+    let mut news = server.wakers.subscribe(user); // before looking: what comes meanwhile must wake us
+    loop {
+        let work = Arc::clone(&asked);
+        let answer = server.blocking(move |server| Answer::assemble(server, &work)).await?;
+        if answer.has_news || Instant::now() >= deadline || server.shutdown.is_cancelled() {
+            return finish(server, &asked, answer, turn.ended.clone()).await;
+        }
+        tokio::select! {
+            _ = news.changed() => {}
+            () = tokio::time::sleep_until(deadline) => {}
+            () = server.shutdown.cancelled() => {}
+            () = turn.ended.cancelled() => return Err(pos::unknown()),
+        }
+        session::check_logged_in(&server.store.snapshot(), user, device)?;
+    }
+}
+
+async fn finish(
+    server: &Arc<Server>,
+    asked: &Arc<Asked>,
+    mut answer: Answer,
+    ended: tokio_util::sync::CancellationToken,
+) -> Result<Vec<u8>> {
+    let (known, change) = (std::mem::take(&mut answer.known), std::mem::take(&mut answer.change));
+    let at = connection::write(server, asked, known, change, ended).await?;
+    server.store.until_durable(answer.moment.pos).await?;
+    let pos = Pos { moment: answer.moment, at };
+    Ok(answer.into_body(&pos.to_string()))
+}
+
+/// By the token of the to-device messages the client says that it has got those before.
+async fn acknowledge(server: &Arc<Server>, asked: &Asked) -> Result<()> {
+    let config = &asked.extensions.to_device;
+    let Some(since) = extensions::since_of(config.since.as_deref())?.filter(|_| config.enabled == Some(true)) else {
+        return Ok(());
+    };
+    // A number from the future would delete what nobody has seen.
+    if since > server.store.snapshot().pos()? {
+        return Ok(());
+    }
+    to_device::acknowledge(server, &asked.base.user_id, &asked.base.device_id, since).await
+}

@@ -1,0 +1,248 @@
+//! What a client knows, and how it goes on from there.
+
+use std::time::Duration;
+
+use chappe::sync::sliding::tables::{Connections, SentRooms};
+use serde_json::json;
+
+use super::{Connection, bodies, pos, public, rooms};
+use crate::support::{TestServer, User};
+
+fn kept(user: &User) -> (usize, usize) {
+    let snapshot = user.server.inside().store.snapshot();
+    let id: ruma::OwnedUserId = user.id.as_str().try_into().unwrap();
+    (snapshot.list::<Connections>(&&*id).count(), snapshot.list::<SentRooms>(&&*id).count())
+}
+
+#[tokio::test]
+async fn the_server_says_that_it_has_it() {
+    let server = TestServer::new().await;
+    let versions = server.get("/_matrix/client/versions").await.ok();
+    assert_eq!(versions["unstable_features"]["org.matrix.simplified_msc3575"], true);
+    assert_eq!(server.post(super::PATH, json!({})).await.error(), (401, "M_MISSING_TOKEN"));
+}
+
+#[tokio::test]
+async fn a_client_is_told_what_changed_since_its_position() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let (one, two) = (public(&alice).await, public(&alice).await);
+    alice.say(&one, "before").await;
+    let mut client = Connection::with_list(&alice, [0, 9]);
+    let first = client.next().await;
+    assert_eq!(rooms(&first).len(), 2);
+    assert_eq!(first["lists"]["all"]["count"], 2);
+    assert_eq!(first["rooms"][&one]["initial"], true);
+    assert!(rooms(&client.next().await).is_empty(), "nothing happened");
+    alice.say(&two, "news").await;
+    let second = client.next().await;
+    assert_eq!(rooms(&second), [&two]);
+    assert_eq!(bodies(&second["rooms"][&two]), ["news"]);
+    assert_eq!(second["rooms"][&two].get("initial"), None);
+    assert_eq!(second["rooms"][&two]["num_live"], 1);
+    assert!(rooms(&client.next().await).is_empty());
+}
+
+#[tokio::test]
+async fn a_request_that_is_repeated_is_answered_again() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let room = public(&alice).await;
+    let mut client = Connection::with_list(&alice, [0, 9]);
+    client.next().await;
+    let seen = client.at().to_owned();
+    alice.say(&room, "one").await;
+    let other = public(&alice).await;
+    // The first answer gets lost, and so does the second.
+    for _ in 0..3 {
+        let again = client.try_at(Some(&seen)).await.ok();
+        assert_eq!(bodies(&again["rooms"][&room]), ["one"]);
+        assert_eq!(again["rooms"][&other]["initial"], true);
+        client.pos = Some(pos(&again));
+    }
+    assert!(rooms(&client.next().await).is_empty(), "the last of them arrived");
+}
+
+#[tokio::test]
+async fn the_first_request_can_be_repeated_too() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let room = public(&alice).await;
+    let mut client = Connection::with_list(&alice, [0, 9]);
+    let lost = client.try_at(None).await.ok();
+    assert_eq!(client.next().await["rooms"][&room]["initial"], true);
+    assert_eq!(client.try_at(Some(&pos(&lost))).await.error(), (400, "M_UNKNOWN_POS"), "the connection began anew");
+    assert!(rooms(&client.next().await).is_empty());
+}
+
+#[tokio::test]
+async fn positions_that_are_too_old_or_of_others_are_unknown() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let mut client = Connection::with_list(&alice, [0, 9]);
+    let old = pos(&client.next().await);
+    for _ in 0..2 {
+        public(&alice).await;
+        client.next().await;
+    }
+    let unknown = (400, "M_UNKNOWN_POS");
+    assert_eq!(client.try_at(Some(&old)).await.error(), unknown);
+    for wrong in ["", "1", "s1_2", "s1_2_c3", "s999999999_1_c1", "nonsense"] {
+        assert_eq!(client.try_at(Some(wrong)).await.error(), unknown, "{wrong}");
+    }
+    let at = client.at().to_owned();
+    assert_eq!(Connection::with_list(&bob, [0, 9]).try_at(Some(&at)).await.error(), unknown);
+    let phone = server.log_in("alice").await;
+    assert_eq!(Connection::with_list(&phone, [0, 9]).try_at(Some(&at)).await.error(), unknown);
+    client.body["conn_id"] = json!("other");
+    assert_eq!(client.try_at(Some(&at)).await.error(), unknown);
+}
+
+#[tokio::test]
+async fn connections_do_not_know_of_each_other() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let room = public(&alice).await;
+    let mut one = Connection::with_list(&alice, [0, 9]);
+    let mut two = Connection::with_list(&alice, [0, 9]);
+    (one.body["conn_id"], two.body["conn_id"]) = (json!("one"), json!("two"));
+    assert_eq!(rooms(&one.next().await), [&room]);
+    alice.say(&room, "hi").await;
+    assert_eq!(two.next().await["rooms"][&room]["initial"], true);
+    assert_eq!(bodies(&one.next().await["rooms"][&room]), ["hi"]);
+    assert_eq!(kept(&alice), (2, 2));
+}
+
+#[tokio::test]
+async fn answers_without_a_new_room_write_nothing() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let room = public(&alice).await;
+    let mut client = Connection::with_list(&alice, [0, 9]);
+    client.body["extensions"] = json!({ "account_data": { "enabled": true }, "receipts": { "enabled": true } });
+    client.next().await;
+    alice.say(&room, "hi").await;
+    let before = server.inside().store.snapshot().pos().unwrap();
+    assert_eq!(bodies(&client.next().await["rooms"][&room]), ["hi"]);
+    client.next().await;
+    assert_eq!(server.inside().store.snapshot().pos().unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_request_waits_for_news_and_the_next_one_ends_it() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let room = public(&alice).await;
+    let mut client = Connection::with_list(&alice, [0, 9]);
+    client.next().await;
+    let path = format!("{}?timeout=30000&pos={}", super::PATH, client.at());
+    let wait = || {
+        let (user, path, body) = (alice.clone(), path.clone(), client.body.clone());
+        tokio::spawn(async move { user.post(&path, body).await })
+    };
+    let first = wait();
+    while server.inside().wakers.waiting() < 1 {
+        tokio::task::yield_now().await;
+    }
+    let second = wait();
+    assert_eq!(first.await.unwrap().error(), (400, "M_UNKNOWN_POS"), "its client has given it up");
+    assert!(!second.is_finished());
+    alice.say(&room, "here").await;
+    assert_eq!(bodies(&second.await.unwrap().ok()["rooms"][&room]), ["here"]);
+}
+
+#[tokio::test]
+async fn a_device_that_is_logged_out_leaves_no_connection() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    public(&alice).await;
+    let phone = server.log_in("alice").await;
+    let mut client = Connection::with_list(&phone, [0, 9]);
+    client.next().await;
+    assert_eq!(kept(&alice), (1, 1));
+    phone.post("/v3/logout", json!({})).await.ok();
+    assert_eq!(kept(&alice), (0, 0));
+    assert_eq!(client.try_at(None).await.error(), (401, "M_UNKNOWN_TOKEN"));
+}
+
+#[tokio::test]
+async fn a_device_has_a_bounded_number_of_connections() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    public(&alice).await;
+    let mut first = Connection::with_list(&alice, [0, 9]);
+    first.next().await;
+    for n in 0..20 {
+        let mut other = Connection::with_list(&alice, [0, 9]);
+        other.body["conn_id"] = json!(n.to_string());
+        other.next().await;
+    }
+    assert_eq!(kept(&alice), (16, 16));
+    assert_eq!(first.try_at(first.pos.as_deref()).await.error(), (400, "M_UNKNOWN_POS"), "it made room");
+}
+
+#[tokio::test]
+async fn connections_that_are_not_used_are_forgotten() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    public(&alice).await;
+    let mut used = Connection::with_list(&alice, [0, 9]);
+    let mut unused = Connection::with_list(&alice, [0, 9]);
+    unused.body["conn_id"] = json!("unused");
+    used.next().await;
+    unused.next().await;
+    for _ in 0..4 {
+        server.advance(Duration::from_secs(10 * 24 * 60 * 60));
+        used.next().await;
+        chappe::sweep::once(server.inside()).await.unwrap();
+    }
+    assert_eq!(kept(&alice), (1, 1));
+    assert!(rooms(&used.next().await).is_empty());
+}
+
+#[tokio::test]
+async fn requests_that_are_out_of_bounds_are_refused() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let list = json!({ "ranges": [[0, 1]], "timeline_limit": 1 });
+    let many_lists: serde_json::Map<_, _> = (0..101).map(|n| (n.to_string(), list.clone())).collect();
+    let room = json!({ "timeline_limit": 1 });
+    let many_rooms: serde_json::Map<_, _> = (0..101).map(|n| (format!("!{n}:x"), room.clone())).collect();
+    let required: Vec<_> = (0..2_000).map(|n| json!(["m.x", n.to_string()])).collect();
+    let with_list = |list: serde_json::Value| json!({ "lists": { "all": list } });
+    let long = "x".repeat(256);
+    for (body, expected) in [
+        (json!({ "lists": many_lists }), "M_INVALID_PARAM"),
+        (json!({ "room_subscriptions": many_rooms }), "M_INVALID_PARAM"),
+        (json!({ "conn_id": long }), "M_INVALID_PARAM"),
+        (with_list(json!({ "ranges": [[2, 1]], "timeline_limit": 1 })), "M_INVALID_PARAM"),
+        (with_list(json!({ "timeline_limit": 1, "required_state": required })), "M_INVALID_PARAM"),
+        (with_list(json!({ "ranges": [[-1, 1]], "timeline_limit": 1 })), "M_BAD_JSON"),
+        (with_list(json!({ "ranges": [[0, 1]] })), "M_BAD_JSON"),
+        (with_list(json!({ "timeline_limit": -1 })), "M_BAD_JSON"),
+        (json!({ "extensions": { "to_device": { "enabled": true, "since": "x" } } }), "M_INVALID_PARAM"),
+        (json!([]), "M_BAD_JSON"),
+    ] {
+        assert_eq!(alice.post(super::PATH, body.clone()).await.error(), (400, expected), "{body}");
+    }
+    for query in ["timeout=x", "set_presence=weird"] {
+        assert_eq!(alice.post(&format!("{}?{query}", super::PATH), json!({})).await.error(), (400, "M_INVALID_PARAM"));
+    }
+    let not_json = server.request_bytes(http::Method::POST, super::PATH, Some(&alice.token), "{").await;
+    assert_eq!(not_json.error(), (400, "M_NOT_JSON"));
+}
+
+#[tokio::test]
+async fn the_transaction_id_comes_back_and_a_position_is_a_place_in_timelines() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let room = public(&alice).await;
+    alice.say(&room, "one").await;
+    let mut client = Connection::with_list(&alice, [0, 9]);
+    client.body["txn_id"] = json!("t1");
+    assert_eq!(client.next().await["txn_id"], "t1");
+    alice.say(&room, "two").await;
+    let from = client.at();
+    let older = alice.get(&format!("/v3/rooms/{room}/messages?dir=b&limit=1&from={from}")).await.ok();
+    assert_eq!(older["chunk"][0]["content"]["body"], "one");
+}
