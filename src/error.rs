@@ -1,12 +1,15 @@
 use std::{borrow::Cow, time::Duration};
 
 use http::StatusCode;
-use ruma::api::{
-    client::uiaa::UiaaInfo,
-    error::{ErrorKind, LimitExceededErrorData, RetryAfter},
+use ruma::{
+    OwnedServerName, ServerName,
+    api::{
+        client::uiaa::UiaaInfo,
+        error::{Error as MatrixError, ErrorKind, LimitExceededErrorData, RetryAfter},
+    },
 };
 
-use crate::store;
+use crate::{outgoing::Failure, store};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -18,11 +21,42 @@ pub enum Error {
     Refused { kind: ErrorKind, message: Cow<'static, str>, status: Option<StatusCode> },
     /// User-interactive authentication has stages left.
     AuthRequired(Box<UiaaInfo>),
+    /// Another server failed us.
+    Remote { server: OwnedServerName, source: RemoteError },
     /// Disk, corruption or a bug: logged with its whole chain, told to the client as `M_UNKNOWN`.
     Internal(anyhow::Error),
 }
 
+/// How another server failed us.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteError {
+    /// It failed before; until then, in milliseconds since the Unix epoch, it is left alone.
+    #[error("it failed before and is not tried again yet")]
+    BackingOff { until_ms: u64 },
+    #[error("it can't be reached: {0}")]
+    Unreachable(String),
+    /// It answered with an error.
+    #[error("it answered: {0}")]
+    Refused(Box<MatrixError>),
+    /// Its answer is not what the specification says.
+    #[error("its answer can't be used: {0}")]
+    Malformed(String),
+}
+
+impl From<Failure> for RemoteError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::TooLarge(_) => Self::Malformed(failure.to_string()),
+            other => Self::Unreachable(other.to_string()),
+        }
+    }
+}
+
 impl Error {
+    pub fn remote(server: &ServerName, source: RemoteError) -> Self {
+        Self::Remote { server: server.to_owned(), source }
+    }
+
     pub fn refused(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self::Refused { kind, message: message.into(), status: None }
     }

@@ -10,7 +10,8 @@ use crate::{
     config::Config,
     ephemeral::Order,
     error::{Error, Result},
-    media,
+    federation::Federation,
+    media, outgoing,
     push::{deliver::Deliveries, unread::Unread},
     random::Random,
     rate_limit::RateLimits,
@@ -34,6 +35,10 @@ pub struct Server {
     pub store: Store,
     /// Signs our events.
     pub key: Ed25519KeyPair,
+    /// What is known of other servers.
+    pub federation: Federation,
+    /// Everything that goes out.
+    pub outgoing: outgoing::Client,
     /// A lock per room, and what is known of rooms in memory.
     pub rooms: Rooms,
     /// Who waits for news.
@@ -74,6 +79,17 @@ pub struct Server {
 impl Server {
     /// Opens the data directory that the configuration names, or makes a new one.
     pub fn open(config: Config, clock: Clock, random: Random) -> anyhow::Result<Arc<Self>> {
+        let outgoing = outgoing::Client::new(&config);
+        Self::open_with(config, clock, random, outgoing)
+    }
+
+    /// As [`Self::open`], with another way for what goes out.
+    pub fn open_with(
+        config: Config,
+        clock: Clock,
+        random: Random,
+        outgoing: outgoing::Client,
+    ) -> anyhow::Result<Arc<Self>> {
         let store = Store::open(&store::Options {
             path: config.database_path.clone(),
             server_name: config.server_name.to_string(),
@@ -103,6 +119,8 @@ impl Server {
             random,
             store,
             key,
+            federation: Federation::default(),
+            outgoing,
             rooms,
             wakers: Wakers::default(),
             user_rooms: UserRoomLists::default(),

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     appservice::tables as appservices,
+    federation::tables as federation,
     log,
     media::tables as media,
     push,
@@ -30,6 +31,7 @@ pub fn all() -> impl Iterator<Item = &'static TableInfo> {
         .chain(push::ALL)
         .chain(appservices::ALL)
         .chain(sliding::ALL)
+        .chain(federation::ALL)
 }
 
 const OWN: [TableInfo; 1] = [TableInfo::of::<SigningKey>()];

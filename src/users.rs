@@ -122,6 +122,7 @@ fn on_terminal(error: Error) -> anyhow::Error {
     match error {
         Error::Refused { message, .. } => anyhow!("{message}"),
         Error::AuthRequired(_) => anyhow!("this needs a client to confirm who asks"),
+        Error::Remote { server, source } => anyhow!("{server} failed: {source}"),
         Error::Internal(cause) => cause,
     }
 }

@@ -6,6 +6,7 @@
 mod byte_size;
 pub mod duration;
 mod error;
+mod federation;
 mod hint;
 mod media;
 mod network;
@@ -40,6 +41,7 @@ use self::setting::SECRET_KEYS;
 pub use self::{
     byte_size::ByteSize,
     error::ConfigError,
+    federation::{Federation, ServerPattern},
     media::Media,
     network::Network,
     push::Push,
@@ -88,6 +90,20 @@ pub struct Config {
     /// With less than this free on the disk, the server refuses writes.
     pub free_space_floor: ByteSize,
 
+    /// Whether this server talks to others at all.
+    pub allow_federation: bool,
+    /// Servers that are asked for the signing keys of third ones.
+    #[serde(deserialize_with = "one_or_many::deserialize")]
+    pub trusted_servers: Vec<OwnedServerName>,
+    /// Networks to which no request goes out, whatever asked for it.
+    #[serde(deserialize_with = "one_or_many::deserialize")]
+    pub ip_range_denylist: Vec<Network>,
+    /// Exceptions to `ip_range_denylist`.
+    #[serde(deserialize_with = "one_or_many::deserialize")]
+    pub ip_range_allowlist: Vec<Network>,
+    /// PEM file of certificate authorities that are trusted beside the system's.
+    pub certificate_authorities_file: Option<PathBuf>,
+
     pub allow_registration: bool,
     /// What a new user must know to register; comes from `registration_token_file` if that is set.
     pub registration_token: Option<Secret>,
@@ -111,6 +127,7 @@ pub struct Config {
     /// Registration files of application services, or folders of them.
     pub appservice_registrations: Vec<PathBuf>,
 
+    pub federation: Federation,
     pub media: Media,
     pub push: Push,
     pub well_known: WellKnown,
@@ -144,6 +161,11 @@ impl Config {
             log_format: LogFormat::Readable,
             memory_budget: ByteSize::mib(256),
             free_space_floor: ByteSize::mib(512),
+            allow_federation: true,
+            trusted_servers: Vec::new(),
+            ip_range_denylist: network::not_public(),
+            ip_range_allowlist: Vec::new(),
+            certificate_authorities_file: None,
             allow_registration: false,
             registration_token: None,
             registration_token_file: None,
@@ -157,6 +179,7 @@ impl Config {
             allow_public_room_directory_without_auth: true,
             allow_presence: true,
             appservice_registrations: Vec::new(),
+            federation: Federation::default(),
             media: Media::default(),
             push: Push::default(),
             well_known: WellKnown::default(),
@@ -217,6 +240,7 @@ impl Config {
         if rules.is_none_or(|rules| rules.disposition != RoomVersionDisposition::Stable) {
             errors.add("default_room_version", "is not a room version we know", "set it to one of \"1\" to \"12\"");
         }
+        self.federation.check(&mut errors);
         self.media.check(&mut errors);
         self.sessions.check(&mut errors);
         self.rate_limits.check(&mut errors);

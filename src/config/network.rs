@@ -16,6 +16,37 @@ impl Network {
     }
 }
 
+/// Every range that is not of the public internet: private, local to a machine or link, reserved, multicast.
+///
+/// Source: IANA's registries of special-purpose addresses.
+pub(super) fn not_public() -> Vec<Network> {
+    const RANGES: [&str; 22] = [
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.0.2.0/24",
+        "192.88.99.0/24",
+        "192.168.0.0/16",
+        "198.18.0.0/15",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "224.0.0.0/4",
+        "240.0.0.0/4",
+        "::/128",
+        "::1/128",
+        "2001:db8::/32",
+        "fc00::/7",
+        "fe80::/10",
+        "fec0::/10",
+        "ff00::/8",
+    ];
+    RANGES.into_iter().filter_map(|range| range.parse().ok()).collect()
+}
+
 /// Text that is no range of addresses.
 #[derive(Debug, thiserror::Error)]
 #[error("not a network; write an address such as \"10.0.0.7\" or a range such as \"10.0.0.0/8\"")]

@@ -9,7 +9,7 @@ use super::*;
 const SHIPPED: &str = include_str!("../../conduit.toml");
 
 /// The sections whose keys are fixed, as paths below `[global]`, and values without which they do not load.
-const SECTIONS: [(&str, &str); 8] = [
+const SECTIONS: [(&str, &str); 9] = [
     ("", ""),
     ("tls", "certs = '/c'\nkey = '/k'"),
     ("well_known", ""),
@@ -17,6 +17,7 @@ const SECTIONS: [(&str, &str); 8] = [
     ("sessions", ""),
     ("rate_limits", ""),
     ("media", ""),
+    ("federation", ""),
     ("rate_limits.message", ""),
 ];
 

@@ -6,6 +6,7 @@ use axum::{
 };
 use bytes::BytesMut;
 use http::StatusCode;
+use ruma::ServerName;
 use ruma::api::{
     OutgoingResponseExt,
     client::uiaa::UiaaResponse,
@@ -13,9 +14,9 @@ use ruma::api::{
         DeserializationError, Error as MatrixError, ErrorBody, ErrorKind, FromHttpRequestError, StandardErrorBody,
     },
 };
-use tracing::error;
+use tracing::{debug, error};
 
-use crate::error::Error;
+use crate::error::{Error, RemoteError};
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
@@ -25,6 +26,10 @@ impl IntoResponse for Error {
                 matrix_error(status, kind, message.into_owned())
             }
             Self::AuthRequired(info) => shaped(UiaaResponse::AuthResponse(*info)),
+            Self::Remote { server, source } => {
+                debug!(%server, "{source}");
+                remote_error(&server, source)
+            }
             Self::Internal(cause) => {
                 error!("{cause:#}");
                 if let Some(crate::store::Error::NoSpace { .. } | crate::store::Error::Stopped(_)) =
@@ -37,6 +42,33 @@ impl IntoResponse for Error {
             }
         }
     }
+}
+
+/// What a client is told when another server failed us. A refusal is passed on where it is about what was asked for,
+/// and not about us or our standing with that server: a client must not take that for its own.
+fn remote_error(server: &ServerName, error: RemoteError) -> Response {
+    if let RemoteError::Refused(refusal) = &error
+        && let ErrorBody::Standard(body) = &refusal.body
+        && matches!(
+            body.kind,
+            ErrorKind::BadJson
+                | ErrorKind::BadState
+                | ErrorKind::Forbidden
+                | ErrorKind::IncompatibleRoomVersion(_)
+                | ErrorKind::InvalidParam
+                | ErrorKind::MissingParam
+                | ErrorKind::NotFound
+                | ErrorKind::NotYetUploaded
+                | ErrorKind::TooLarge
+                | ErrorKind::UnableToAuthorizeJoin
+                | ErrorKind::UnableToGrantJoin
+                | ErrorKind::UnsupportedRoomVersion
+        )
+    {
+        return matrix_error(status_of(&body.kind), body.kind.clone(), body.message.clone());
+    }
+    let message = format!("The server {server} failed: {error}");
+    matrix_error(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, message)
 }
 
 fn matrix_error(status: StatusCode, kind: ErrorKind, message: String) -> Response {

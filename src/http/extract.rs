@@ -26,6 +26,7 @@ use serde::{
 };
 use serde_json::{Map, Value};
 
+pub use super::signed::Federation;
 use super::{
     error::{shaped, unreadable},
     peer::client_ip,
@@ -296,7 +297,7 @@ fn unchecked_token(request: &Request) -> Option<String> {
 }
 
 /// Reads the whole body, at most `max_request_size` of it, and parses path, query and body.
-async fn parse<R: IncomingRequest>(mut request: Request, server: &Arc<Server>) -> Result<(R, Bytes), Error> {
+pub(super) async fn parse<R: IncomingRequest>(mut request: Request, server: &Arc<Server>) -> Result<(R, Bytes), Error> {
     let path: RawPathParams =
         request.extract_parts().await.map_err(|_| Error::invalid_param("The path is not UTF-8"))?;
     let path: Vec<&str> = path.iter().map(|(_, value)| value).collect();
@@ -311,7 +312,7 @@ async fn parse<R: IncomingRequest>(mut request: Request, server: &Arc<Server>) -
 }
 
 /// A body of JSON, or none.
-async fn read(body: Body, server: &Server) -> Result<Bytes, Error> {
+pub(super) async fn read(body: Body, server: &Server) -> Result<Bytes, Error> {
     let limit = server.config.max_request_size.as_usize();
     let raw = axum::body::to_bytes(body, limit).await.map_err(|e| unread_body(&e))?;
     // serde_json does not look at the text of members that nobody asks for.

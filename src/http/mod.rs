@@ -6,9 +6,11 @@ mod client;
 mod connection;
 mod error;
 pub mod extract;
+mod federation;
 mod health;
 pub mod listen;
 pub mod peer;
+mod signed;
 pub mod tls;
 pub mod trace;
 
@@ -34,6 +36,7 @@ pub fn router(server: Arc<Server>) -> Router {
     Router::new()
         .merge(admin::router())
         .merge(client::router())
+        .merge(federation::router())
         .merge(health::route(move || store_of.store.check_writable().map_err(|error| health::reason(&error))))
         .fallback(async || Error::unrecognized("Unrecognized request"))
         .method_not_allowed_fallback(async || {

@@ -25,6 +25,7 @@ use crate::{
     Server,
     error::{Error, Result},
     event::Draft,
+    federation::query,
     store::{self, Family, Record, RoomNid, Snapshot, Table, Transaction},
     user::account,
 };
@@ -124,6 +125,15 @@ pub fn room_of(server: &Server, alias: &RoomAliasId) -> Result<(OwnedRoomId, Vec
     }
     let servers = std::iter::once(server.owned_name()).chain(others).collect();
     Ok((view.room_id().to_owned(), servers))
+}
+
+/// As [`room_of`], also for aliases of other servers, which are asked.
+pub async fn room_of_any(server: &Arc<Server>, alias: &RoomAliasId) -> Result<(OwnedRoomId, Vec<OwnedServerName>)> {
+    if alias.server_name() != server.name() {
+        return query::alias(server, alias).await;
+    }
+    let alias = alias.to_owned();
+    server.blocking(move |server| room_of(server, &alias)).await
 }
 
 /// The room that a client names by its id or by an alias, for those who ask to get in. Error: `M_NOT_FOUND`.

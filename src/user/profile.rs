@@ -4,13 +4,14 @@
 
 use std::sync::Arc;
 
-use ruma::{UserId, api::error::ErrorKind};
+use ruma::{UserId, api::error::ErrorKind, profile::ProfileFieldName};
 use serde_json::{Map, Value};
 
-use super::presence;
+use super::{account, presence};
 use crate::{
     Server,
     error::{Error, Result},
+    federation::query,
     room::member_profile,
     store::{self, Family, Json, Snapshot, Table},
 };
@@ -50,6 +51,27 @@ pub fn list(snapshot: &Snapshot<'_>, user: &UserId) -> Result<Map<String, Value>
         Ok((row.key()?.1.to_owned(), row.value.parse().map_err(Error::internal)?))
     })
     .collect()
+}
+
+/// The profile of one of our users. Error: `M_NOT_FOUND`.
+pub async fn of_ours(server: &Arc<Server>, user: &UserId) -> Result<Map<String, Value>> {
+    let user = user.to_owned();
+    let find = move |snapshot: &Snapshot<'_>| {
+        if account::get(snapshot, &user)?.is_none_or(|account| account.deactivated.is_some()) {
+            return Err(Error::not_found("There is no such user"));
+        }
+        list(snapshot, &user)
+    };
+    server.read(find).await
+}
+
+/// The profile of any user, or only one field of it: that of another server's user is asked for now.
+pub async fn of_any(
+    server: &Arc<Server>,
+    user: &UserId,
+    field: Option<ProfileFieldName>,
+) -> Result<Map<String, Value>> {
+    if server.is_ours(user) { of_ours(server, user).await } else { query::profile(server, user, field).await }
 }
 
 /// Sets a field of a user's profile. A new display name or avatar is in the member events of all his rooms when this

@@ -8,6 +8,7 @@ mod backup;
 mod cross_signing;
 mod devices;
 mod directory;
+mod federation;
 mod filter;
 mod fuzz;
 mod history;

@@ -6,7 +6,7 @@ use axum::{Router, extract::State};
 use ruma::{
     UserId,
     api::client::profile::{delete_profile_field, get_profile, get_profile_field, set_profile_field},
-    profile::ProfileFieldValue,
+    profile::{ProfileFieldName, ProfileFieldValue},
 };
 use serde_json::{Map, Value};
 
@@ -15,9 +15,9 @@ use crate::{
     error::{Error, Result},
     http::{
         endpoint,
-        extract::{Client, Loose, Matrix, Public, json_object},
+        extract::{Client, Loose, Matrix, MaybeClient, WithOptionalToken, json_object},
     },
-    user::{account, profile},
+    user::{profile, session::Caller},
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -33,9 +33,10 @@ pub fn router() -> Router<Arc<Server>> {
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3profileuserid>
 async fn get(
     State(server): State<Arc<Server>>,
-    Public { body, .. }: Public<get_profile::v3::Request>,
+    MaybeClient { sender, body, .. }: MaybeClient<WithOptionalToken<get_profile::v3::Request>>,
 ) -> Result<Matrix<get_profile::v3::Response>> {
-    let profile = of_user(&server, &body.user_id).await?;
+    let WithOptionalToken(body) = body;
+    let profile = of_user(&server, sender.as_ref(), &body.user_id, None).await?;
     Ok(Matrix(profile.into_iter().collect()))
 }
 
@@ -43,9 +44,10 @@ async fn get(
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3profileuseridkeyname>
 async fn get_field(
     State(server): State<Arc<Server>>,
-    Public { body, .. }: Public<get_profile_field::v3::Request>,
+    MaybeClient { sender, body, .. }: MaybeClient<WithOptionalToken<get_profile_field::v3::Request>>,
 ) -> Result<Matrix<get_profile_field::v3::Response>> {
-    let mut profile = of_user(&server, &body.user_id).await?;
+    let WithOptionalToken(body) = body;
+    let mut profile = of_user(&server, sender.as_ref(), &body.user_id, Some(body.field.clone())).await?;
     let value = profile.remove(body.field.as_str()).ok_or_else(|| Error::not_found("The profile has no such field"))?;
     let value = ProfileFieldValue::new(body.field.as_str(), value).map_err(Error::internal)?;
     Ok(Matrix(get_profile_field::v3::Response::new(value)))
@@ -85,17 +87,18 @@ fn check_own(caller: &UserId, user_id: &str) -> Result<()> {
     if caller == user_id { Ok(()) } else { Err(Error::forbidden("You may only change your own profile")) }
 }
 
-/// The profile of one of our users. `M_NOT_FOUND` for everybody else: other servers can't be asked yet.
-async fn of_user(server: &Arc<Server>, user_id: &UserId) -> Result<Map<String, Value>> {
+/// The profile, or a field of it, as `sender` may see it. Who is logged in may see every profile. Others see those of our
+/// users only: nobody else makes this server ask around.
+async fn of_user(
+    server: &Arc<Server>,
+    sender: Option<&Caller>,
+    user_id: &UserId,
+    field: Option<ProfileFieldName>,
+) -> Result<Map<String, Value>> {
     if server.is_ours(user_id) {
         appservice::query::user_exists(server, user_id).await?;
+    } else if sender.is_none() {
+        return Err(Error::forbidden("Log in to see the profiles of other servers' users"));
     }
-    let user_id = user_id.to_owned();
-    let find = move |snapshot: &crate::store::Snapshot<'_>| {
-        if account::get(snapshot, &user_id)?.is_none_or(|account| account.deactivated.is_some()) {
-            return Err(Error::not_found("There is no such user"));
-        }
-        profile::list(snapshot, &user_id)
-    };
-    server.read(find).await
+    profile::of_any(server, user_id, field).await
 }

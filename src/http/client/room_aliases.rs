@@ -10,10 +10,10 @@ use ruma::api::client::{
 
 use crate::{
     Server, appservice,
-    error::Result,
+    error::{Error, Result},
     http::{
         endpoint,
-        extract::{Client, Matrix, Public},
+        extract::{Client, Matrix, MaybeClient, WithOptionalToken},
     },
     room::aliases,
 };
@@ -42,10 +42,15 @@ async fn create(
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3directoryroomroomalias>
 async fn resolve(
     State(server): State<Arc<Server>>,
-    Public { body, .. }: Public<get_alias::v3::Request>,
+    MaybeClient { sender, body, .. }: MaybeClient<WithOptionalToken<get_alias::v3::Request>>,
 ) -> Result<Matrix<get_alias::v3::Response>> {
+    let WithOptionalToken(body) = body;
+    // Who is not logged in does not make this server ask others.
+    if sender.is_none() && body.room_alias.server_name() != server.name() {
+        return Err(Error::forbidden("Log in to look up aliases of other servers"));
+    }
     appservice::query::alias(&server, &body.room_alias).await?;
-    let (room_id, servers) = server.blocking(move |server| aliases::room_of(server, &body.room_alias)).await?;
+    let (room_id, servers) = aliases::room_of_any(&server, &body.room_alias).await?;
     Ok(Matrix(get_alias::v3::Response::new(room_id, servers)))
 }
 

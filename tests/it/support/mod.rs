@@ -3,6 +3,8 @@
 mod answer;
 mod identity;
 pub mod listener;
+mod network;
+mod peer;
 pub mod room;
 mod user;
 
@@ -10,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 
 use ::http::{Method, Request, header};
 use axum::{Router, body::Body};
-use chappe::{Server, clock::Clock, config::Config, http, random::Random};
+use chappe::{Server, clock::Clock, config::Config, http, outgoing, random::Random};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tower::ServiceExt;
@@ -18,6 +20,8 @@ use tower::ServiceExt;
 pub use self::{
     answer::Answer,
     identity::{Signer, curve25519_key},
+    network::TestNetwork,
+    peer::{Peer, reply},
     user::User,
 };
 
@@ -41,12 +45,18 @@ impl TestServer {
 
     /// The same with another configuration.
     pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::in_network(TestNetwork::new(), "example.org", change).await
+    }
+
+    /// A server that reaches those in `network`: [`TestNetwork::server`] makes it one of them.
+    pub async fn in_network(network: TestNetwork, name: &str, change: impl FnOnce(&mut Config)) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let mut config = Config::for_tests("example.org");
+        let mut config = Config::for_tests(name);
         config.database_path = directory.path().join("data");
         change(&mut config);
         config.check().unwrap();
-        let open = || Server::open(config, Clock::manual(START_MS), Random::from_seed(1));
+        let outgoing = outgoing::Client::with_transport(Arc::new(network));
+        let open = || Server::open_with(config, Clock::manual(START_MS), Random::from_seed(1), outgoing);
         let server = tokio::task::spawn_blocking(open).await.unwrap().unwrap();
         let router = http::router(Arc::clone(&server));
         Self(Arc::new(Inner { server, router, _directory: directory }))
@@ -55,6 +65,11 @@ impl TestServer {
     /// What the handlers work on, for what can't be seen from outside.
     pub fn inside(&self) -> &Arc<Server> {
         &self.0.server
+    }
+
+    /// What answers its requests.
+    pub fn router(&self) -> Router {
+        self.0.router.clone()
     }
 
     pub fn advance(&self, by: Duration) {

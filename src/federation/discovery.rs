@@ -1,0 +1,168 @@
+//! Where a server is, by its name.
+//!
+//! <https://spec.matrix.org/v1.19/server-server-api/#resolving-server-names>
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, header};
+use quick_cache::sync::Cache;
+use ruma::{OwnedServerName, ServerName, api::federation::discovery::discover_homeserver};
+
+use crate::{
+    Server,
+    error::{Error, RemoteError, Result},
+    outgoing::{self, Limits},
+};
+
+const DEFAULT_PORT: u16 = 8448;
+
+/// How long `/.well-known` is believed: if it says nothing of it, and at least and at most; and if there is none.
+///
+/// Source: the specification, but for the least, which is our choice.
+const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+const KEPT_LEAST: Duration = Duration::from_secs(5 * 60);
+const KEPT_MOST: Duration = Duration::from_secs(48 * 60 * 60);
+const KEPT_FAILURE: Duration = Duration::from_secs(60 * 60);
+/// Of how many servers it is remembered.
+const KEPT_SERVERS: usize = 10_000;
+
+const WELL_KNOWN: Limits = Limits { time: Duration::from_secs(15), bytes: 64 << 10, redirects: true };
+
+/// Where requests for a server go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Host and port for the connection, whose certificate must be for the host. A host that ends with a dot is the one
+    /// whose service records say where to connect, see [`outgoing`].
+    pub authority: String,
+    /// The header `Host`.
+    pub host: String,
+}
+
+/// What servers say of themselves at `/.well-known/matrix/server`, and until when it is believed.
+pub struct WellKnownCache(Cache<OwnedServerName, (Option<OwnedServerName>, u64)>);
+
+impl Default for WellKnownCache {
+    fn default() -> Self {
+        Self(Cache::new(KEPT_SERVERS))
+    }
+}
+
+/// Finds out where `name` is.
+pub async fn find(server: &Server, name: &ServerName) -> Result<Place> {
+    if !server.outgoing.has_network() {
+        return Ok(Place { authority: name.to_string(), host: name.to_string() });
+    }
+    // A final dot is ours, see `Place`; as part of a name it would be the same server under a second name.
+    if name.host().ends_with('.') {
+        return Err(Error::remote(name, RemoteError::Unreachable("a server name does not end with a dot".to_owned())));
+    }
+    if let Some(place) = written_out(name) {
+        return Ok(place);
+    }
+    match well_known(server, name).await {
+        Some(delegated) => match written_out(&delegated) {
+            Some(place) => Ok(place),
+            None => Ok(by_service(server, delegated.host()).await),
+        },
+        None => Ok(by_service(server, name.host()).await),
+    }
+}
+
+/// The place that a name says itself: an address, or a host with a port.
+fn written_out(name: &ServerName) -> Option<Place> {
+    let port = name.port();
+    if port.is_none() && !name.is_ip_literal() {
+        return None;
+    }
+    let port = port.unwrap_or(DEFAULT_PORT);
+    Some(Place { authority: format!("{}:{port}", name.host()), host: name.to_string() })
+}
+
+async fn by_service(server: &Server, host: &str) -> Place {
+    let has_service = server.outgoing.has_service(host).await.unwrap_or_default();
+    let authority = if has_service { format!("{host}.") } else { format!("{host}:{DEFAULT_PORT}") };
+    Place { authority, host: host.to_owned() }
+}
+
+/// To which name a server delegates; `None` if it does not, or if what it says can't be used.
+async fn well_known(server: &Server, name: &ServerName) -> Option<OwnedServerName> {
+    let WellKnownCache(cache) = &server.federation.well_known;
+    let now = server.clock.now_ms();
+    if let Some((delegated, until)) = cache.get(name)
+        && until > now
+    {
+        return delegated;
+    }
+    let fetched = fetch_well_known(server, name).await;
+    let (delegated, kept) = match fetched {
+        Some((delegated, kept)) => (Some(delegated), kept),
+        None => (None, KEPT_FAILURE),
+    };
+    let kept_ms = u64::try_from(kept.as_millis()).unwrap_or(u64::MAX);
+    cache.insert(name.to_owned(), (delegated.clone(), now.saturating_add(kept_ms)));
+    delegated
+}
+
+async fn fetch_well_known(server: &Server, name: &ServerName) -> Option<(OwnedServerName, Duration)> {
+    let request = http::Request::get(format!("https://{}/.well-known/matrix/server", name.host()));
+    let response = server.outgoing.send(request.body(Bytes::new()).ok()?, WELL_KNOWN).await.ok()?;
+    if response.status() != StatusCode::OK {
+        return None;
+    }
+    let (parts, body) = response.into_parts();
+    let body = outgoing::read(body).await.ok()?;
+    let said: discover_homeserver::Response = {
+        use ruma::api::IncomingResponseExt;
+        let response = http::Response::new(body.as_ref());
+        discover_homeserver::Response::try_from_http_response(response).ok()?
+    };
+    let is_usable = !said.server.host().ends_with('.');
+    is_usable.then(|| (said.server, kept_for(&parts.headers)))
+}
+
+/// How long an answer may be kept, by its `Cache-Control`.
+fn kept_for(headers: &HeaderMap) -> Duration {
+    let texts = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    let directives: Vec<_> = texts.flat_map(|text| text.split(',')).map(|text| text.trim().to_lowercase()).collect();
+    if directives.iter().any(|directive| directive == "no-store" || directive == "no-cache") {
+        return KEPT_LEAST;
+    }
+    let max_age = directives.iter().find_map(|directive| directive.strip_prefix("max-age=")?.parse().ok());
+    max_age.map_or(KEPT, Duration::from_secs).clamp(KEPT_LEAST, KEPT_MOST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(name: &str) -> Option<(String, String)> {
+        written_out(name.try_into().unwrap()).map(|place| (place.authority, place.host))
+    }
+
+    #[test]
+    fn addresses_and_ports_are_taken_as_they_are() {
+        let of = |authority: &str, host: &str| Some((authority.to_owned(), host.to_owned()));
+        assert_eq!(place("1.2.3.4"), of("1.2.3.4:8448", "1.2.3.4"));
+        assert_eq!(place("1.2.3.4:99"), of("1.2.3.4:99", "1.2.3.4:99"));
+        assert_eq!(place("[1234:5678::abcd]"), of("[1234:5678::abcd]:8448", "[1234:5678::abcd]"));
+        assert_eq!(place("[::1]:99"), of("[::1]:99", "[::1]:99"));
+        assert_eq!(place("example.org:443"), of("example.org:443", "example.org:443"));
+        assert_eq!(place("example.org"), None);
+    }
+
+    #[test]
+    fn an_answer_is_kept_as_it_says_within_bounds() {
+        let kept = |control: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            if let Some(control) = control {
+                headers.insert(header::CACHE_CONTROL, control.parse().unwrap());
+            }
+            kept_for(&headers).as_secs()
+        };
+        assert_eq!(kept(None), 86_400);
+        assert_eq!(kept(Some("public, max-age=3600")), 3_600);
+        assert_eq!(kept(Some("max-age=99999999")), 172_800);
+        assert_eq!((kept(Some("max-age=0")), kept(Some("no-store"))), (300, 300));
+    }
+}

@@ -1,0 +1,136 @@
+//! What a server publishes of its keys: read, checked and stored.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, ServerName,
+    api::federation::discovery::ServerSigningKeys,
+    serde::Base64,
+    signatures::{self, PublicKeyMap, PublicKeySet},
+};
+use serde_json::value::RawValue;
+
+use crate::{
+    Server,
+    federation::tables::{KeyDocument, KeyDocuments, VerifyKey, VerifyKeys},
+    store,
+};
+
+/// How long what a server says of its keys is believed at most. Source: the specification.
+const BELIEVED: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// How many keys, old ones included, a server may have. Source: our choice.
+const MAX_KEYS: usize = 100;
+/// The length of an Ed25519 public key.
+const KEY_BYTES: usize = 32;
+
+/// A document that its server signed.
+#[derive(Debug)]
+pub struct Document {
+    pub server: OwnedServerName,
+    json: CanonicalJsonObject,
+    keys: BTreeMap<String, VerifyKey>,
+    /// Without our limit.
+    valid_until_ms: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DocumentError {
+    #[error("not a document of keys: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("more than {MAX_KEYS} keys")]
+    TooManyKeys,
+    #[error("not signed by {0}")]
+    Signature(OwnedServerName),
+}
+
+impl Document {
+    /// Reads a document, which must be signed with one of its own keys.
+    pub fn read(raw: &RawValue, now_ms: u64) -> Result<Self, DocumentError> {
+        let json: CanonicalJsonObject = serde_json::from_str(raw.get())?;
+        let said: ServerSigningKeys = serde_json::from_str(raw.get())?;
+        if said.verify_keys.len() + said.old_verify_keys.len() > MAX_KEYS {
+            return Err(DocumentError::TooManyKeys);
+        }
+        let is_usable = |id: &str, key: &Base64| id.starts_with("ed25519:") && key.as_bytes().len() == KEY_BYTES;
+        let valid_until_ms: u64 = said.valid_until_ts.get().into();
+        let believed_until_ms = valid_until_ms.min(now_ms.saturating_add(BELIEVED.as_millis() as u64));
+        let mut keys = BTreeMap::new();
+        for (id, old) in said.old_verify_keys.iter().filter(|(id, old)| is_usable(id.as_str(), &old.key)) {
+            let expired_ms = Some(old.expired_ts.get().into());
+            let key = VerifyKey { key: old.key.as_bytes().to_vec(), valid_until_ms: 0, expired_ms };
+            keys.insert(id.to_string(), key);
+        }
+        let mut own = PublicKeySet::new();
+        for (id, current) in said.verify_keys.iter().filter(|(id, current)| is_usable(id.as_str(), &current.key)) {
+            let bytes = current.key.as_bytes().to_vec();
+            own.insert(id.to_string(), Base64::new(bytes.clone()));
+            let key = VerifyKey { key: bytes, valid_until_ms: believed_until_ms, expired_ms: None };
+            keys.insert(id.to_string(), key);
+        }
+        let document = Self { server: said.server_name, json, keys, valid_until_ms };
+        if document.is_signed_by(&document.server, own) {
+            Ok(document)
+        } else {
+            Err(DocumentError::Signature(document.server))
+        }
+    }
+
+    /// Whether one of `keys` of `server` signed the document, and none of those that are said to have did not.
+    pub fn is_signed_by(&self, server: &ServerName, keys: PublicKeySet) -> bool {
+        // ruma is content with an object that nobody signed.
+        let is_signed = |ids: &CanonicalJsonObject| ids.keys().any(|id| keys.contains_key(id));
+        let of_server = self.json.get("signatures").and_then(|all| all.as_object()?.get(server.as_str())?.as_object());
+        if !of_server.is_some_and(is_signed) {
+            return false;
+        }
+        let keys = PublicKeyMap::from([(server.to_string(), keys)]);
+        let mut json = self.json.clone();
+        keep_signatures(&mut json, server); // of everybody else who signed, ruma asks for a key
+        signatures::verify_json(&keys, &json).is_ok()
+    }
+
+    /// Writes what is known now. A key that went out of use does not come back into use by an older document.
+    pub fn store(mut self, tx: &mut store::Transaction<'_>, now_ms: u64) -> store::Result<()> {
+        let server = self.server.as_str();
+        for (id, mut key) in self.keys {
+            if let Some(known) = tx.get::<VerifyKeys>(&(server, &id))?
+                && known.key == key.key
+            {
+                key.expired_ms = key.expired_ms.or(known.expired_ms);
+                key.valid_until_ms = key.valid_until_ms.max(known.valid_until_ms);
+            }
+            tx.put::<VerifyKeys>(&(server, &id), &key);
+        }
+        let known = tx.get::<KeyDocuments>(&server)?;
+        if known.is_none_or(|known| known.valid_until_ms <= self.valid_until_ms) {
+            keep_signatures(&mut self.json, &self.server);
+            let json = CanonicalJsonValue::Object(self.json).to_string();
+            let document = KeyDocument { json, fetched_ms: now_ms, valid_until_ms: self.valid_until_ms };
+            tx.put::<KeyDocuments>(&server, &document);
+        }
+        Ok(())
+    }
+}
+
+/// Leaves the signatures of `server` only.
+fn keep_signatures(json: &mut CanonicalJsonObject, server: &ServerName) {
+    if let Some(CanonicalJsonValue::Object(signatures)) = json.get_mut("signatures") {
+        signatures.retain(|signer, _| signer == server.as_str());
+    }
+}
+
+/// Writes documents, together.
+pub async fn store(server: &Server, documents: Vec<Document>) -> store::Result<()> {
+    if documents.is_empty() {
+        return Ok(());
+    }
+    let now = server.clock.now_ms();
+    let put = move |tx: &mut store::Transaction<'_>| {
+        // A server whose documents came from several notaries is written once per transaction: a transaction does not
+        // see what it has put itself.
+        let newest: BTreeMap<_, _> =
+            documents.into_iter().map(|document| (document.server.clone(), document)).collect();
+        newest.into_values().try_for_each(|document| document.store(tx, now))
+    };
+    server.store.write(put).await.map(drop)
+}

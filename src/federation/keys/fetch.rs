@@ -1,0 +1,228 @@
+//! Asks for keys: the servers themselves, and notaries where there are many or where a server does not answer.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream};
+use parking_lot::Mutex;
+use quick_cache::sync::Cache;
+use ruma::{
+    MilliSecondsSinceUnixEpoch, OwnedServerName, OwnedServerSigningKeyId, ServerName, UInt,
+    api::federation::discovery::{
+        get_remote_server_keys_batch::{self, v2::QueryCriteria},
+        get_server_keys,
+    },
+    signatures::PublicKeySet,
+};
+use tokio::sync::OwnedMutexGuard;
+use tracing::debug;
+
+use super::{
+    Keys, Wanted,
+    document::{self, Document},
+};
+use crate::{
+    Server,
+    error::{Error, RemoteError, Result},
+    federation::{allows, request_unsigned, tables::VerifyKeys},
+};
+
+/// How long one request for keys may take: requests of others wait for it.
+const TIME: Duration = Duration::from_secs(10);
+/// A server is not asked again before this has passed, whatever keys others say that it has.
+const PAUSE_MS: u64 = 60_000;
+/// How many servers are asked at a time.
+const AT_ONCE: usize = 32;
+/// From how many servers on notaries are asked first.
+const MANY: usize = 8;
+/// For how many servers a notary is asked in one request.
+const BATCH: usize = 100;
+/// Of how many servers it is remembered that they were asked.
+const REMEMBERED: usize = 10_000;
+
+/// What is being fetched, and what was lately.
+pub struct Fetches {
+    running: Mutex<HashMap<OwnedServerName, Arc<tokio::sync::Mutex<()>>>>,
+    /// When a server was last asked, in milliseconds since the Unix epoch.
+    asked: Cache<OwnedServerName, u64>,
+}
+
+impl Default for Fetches {
+    fn default() -> Self {
+        Self { running: Mutex::default(), asked: Cache::new(REMEMBERED) }
+    }
+}
+
+impl Fetches {
+    /// Waits until nobody else asks for keys of `server`.
+    async fn lock(&self, server: &OwnedServerName) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut running = self.running.lock();
+            if running.len() > REMEMBERED {
+                running.retain(|_, lock| Arc::strong_count(lock) > 1);
+            }
+            Arc::clone(running.entry(server.clone()).or_default())
+        };
+        lock.lock_owned().await
+    }
+
+    fn was_asked(&self, server: &OwnedServerName, now_ms: u64) -> bool {
+        self.asked.get(server).is_some_and(|asked| now_ms.saturating_sub(asked) < PAUSE_MS)
+    }
+}
+
+/// Fetches and stores what is wanted, as far as it can be had.
+pub async fn fetch(server: &Arc<Server>, wanted: BTreeMap<OwnedServerName, Wanted>) -> Result<()> {
+    let fetches = &server.federation.fetches;
+    let now = server.clock.now_ms();
+    let (mut locks, mut left) = (Vec::new(), BTreeMap::new());
+    // In the order of their names, so that no two wait for each other.
+    for (other, wanted) in wanted.into_iter().filter(|(other, _)| allows(server, other)) {
+        let lock = fetches.lock(&other).await;
+        if !fetches.was_asked(&other, now) {
+            locks.push(lock);
+            left.insert(other, wanted);
+        }
+    }
+    let asked: Vec<_> = left.keys().cloned().collect();
+    if left.len() >= MANY && !server.config.trusted_servers.is_empty() {
+        left = from_notaries(server, left).await?;
+        from_themselves(server, left).await?;
+    } else {
+        left = from_themselves(server, left).await?;
+        from_notaries(server, left).await?;
+    }
+    for other in asked {
+        fetches.asked.insert(other, now);
+    }
+    Ok(())
+}
+
+/// Fetches and stores the keys of these servers from themselves, unless that was done lately. For whoever asks us as
+/// their notary.
+pub async fn refresh(server: &Arc<Server>, others: Vec<OwnedServerName>) -> Result<()> {
+    let (fetches, now) = (&server.federation.fetches, server.clock.now_ms());
+    let others = others.into_iter().filter(|other| allows(server, other) && !fetches.was_asked(other, now));
+    let wanted: BTreeMap<_, _> = others.map(|other| (other, Wanted::default())).collect();
+    for other in wanted.keys() {
+        fetches.asked.insert(other.clone(), now);
+    }
+    from_themselves(server, wanted).await.map(drop)
+}
+
+/// Asks each server for its own keys; what is still missing afterwards.
+async fn from_themselves(
+    server: &Arc<Server>,
+    wanted: BTreeMap<OwnedServerName, Wanted>,
+) -> Result<BTreeMap<OwnedServerName, Wanted>> {
+    let names: Vec<_> = wanted.keys().cloned().collect();
+    let ask = |other: OwnedServerName| async move {
+        from_itself(server, &other).await.inspect_err(|error| debug!(%other, ?error, "no keys")).ok()
+    };
+    let documents: Vec<_> =
+        stream::iter(names).map(ask).buffer_unordered(AT_ONCE).filter_map(async |found| found).collect().await;
+    document::store(server, documents).await?;
+    still_missing(server, wanted).await
+}
+
+async fn from_itself(server: &Arc<Server>, other: &ServerName) -> Result<Document> {
+    let response = request_unsigned(server, other, get_server_keys::v2::Request::new(), TIME).await?;
+    let malformed = |why: String| Error::remote(other, RemoteError::Malformed(why));
+    let document = Document::read(response.server_key.json(), server.clock.now_ms());
+    let document = document.map_err(|error| malformed(error.to_string()))?;
+    if document.server == other { Ok(document) } else { Err(malformed(format!("keys of {}", document.server))) }
+}
+
+/// Asks all notaries at once; what is still missing afterwards.
+async fn from_notaries(
+    server: &Arc<Server>,
+    wanted: BTreeMap<OwnedServerName, Wanted>,
+) -> Result<BTreeMap<OwnedServerName, Wanted>> {
+    if wanted.is_empty() {
+        return Ok(wanted);
+    }
+    let notaries = server.config.trusted_servers.iter().filter(|notary| allows(server, notary));
+    let ask = |notary: &OwnedServerName| {
+        let (notary, wanted) = (notary.clone(), &wanted);
+        async move { from_notary(server, &notary, wanted).await }
+    };
+    let answers = futures_util::future::join_all(notaries.map(ask)).await;
+    for answer in answers {
+        match answer {
+            Ok(documents) => document::store(server, documents).await?,
+            Err(error) => debug!(?error, "a notary failed"),
+        }
+    }
+    still_missing(server, wanted).await
+}
+
+async fn from_notary(
+    server: &Arc<Server>,
+    notary: &ServerName,
+    wanted: &BTreeMap<OwnedServerName, Wanted>,
+) -> Result<Vec<Document>> {
+    let keys = keys_of_notary(server, notary).await?;
+    let mut documents = Vec::new();
+    let names: Vec<_> = wanted.keys().filter(|name| *name != notary).collect();
+    for batch in names.chunks(BATCH) {
+        let asked: BTreeMap<_, _> = batch.iter().map(|name| ((*name).clone(), criteria(&wanted[*name]))).collect();
+        let request = get_remote_server_keys_batch::v2::Request::new(asked);
+        let response = request_unsigned(server, notary, request, TIME).await?;
+        let now = server.clock.now_ms();
+        for raw in response.server_keys {
+            match Document::read(raw.json(), now) {
+                Ok(document)
+                    if wanted.contains_key(&document.server) && document.is_signed_by(notary, keys.clone()) =>
+                {
+                    documents.push(document);
+                }
+                Ok(document) => debug!(%notary, of = %document.server, "not signed by the notary, or not asked for"),
+                Err(error) => debug!(%notary, %error, "a notary's answer can't be used"),
+            }
+        }
+    }
+    Ok(documents)
+}
+
+fn criteria(wanted: &Wanted) -> BTreeMap<OwnedServerSigningKeyId, QueryCriteria> {
+    let mut criteria = QueryCriteria::new();
+    criteria.minimum_valid_until_ts =
+        (wanted.valid_at_ms > 0).then(|| MilliSecondsSinceUnixEpoch(UInt::new_saturating(wanted.valid_at_ms)));
+    let ids = wanted.key_ids.iter().filter_map(|id| OwnedServerSigningKeyId::try_from(id.as_str()).ok());
+    ids.map(|id| (id, criteria.clone())).collect()
+}
+
+/// The keys that a notary uses now, which come from itself.
+async fn keys_of_notary(server: &Arc<Server>, notary: &ServerName) -> Result<PublicKeySet> {
+    let known = stored_keys(server, notary).await?;
+    if !known.is_empty() {
+        return Ok(known);
+    }
+    let document = from_itself(server, notary).await?;
+    document::store(server, vec![document]).await?;
+    stored_keys(server, notary).await
+}
+
+async fn stored_keys(server: &Arc<Server>, other: &ServerName) -> Result<PublicKeySet> {
+    let (other, now) = (other.to_owned(), server.clock.now_ms());
+    let ids = move |snapshot: &crate::store::Snapshot<'_>| {
+        let mut key_ids = BTreeSet::new();
+        for row in snapshot.list::<VerifyKeys>(&other.as_str()) {
+            key_ids.insert(row?.key()?.1.to_owned());
+        }
+        let wanted = [(other, Wanted { key_ids, valid_at_ms: 0 })].into();
+        Ok(Keys::of_snapshot(snapshot, &wanted)?)
+    };
+    let keys = server.read(ids).await?;
+    Ok(keys.only(|key| key.expired_ms.is_none() && key.is_valid_at(now)).into_values().next().unwrap_or_default())
+}
+
+async fn still_missing(
+    server: &Arc<Server>,
+    wanted: BTreeMap<OwnedServerName, Wanted>,
+) -> Result<BTreeMap<OwnedServerName, Wanted>> {
+    server.read(move |snapshot| Ok(Keys::of_snapshot(snapshot, &wanted)?.missing(&wanted))).await
+}

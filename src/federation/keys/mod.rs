@@ -1,0 +1,111 @@
+//! The keys with which servers sign: ours, which we publish, and those of others, which are stored with their validity
+//! and fetched when they are missing or have run out.
+//!
+//! <https://spec.matrix.org/v1.19/server-server-api/#server-keys>
+
+mod document;
+mod fetch;
+mod notary;
+mod publish;
+mod verify;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use ruma::{OwnedServerName, serde::Base64, signatures::PublicKeyMap};
+
+pub use self::{
+    fetch::Fetches,
+    notary::answer,
+    publish::publish,
+    verify::{verify, verify_all},
+};
+use super::tables::{VerifyKey, VerifyKeys};
+use crate::{
+    Server,
+    error::Result,
+    store::{self, Snapshot},
+};
+
+/// What is to be known of one server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Such as `ed25519:auto`.
+    pub key_ids: BTreeSet<String>,
+    /// When the keys must be valid, in milliseconds since the Unix epoch; 0 if any time will do.
+    pub valid_at_ms: u64,
+}
+
+/// Keys of servers, by their ids.
+#[derive(Clone, Debug, Default)]
+pub struct Keys(BTreeMap<OwnedServerName, BTreeMap<String, VerifyKey>>);
+
+impl Keys {
+    /// The keys that may have signed what was made at that time, as ruma takes them.
+    pub fn valid_at(&self, ms: u64) -> PublicKeyMap {
+        self.only(|key| key.is_valid_at(ms))
+    }
+
+    /// All keys, whenever they were valid: in rooms of the first versions that does not matter.
+    pub fn of_any_time(&self) -> PublicKeyMap {
+        self.only(|_| true)
+    }
+
+    fn only(&self, is_good: impl Fn(&VerifyKey) -> bool) -> PublicKeyMap {
+        let of_server = |keys: &BTreeMap<String, VerifyKey>| {
+            let good = keys.iter().filter(|(_, key)| is_good(key));
+            good.map(|(id, key)| (id.clone(), Base64::new(key.key.clone()))).collect()
+        };
+        self.0.iter().map(|(server, keys)| (server.to_string(), of_server(keys))).collect()
+    }
+
+    /// What of `wanted` is not here and may be found by asking.
+    fn missing(&self, wanted: &BTreeMap<OwnedServerName, Wanted>) -> BTreeMap<OwnedServerName, Wanted> {
+        let is_missing =
+            |server: &OwnedServerName, id: &String, at: u64| match self.0.get(server).and_then(|k| k.get(id)) {
+                // A key that went out of use stays so.
+                Some(key) => key.expired_ms.is_none() && !key.is_valid_at(at),
+                None => true,
+            };
+        let of_server = |(server, wanted): (&OwnedServerName, &Wanted)| {
+            let ids = wanted.key_ids.iter().filter(|id| is_missing(server, id, wanted.valid_at_ms));
+            let key_ids: BTreeSet<_> = ids.cloned().collect();
+            let left = Wanted { key_ids, valid_at_ms: wanted.valid_at_ms };
+            (!left.key_ids.is_empty()).then(|| (server.clone(), left))
+        };
+        wanted.iter().filter_map(of_server).collect()
+    }
+
+    fn of_snapshot(snapshot: &Snapshot<'_>, wanted: &BTreeMap<OwnedServerName, Wanted>) -> store::Result<Self> {
+        let pairs: Vec<_> =
+            wanted.iter().flat_map(|(server, wanted)| wanted.key_ids.iter().map(move |id| (server, id))).collect();
+        let rows = snapshot.get_many::<VerifyKeys>(pairs.iter().map(|(server, id)| (server.as_str(), id.as_str())))?;
+        let mut keys = Self::default();
+        for ((server, id), row) in pairs.into_iter().zip(rows) {
+            if let Some(key) = row {
+                keys.0.entry(server.clone()).or_default().insert(id.clone(), key);
+            }
+        }
+        Ok(keys)
+    }
+}
+
+/// The keys of `wanted`, as far as they can be had: what is not stored is fetched, in as few requests as possible.
+pub async fn get(server: &Arc<Server>, mut wanted: BTreeMap<OwnedServerName, Wanted>) -> Result<Keys> {
+    let ours = wanted.remove(server.name());
+    let asked = wanted.clone();
+    let mut keys = server.read(move |snapshot| Ok(Keys::of_snapshot(snapshot, &asked)?)).await?;
+    let missing = keys.missing(&wanted);
+    if !missing.is_empty() {
+        fetch::fetch(server, missing).await?;
+        keys = server.read(move |snapshot| Ok(Keys::of_snapshot(snapshot, &wanted)?)).await?;
+    }
+    if ours.is_some() {
+        let key = VerifyKey { key: server.key.public_key().to_vec(), valid_until_ms: u64::MAX, expired_ms: None };
+        let id = publish::key_id(server);
+        keys.0.entry(server.owned_name()).or_default().insert(id, key);
+    }
+    Ok(keys)
+}

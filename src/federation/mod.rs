@@ -1,0 +1,43 @@
+//! The other servers: where they are, what they sign with, what is asked of them.
+//!
+//! <https://spec.matrix.org/v1.19/server-server-api/>
+
+pub mod backoff;
+mod discovery;
+pub mod keys;
+pub mod query;
+mod request;
+pub mod tables;
+pub mod x_matrix;
+
+use ruma::ServerName;
+
+pub use self::request::{Unsigned, exchange, request, request_unsigned, request_within};
+use self::{discovery::WellKnownCache, keys::Fetches};
+use crate::{
+    Server,
+    error::{Error, Result},
+};
+
+/// What is known of other servers in memory.
+#[derive(Default)]
+pub struct Federation {
+    well_known: WellKnownCache,
+    fetches: Fetches,
+}
+
+/// Whether anything may be exchanged with `server`: every way in and out asks this. We ourselves are no other server.
+pub fn allows(server: &Server, other: &ServerName) -> bool {
+    server.config.allow_federation
+        && other != server.name()
+        && server.config.federation.allowed_servers.iter().any(|pattern| pattern.matches(other))
+}
+
+/// As [`allows`], with the error for whoever asks.
+pub fn check_allowed(server: &Server, other: &ServerName) -> Result<()> {
+    if allows(server, other) {
+        Ok(())
+    } else {
+        Err(Error::forbidden(format!("This server does not exchange anything with {other}")))
+    }
+}

@@ -1,0 +1,39 @@
+//! Questions to other servers about one thing that is theirs.
+//!
+//! <https://spec.matrix.org/v1.19/server-server-api/#querying-for-information>
+
+use std::sync::Arc;
+
+use ruma::{
+    OwnedRoomId, OwnedServerName, RoomAliasId, UserId,
+    api::federation::query::{get_profile_information, get_room_information},
+    profile::ProfileFieldName,
+};
+use serde_json::{Map, Value};
+
+use super::request;
+use crate::{Server, error::Result};
+
+/// More servers that an alias names are not remembered. Source: our choice.
+const MAX_SERVERS: usize = 100;
+
+/// The profile of a user of another server, as that server has it now: the whole or one field.
+pub async fn profile(
+    server: &Arc<Server>,
+    user: &UserId,
+    field: Option<ProfileFieldName>,
+) -> Result<Map<String, Value>> {
+    let mut asked = get_profile_information::v1::Request::new(user.to_owned());
+    asked.field = field;
+    let profile = request(server, user.server_name(), asked).await?.data;
+    Ok(profile.into_iter().map(|(name, value)| (name.to_string(), value)).collect())
+}
+
+/// The room of an alias of another server, and servers by which it can be joined: that one first.
+pub async fn alias(server: &Arc<Server>, alias: &RoomAliasId) -> Result<(OwnedRoomId, Vec<OwnedServerName>)> {
+    let asked = get_room_information::v1::Request::new(alias.to_owned());
+    let found = request(server, alias.server_name(), asked).await?;
+    let mut servers = vec![alias.server_name().to_owned()];
+    servers.extend(found.servers.into_iter().filter(|other| other != alias.server_name()).take(MAX_SERVERS));
+    Ok((found.room_id, servers))
+}

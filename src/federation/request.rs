@@ -1,0 +1,163 @@
+use std::{sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, Uri, header};
+use ruma::{
+    ServerName,
+    api::{
+        IncomingResponseExt, OutgoingRequest, OutgoingRequestExt,
+        auth_scheme::{AuthScheme, NoAuthentication},
+        error::{Error as MatrixError, FromHttpResponseError},
+        federation::authentication::{ServerSignatures, XMatrixSigningInput},
+        path_builder::SinglePath,
+    },
+};
+
+use super::{backoff, check_allowed, discovery};
+use crate::{
+    Server,
+    error::{Error, RemoteError, Result},
+    outgoing::{self, Body, Limits},
+};
+
+/// Asks another server, signed as the specification wants it, within the limits of the configuration.
+///
+/// Errors: `M_FORBIDDEN` if federation with it is not allowed, and [`Error::Remote`].
+pub async fn request<R>(server: &Arc<Server>, destination: &ServerName, request: R) -> Result<R::IncomingResponse>
+where
+    R: OutgoingRequest<
+            Authentication = ServerSignatures,
+            PathBuilder = SinglePath,
+            EndpointError = MatrixError,
+            IncomingResponse: IncomingResponseExt<EndpointError = MatrixError>,
+        >,
+{
+    request_within(server, destination, request, ordinary(server)).await
+}
+
+/// As [`request`], with limits of its own.
+pub async fn request_within<R>(
+    server: &Arc<Server>,
+    destination: &ServerName,
+    request: R,
+    limits: Limits,
+) -> Result<R::IncomingResponse>
+where
+    R: OutgoingRequest<
+            Authentication = ServerSignatures,
+            PathBuilder = SinglePath,
+            EndpointError = MatrixError,
+            IncomingResponse: IncomingResponseExt<EndpointError = MatrixError>,
+        >,
+{
+    let signer = XMatrixSigningInput::new(server.owned_name(), destination.to_owned(), &server.key);
+    let request = http_request(request, signer)?;
+    parsed(destination, exchange(server, destination, request, limits).await?).await
+}
+
+/// Endpoints that need no signature: those of keys and of the version.
+pub trait Unsigned:
+    OutgoingRequest<
+        Authentication = NoAuthentication,
+        PathBuilder = SinglePath,
+        EndpointError = MatrixError,
+        IncomingResponse: IncomingResponseExt<EndpointError = MatrixError>,
+    >
+{
+}
+
+impl<R> Unsigned for R where
+    R: OutgoingRequest<
+            Authentication = NoAuthentication,
+            PathBuilder = SinglePath,
+            EndpointError = MatrixError,
+            IncomingResponse: IncomingResponseExt<EndpointError = MatrixError>,
+        >
+{
+}
+
+/// Asks another server for what it tells anybody.
+pub async fn request_unsigned<R: Unsigned>(
+    server: &Arc<Server>,
+    destination: &ServerName,
+    request: R,
+    time: Duration,
+) -> Result<R::IncomingResponse> {
+    let limits = Limits { time, ..ordinary(server) };
+    let request = http_request(request, ())?;
+    parsed(destination, exchange(server, destination, request, limits).await?).await
+}
+
+fn ordinary(server: &Server) -> Limits {
+    let config = &server.config.federation;
+    Limits { time: config.request_timeout, bytes: config.max_response_size.as_usize(), redirects: false }
+}
+
+/// The request as ruma makes it: its URI has a placeholder for the host.
+fn http_request<R: OutgoingRequest<PathBuilder = SinglePath>>(
+    request: R,
+    signer: <R::Authentication as AuthScheme>::Input<'_>,
+) -> Result<http::Request<Bytes>> {
+    let request = request.try_into_http_request::<BytesMut>("https://destination.invalid", signer, ());
+    let unsendable = |error| Error::bad_json(format!("This can't be sent to other servers: {error}"));
+    Ok(request.map_err(unsendable)?.map(BytesMut::freeze))
+}
+
+/// Sends a finished request to `destination`, whose host and port replace those of the request's URI. The answer is a
+/// success, and its body is read as it comes.
+pub async fn exchange(
+    server: &Arc<Server>,
+    destination: &ServerName,
+    mut request: http::Request<Bytes>,
+    limits: Limits,
+) -> Result<http::Response<Body>> {
+    check_allowed(server, destination)?;
+    let other = destination.to_owned();
+    server.blocking(move |server| backoff::check(server, &other)).await?;
+    let place = discovery::find(server, destination).await?;
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    *request.uri_mut() = Uri::builder()
+        .scheme("https")
+        .authority(place.authority)
+        .path_and_query(path)
+        .build()
+        .map_err(|error| Error::remote(destination, RemoteError::Unreachable(error.to_string())))?;
+    let host = HeaderValue::from_str(&place.host).map_err(Error::internal)?;
+    request.headers_mut().insert(header::HOST, host);
+    let response = match server.outgoing.send(request, limits).await {
+        Ok(response) => response,
+        Err(failure) => {
+            backoff::failed(server, destination).await?;
+            return Err(Error::remote(destination, failure.into()));
+        }
+    };
+    if response.status().is_server_error() {
+        backoff::failed(server, destination).await?;
+    } else {
+        backoff::succeeded(server, destination).await?;
+    }
+    if response.status().is_success() { Ok(response) } else { Err(refusal(destination, response).await) }
+}
+
+async fn refusal(destination: &ServerName, response: http::Response<Body>) -> Error {
+    use ruma::api::EndpointError;
+    let (parts, body) = response.into_parts();
+    let body = outgoing::read(body).await.unwrap_or_default();
+    let error = MatrixError::from_http_response(http::Response::from_parts(parts, body.as_ref()));
+    Error::remote(destination, RemoteError::Refused(Box::new(error)))
+}
+
+async fn parsed<R: IncomingResponseExt<EndpointError = MatrixError>>(
+    destination: &ServerName,
+    response: http::Response<Body>,
+) -> Result<R> {
+    let (parts, body) = response.into_parts();
+    let body = outgoing::read(body).await.map_err(|failure| Error::remote(destination, failure.into()))?;
+    R::try_from_http_response(http::Response::from_parts(parts, body.as_ref())).map_err(|error| {
+        let error = match error {
+            FromHttpResponseError::Server(error) => RemoteError::Refused(Box::new(error)),
+            other => RemoteError::Malformed(other.to_string()),
+        };
+        Error::remote(destination, error)
+    })
+}

@@ -1,0 +1,210 @@
+//! Names become addresses here, and those that nobody may be sent to are left out: what is connected to is exactly what
+//! was checked.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, OnceLock},
+};
+
+use hickory_resolver::{
+    TokioResolver,
+    proto::rr::{RData, RecordType},
+};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tracing::{debug, warn};
+
+use super::Failure;
+use crate::config::{Config, Network};
+
+/// Of the services that DNS names for a server, this many are looked up.
+const MAX_SERVICES: usize = 10;
+
+/// Which addresses are never connected to.
+#[derive(Clone, Debug)]
+pub struct Denied {
+    networks: Vec<Network>,
+    exceptions: Vec<Network>,
+}
+
+impl Denied {
+    pub fn new(config: &Config) -> Self {
+        Self { networks: config.ip_range_denylist.clone(), exceptions: config.ip_range_allowlist.clone() }
+    }
+
+    pub fn has(&self, address: IpAddr) -> bool {
+        let is_in =
+            |networks: &[Network]| embedded(address).any(|a| networks.iter().any(|network| network.contains(a)));
+        is_in(&self.networks) && !is_in(&self.exceptions)
+    }
+}
+
+/// The address, and the IPv4 address that some IPv6 addresses stand for: mapped, compatible, NAT64 and 6to4.
+fn embedded(address: IpAddr) -> impl Iterator<Item = IpAddr> {
+    let inner = match address {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(v6) => {
+            let [a, b, .., y, z] = v6.segments();
+            let last = [y.to_be_bytes(), z.to_be_bytes()].concat();
+            let second = [b.to_be_bytes(), v6.segments()[2].to_be_bytes()].concat();
+            let is_nat64 = v6.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0];
+            let is_compatible = v6.segments()[..6] == [0; 6] && y != 0;
+            let bytes = match a {
+                0x2002 => Some(second),
+                _ if is_nat64 || is_compatible => Some(last),
+                _ => None,
+            };
+            bytes.and_then(|bytes| <[u8; 4]>::try_from(bytes).ok()).map(IpAddr::from)
+        }
+    };
+    [Some(address.to_canonical()), inner].into_iter().flatten()
+}
+
+/// Looks names up by the system's name servers and hosts file.
+///
+/// A name that ends with a dot stands for the server of that name as its service records tell (`_matrix-fed._tcp`, then
+/// the older `_matrix._tcp`): the certificate is then checked for the name itself, while host and port come from DNS.
+pub struct Resolver {
+    denied: Denied,
+    /// `None` if the system's configuration of DNS can't be read.
+    dns: OnceLock<Option<TokioResolver>>,
+}
+
+impl Resolver {
+    pub fn new(denied: Denied) -> Self {
+        Self { denied, dns: OnceLock::new() }
+    }
+
+    fn dns(&self) -> Result<&TokioResolver, Failure> {
+        let open = || match TokioResolver::builder_tokio().and_then(|builder| builder.build()) {
+            Ok(resolver) => Some(resolver),
+            Err(error) => {
+                warn!(%error, "names of other servers can't be looked up");
+                None
+            }
+        };
+        let unusable = || Failure::Unreachable("the configuration of DNS on this machine can't be read".to_owned());
+        self.dns.get_or_init(open).as_ref().ok_or_else(unusable)
+    }
+
+    pub async fn has_services(&self, host: &str) -> bool {
+        self.services(host).await.is_ok_and(|services| !services.is_empty())
+    }
+
+    /// Names and ports of a server, in the order in which they are to be tried.
+    async fn services(&self, host: &str) -> Result<Vec<(String, u16)>, Failure> {
+        for service in ["_matrix-fed._tcp", "_matrix._tcp"] {
+            let found = match self.dns()?.lookup(format!("{service}.{host}."), RecordType::SRV).await {
+                Ok(found) => found,
+                Err(error) => {
+                    debug!(host, %error, "no service record");
+                    continue;
+                }
+            };
+            let mut records: Vec<_> = found
+                .answers()
+                .iter()
+                .filter_map(|record| match &record.data {
+                    RData::SRV(srv) if !srv.target.is_root() => Some(srv.clone()),
+                    _ => None,
+                })
+                .collect();
+            records.sort_by_key(|srv| (srv.priority, std::cmp::Reverse(srv.weight)));
+            if !records.is_empty() {
+                records.truncate(MAX_SERVICES);
+                return Ok(records.into_iter().map(|srv| (srv.target.to_utf8(), srv.port)).collect());
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// The addresses of `host`, fully qualified or not, with `port`.
+    async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
+        let host = host.strip_suffix('.').unwrap_or(host);
+        let unknown = |error| Failure::Unreachable(format!("the address of {host} can't be found: {error}"));
+        let found = self.dns()?.lookup_ip(format!("{host}.")).await.map_err(unknown)?;
+        Ok(found.iter().map(|address| SocketAddr::new(address, port)).collect())
+    }
+
+    async fn resolve_name(&self, name: &str) -> Result<Vec<SocketAddr>, Failure> {
+        let found = match name.strip_suffix('.') {
+            None => self.addresses(name, 0).await?,
+            Some(host) => {
+                let (mut found, mut failure) = (Vec::new(), None);
+                for (target, port) in self.services(host).await? {
+                    match self.addresses(&target, port).await {
+                        Ok(addresses) => found.extend(addresses),
+                        Err(error) => failure = Some(error),
+                    }
+                }
+                match failure {
+                    Some(failure) if found.is_empty() => return Err(failure),
+                    _ => found,
+                }
+            }
+        };
+        let allowed: Vec<_> = found.into_iter().filter(|address| !self.denied.has(address.ip())).collect();
+        if allowed.is_empty() { Err(Failure::Denied(name.to_owned())) } else { Ok(allowed) }
+    }
+}
+
+/// A [`Resolver`] as reqwest takes it.
+pub struct Shared(pub Arc<Resolver>);
+
+impl Resolve for Shared {
+    fn resolve(&self, name: Name) -> Resolving {
+        let resolver = Arc::clone(&self.0);
+        Box::pin(async move {
+            let addresses = resolver.resolve_name(name.as_str()).await?;
+            Ok(Box::new(addresses.into_iter()) as Addrs)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn denied(allowlist: &[&str]) -> Denied {
+        let mut config = Config::for_tests("example.org");
+        config.ip_range_allowlist = allowlist.iter().map(|text| text.parse().unwrap()).collect();
+        Denied::new(&config)
+    }
+
+    #[test]
+    fn private_addresses_are_denied_in_every_disguise() {
+        let denied = denied(&[]);
+        for private in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "192.168.0.1",
+            "172.16.0.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "::",
+            "::1",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "::10.0.0.1",
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::",
+            "fe80::1",
+            "fc00::1",
+            "fd12::1",
+            "ff02::1",
+            "224.0.0.1",
+            "255.255.255.255",
+        ] {
+            assert!(denied.has(private.parse().unwrap()), "{private}");
+        }
+        for public in ["1.1.1.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"] {
+            assert!(!denied.has(public.parse().unwrap()), "{public}");
+        }
+    }
+
+    #[test]
+    fn exceptions_are_let_through() {
+        let denied = denied(&["10.1.0.0/16"]);
+        assert!(!denied.has("10.1.2.3".parse().unwrap()) && denied.has("10.2.2.3".parse().unwrap()));
+    }
+}

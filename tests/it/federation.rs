@@ -1,0 +1,4 @@
+//! Requests between servers: who may ask whom, signed how, and with which keys.
+
+mod keys;
+mod requests;

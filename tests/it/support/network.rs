@@ -1,0 +1,95 @@
+//! Servers in one process that reach each other without a network.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use axum::{Router, body::Body as AxumBody};
+use bytes::Bytes;
+use chappe::{
+    config::Config,
+    outgoing::{Body, Failure, Transport},
+};
+use futures_util::{StreamExt, TryStreamExt, future::BoxFuture};
+use parking_lot::Mutex;
+use tower::ServiceExt;
+
+use super::{Peer, TestServer};
+
+/// Servers that reach each other by their names: real ones, and peers that do what the test says.
+#[derive(Clone, Default)]
+pub struct TestNetwork(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    routers: Mutex<HashMap<String, Router>>,
+    cut_off: Mutex<HashSet<String>>,
+    requests: Mutex<Vec<(String, String)>>,
+}
+
+impl TestNetwork {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A new server of that name, which everybody else in the network reaches.
+    pub async fn server(&self, name: &str) -> TestServer {
+        self.server_with(name, |_| {}).await
+    }
+
+    pub async fn server_with(&self, name: &str, change: impl FnOnce(&mut Config)) -> TestServer {
+        let server = TestServer::in_network(self.clone(), name, change).await;
+        self.add(name, server.router());
+        server
+    }
+
+    /// A new peer of that name: it signs with a key of its own and answers what the test wants.
+    pub fn peer(&self, name: &str) -> Peer {
+        let peer = Peer::new(name);
+        self.add(name, peer.router());
+        peer
+    }
+
+    pub fn add(&self, name: &str, router: Router) {
+        self.0.routers.lock().insert(name.to_owned(), router);
+    }
+
+    /// Whoever asks `name` gets no connection, until [`Self::reconnect`].
+    pub fn cut_off(&self, name: &str) {
+        self.0.cut_off.lock().insert(name.to_owned());
+    }
+
+    pub fn reconnect(&self, name: &str) {
+        self.0.cut_off.lock().remove(name);
+    }
+
+    /// The requests to `name` whose path begins with `path`: how many there were.
+    pub fn count(&self, name: &str, path: &str) -> usize {
+        let requests = self.0.requests.lock();
+        requests.iter().filter(|(to, uri)| to == name && uri.starts_with(path)).count()
+    }
+}
+
+impl Transport for TestNetwork {
+    fn send(&self, request: http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<Body>, Failure>> {
+        let host = request.uri().authority().map(ToString::to_string).unwrap_or_default();
+        let path = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
+        self.0.requests.lock().push((host.clone(), path.clone()));
+        let is_cut_off = self.0.cut_off.lock().contains(&host);
+        let router = self.0.routers.lock().get(&host).cloned();
+        Box::pin(async move {
+            let router = router.filter(|_| !is_cut_off);
+            let router = router.ok_or_else(|| Failure::Unreachable(format!("nobody is at {host}")))?;
+            // A server sees the path of a request only.
+            let (mut parts, body) = request.into_parts();
+            parts.uri = path.parse().expect("a path is a URI");
+            let request = http::Request::from_parts(parts, AxumBody::from(body));
+            let response = router.oneshot(request).await.expect("a router always answers");
+            let (parts, body) = response.into_parts();
+            let failed = |error: axum::Error| Failure::Unreachable(error.to_string());
+            let body = body.into_data_stream().map_err(failed).boxed();
+            Ok(http::Response::from_parts(parts, body))
+        })
+    }
+}
