@@ -18,6 +18,7 @@ pub mod federation;
 pub mod http;
 pub mod log;
 pub mod logging;
+pub mod mail;
 pub mod media;
 pub mod outgoing;
 pub mod plain_json;

@@ -30,6 +30,7 @@ pub struct RateLimits {
     login_per_address: Option<Limit<IpAddr>>,
     login_per_account: Option<Guesses>,
     registration: Option<Limit<IpAddr>>,
+    letter: Option<Limit<String>>,
     message: Option<Limit<OwnedUserId>>,
     upload: Option<Limit<OwnedUserId>>,
     thumbnail: Option<Limit<OwnedUserId>>,
@@ -48,6 +49,7 @@ impl RateLimits {
             login_per_address: config.login_per_address().map(|quota| Limit::new(quota, clock)),
             login_per_account: config.login_per_account().map(|quota| Guesses::new(quota, clock)),
             registration: config.registration().map(|quota| Limit::new(quota, clock)),
+            letter: config.letter().map(|quota| Limit::new(quota, clock)),
             message: config.message().map(|quota| Limit::new(quota, clock)),
             upload: config.upload().map(|quota| Limit::new(quota, clock)),
             thumbnail: config.thumbnail().map(|quota| Limit::new(quota, clock)),
@@ -62,6 +64,11 @@ impl RateLimits {
     /// A registration from this address, or a question whether a name is free or a token good.
     pub fn registration(&self, address: IpAddr) -> Result<()> {
         self.registration.as_ref().map_or(Ok(()), |limit| limit.check(&network_of(address)))
+    }
+
+    /// A letter to this e-mail address that somebody asks for.
+    pub fn letter(&self, address: &str) -> Result<()> {
+        self.letter.as_ref().map_or(Ok(()), |limit| limit.check(&address.to_owned()))
     }
 
     /// An event that this user wants to send.

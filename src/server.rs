@@ -10,8 +10,13 @@ use crate::{
     config::Config,
     ephemeral::Order,
     error::{Error, Result},
+<<<<<<< HEAD
     federation::Federation,
     media, outgoing,
+=======
+    mail::Mail,
+    media,
+>>>>>>> 4d9f593 (mail: addresses of accounts, password resets, letters about unread messages)
     push::{deliver::Deliveries, unread::Unread},
     random::Random,
     rate_limit::RateLimits,
@@ -19,7 +24,7 @@ use crate::{
     store::{self, Snapshot, Store},
     sync::{UserRoomLists, Wakers, sliding},
     tables,
-    user::{expiring::Expiring, password::Passwords, presence::Presence, shared_secret, uiaa},
+    user::{email::Proofs, expiring::Expiring, password::Passwords, presence::Presence, shared_secret, uiaa},
 };
 
 /// How many login tokens, and nonces of shared-secret registration, are kept at a time: the oldest make room.
@@ -62,6 +67,10 @@ pub struct Server {
     pub media: media::Repository,
     pub appservices: Appservices,
     pub passwords: Passwords,
+    /// Sends e-mail, if it is configured.
+    pub mail: Option<Mail>,
+    /// Proofs of e-mail addresses that have begun.
+    pub emails: Proofs,
     /// User-interactive authentications that have begun.
     pub uiaa: uiaa::Sessions,
     /// Tokens by which one device logs another in, and whom as.
@@ -103,6 +112,8 @@ impl Server {
         let appservices = Appservices::open(&config)?;
         appservice::accounts::make_bots(&store, &appservices, clock.now_ms())
             .map_err(|error| anyhow::anyhow!("the application services' users can't be made: {error:?}"))?;
+        let mail = config.mail.as_ref().map(Mail::new).transpose().context("e-mail can't be sent")?;
+        let emails = Proofs::new(random.bytes());
         let unlimited = appservices.unlimited();
         let is_unlimited = move |user: &UserId| unlimited.iter().any(|service| service.has_user(user));
         let limits = RateLimits::new(&config.rate_limits, &clock, is_unlimited);
@@ -129,6 +140,8 @@ impl Server {
             limits,
             media,
             appservices,
+            mail,
+            emails,
             passwords: Passwords::default(),
             uiaa: uiaa::Sessions::default(),
             login_tokens,

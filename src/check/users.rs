@@ -7,6 +7,7 @@ use crate::{
     store::Result,
     sync::sliding::tables::{Connections, SentRooms},
     user::{
+        email::{EmailOwners, Emails},
         keys::tables::{OneTimeKeyCounts, OneTimeKeyPlaces, OneTimeKeys, UserSignatureChanges, UserSignatures},
         tables::{
             AccessTokens, AccountData, AccountDataChanges, Accounts, BackupKeys, Backups, DeviceTokens, Devices,
@@ -24,7 +25,28 @@ pub fn check(checker: &mut Checker<'_>) {
     checker.run("user signatures", user_signatures);
     checker.run("to-device messages", to_device);
     checker.run("key backups", backups);
+<<<<<<< HEAD
     checker.run("sliding connections", sliding_connections);
+=======
+    checker.run("e-mail addresses", emails);
+}
+
+/// Each address is one account's, and found from both.
+fn emails(checker: &mut Checker<'_>) -> Result<()> {
+    let mut count = 0;
+    for row in checker.snapshot.list::<Emails>(&()) {
+        let row = row?;
+        let (user_id, address) = row.key()?;
+        let owner = checker.snapshot.get::<EmailOwners>(&address)?;
+        let is_there = checker.snapshot.contains::<Accounts>(&user_id)?;
+        let agrees = is_there && owner.is_some_and(|owner| owner.user_id == user_id);
+        checker.expect("e-mail addresses", agrees, || format!("one of {user_id} is not known as his"));
+        count += 1;
+    }
+    let owned = checker.snapshot.list::<EmailOwners>(&()).count();
+    checker.expect("e-mail addresses", count == owned, || format!("accounts have {count}, {owned} have an owner"));
+    Ok(())
+>>>>>>> 4d9f593 (mail: addresses of accounts, password resets, letters about unread messages)
 }
 
 fn devices(checker: &mut Checker<'_>) -> Result<()> {

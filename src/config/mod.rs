@@ -8,6 +8,7 @@ pub mod duration;
 mod error;
 mod federation;
 mod hint;
+mod mail;
 mod media;
 mod network;
 mod one_or_many;
@@ -42,6 +43,7 @@ pub use self::{
     byte_size::ByteSize,
     error::ConfigError,
     federation::{Federation, ServerPattern},
+    mail::{Encryption, Language, Mail},
     media::Media,
     network::Network,
     push::Push,
@@ -128,6 +130,7 @@ pub struct Config {
     pub appservice_registrations: Vec<PathBuf>,
 
     pub federation: Federation,
+    pub mail: Option<Mail>,
     pub media: Media,
     pub push: Push,
     pub well_known: WellKnown,
@@ -180,6 +183,7 @@ impl Config {
             allow_presence: true,
             appservice_registrations: Vec::new(),
             federation: Federation::default(),
+            mail: None,
             media: Media::default(),
             push: Push::default(),
             well_known: WellKnown::default(),
@@ -241,6 +245,9 @@ impl Config {
             errors.add("default_room_version", "is not a room version we know", "set it to one of \"1\" to \"12\"");
         }
         self.federation.check(&mut errors);
+        if let Some(mail) = &self.mail {
+            mail.check(&mut errors);
+        }
         self.media.check(&mut errors);
         self.sessions.check(&mut errors);
         self.rate_limits.check(&mut errors);
@@ -266,8 +273,10 @@ impl Config {
     }
 
     fn check_registration(&self, errors: &mut ConfigError) {
-        for (key, secret) in SECRET_KEYS.into_iter().zip([&self.registration_token, &self.registration_shared_secret]) {
-            if secret.as_ref().is_some_and(|secret| secret.expose().is_empty()) {
+        let mail_password = self.mail.as_ref().and_then(|mail| mail.password.as_ref());
+        let secrets = [self.registration_token.as_ref(), self.registration_shared_secret.as_ref(), mail_password];
+        for (key, secret) in SECRET_KEYS.into_iter().zip(secrets) {
+            if secret.is_some_and(|secret| secret.expose().is_empty()) {
                 errors.add(key, "is empty", "give it a long random value, or leave it out");
             }
         }
@@ -285,7 +294,10 @@ impl Config {
 
     /// Fills each secret from its `…_file`. A final line break does not belong to it.
     fn read_secret_files(&mut self) -> Result<(), ConfigError> {
-        let [token_key, shared_secret_key] = SECRET_KEYS;
+        let [token_key, shared_secret_key, mail_password_key] = SECRET_KEYS;
+        if let Some(mail) = &mut self.mail {
+            read_secret_file(mail_password_key, mail.password_file.as_deref(), &mut mail.password)?;
+        }
         read_secret_file(token_key, self.registration_token_file.as_deref(), &mut self.registration_token)?;
         read_secret_file(
             shared_secret_key,

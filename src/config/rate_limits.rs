@@ -17,6 +17,7 @@ pub struct RateLimits {
     login_per_address: Limit,
     login_per_account: Limit,
     registration: Limit,
+    letter: Limit,
     message: Limit,
     upload: Limit,
     thumbnail: Limit,
@@ -47,6 +48,11 @@ impl RateLimits {
         self.quota(self.registration)
     }
 
+    /// Letters to one e-mail address.
+    pub fn letter(&self) -> Option<Quota> {
+        self.quota(self.letter)
+    }
+
     /// Events that one user sends into rooms.
     pub fn message(&self) -> Option<Quota> {
         self.quota(self.message)
@@ -72,6 +78,7 @@ impl RateLimits {
             ("rate_limits.login_per_address", self.login_per_address),
             ("rate_limits.login_per_account", self.login_per_account),
             ("rate_limits.registration", self.registration),
+            ("rate_limits.letter", self.letter),
             ("rate_limits.message", self.message),
             ("rate_limits.upload", self.upload),
             ("rate_limits.thumbnail", self.thumbnail),
@@ -96,6 +103,7 @@ impl Default for RateLimits {
             // A password guesser gets 1,440 guesses a day.
             login_per_account: limit(10, 60_000),
             registration: limit(20, 10_000),
+            letter: limit(5, 600_000),
             message: limit(50, 200),
             upload: limit(100, 1_000),
             // A new client shows hundreds of rooms at once, each with a picture.

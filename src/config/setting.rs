@@ -15,7 +15,7 @@ const ENV_PREFIX: &str = "CHAPPE_";
 pub const ENV_CONFIG_PATH: &str = "CHAPPE_CONFIG";
 
 /// Keys whose value is a [`super::Secret`]; each has a companion `…_file`.
-pub(super) const SECRET_KEYS: [&str; 2] = ["registration_token", "registration_shared_secret"];
+pub(super) const SECRET_KEYS: [&str; 3] = ["registration_token", "registration_shared_secret", "mail.password"];
 
 /// The value of one key; `key` may lie in a section, `tls.port`.
 #[derive(Clone, Debug)]

@@ -9,6 +9,7 @@ pub mod extract;
 mod federation;
 mod health;
 pub mod listen;
+mod mail;
 pub mod peer;
 mod signed;
 pub mod tls;
@@ -37,6 +38,7 @@ pub fn router(server: Arc<Server>) -> Router {
         .merge(admin::router())
         .merge(client::router())
         .merge(federation::router())
+        .merge(mail::router())
         .merge(health::route(move || store_of.store.check_writable().map_err(|error| health::reason(&error))))
         .fallback(async || Error::unrecognized("Unrecognized request"))
         .method_not_allowed_fallback(async || {

@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 use super::{
-    gateway,
+    gateway, letters,
     pushers::{self, Kind, Pusher, PusherKey, Pushers, gateway_url},
     queue::{self, Badge, Badges, PushQueue, Waiting},
     reader, unread,
@@ -22,6 +22,7 @@ use crate::{
     Server,
     error::{Error, Result},
     log,
+    outgoing::{self, Limits},
     room::{View, tables::Rooms},
     store::{Snapshot, StreamPos, Transaction},
 };
@@ -33,8 +34,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
 /// Requests to gateways that are under way at a time.
 const AT_A_TIME: usize = 64;
 
-/// Longest answer of a gateway. Source: our choice; it holds pushkeys of one pusher.
-pub const MAX_ANSWER_BYTES: usize = 64 << 10;
+/// What a gateway's answer may cost. Source: our choice; it holds pushkeys of one pusher.
+const LIMITS: Limits = Limits { time: Duration::from_secs(30), bytes: 64 << 10, redirects: false };
 
 /// The pushers that have something to tell.
 pub struct Deliveries {
@@ -80,6 +81,12 @@ async fn run(server: Arc<Server>, key: PusherKey) {
         };
         match worked {
             Ok(Step::Told) => pause = FIRST_PAUSE,
+            Ok(Step::Later(wait)) => {
+                tokio::select! {
+                    () = server.shutdown.cancelled() => return,
+                    () = tokio::time::sleep(wait) => {}
+                }
+            }
             Ok(Step::Idle) => {
                 let mut running = server.pushes.running.lock();
                 match running.get_mut(&key) {
@@ -116,8 +123,11 @@ async fn fail(server: &Server, key: &PusherKey, pause: &mut Duration) {
     *pause = (*pause * 2).min(LONGEST_PAUSE);
 }
 
-enum Step {
+/// What came of trying to tell something.
+pub(super) enum Step {
     Told,
+    /// Not before this time is over.
+    Later(Duration),
     Failed(String),
     /// There is nothing to tell.
     Idle,
@@ -134,6 +144,10 @@ struct Task {
 }
 
 async fn step(server: &Arc<Server>, key: &PusherKey) -> Result<Step> {
+    let pusher = server.store.snapshot().get::<Pushers>(&key.parts())?;
+    if let Some(pusher) = pusher.filter(|pusher| pusher.kind == Kind::Email) {
+        return letters::step(server, key, pusher).await;
+    }
     let asked = key.clone();
     let next = server.blocking(move |server| next(server, &server.store.snapshot(), &asked)).await?;
     let Some(task) = next else { return Ok(Step::Idle) };
@@ -243,22 +257,13 @@ struct Answer {
 }
 
 async fn call(server: &Server, url: Url, body: Vec<u8>) -> std::result::Result<Vec<String>, String> {
-    if !server.config.push.allow_http_gateways {
-        return Err("push gateways can't be called yet".to_owned());
-    }
-    let told = |error: reqwest::Error| error.without_url().to_string();
-    let request = server.appservices.client.post(url).header(header::CONTENT_TYPE, "application/json").body(body);
-    let mut response = request.send().await.map_err(told)?;
+    let request = http::Request::post(url.as_str()).header(header::CONTENT_TYPE, "application/json");
+    let request = request.body(body.into()).map_err(|error| error.to_string())?;
+    let response = server.outgoing.send(request, LIMITS).await.map_err(|failure| failure.to_string())?;
     if !response.status().is_success() {
         return Err(format!("it answered {}", response.status()));
     }
-    let mut answer = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(told)? {
-        if answer.len() + chunk.len() > MAX_ANSWER_BYTES {
-            return Err("its answer is too long".to_owned());
-        }
-        answer.extend(chunk);
-    }
+    let answer = outgoing::read(response.into_body()).await.map_err(|failure| failure.to_string())?;
     // A gateway that answers something else has taken the notification all the same.
     Ok(serde_json::from_slice::<Answer>(&answer).unwrap_or_default().rejected)
 }

@@ -5,6 +5,7 @@ pub mod deliver;
 pub mod evaluate;
 mod gateway;
 pub mod glob;
+mod letters;
 pub mod notifications;
 pub mod pushers;
 pub mod queue;

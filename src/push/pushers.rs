@@ -14,7 +14,9 @@ use super::queue;
 use crate::{
     Server,
     error::{Error, Result},
+    mail,
     store::{Family, Group, Record, Snapshot, Table, Transaction},
+    user::email,
 };
 
 /// Longest names, in bytes. Source: the specification for these two, for the others our choice.
@@ -25,6 +27,9 @@ const MAX_DATA: usize = 4_096;
 
 /// How many pushers a user may have. Source: our choice; each of his messages costs as many requests.
 const MAX_PUSHERS: usize = 50;
+
+/// The app id of all pushers that tell by e-mail.
+const EMAIL_APP: &str = "m.email";
 
 /// The only path at which a push gateway may be.
 const GATEWAY_PATH: &str = "/_matrix/push/v1/notify";
@@ -159,6 +164,16 @@ pub fn delete_user(tx: &mut Transaction<'_>, user: &UserId) -> Result<()> {
     Ok(())
 }
 
+/// Removes the pushers that tell by letters to an address, as part of a transaction.
+pub fn delete_email(tx: &mut Transaction<'_>, user: &UserId, address: &str) -> Result<()> {
+    for (key, pusher) in list(tx.before(), user)? {
+        if pusher.kind == Kind::Email && mail::address(&key.pushkey).as_deref() == Some(address) {
+            delete(tx, &key);
+        }
+    }
+    Ok(())
+}
+
 /// Removes a pusher and what waits for it.
 pub fn delete(tx: &mut Transaction<'_>, key: &PusherKey) {
     tx.delete::<Pushers>(&key.parts());
@@ -187,7 +202,14 @@ fn check(server: &Server, key: &PusherKey, pusher: &Pusher) -> Result<()> {
             let url = url.ok_or_else(|| Error::missing_param("`data.url` is missing"))?;
             gateway_url(server, url).map(drop)
         }
-        Kind::Email => Err(Error::invalid_param("This server sends no e-mail")),
+        Kind::Email if server.config.mail.is_none() => Err(Error::invalid_param("This server sends no e-mail")),
+        Kind::Email if key.app_id != EMAIL_APP => {
+            Err(Error::invalid_param(format!("The app_id of an e-mail pusher is {EMAIL_APP}")))
+        }
+        Kind::Email => match email::named(&server.store.snapshot(), &key.pushkey)? {
+            Some(owner) if owner == key.user => Ok(()),
+            _ => Err(Error::invalid_param("`pushkey` is no confirmed address of your account")),
+        },
     }
 }
 

@@ -9,6 +9,7 @@ use ruma::{
 
 use super::{
     device::{self, Selection},
+    email::{self, Proven},
     keys, password,
     tables::{Account, Accounts},
 };
@@ -29,11 +30,13 @@ pub struct NewAccount {
     /// See [`Account`].
     pub user_type: Option<String>,
     pub accepted_terms: BTreeMap<String, String>,
+    /// An address that its owner proved.
+    pub email: Option<Proven>,
 }
 
 impl NewAccount {
     pub fn new(user_id: OwnedUserId, password: String) -> Self {
-        Self { user_id, password, is_admin: false, user_type: None, accepted_terms: BTreeMap::new() }
+        Self { user_id, password, is_admin: false, user_type: None, accepted_terms: BTreeMap::new(), email: None }
     }
 
     /// Hashes the password, so that nothing slow is left to do.
@@ -48,7 +51,7 @@ impl NewAccount {
             accepted_terms: self.accepted_terms,
             deactivated: None,
         };
-        Ok(PreparedAccount { user_id: self.user_id, account })
+        Ok(PreparedAccount { user_id: self.user_id, account, email: self.email })
     }
 }
 
@@ -56,19 +59,23 @@ impl NewAccount {
 pub struct PreparedAccount {
     pub user_id: OwnedUserId,
     account: Account,
+    email: Option<Proven>,
 }
 
 impl PreparedAccount {
     /// Of a user for whom an application service acts.
     pub fn without_password(server: &Server, user_id: OwnedUserId) -> Self {
-        Self { user_id, account: Account::without_password(server.clock.now_ms()) }
+        Self { user_id, account: Account::without_password(server.clock.now_ms()), email: None }
     }
 
-    /// `M_USER_IN_USE` if somebody has the name, or had it.
+    /// `M_USER_IN_USE` if somebody has the name, or had it; `M_THREEPID_IN_USE` if somebody has the address now.
     pub fn write(&self, tx: &mut Transaction<'_>) -> Result<()> {
         check_free(tx.before(), &self.user_id)?;
         tx.put::<Accounts>(&&*self.user_id, &self.account);
-        Ok(())
+        match &self.email {
+            Some(email) => email::put(tx, &self.user_id, email, self.account.created_at_ms),
+            None => Ok(()),
+        }
     }
 }
 
@@ -127,8 +134,9 @@ pub fn list(snapshot: &Snapshot<'_>) -> Result<Vec<(OwnedUserId, Account)>> {
 pub fn named(server: &Server, identifier: &UserIdentifier) -> Result<Option<OwnedUserId>> {
     match identifier {
         UserIdentifier::Matrix(id) => Ok(of_name(server.name(), &id.user)),
-        // No address and no number belongs to any account.
-        UserIdentifier::Email(_) | UserIdentifier::Msisdn(_) | UserIdentifier::PhoneNumber(_) => Ok(None),
+        UserIdentifier::Email(id) => email::named(&server.store.snapshot(), &id.address),
+        // No number belongs to any account.
+        UserIdentifier::Msisdn(_) | UserIdentifier::PhoneNumber(_) => Ok(None),
         other if other.as_third_party_id().is_some() => Ok(None),
         other => {
             let message = format!("Unknown type of identifier: {}", other.identifier_type());

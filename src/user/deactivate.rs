@@ -8,7 +8,7 @@ use tracing::warn;
 use super::{
     account, backup,
     device::{self, Selection},
-    keys,
+    email, keys,
     profile::Profiles,
     tables::{AccountData, AccountDataChanges, Deactivated, Filters},
 };
@@ -77,6 +77,7 @@ async fn close(server: &Server, user_id: OwnedUserId, is_erased: bool) -> Result
             keys::delete_user(tx, &user_id)?;
             backup::delete_user(tx, &user_id);
             pushers::delete_user(tx, &user_id)?;
+            email::delete_user(tx, &user_id)?;
             tx.delete_all::<AccountData>(&&*user_id);
             tx.delete_all::<AccountDataChanges>(&&*user_id);
             tx.delete_all::<Filters>(&&*user_id);

@@ -6,6 +6,7 @@ pub mod backup;
 pub mod deactivate;
 pub mod device;
 pub mod direct;
+pub mod email;
 pub mod erasure;
 pub mod expiring;
 pub mod filter;

@@ -11,6 +11,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     account::{self, NewAccount},
+    email::Proven,
     session::{DeviceRequest, NewSession, Session},
 };
 use crate::{
@@ -55,6 +56,9 @@ pub fn flows(config: &Config) -> Vec<AuthFlow> {
     if !config.registration_terms.is_empty() {
         stages.push(AuthType::Terms);
     }
+    if config.mail.as_ref().is_some_and(|mail| mail.required_to_register) {
+        stages.push(AuthType::EmailIdentity);
+    }
     if stages.is_empty() {
         stages.push(AuthType::Dummy);
     }
@@ -83,7 +87,7 @@ pub fn is_valid_token(config: &Config, token: &str) -> bool {
 }
 
 /// Makes the account that a client asks for, after it has gone through all stages.
-pub async fn register(server: &Arc<Server>, wish: Wish) -> Result<Registered> {
+pub async fn register(server: &Arc<Server>, wish: Wish, email: Option<Proven>) -> Result<Registered> {
     let name = wish.username.unwrap_or_else(|| server.random.text(MADE_UP_NAME_LENGTH));
     let user_id = account::new_user_id(server.name(), &name)?;
     let password = wish.password.ok_or_else(|| Error::missing_param("A password is needed"))?;
@@ -92,7 +96,8 @@ pub async fn register(server: &Arc<Server>, wish: Wish) -> Result<Registered> {
         display_name: wish.initial_device_display_name,
         can_refresh: wish.refresh_token,
     };
-    let new = NewAccount { accepted_terms: terms_in_effect(&server.config), ..NewAccount::new(user_id, password) };
+    let accepted_terms = terms_in_effect(&server.config);
+    let new = NewAccount { accepted_terms, email, ..NewAccount::new(user_id, password) };
     create_with_session(server, new, (!wish.inhibit_login).then_some(device)).await
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     backup::{Backup, BackupKey},
+    email::{EmailOwners, Emails},
     profile::Profiles,
 };
 use crate::store::{Family, Group, Json, Record, RoomNid, StreamPos, Table, TableInfo};
@@ -28,6 +29,8 @@ pub const ALL: &[TableInfo] = &[
     TableInfo::of::<LastKeyChange>(),
     TableInfo::of::<Profiles>(),
     TableInfo::of::<Filters>(),
+    TableInfo::of::<Emails>(),
+    TableInfo::of::<EmailOwners>(),
 ];
 
 /// The accounts of this server. A row is never removed: nobody may get the id of somebody who left.

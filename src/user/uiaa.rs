@@ -15,7 +15,13 @@ use ruma::api::{
 use serde_json::{Value, value::RawValue};
 use sha2::{Digest, Sha256};
 
-use super::{account, expiring::Expiring, registration, session::Caller};
+use super::{
+    account,
+    email::{Proven, Purpose},
+    expiring::Expiring,
+    registration,
+    session::Caller,
+};
 use crate::{
     Server,
     error::{Error, Result},
@@ -52,6 +58,8 @@ struct Session {
     /// See [`Operation::keeping_parameters`].
     kept_parameters: Option<String>,
     completed: Vec<AuthType>,
+    /// The address that was proved.
+    email: Option<Proven>,
 }
 
 /// What a client wants done.
@@ -103,6 +111,16 @@ struct Demand<'a> {
     flows: Vec<AuthFlow>,
     /// What clients need to know for the stages.
     params: Box<RawValue>,
+    /// For what an e-mail address may be proved.
+    email_for: Option<Purpose>,
+}
+
+/// What was asked for by somebody who went through all stages.
+pub struct Passed {
+    /// Of his request, as JSON.
+    pub parameters: String,
+    /// The address that he proved, if that was a stage.
+    pub email: Option<Proven>,
 }
 
 /// Makes `caller` prove by his password that he himself asks for `operation`. The error tells the client what is
@@ -117,21 +135,35 @@ pub async fn confirm(
         return Ok(()); // it proves by its token that it may act for the user
     }
     let flows = vec![AuthFlow::new(vec![AuthType::Password])];
-    let params = RawValue::from_string("{}".to_owned()).expect("this is JSON");
-    demand(server, Demand { caller: Some(caller), operation, flows, params }, auth).await.map(drop)
+    let demanded = Demand { caller: Some(caller), operation, flows, params: no_params(), email_for: None };
+    demand(server, demanded, auth).await.map(drop)
 }
 
-/// Makes a stranger go through the stages of registration. Returns the parameters of his request as JSON.
+fn no_params() -> Box<RawValue> {
+    RawValue::from_string("{}".to_owned()).expect("this is JSON")
+}
+
+/// Makes a stranger prove that he reads the mail of the account whose password he wants to reset: its address.
+pub async fn confirm_reset(server: &Arc<Server>, operation: Operation, auth: Option<AuthData>) -> Result<String> {
+    let flows = vec![AuthFlow::new(vec![AuthType::EmailIdentity])];
+    let email_for = Some(Purpose::ResetPassword);
+    let demanded = Demand { caller: None, operation, flows, params: no_params(), email_for };
+    let email = demand(server, demanded, auth).await?.email;
+    email.map(|email| email.address).ok_or_else(|| Error::internal("a stage was passed without its proof"))
+}
+
+/// Makes a stranger go through the stages of registration.
 pub async fn confirm_registration(
     server: &Arc<Server>,
     operation: Operation,
     auth: Option<AuthData>,
-) -> Result<String> {
+) -> Result<Passed> {
     let (flows, params) = (registration::flows(&server.config), registration::params(&server.config));
-    demand(server, Demand { caller: None, operation, flows, params }, auth).await
+    let email_for = Some(Purpose::Register);
+    demand(server, Demand { caller: None, operation, flows, params, email_for }, auth).await
 }
 
-async fn demand(server: &Arc<Server>, demand: Demand<'_>, auth: Option<AuthData>) -> Result<String> {
+async fn demand(server: &Arc<Server>, demand: Demand<'_>, auth: Option<AuthData>) -> Result<Passed> {
     let Some(auth) = auth else { return Err(demand.begin(server, None)?) };
     let (id, session) = match auth.session() {
         Some(id) => match demand.sessions(server).with(server.clock.now_ms(), id, |session| session.clone()) {
@@ -145,9 +177,9 @@ async fn demand(server: &Arc<Server>, demand: Demand<'_>, auth: Option<AuthData>
     let completed = match demand.stage_to_prove(&session, &auth) {
         Stage::Done => session.completed,
         Stage::OutOfOrder => return Err(demand.refuse(id, session.completed, "This stage is not the next of a flow")),
-        Stage::Next(stage) => match prove(server, demand.caller, auth).await? {
+        Stage::Next(stage) => match prove(server, &demand, auth).await? {
             Err(why) => return Err(demand.refuse(id, session.completed, why)),
-            Ok(()) => demand.complete(server, &id, stage)?,
+            Ok(email) => demand.complete(server, &id, stage, email)?,
         },
     };
     if !demand.flows.iter().any(|flow| flow.stages == completed) {
@@ -155,7 +187,7 @@ async fn demand(server: &Arc<Server>, demand: Demand<'_>, auth: Option<AuthData>
     }
     // Of two requests that completed the same session, one is done.
     match demand.sessions(server).take(server.clock.now_ms(), &id) {
-        Some(_) => Ok(parameters),
+        Some(session) => Ok(Passed { parameters, email: session.email }),
         None => Err(demand.begin(server, Some("This authentication session was used"))?),
     }
 }
@@ -179,7 +211,8 @@ impl Demand<'_> {
             return Err(Error::too_large("These parameters are too long"));
         }
         let kept_parameters = self.operation.may_omit_parameters.then_some(parameters);
-        let session = Session { caller: self.caller.cloned(), operation, kept_parameters, completed: Vec::new() };
+        let session =
+            Session { caller: self.caller.cloned(), operation, kept_parameters, completed: Vec::new(), email: None };
         let id = server.random.text(SESSION_ID_LENGTH);
         self.sessions(server).insert(server.clock.now_ms(), &id, session.clone());
         Ok((id, session))
@@ -217,10 +250,13 @@ impl Demand<'_> {
     }
 
     /// Notes that a stage was completed; returns all that were.
-    fn complete(&self, server: &Server, id: &str, stage: AuthType) -> Result<Vec<AuthType>> {
+    fn complete(&self, server: &Server, id: &str, stage: AuthType, email: Option<Proven>) -> Result<Vec<AuthType>> {
         let completed = self.sessions(server).with(server.clock.now_ms(), id, |session| {
             if !session.completed.contains(&stage) {
                 session.completed.push(stage);
+            }
+            if email.is_some() {
+                session.email = email;
             }
             session.completed.clone()
         });
@@ -248,21 +284,33 @@ fn unreadable(error: &serde_json::Error) -> Error {
     Error::refused(kind, format!("The body can't be read: {error}"))
 }
 
-/// Whether what the client sent proves the stage; the inner error says why not, and it may try again.
-async fn prove(server: &Arc<Server>, caller: Option<&Caller>, auth: AuthData) -> Result<Result<(), &'static str>> {
-    match (auth, caller) {
+/// Whether what the client sent proves the stage, and which address it proves; the inner error says why not, and it may
+/// try again.
+async fn prove(
+    server: &Arc<Server>,
+    demand: &Demand<'_>,
+    auth: AuthData,
+) -> Result<Result<Option<Proven>, &'static str>> {
+    let passed = |is_right: bool, why: &'static str| Ok(if is_right { Ok(None) } else { Err(why) });
+    match (auth, demand.caller) {
         (AuthData::Password(given), Some(caller)) => {
             if account::named(server, &given.identifier)?.as_ref() != Some(&caller.user_id) {
                 return Err(Error::forbidden("You must authenticate as yourself"));
             }
             let is_right = account::check_password(server, &caller.user_id, given.password).await?;
-            Ok(if is_right { Ok(()) } else { Err("Invalid password") })
+            passed(is_right, "Invalid password")
         }
         (AuthData::RegistrationToken(given), None) => {
             let is_right = registration::is_valid_token(&server.config, &given.token);
-            Ok(if is_right { Ok(()) } else { Err("Invalid registration token") })
+            passed(is_right, "Invalid registration token")
         }
-        (AuthData::Dummy(_) | AuthData::Terms(_), None) => Ok(Ok(())),
+        (AuthData::EmailIdentity(given), None) if let Some(purpose) = demand.email_for => {
+            let proof = given.thirdparty_id_creds;
+            let (sid, secret) = (proof.sid.as_str(), proof.client_secret.as_str());
+            let proven = server.emails.take(server.clock.now_ms(), sid, secret, purpose);
+            Ok(proven.map(Some).ok_or("This address is not confirmed yet"))
+        }
+        (AuthData::Dummy(_) | AuthData::Terms(_), None) => Ok(Ok(None)),
         _ => Ok(Err("This kind of authentication is not offered")),
     }
 }

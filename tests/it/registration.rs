@@ -96,14 +96,14 @@ async fn nobody_registers_where_that_is_off() {
 }
 
 #[tokio::test]
-async fn there_are_no_guests_and_no_application_services() {
+async fn there_are_no_guests_and_other_kinds_of_accounts() {
     let server = TestServer::new().await;
     let guest = server.post("/v3/register?kind=guest", json!({})).await;
     assert_eq!(guest.error(), (403, "M_GUEST_ACCESS_FORBIDDEN"));
     assert_eq!(server.post("/v3/register?kind=robot", json!({})).await.error(), (400, "M_INVALID_PARAM"));
     let mut body = wish("alice");
-    body["type"] = json!("m.login.application_service");
-    assert_eq!(server.post("/v3/register", body).await.error(), (401, "M_UNKNOWN_TOKEN"));
+    body["type"] = json!("m.login.robot");
+    assert_eq!(server.post("/v3/register", body).await.error(), (400, "M_UNKNOWN"));
 }
 
 #[tokio::test]

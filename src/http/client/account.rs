@@ -3,27 +3,23 @@
 use std::sync::Arc;
 
 use axum::{Router, extract::State};
-use ruma::{
-    api::{
-        client::account::{ThirdPartyIdRemovalStatus, change_password, deactivate, get_3pids, whoami},
-        error::ErrorKind,
-    },
-    thirdparty::ThirdPartyIdentifier,
+use ruma::api::{
+    client::account::{ThirdPartyIdRemovalStatus, change_password, deactivate, whoami},
+    error::ErrorKind,
 };
-use serde::Serialize;
 
 use crate::{
     Server,
     error::{Error, Result},
     http::{
         endpoint,
-        extract::{Client, Json, Matrix, MaybeClient},
+        extract::{Client, Matrix, MaybeClient},
     },
     user::{
         account,
         deactivate::deactivate,
         device::Selection,
-        password,
+        email, password,
         uiaa::{self, Operation},
     },
 };
@@ -33,7 +29,6 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(endpoint::<whoami::v3::Request, _, _>(who_am_i))
         .merge(endpoint::<change_password::v3::Request, _, _>(change_password))
         .merge(endpoint::<deactivate::v3::Request, _, _>(deactivate_account))
-        .merge(endpoint::<get_3pids::v3::Request, _, _>(third_party_ids))
 }
 
 /// `GET /account/whoami`
@@ -51,15 +46,33 @@ async fn change_password(
     State(server): State<Arc<Server>>,
     MaybeClient { sender, body, raw }: MaybeClient<change_password::v3::Request>,
 ) -> Result<Matrix<change_password::v3::Response>> {
-    let sender = sender.ok_or_else(no_other_proof)?;
+    password::check_acceptable(&body.new_password)?;
+    let operation = Operation::of::<change_password::v3::Request>("", &raw)?;
+    let Some(sender) = sender else {
+        return reset_password(server, operation, body).await;
+    };
     if sender.appservice.is_some() {
         return Err(Error::forbidden("Users of application services have no passwords"));
     }
-    password::check_acceptable(&body.new_password)?;
-    let operation = Operation::of::<change_password::v3::Request>("", &raw)?;
     uiaa::confirm(&server, &sender, operation, body.auth).await?;
     let logged_out = if body.logout_devices { Selection::AllBut(sender.device_id) } else { Selection::None };
     account::set_password(server, sender.user_id, body.new_password, logged_out).await?;
+    Ok(Matrix(change_password::v3::Response::new()))
+}
+
+/// The same for somebody who can't log in, but reads the mail of an address of his account.
+async fn reset_password(
+    server: Arc<Server>,
+    operation: Operation,
+    body: change_password::v3::Request,
+) -> Result<Matrix<change_password::v3::Response>> {
+    if server.config.mail.is_none() {
+        return Err(no_other_proof());
+    }
+    let address = uiaa::confirm_reset(&server, operation, body.auth).await?;
+    let user_id = email::resettable(&server, &address)?;
+    let logged_out = if body.logout_devices { Selection::All } else { Selection::None };
+    account::set_password(server, user_id, body.new_password, logged_out).await?;
     Ok(Matrix(change_password::v3::Response::new()))
 }
 
@@ -77,19 +90,7 @@ async fn deactivate_account(
     Ok(Matrix(deactivate::v3::Response::new(ThirdPartyIdRemovalStatus::NoSupport)))
 }
 
-/// Both could be asked for without a token by whoever owns an address of the account; there are no such addresses.
+/// What can be asked for without a token where there are other proofs of whose the account is.
 fn no_other_proof() -> Error {
     Error::refused(ErrorKind::MissingToken, "Missing access token")
-}
-
-/// ruma leaves out an empty list; clients expect it.
-#[derive(Serialize)]
-struct ThirdPartyIds {
-    threepids: Vec<ThirdPartyIdentifier>,
-}
-
-/// `GET /account/3pid`: accounts have no addresses or numbers.
-/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3account3pid>
-async fn third_party_ids(_: Client<get_3pids::v3::Request>) -> Json<ThirdPartyIds> {
-    Json(ThirdPartyIds { threepids: Vec::new() })
 }

@@ -33,7 +33,7 @@ async fn capabilities(State(server): State<Arc<Server>>, _: Client<get_capabilit
             "m.profile_fields": {"enabled": true},
             "m.set_displayname": {"enabled": true},
             "m.set_avatar_url": {"enabled": true},
-            "m.3pid_changes": {"enabled": false},
+            "m.3pid_changes": {"enabled": server.config.mail.is_some()},
             "m.forget_forced_upon_leave": {"enabled": false},
         }
     }))

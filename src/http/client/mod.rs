@@ -39,6 +39,7 @@ mod sliding_sync;
 mod spaces;
 mod sync;
 mod tags;
+mod third_party_ids;
 mod threads;
 mod to_device;
 mod typing;
@@ -94,6 +95,7 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(sync::router())
         .merge(tags::router())
         .merge(threads::router())
+        .merge(third_party_ids::router())
         .merge(to_device::router())
         .merge(typing::router())
         .merge(upgrading::router())

@@ -51,9 +51,9 @@ async fn register(
         server.appservices.check_user(&user_id, None)?;
     }
     let operation = Operation::of::<register::v3::Request>("", &raw)?.keeping_parameters();
-    let parameters = uiaa::confirm_registration(&server, operation, body.auth).await?;
-    let wish = serde_json::from_str(&parameters).map_err(|e| Error::bad_json(e.to_string()))?;
-    Ok(Matrix(shape(registration::register(&server, wish).await?)))
+    let passed = uiaa::confirm_registration(&server, operation, body.auth).await?;
+    let wish = serde_json::from_str(&passed.parameters).map_err(|e| Error::bad_json(e.to_string()))?;
+    Ok(Matrix(shape(registration::register(&server, wish, passed.email).await?)))
 }
 
 /// An application service makes one of its users. <https://spec.matrix.org/v1.19/application-service-api/>

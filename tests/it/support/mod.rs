@@ -6,6 +6,7 @@ pub mod listener;
 mod network;
 mod peer;
 pub mod room;
+pub mod smtp;
 mod user;
 
 use std::{sync::Arc, time::Duration};
@@ -50,12 +51,29 @@ impl TestServer {
 
     /// A server that reaches those in `network`: [`TestNetwork::server`] makes it one of them.
     pub async fn in_network(network: TestNetwork, name: &str, change: impl FnOnce(&mut Config)) -> Self {
+        Self::open(name, change, |_| outgoing::Client::with_transport(Arc::new(network))).await
+    }
+
+    /// A server that reaches what listens on this machine.
+    pub async fn with_network(change: impl FnOnce(&mut Config)) -> Self {
+        let change = |config: &mut Config| {
+            config.ip_range_allowlist = vec!["127.0.0.0/8".parse().unwrap()];
+            change(config);
+        };
+        Self::open("example.org", change, outgoing::Client::new).await
+    }
+
+    async fn open(
+        name: &str,
+        change: impl FnOnce(&mut Config),
+        outgoing: impl FnOnce(&Config) -> outgoing::Client,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut config = Config::for_tests(name);
         config.database_path = directory.path().join("data");
         change(&mut config);
         config.check().unwrap();
-        let outgoing = outgoing::Client::with_transport(Arc::new(network));
+        let outgoing = outgoing(&config);
         let open = || Server::open_with(config, Clock::manual(START_MS), Random::from_seed(1), outgoing);
         let server = tokio::task::spawn_blocking(open).await.unwrap().unwrap();
         let router = http::router(Arc::clone(&server));

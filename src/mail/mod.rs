@@ -1,0 +1,100 @@
+//! E-mail that the server sends, by a mail server that takes it.
+
+pub mod letter;
+
+use std::time::Duration;
+
+use lettre::{
+    AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor,
+    message::{Mailbox, header::ContentType},
+    transport::smtp::authentication::Credentials,
+};
+use tracing::debug;
+
+pub use self::letter::Letter;
+use crate::config::{self, Encryption};
+
+/// How long the mail server may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Sends letters.
+pub struct Mail {
+    transport: AsyncSmtpTransport<Tokio1Executor>,
+    from: Mailbox,
+}
+
+impl Mail {
+    pub fn new(config: &config::Mail) -> anyhow::Result<Self> {
+        let _ = rustls::crypto::ring::default_provider().install_default(); // whoever comes first sets it
+        type Transport = AsyncSmtpTransport<Tokio1Executor>;
+        let mut builder = match config.encryption {
+            Encryption::Tls => Transport::relay(&config.smtp_host)?,
+            Encryption::Starttls => Transport::starttls_relay(&config.smtp_host)?,
+            Encryption::None => Transport::builder_dangerous(&config.smtp_host),
+        };
+        if let Some(port) = config.smtp_port {
+            builder = builder.port(port);
+        }
+        if let (Some(username), Some(password)) = (&config.username, &config.password) {
+            builder = builder.credentials(Credentials::new(username.clone(), password.expose().to_owned()));
+        }
+        Ok(Self { transport: builder.timeout(Some(TIMEOUT)).build(), from: config.from.parse()? })
+    }
+
+    /// Returns when the mail server has taken the letter.
+    pub async fn send(&self, to: &str, letter: Letter) -> anyhow::Result<()> {
+        let message = Message::builder()
+            .from(self.from.clone())
+            .to(Mailbox::new(None, to.parse()?))
+            .subject(letter.subject)
+            .message_id(None)
+            // Nobody's absence notice should come back.
+            .header(AutoSubmitted)
+            .header(ContentType::TEXT_PLAIN)
+            .body(letter.text)?;
+        self.transport.send(message).await?;
+        debug!("a letter was sent");
+        Ok(())
+    }
+}
+
+/// `Auto-Submitted: auto-generated` (RFC 3834).
+#[derive(Clone)]
+struct AutoSubmitted;
+
+impl lettre::message::header::Header for AutoSubmitted {
+    fn name() -> lettre::message::header::HeaderName {
+        lettre::message::header::HeaderName::new_from_ascii_str("Auto-Submitted")
+    }
+
+    fn parse(_: &str) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(Self)
+    }
+
+    fn display(&self) -> lettre::message::header::HeaderValue {
+        lettre::message::header::HeaderValue::new(Self::name(), "auto-generated".to_owned())
+    }
+}
+
+/// An address as it is kept and compared: in small letters. `None` if it is none.
+pub fn address(text: &str) -> Option<String> {
+    /// The longest that can be written in a letter's head.
+    const MAX_BYTES: usize = 254;
+    let address: lettre::Address = text.trim().parse().ok()?;
+    let address = address.to_string().to_lowercase();
+    (address.len() <= MAX_BYTES).then_some(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_compared_in_small_letters() {
+        assert_eq!(address(" Alice@Example.ORG ").as_deref(), Some("alice@example.org"));
+        for wrong in ["", "alice", "alice@", "@example.org", "a b@example.org", "a@b@c", "a@x\r\nBcc: b@x"] {
+            assert_eq!(address(wrong), None, "{wrong:?}");
+        }
+        assert_eq!(address(&format!("{}@example.org", "a".repeat(300))), None);
+    }
+}
