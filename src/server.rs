@@ -10,13 +10,9 @@ use crate::{
     config::Config,
     ephemeral::Order,
     error::{Error, Result},
-<<<<<<< HEAD
     federation::Federation,
-    media, outgoing,
-=======
     mail::Mail,
-    media,
->>>>>>> 4d9f593 (mail: addresses of accounts, password resets, letters about unread messages)
+    media, outgoing,
     push::{deliver::Deliveries, unread::Unread},
     random::Random,
     rate_limit::RateLimits,

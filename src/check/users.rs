@@ -25,9 +25,7 @@ pub fn check(checker: &mut Checker<'_>) {
     checker.run("user signatures", user_signatures);
     checker.run("to-device messages", to_device);
     checker.run("key backups", backups);
-<<<<<<< HEAD
     checker.run("sliding connections", sliding_connections);
-=======
     checker.run("e-mail addresses", emails);
 }
 
@@ -46,7 +44,6 @@ fn emails(checker: &mut Checker<'_>) -> Result<()> {
     let owned = checker.snapshot.list::<EmailOwners>(&()).count();
     checker.expect("e-mail addresses", count == owned, || format!("accounts have {count}, {owned} have an owner"));
     Ok(())
->>>>>>> 4d9f593 (mail: addresses of accounts, password resets, letters about unread messages)
 }
 
 fn devices(checker: &mut Checker<'_>) -> Result<()> {

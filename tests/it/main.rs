@@ -8,11 +8,8 @@ mod backup;
 mod cross_signing;
 mod devices;
 mod directory;
-<<<<<<< HEAD
-mod federation;
-=======
 mod emails;
->>>>>>> 4d9f593 (mail: addresses of accounts, password resets, letters about unread messages)
+mod federation;
 mod filter;
 mod fuzz;
 mod history;
