@@ -295,15 +295,16 @@ impl Config {
     /// Fills each secret from its `…_file`. A final line break does not belong to it.
     fn read_secret_files(&mut self) -> Result<(), ConfigError> {
         let [token_key, shared_secret_key, mail_password_key] = SECRET_KEYS;
-        if let Some(mail) = &mut self.mail {
-            read_secret_file(mail_password_key, mail.password_file.as_deref(), &mut mail.password)?;
-        }
         read_secret_file(token_key, self.registration_token_file.as_deref(), &mut self.registration_token)?;
         read_secret_file(
             shared_secret_key,
             self.registration_shared_secret_file.as_deref(),
             &mut self.registration_shared_secret,
-        )
+        )?;
+        match &mut self.mail {
+            Some(mail) => read_secret_file(mail_password_key, mail.password_file.as_deref(), &mut mail.password),
+            None => Ok(()),
+        }
     }
 
     /// The configuration as a `conduit.toml`, with `***` for each secret.

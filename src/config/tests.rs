@@ -9,14 +9,16 @@ use super::*;
 const SHIPPED: &str = include_str!("../../conduit.toml");
 
 /// The sections whose keys are fixed, as paths below `[global]`, and values without which they do not load.
-const SECTIONS: [(&str, &str); 9] = [
+const SECTIONS: [(&str, &str); 11] = [
     ("", ""),
     ("tls", "certs = '/c'\nkey = '/k'"),
     ("well_known", ""),
     ("well_known.support", ""),
     ("sessions", ""),
     ("rate_limits", ""),
+    ("mail", "smtp_host = 'h'\nfrom = 'a@example.org'\npublic_url = 'https://example.org'"),
     ("media", ""),
+    ("push", ""),
     ("federation", ""),
     ("rate_limits.message", ""),
 ];
