@@ -47,10 +47,10 @@ pub async fn step(server: &Arc<Server>, key: &PusherKey, pusher: Pusher) -> Resu
             Ok((waiting, letter))
         })
         .await?;
-    if let (Some(letter), Some(to)) = (letter, address(&key.pushkey)) {
-        if let Err(error) = mail.send(&to, letter).await {
-            return Ok(Step::Failed(format!("{error:#}")));
-        }
+    if let (Some(letter), Some(to)) = (letter, address(&key.pushkey))
+        && let Err(error) = mail.send(&to, letter).await
+    {
+        return Ok(Step::Failed(format!("{error:#}")));
     }
     let key = key.clone();
     let told = move |tx: &mut Transaction<'_>| {
