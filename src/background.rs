@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::{Server, appservice, push, room::upgrade::carry_over, sweep};
+use crate::{Server, appservice, federation::inbox, push, room::upgrade::carry_over, sweep};
 
 /// Starts it all; it ends with the server's `shutdown`.
 pub fn start(server: &Arc<Server>) {
     tokio::spawn(appservice::sender::run(Arc::clone(server)));
+    tokio::spawn(inbox::resume(Arc::clone(server)));
     tokio::spawn(push::reader::run(Arc::clone(server)));
     tokio::spawn(sweep::run(Arc::clone(server)));
     tokio::spawn(carry_over::run(Arc::clone(server)));

@@ -10,7 +10,7 @@ use crate::{
     config::Config,
     ephemeral::Order,
     error::{Error, Result},
-    federation::Federation,
+    federation::{Federation, inbox::Inbox},
     mail::Mail,
     media, outgoing,
     push::{deliver::Deliveries, unread::Unread},
@@ -59,6 +59,8 @@ pub struct Server {
     /// The pushers that have something to tell.
     pub pushes: Deliveries,
     pub limits: RateLimits,
+    /// What other servers sent, and what is being fetched from them.
+    pub inbox: Inbox,
     /// The files of the content repository.
     pub media: media::Repository,
     pub appservices: Appservices,
@@ -134,6 +136,7 @@ impl Server {
             activities: sliding::Activities::default(),
             sliding_turns: sliding::Turns::default(),
             limits,
+            inbox: Inbox::default(),
             media,
             appservices,
             mail,

@@ -7,6 +7,7 @@ use tracing::{debug, error, info};
 use crate::{
     Server,
     error::{Error, Result},
+    federation::inbox,
     log, media,
     room::tables::{EventTransactions, Transactions},
     store::{self, Row},
@@ -47,6 +48,7 @@ pub async fn once(server: &Arc<Server>) -> Result<usize> {
     log::sweep(server).await?;
     Ok(transactions(server).await?
         + sliding::sweep(server).await?
+        + inbox::sweep(server).await?
         + to_device_transactions(server).await?
         + media::pending::remove_expired(server).await?)
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     appservice::tables as appservices,
-    federation::tables as federation,
+    federation::{inbox, tables as federation},
     log,
     media::tables as media,
     push,
@@ -24,6 +24,7 @@ pub fn all() -> impl Iterator<Item = &'static TableInfo> {
         .iter()
         .chain(&OWN)
         .chain(&log::TABLES)
+        .chain(&inbox::TABLES)
         .chain(room::ALL)
         .chain(user::ALL)
         .chain(media::ALL)

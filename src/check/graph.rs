@@ -2,7 +2,8 @@
 
 use super::Checker;
 use crate::{
-    event::StateRoot,
+    event::{StateRoot, Verified, rules},
+    federation::inbox::Staged,
     room::{
         Membership, View,
         gaps::{self, Gaps},
@@ -27,6 +28,7 @@ pub fn check(checker: &mut Checker<'_>) {
     });
     checker.run("early redactions", early_redactions);
     checker.run("stripped states", stripped_states);
+    checker.run("staged events", staged_events);
     checker.run("rooms of users", user_rooms);
 }
 
@@ -108,6 +110,20 @@ fn stripped_states(checker: &mut Checker<'_>) -> Result<()> {
         let is_asked_for = matches!(membership, Some(Membership::Invite | Membership::Knock));
         checker
             .expect("stripped states", is_asked_for, || format!("{user} has one of room {room}, being {membership:?}"));
+    }
+    Ok(())
+}
+
+/// What waits to be part of a room waits for one that is there, and can be read by its rules.
+fn staged_events(checker: &mut Checker<'_>) -> Result<()> {
+    for row in checker.snapshot.list::<Staged>(&()) {
+        let row = row?;
+        let room = row.key()?.0;
+        let is_event = match checker.snapshot.get::<Rooms>(&room)?.and_then(|room| rules::rules(&room.version)) {
+            Some(rules) => Verified::kept(row.value.json.as_bytes(), rules).is_ok(),
+            None => false,
+        };
+        checker.expect("staged events", is_event, || format!("{:?} is no event of its room", row.key()));
     }
     Ok(())
 }

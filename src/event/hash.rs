@@ -6,7 +6,11 @@ use ruma::{
     signatures::{self, PublicKeyMap, reference_hash, verify_event},
 };
 
-use super::{FormatError, Pdu, format::Received, redact};
+use super::{
+    FormatError, Pdu,
+    format::{self, Received},
+    redact,
+};
 
 /// An event that its sender's server signed: made by us in `build`, or checked by [`verify`]. Nothing else can make one,
 /// and nothing else can be appended to a room.
@@ -20,6 +24,12 @@ impl Verified {
     /// For `build`, which has just signed `json`.
     pub(super) fn signed_by_us(pdu: Pdu, json: CanonicalJsonObject) -> Self {
         Self { pdu, json }
+    }
+
+    /// An event that [`verify`] accepted, from the bytes of [`Self::json`] that we kept since.
+    pub fn kept(json: &[u8], rules: &RoomVersionRules) -> Result<Self, FormatError> {
+        let Received { pdu, json } = format::parse(json, rules)?;
+        Ok(Self { pdu, json })
     }
 
     /// The fields that the rules read.

@@ -2,12 +2,23 @@
 //!
 //! <https://spec.matrix.org/v1.19/server-server-api/>
 
+pub mod backfill;
 pub mod backoff;
 mod discovery;
+pub mod events;
+pub mod handshake;
+pub mod inbox;
+pub mod inviting;
+pub mod joining;
 pub mod keys;
+pub mod knocking;
+pub mod leaving;
+pub mod missing;
 pub mod query;
+pub mod refusal;
 mod request;
 pub mod tables;
+pub mod turns;
 pub mod x_matrix;
 
 use ruma::ServerName;

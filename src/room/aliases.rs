@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use ruma::{
-    OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomAliasId, RoomId, RoomOrAliasId, UserId,
+    OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomAliasId, RoomId, UserId,
     api::error::ErrorKind,
     events::{
         StateEventType,
@@ -134,18 +134,6 @@ pub async fn room_of_any(server: &Arc<Server>, alias: &RoomAliasId) -> Result<(O
     }
     let alias = alias.to_owned();
     server.blocking(move |server| room_of(server, &alias)).await
-}
-
-/// The room that a client names by its id or by an alias, for those who ask to get in. Error: `M_NOT_FOUND`.
-pub fn find(server: &Server, name: &RoomOrAliasId) -> Result<(RoomNid, OwnedRoomId)> {
-    let snapshot = server.store.snapshot();
-    match <&RoomId>::try_from(name) {
-        Ok(room_id) => Ok((membership::findable(server, room_id)?, room_id.to_owned())),
-        Err(alias) => {
-            let found = resolve(&snapshot, alias)?.ok_or_else(|| not_found(alias))?;
-            Ok((found.room, View::of(&server.rooms, &snapshot, found.room)?.room_id().to_owned()))
-        }
-    }
 }
 
 fn not_found(alias: &RoomAliasId) -> Error {

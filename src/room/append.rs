@@ -113,6 +113,38 @@ pub async fn act(
     .await
 }
 
+/// What the request of a local user comes to, before anything is written.
+#[derive(Debug)]
+pub enum Prepared {
+    /// A new event that the room allows as it is now.
+    Event(Verified),
+    Done(OwnedEventId),
+}
+
+/// As [`act`], for an event that somebody else must sign before it becomes part of the room: nothing is written, and
+/// the room goes on meanwhile.
+pub async fn prepare(
+    server: &Arc<Server>,
+    room: RoomNid,
+    sender: &UserId,
+    decide: impl FnOnce(&Server, &View<'_>) -> Result<Step> + Send + 'static,
+) -> Result<Prepared> {
+    let sender = sender.to_owned();
+    let work = move |server: &Server| {
+        let snapshot = server.store.snapshot();
+        let view = View::of(&server.rooms, &snapshot, room)?;
+        let draft = match decide(server, &view)? {
+            Step::Send(draft) => draft,
+            Step::Done(event_id) => return Ok(Prepared::Done(event_id)),
+        };
+        let event = local_event::make_next(server, &view, &sender, draft)?;
+        let numbers = Numbers::default().get(&snapshot, room)?;
+        Plan::work_out(&view, numbers, Incoming::live(event.clone()), server)?.check_local()?;
+        Ok(Prepared::Event(event))
+    };
+    server.blocking(work).await
+}
+
 /// Makes a room of `events`, of which the first creates it and each was built on those before it. Durable when it
 /// returns. `with_create` is written together with the create event, and if it fails there is no room.
 pub async fn found(

@@ -14,12 +14,14 @@ use serde_json::{
     Map, Value, json,
     value::{RawValue, to_raw_value},
 };
+use tracing::warn;
 
 use super::{aliases, append, directory, local_event, local_event::Place, membership, upgrade};
 use crate::{
     Server,
     error::{Error, Result},
     event::{Draft, Pdu, Refusal, Verified, authorize, build, hash, rules},
+    federation::inviting,
     store::{RoomNid, Snapshot},
 };
 
@@ -71,9 +73,10 @@ pub struct InitialState {
 ///
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3createroom>
 pub async fn create(server: &Arc<Server>, creator: &UserId, new: NewRoom) -> Result<OwnedRoomId> {
+    let (elsewhere, is_direct) = (new.invited_elsewhere(server), new.is_direct);
     let (version, alias, is_listed, replaces) = (new.version.clone(), new.alias.clone(), new.is_listed, new.replaces);
     let creator = creator.to_owned();
-    let maker = creator.clone();
+    let (maker, inviter) = (creator.clone(), creator.clone());
     let events = server.blocking(move |server| first_events(server, &maker, &new)).await?;
     let room_id = events.first().map(|create| create.pdu().room_id.clone());
     let room_id = room_id.ok_or_else(|| Error::internal("a room begins with its create event"))?;
@@ -92,7 +95,28 @@ pub async fn create(server: &Arc<Server>, creator: &UserId, new: NewRoom) -> Res
         Ok(())
     })
     .await?;
+    if !elsewhere.is_empty() {
+        let room = membership::known(server, &room_id)?;
+        for invited in elsewhere {
+            // The room is there by now: the client can ask again for those who could not be reached.
+            if let Err(error) = invite_elsewhere(server, &inviter, &invited, room, is_direct).await {
+                warn!(%room_id, %invited, "an invite to a new room failed: {error:?}");
+            }
+        }
+    }
     Ok(room_id)
+}
+
+async fn invite_elsewhere(
+    server: &Arc<Server>,
+    inviter: &UserId,
+    invited: &UserId,
+    room: RoomNid,
+    is_direct: bool,
+) -> Result<()> {
+    let content = is_direct.then(|| ("is_direct".to_owned(), true.into())).into_iter().collect();
+    inviting::invite(server, inviter, invited, room, content).await?;
+    Ok(())
 }
 
 fn alias_taken(alias: &OwnedRoomAliasId) -> Error {
@@ -137,7 +161,7 @@ fn first_events(server: &Server, creator: &UserId, new: &NewRoom) -> Result<Vec<
         let rich = json!({ "m.text": [{ "body": topic }] });
         events.add(state("m.room.topic", &json!({ "topic": topic, "m.topic": rich })))?;
     }
-    for invited in new.invite.iter().collect::<BTreeSet<_>>() {
+    for invited in new.invite.iter().filter(|invited| server.is_ours(invited)).collect::<BTreeSet<_>>() {
         membership::check_invite(server, &snapshot, invited)?;
         let mut content = membership::content_with_profile(&snapshot, invited, "invite")?;
         if new.is_direct {
@@ -169,6 +193,11 @@ fn add_initial_state(events: &mut Blueprint<'_>, snapshot: &Snapshot<'_>, new: &
 }
 
 impl NewRoom {
+    /// Who is invited and is of another server.
+    fn invited_elsewhere(&self, server: &Server) -> BTreeSet<OwnedUserId> {
+        self.invite.iter().filter(|invited| !server.is_ours(invited)).cloned().collect()
+    }
+
     /// Whether `initial_state` has an event of this type with an empty state key.
     fn sets(&self, event_type: &str) -> bool {
         self.initial_state.iter().any(|event| event.state_key.is_empty() && event.event_type == event_type.into())

@@ -11,6 +11,7 @@ use super::{
     Membership, View,
     directory::ListedRooms,
     event_filter::{EventFilter, RelationFilter},
+    gaps,
     read::{self, Found},
     show::Reader,
     tables::UserRooms,
@@ -20,7 +21,7 @@ use crate::{
     Server,
     error::{Error, Result},
     event::StateRoot,
-    store::{self, Direction, RoomPos},
+    store::{self, Direction, RoomNid, RoomPos},
     user::{
         ignored::Ignored,
         session::Caller,
@@ -73,6 +74,8 @@ pub struct Chunk {
     pub entries: Vec<Entry>,
     /// The senders' member events, if members are loaded lazily.
     pub members: Vec<Found>,
+    /// The room, and the place from which on backward something is missing here that other servers may have.
+    pub gap: Option<(RoomNid, RoomPos)>,
 }
 
 /// A page of the timeline. `M_FORBIDDEN` for whoever is not in the room, was not, and may not look in.
@@ -95,7 +98,39 @@ pub fn messages(reader: &Reader<'_, '_>, newest: RoomPos, request: &Request<'_>)
     wanted.filter = wanted.filter.with_relations(request.relations);
     let page = wanted.page(reader, after, until, request.direction, wanted.limit)?;
     let members = if wanted.is_lazy { read::senders(reader.view(), &page.entries)? } else { Vec::new() };
-    Ok(Chunk { start, end: page.next, entries: page.entries, members })
+    let mut chunk = Chunk { start, end: page.next, entries: page.entries, members, gap: None };
+    if request.direction == Direction::Backward {
+        note_gap(reader, request.to, until, wanted.limit, &mut chunk)?;
+    }
+    Ok(chunk)
+}
+
+/// Notes what `chunk`, read backward from `until`, lacks in between or at its end.
+fn note_gap(
+    reader: &Reader<'_, '_>,
+    to: Option<RoomPos>,
+    until: RoomPos,
+    limit: usize,
+    chunk: &mut Chunk,
+) -> Result<()> {
+    let Some(gap) = gaps::below(reader.view(), until)? else { return Ok(()) };
+    if to.is_some_and(|to| gap.pos <= to) {
+        return Ok(());
+    }
+    let lowest = chunk.entries.last().map(|entry| entry.pos);
+    let is_full = chunk.entries.len() >= limit;
+    let is_passed = match (lowest, chunk.end) {
+        (Some(lowest), _) if is_full => gap.pos > lowest,
+        (Some(lowest), Some(_)) => gap.pos > lowest,
+        (None, Some(_)) => false,
+        (_, None) => true,
+    };
+    if is_passed {
+        chunk.gap = Some((reader.view().nid, until));
+    } else if let (Some(lowest), None) = (lowest, chunk.end) {
+        chunk.end = Some(timeline::behind(lowest, Direction::Backward));
+    }
+    Ok(())
 }
 
 /// An event with those before and after it.

@@ -75,7 +75,7 @@ pub async fn receive(
 }
 
 /// Keeps a membership in a room that we are not in, and the `event` that made it, whose auth events we do not know.
-pub(super) async fn set(
+pub async fn set(
     server: &Arc<Server>,
     room: RoomNid,
     user: OwnedUserId,
@@ -146,7 +146,7 @@ fn write(
 }
 
 /// What is kept of the state that another server tells: well-formed events, in the form that clients see.
-pub(super) fn stripped(state: Vec<Box<RawValue>>) -> Option<Json> {
+pub fn stripped(state: Vec<Box<RawValue>>) -> Option<Json> {
     let events: Vec<Stripped> = state
         .into_iter()
         .filter(|event| event.get().len() <= MAX_STRIPPED_BYTES)

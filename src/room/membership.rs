@@ -26,6 +26,7 @@ use crate::{
     Server,
     error::{Error, Result},
     event::Draft,
+    federation::inviting,
     store::{RoomNid, Snapshot},
     user::{profile, tables::AccountData},
 };
@@ -76,7 +77,7 @@ pub async fn leave(server: &Arc<Server>, user: &UserId, room: RoomNid, reason: O
     .await
 }
 
-/// Invites `target`, who may have been invited before.
+/// Invites `target`, who may have been invited before. One of another server is asked for its signature first.
 ///
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidinvite>
 pub async fn invite(
@@ -86,15 +87,55 @@ pub async fn invite(
     room: RoomNid,
     reason: Option<String>,
 ) -> Result<()> {
+    if !server.is_ours(target) {
+        inviting::invite(server, sender, target, room, because(reason)).await?;
+        return Ok(());
+    }
     let inviter = sender.to_owned();
     change(server, sender, target, room, Membership::Invite, because(reason), move |view, target| {
-        let may_know = view.membership(view.current_state(), &inviter)? == Some(Membership::Join);
-        Ok(match state_of(view, target)? {
-            Some((Membership::Invite, event_id)) if may_know => Some(event_id),
-            _ => None,
-        })
+        is_invited(view, &inviter, target)
     })
     .await
+}
+
+/// The invite that `target` has, if `inviter` may know of it.
+fn is_invited(view: &View<'_>, inviter: &UserId, target: &UserId) -> Result<Option<OwnedEventId>> {
+    let may_know = view.membership(view.current_state(), inviter)? == Some(Membership::Join);
+    Ok(match state_of(view, target)? {
+        Some((Membership::Invite, event_id)) if may_know => Some(event_id),
+        _ => None,
+    })
+}
+
+/// What inviting a user of another server comes to, apart from what that server says.
+pub fn invite_step(view: &View<'_>, inviter: &UserId, target: &UserId, mut content: Content) -> Result<Step> {
+    if let Some(event_id) = is_invited(view, inviter, target)? {
+        return Ok(Step::Done(event_id));
+    }
+    content.insert("membership".to_owned(), Membership::Invite.to_state().as_str().into());
+    content.remove("join_authorised_via_users_server");
+    let content = to_raw_value(&content).expect("a JSON object serializes");
+    Ok(Step::Send(Draft::state(StateEventType::RoomMember, target.as_str(), content)))
+}
+
+/// The content of a member event by which `user` becomes `to` in a room of another server.
+pub async fn own_content(server: &Arc<Server>, user: &UserId, to: Membership, mut content: Content) -> Result<Content> {
+    let user = user.to_owned();
+    content.remove("join_authorised_via_users_server");
+    content.insert("membership".to_owned(), to.to_state().as_str().into());
+    server
+        .read(move |snapshot| {
+            add_profile(snapshot, &user, &mut content)?;
+            Ok(content)
+        })
+        .await
+}
+
+/// The user of another server whom a client invites by a state event of this content, with that content.
+pub fn invited_elsewhere(server: &Server, state_key: &str, content: &RawValue) -> Option<(OwnedUserId, Content)> {
+    let target = UserId::parse(state_key).ok().filter(|target| !server.is_ours(target))?;
+    let content: Content = serde_json::from_str(content.get()).ok()?;
+    (membership_of(&content).ok()? == Membership::Invite).then_some((target, content))
 }
 
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidkick>
@@ -218,11 +259,17 @@ fn join_authorizer(server: &Server, view: &View<'_>, user: &UserId) -> Result<Op
     match restricted::admission(server, view, user)? {
         Admission::NotAsked => Ok(None),
         Admission::Vouched(authorizer) => Ok(Some(authorizer)),
-        Admission::NoVoucher => Err(Error::forbidden("None of this server's users in the room may let you in")),
-        Admission::Undecidable | Admission::Refused => {
-            Err(Error::forbidden("You are in none of the rooms whose members may join this one"))
-        }
+        Admission::NoVoucher => Err(unable_to_authorize("None of this server's users in the room may let you in")),
+        Admission::Undecidable => Err(unable_to_authorize(
+            "You are in none of the rooms whose members may join this one, as far as is known here",
+        )),
+        Admission::Refused => Err(Error::forbidden("You are in none of the rooms whose members may join this one")),
     }
+}
+
+/// Other servers in the room may know or do what we can't.
+fn unable_to_authorize(message: &'static str) -> Error {
+    Error::refused(ErrorKind::UnableToAuthorizeJoin, message).with_status(http::StatusCode::FORBIDDEN)
 }
 
 /// Whether an invite can reach `target` and is wanted.
@@ -230,7 +277,7 @@ fn join_authorizer(server: &Server, view: &View<'_>, user: &UserId) -> Result<Op
 /// <https://spec.matrix.org/v1.19/client-server-api/#invite-permission>
 pub fn check_invite(server: &Server, snapshot: &Snapshot<'_>, target: &UserId) -> Result<()> {
     if !server.is_ours(target) {
-        let reason = format!("{target} can't be invited: this server does not talk to other servers");
+        let reason = format!("{target} is of another server, whose signature must be asked for first");
         return Err(Error::refused(ErrorKind::Unknown, reason));
     }
     let row = snapshot.get::<AccountData>(&(target, RoomNid(0), "m.invite_permission_config"))?;
@@ -265,7 +312,7 @@ fn add_profile(snapshot: &Snapshot<'_>, user: &UserId, content: &mut Content) ->
     Ok(())
 }
 
-fn because(reason: Option<String>) -> Content {
+pub fn because(reason: Option<String>) -> Content {
     reason.map(|reason| ("reason".to_owned(), reason.into())).into_iter().collect()
 }
 

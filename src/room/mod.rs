@@ -7,6 +7,7 @@ pub mod append;
 pub mod children;
 pub mod create;
 pub mod directory;
+pub mod ends;
 pub mod event_filter;
 pub mod gaps;
 pub mod hierarchy;

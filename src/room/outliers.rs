@@ -63,6 +63,12 @@ pub(super) fn is_out_of_band(view: &View<'_>, nid: EventNid, event: &StoredEvent
     Ok(event.flags.outlier && event.state_key.is_some() && !view.snapshot.contains::<AuthEdges>(&(view.nid, nid))?)
 }
 
+/// Whether an event of the room is known together with its auth events.
+pub fn is_in_auth_graph(view: &View<'_>, id: &EventId) -> Result<bool> {
+    let Some(nid) = view.event_nid(id)? else { return Ok(false) };
+    Ok(!is_out_of_band(view, nid, &view.event(nid)?)?)
+}
+
 /// The events, each after its auth events as far as those are among them.
 pub fn in_auth_order(mut events: Vec<Verified>) -> Vec<Verified> {
     // Since version 12 nobody names the create event, which allows all others nonetheless.

@@ -54,7 +54,7 @@ pub enum Place {
     /// At the end, and only what was given counts of what was before: the server comes into the room by this event.
     Entry,
     /// In the past, at this place of the timeline.
-    Past { pos: RoomPos, fills: Option<RoomPos> },
+    Past(RoomPos),
 }
 
 impl Incoming {
@@ -123,7 +123,7 @@ impl Plan {
         };
         let is_rejected = matches!(verdict, Verdict::Rejected(_));
         let is_accepted = verdict == Verdict::Accepted;
-        let is_at_the_end = is_accepted && !matches!(place, Place::Past { .. });
+        let is_at_the_end = is_accepted && !matches!(place, Place::Past(_));
 
         let mut pending = pending(view, pdu, numbers, is_rejected)?;
         pending.nid = nid;
@@ -230,7 +230,7 @@ impl Plan {
                     tx.put::<tables::ForwardExtremities>(&(room, event), &());
                     RoomPos::from(pos)
                 }
-                Place::Past { pos, .. } => pos,
+                Place::Past(pos) => pos,
             };
             self.stored.room_pos = place.0;
             tx.put::<tables::Timeline>(&(room, place), &event);
@@ -240,9 +240,6 @@ impl Plan {
             if let Some(relation) = &self.relation {
                 relation.put(tx, room, place);
             }
-        }
-        if let Place::Past { fills: Some(gap), .. } = self.place {
-            tx.delete::<Gaps>(&(room, gap));
         }
         if let Some(old) = self.moved_from {
             outliers::move_number(tx, room, old, event, &self.stored)?;

@@ -19,6 +19,7 @@ use crate::{
     Server,
     error::{Error, Result},
     event::Draft,
+    federation::inviting,
     user::session::Caller,
 };
 
@@ -135,6 +136,11 @@ pub async fn state_at(
     at: Option<MilliSecondsSinceUnixEpoch>,
 ) -> Result<OwnedEventId> {
     let room = membership::known(server, room_id)?;
+    if event_type == StateEventType::RoomMember
+        && let Some((target, content)) = membership::invited_elsewhere(server, &state_key, &content)
+    {
+        return inviting::invite(server, sender, &target, room, content).await;
+    }
     let user = sender.to_owned();
     append::act(server, room, sender, None, move |server, view| {
         let draft = match event_type {

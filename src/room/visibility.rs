@@ -10,7 +10,7 @@ use ruma::{
 };
 
 use super::{
-    Membership, View,
+    Membership, View, ends,
     tables::{UserRoom, UserRooms},
     view::membership_in,
 };
@@ -98,7 +98,7 @@ impl<'v, 's> Sight<'v, 's> {
     /// Whether the user may see an event of the room. Rejected and soft-failed events are nobody's to see, nor are those
     /// whose place in the room is not known.
     pub fn may_see(&self, nid: EventNid, event: &StoredEvent) -> Result<bool> {
-        if event.flags.rejected || event.flags.soft_failed {
+        if event.flags.rejected || event.flags.soft_failed || event.event_type == ends::DUMMY {
             return Ok(false);
         }
         // NOTSPEC: what the user is to the room he may always know. An invite was shown to him without the room's

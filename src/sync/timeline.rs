@@ -11,6 +11,7 @@ use crate::{
     error::Result,
     room::{
         event_filter::EventFilter,
+        gaps,
         show::Reader,
         timeline::{self, Entry, Query},
     },
@@ -68,7 +69,12 @@ impl Timeline {
         events.reverse();
         let before_first = || events.first().map_or(until, |first| RoomPos(first.pos.0.saturating_sub(1)));
         let start = page.next.unwrap_or_else(|| if after == RoomPos::MIN { before_first() } else { after });
-        Ok(Self { events, is_limited: page.next.is_some(), start })
+        // What was before the first of them may be had from other servers.
+        let has_gap = match events.first() {
+            Some(first) => gaps::is_at(reader.view(), first.pos)?,
+            None => false,
+        };
+        Ok(Self { events, is_limited: page.next.is_some() || has_gap, start })
     }
 
     pub fn write_events(&self, context: &Context<'_>, reader: &Reader<'_, '_>, out: &mut Vec<u8>) -> Result<()> {

@@ -11,6 +11,7 @@ mod directory;
 mod emails;
 mod federation;
 mod filter;
+mod foreign_rooms;
 mod fuzz;
 mod history;
 mod keys;

@@ -14,14 +14,12 @@ use ruma::{
 use crate::{
     Server, appservice,
     error::{Error, Result},
+    federation::joining,
     http::{
         endpoint,
         extract::{Client, Matrix},
     },
-    room::{
-        aliases,
-        membership::{self, Content},
-    },
+    room::membership::{self, Content},
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -39,8 +37,7 @@ async fn by_id(
 ) -> Result<Matrix<join_room_by_id::v3::Response>> {
     server.limits.message(&sender.user_id)?;
     refuse_signed(body.third_party_signed.as_ref())?;
-    let room = membership::findable(&server, &body.room_id)?;
-    membership::join(&server, &sender.user_id, room, extra(&raw)?).await?;
+    joining::join(&server, &sender.user_id, &body.room_id, &[], extra(&raw)?).await?;
     Ok(Matrix(join_room_by_id::v3::Response::new(body.room_id)))
 }
 
@@ -55,8 +52,8 @@ async fn by_id_or_alias(
     if let Ok(alias) = <&RoomAliasId>::try_from(&*body.room_id_or_alias) {
         appservice::query::alias(&server, alias).await?;
     }
-    let (room, room_id) = aliases::find(&server, &body.room_id_or_alias)?;
-    membership::join(&server, &sender.user_id, room, extra(&raw)?).await?;
+    let (room_id, via) = joining::find(&server, &body.room_id_or_alias, body.via).await?;
+    joining::join(&server, &sender.user_id, &room_id, &via, extra(&raw)?).await?;
     Ok(Matrix(join_room_by_id_or_alias::v3::Response::new(room_id)))
 }
 

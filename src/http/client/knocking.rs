@@ -8,11 +8,11 @@ use ruma::api::client::knock::knock_room::v3::{Request, Response};
 use crate::{
     Server,
     error::Result,
+    federation::{joining, knocking},
     http::{
         endpoint,
         extract::{Client, Matrix},
     },
-    room::{aliases, membership},
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -26,7 +26,7 @@ async fn knock(
     Client { sender, body, .. }: Client<Request>,
 ) -> Result<Matrix<Response>> {
     server.limits.message(&sender.user_id)?;
-    let (room, room_id) = aliases::find(&server, &body.room_id_or_alias)?;
-    membership::knock(&server, &sender.user_id, room, body.reason).await?;
+    let (room_id, via) = joining::find(&server, &body.room_id_or_alias, body.via).await?;
+    knocking::knock(&server, &sender.user_id, &room_id, &via, body.reason).await?;
     Ok(Matrix(Response::new(room_id)))
 }

@@ -8,6 +8,7 @@ use ruma::api::client::membership::{forget_room, leave_room};
 use crate::{
     Server,
     error::Result,
+    federation::leaving,
     http::{
         endpoint,
         extract::{Client, Matrix},
@@ -30,8 +31,7 @@ async fn leave(
     Client { sender, body, .. }: Client<leave_room::v3::Request>,
 ) -> Result<Matrix<leave_room::v3::Response>> {
     server.limits.message(&sender.user_id)?;
-    let room = membership::findable(&server, &body.room_id)?;
-    membership::leave(&server, &sender.user_id, room, body.reason).await?;
+    leaving::leave(&server, &sender.user_id, &body.room_id, body.reason).await?;
     Ok(Matrix(leave_room::v3::Response::new()))
 }
 

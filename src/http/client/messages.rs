@@ -26,6 +26,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use crate::{
     Server,
     error::{Error, Result},
+    federation::backfill,
     http::{
         endpoint,
         extract::{Client, Matrix},
@@ -49,6 +50,9 @@ pub fn router() -> Router<Arc<Server>> {
     >(initial_sync))
 }
 
+/// How often one request asks other servers for what is missing.
+const MAX_BACKFILLS: usize = 3;
+
 /// `GET /rooms/{roomId}/messages`
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidmessages>
 async fn messages(
@@ -60,18 +64,28 @@ async fn messages(
         Dir::Forward => Direction::Forward,
         Dir::Backward => Direction::Backward,
     };
-    let answer = history::read(&server, sender, body.room_id, move |reader, newest| {
-        let limit = usize::try_from(body.limit).unwrap_or(usize::MAX);
-        let request = Request { from, to, direction, limit, filter: &body.filter, relations: &relations };
-        let found = history::messages(reader, newest, &request)?;
-        let mut response = get_message_events::v3::Response::new();
-        response.start = TimelineToken(found.start).to_string();
-        response.end = found.end.map(|end| TimelineToken(end).to_string());
-        response.chunk = reader.raw_entries(&found.entries)?;
-        response.state = reader.raw_events(&found.members)?;
-        Ok(response)
-    });
-    answer.await?.map(Matrix).ok_or_else(not_in_room)
+    let wanted = Arc::new((body.filter, relations));
+    let limit = usize::try_from(body.limit).unwrap_or(usize::MAX);
+    let mut tries_left = MAX_BACKFILLS;
+    loop {
+        let wanted = Arc::clone(&wanted);
+        let answer = history::read(&server, sender.clone(), body.room_id.clone(), move |reader, newest| {
+            let (filter, relations) = &*wanted;
+            let request = Request { from, to, direction, limit, filter, relations };
+            let found = history::messages(reader, newest, &request)?;
+            let mut response = get_message_events::v3::Response::new();
+            response.start = TimelineToken(found.start).to_string();
+            response.end = found.end.map(|end| TimelineToken(end).to_string());
+            response.chunk = reader.raw_entries(&found.entries)?;
+            response.state = reader.raw_events(&found.members)?;
+            Ok((response, found.gap))
+        });
+        let (response, gap) = answer.await?.ok_or_else(not_in_room)?;
+        match gap {
+            Some((room, until)) if tries_left > 0 && backfill::fill(&server, room, until).await? => tries_left -= 1,
+            _ => return Ok(Matrix(response)),
+        }
+    }
 }
 
 /// NOTSPEC: without `dir` it is `f`, as Synapse has it; Complement's tests of forgotten rooms leave it out.

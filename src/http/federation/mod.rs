@@ -2,6 +2,7 @@
 
 mod keys;
 mod query;
+mod transactions;
 mod version;
 
 use std::sync::Arc;
@@ -11,5 +12,5 @@ use axum::Router;
 use crate::Server;
 
 pub fn router() -> Router<Arc<Server>> {
-    Router::new().merge(keys::router()).merge(query::router()).merge(version::router())
+    Router::new().merge(keys::router()).merge(query::router()).merge(transactions::router()).merge(version::router())
 }

@@ -1,6 +1,7 @@
 //! A server in this process, with a directory, a clock and a seed of its own, and users who talk to it in JSON.
 
 mod answer;
+pub mod hosted;
 mod identity;
 pub mod listener;
 mod network;
@@ -20,14 +21,15 @@ use tower::ServiceExt;
 
 pub use self::{
     answer::Answer,
+    hosted::HostedRoom,
     identity::{Signer, curve25519_key},
     network::TestNetwork,
-    peer::{Peer, reply},
+    peer::{Asked, Peer, reply},
     user::User,
 };
 
 /// 2026-01-01, when every test begins.
-const START_MS: u64 = 1_767_225_600_000;
+pub const START_MS: u64 = 1_767_225_600_000;
 
 #[derive(Clone)]
 pub struct TestServer(Arc<Inner>);

@@ -1,0 +1,183 @@
+//! The past of rooms: what was before the events that we have, asked of other servers when somebody reads that far.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use ruma::{OwnedEventId, OwnedServerName, UInt, api::federation::backfill::get_backfill};
+use tracing::{debug, info};
+
+use super::{events, missing::Asker, request};
+use crate::{
+    Server,
+    error::{Error, Result},
+    event::Verified,
+    room::{
+        View,
+        append::{self, Incoming, Place},
+        gaps::{self, Gap, Gaps},
+        outliers, remote,
+        tables::Timeline,
+    },
+    store::{RoomNid, RoomPos, Transaction},
+};
+
+/// How many events are asked for at once.
+const LIMIT: u32 = 100;
+
+/// How many servers are asked before it is given up for a while.
+const MAX_ASKED: usize = 5;
+
+/// How long a reader waits for it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// For how long a gap is left alone that could not be filled, in milliseconds.
+const RETRY_AFTER_MS: u64 = 60_000;
+
+/// How many gaps that could not be filled are remembered.
+const MAX_UNFILLED: usize = 1_000;
+
+/// Fetches events for the gap that somebody meets who reads backward from `until`. Whether any came.
+pub async fn fill(server: &Arc<Server>, room: RoomNid, until: RoomPos) -> Result<bool> {
+    let server = Arc::clone(server);
+    let filling = Server::detached(async move {
+        let _turn = server.inbox.backfills.take(room).await;
+        let find = move |server: &Server| {
+            let snapshot = server.store.snapshot();
+            let view = View::of(&server.rooms, &snapshot, room)?;
+            let is_here = !view.local_members()?.is_empty();
+            let Some(gap) = gaps::below(&view, until)?.filter(|_| is_here) else { return Ok(None) };
+            let Some(event) = snapshot.get::<Timeline>(&(room, gap.pos))? else { return Ok(None) };
+            Ok(Some((gap, gaps::missing_before(&view, event)?, remote::servers(&view, server.name())?)))
+        };
+        let Some((gap, wanted, servers)) = server.blocking(find).await? else { return Ok(false) };
+        if wanted.is_empty() {
+            close(&server, room, gap.pos).await?; // the events came by themselves
+            return Ok(true);
+        }
+        if gap.free() == 0 || is_unfillable(&server, room, gap.pos) {
+            return Ok(false);
+        }
+        for asked in servers.into_iter().take(MAX_ASKED) {
+            match fill_by(&server, room, &gap, &wanted, asked.clone()).await {
+                Ok(true) => return Ok(true),
+                Ok(false) => debug!(server = %asked, "this server told nothing of a room's past"),
+                Err(error @ Error::Internal(_)) => return Err(error),
+                Err(error) => info!(server = %asked, "this server does not tell a room's past: {error:?}"),
+            }
+        }
+        let mut unfilled = server.inbox.unfilled.lock();
+        if unfilled.len() >= MAX_UNFILLED {
+            unfilled.clear();
+        }
+        unfilled.insert((room, gap.pos.0), server.clock.now_ms());
+        Ok(false)
+    });
+    // Who waits no longer finds the events the next time: it goes on meanwhile.
+    tokio::time::timeout(PATIENCE, filling).await.unwrap_or(Ok(false))
+}
+
+fn is_unfillable(server: &Server, room: RoomNid, pos: RoomPos) -> bool {
+    let failed = server.inbox.unfilled.lock().get(&(room, pos.0)).copied();
+    failed.is_some_and(|at_ms| server.clock.now_ms() < at_ms.saturating_add(RETRY_AFTER_MS))
+}
+
+async fn fill_by(
+    server: &Arc<Server>,
+    room: RoomNid,
+    gap: &Gap,
+    wanted: &[OwnedEventId],
+    asked: OwnedServerName,
+) -> Result<bool> {
+    let asker = Asker::open(server, room, asked).await?;
+    let ask = get_backfill::v1::Request::new(asker.room_id.clone(), wanted.to_vec(), UInt::from(LIMIT));
+    let mut told = request(server, &asker.asked, ask).await?.pdus;
+    told.truncate(2 * LIMIT as usize);
+    let events = events::check(server, asker.rules, &asker.room_id, told).await?;
+    let events = before(events, wanted);
+    let events = unplaced(server, room, events).await?;
+    let fitting = events.len().min(usize::try_from(gap.free()).unwrap_or(usize::MAX));
+    let events = events.into_iter().rev().take(fitting).rev();
+    let first = gap.last_place() + 1 - i64::try_from(fitting).unwrap_or(i64::MAX);
+    let mut any = false;
+    for (event, pos) in events.zip(first..) {
+        let id = event.pdu().event_id.clone();
+        match take_in(&asker, event, RoomPos(pos)).await {
+            Ok(is_placed) => any |= is_placed,
+            Err(error @ Error::Internal(_)) => return Err(error),
+            Err(error) => debug!(%id, "an old event can't be part of the room: {error:?}"),
+        }
+    }
+    let gap = gap.pos;
+    let is_filled = server.blocking(move |server| {
+        let snapshot = server.store.snapshot();
+        let view = View::of(&server.rooms, &snapshot, room)?;
+        let Some(event) = snapshot.get::<Timeline>(&(room, gap))? else { return Ok(false) };
+        Ok(gaps::missing_before(&view, event)?.is_empty())
+    });
+    if is_filled.await? {
+        close(server, room, gap).await?;
+    }
+    Ok(any)
+}
+
+/// Those of `events` that `wanted` and what is before it lead to, the oldest first.
+fn before(events: Vec<Verified>, wanted: &[OwnedEventId]) -> Vec<Verified> {
+    let ordered = outliers::in_order(events, |pdu| &pdu.prev_events);
+    let mut reached: HashSet<OwnedEventId> = wanted.iter().cloned().collect();
+    let mut kept = Vec::with_capacity(ordered.len());
+    for event in ordered.into_iter().rev() {
+        if reached.contains(&event.pdu().event_id) {
+            reached.extend(event.pdu().prev_events.iter().cloned());
+            kept.push(event);
+        }
+    }
+    kept.reverse();
+    kept
+}
+
+async fn unplaced(server: &Arc<Server>, room: RoomNid, events: Vec<Verified>) -> Result<Vec<Verified>> {
+    server
+        .blocking(move |server| {
+            let snapshot = server.store.snapshot();
+            let view = View::of(&server.rooms, &snapshot, room)?;
+            let mut unplaced = Vec::with_capacity(events.len());
+            for event in events {
+                if gaps::placed(&view, &event.pdu().event_id)?.is_none() {
+                    unplaced.push(event);
+                }
+            }
+            Ok(unplaced)
+        })
+        .await
+}
+
+/// Makes an old event part of the room; whether it is in the timeline now.
+async fn take_in(asker: &Asker, event: Verified, pos: RoomPos) -> Result<bool> {
+    asker.complete_auth_events(&event).await?;
+    let (room, prev_events) = (asker.room, event.pdu().prev_events.clone());
+    let lacks_any = asker.server.blocking(move |server| {
+        let snapshot = server.store.snapshot();
+        let view = View::of(&server.rooms, &snapshot, room)?;
+        for id in &prev_events {
+            if gaps::placed(&view, id)?.is_none() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    });
+    let given = match lacks_any.await? {
+        true => vec![asker.state_before(&event.pdu().event_id, false).await?.into()],
+        false => Vec::new(),
+    };
+    let incoming = Incoming { event, place: Place::Past(pos), given };
+    let appended = append::take_in(&asker.server, room, vec![incoming]).await?;
+    Ok(appended.iter().any(|appended| appended.verdict == append::Verdict::Accepted))
+}
+
+async fn close(server: &Arc<Server>, room: RoomNid, pos: RoomPos) -> Result<()> {
+    let close = move |tx: &mut Transaction<'_>| {
+        tx.delete::<Gaps>(&(room, pos));
+        Ok::<_, Error>(())
+    };
+    server.store.write(close).await?;
+    Ok(())
+}

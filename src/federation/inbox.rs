@@ -1,0 +1,478 @@
+//! Events that other servers send: looked at, kept, acknowledged, then worked on room by room, each room in order and
+//! several at a time. What was acknowledged survives a restart.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use ruma::{
+    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, ServerName, UserId,
+    api::{error::ErrorKind, federation::transactions::send_transaction_message::v1::Request},
+    room_version_rules::RoomVersionRules,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::sync::Semaphore;
+use tracing::{debug, error, info};
+
+use super::{keys, missing, turns::Turns};
+use crate::{
+    Server,
+    error::{Error, Result},
+    event::{Received, Verified, format},
+    room::{
+        Membership, View, acl, ends, invited, outliers,
+        tables::{RoomIds, UserRooms},
+        view::membership_in,
+    },
+    store::{self, Family, Record, RoomNid, Row, Scan, StreamPos, Table, TableInfo, Transaction},
+};
+
+pub const TABLES: [TableInfo; 2] = [TableInfo::of::<Staged>(), TableInfo::of::<ReceivedTransactions>()];
+
+/// The most events and ephemeral messages in one transaction.
+/// <https://spec.matrix.org/v1.19/server-server-api/#transactions>
+pub const MAX_PDUS: usize = 50;
+pub const MAX_EDUS: usize = 100;
+
+/// How many events wait to be worked on, at most; until then senders are told to try later.
+const MAX_WAITING: usize = 20_000;
+
+/// In how many rooms events are worked on at a time.
+const ROOMS_AT_A_TIME: usize = 8;
+
+/// How many events of a room are read at once.
+const BATCH: usize = 50;
+
+/// How often an event is tried that fails for a reason of our own, and how long is waited in between.
+const MAX_TRIES: u32 = 3;
+const RETRY: Duration = Duration::from_secs(5);
+
+/// How long it is remembered that a transaction was received, in milliseconds: longer than any server repeats one.
+pub const TRANSACTIONS_KEPT_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
+
+/// Events that were acknowledged and are not part of their rooms yet, in the order in which they came.
+pub struct Staged;
+impl Table for Staged {
+    const NAME: &'static str = "staged_events";
+    const FAMILY: Family = Family::Queue;
+    const ID: u8 = 120;
+    /// When it came, and its place among those that came with it.
+    type Key<'a> = (RoomNid, StreamPos, u32);
+    type Value = StagedEvent;
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StagedEvent {
+    /// Who sent it to us.
+    pub origin: OwnedServerName,
+    /// The event as it was verified.
+    pub json: String,
+}
+
+impl Record for StagedEvent {}
+
+/// The transactions that other servers sent, and what they were answered: a repeated one is answered with the same.
+/// Old ones are removed by the sweep.
+pub struct ReceivedTransactions;
+impl Table for ReceivedTransactions {
+    const NAME: &'static str = "received_transactions";
+    const FAMILY: Family = Family::Lookup;
+    const ID: u8 = 120;
+    /// Who sent it, and its id.
+    type Key<'a> = (&'a str, &'a str);
+    type Value = ReceivedTransaction;
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReceivedTransaction {
+    /// When, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// By event: why it was refused; empty if it was not.
+    pub answer: Vec<(OwnedEventId, String)>,
+}
+
+impl Record for ReceivedTransaction {}
+
+/// What of all this is in memory.
+pub struct Inbox {
+    /// Rooms that are being joined.
+    pub joins: Turns<OwnedRoomId>,
+    /// Rooms whose past is being fetched.
+    pub backfills: Turns<RoomNid>,
+    /// Gaps that could not be filled, and when that was found, in milliseconds since the Unix epoch.
+    pub unfilled: Mutex<HashMap<(RoomNid, i64), u64>>,
+    transactions: Turns<OwnedServerName>,
+    at_work: Mutex<HashSet<RoomNid>>,
+    permits: Semaphore,
+    waiting: AtomicUsize,
+}
+
+impl Default for Inbox {
+    fn default() -> Self {
+        Self {
+            joins: Turns::default(),
+            backfills: Turns::default(),
+            unfilled: Mutex::default(),
+            transactions: Turns::default(),
+            at_work: Mutex::default(),
+            permits: Semaphore::new(ROOMS_AT_A_TIME),
+            waiting: AtomicUsize::new(0),
+        }
+    }
+}
+
+/// What became of each event: why it was refused, if it was.
+pub type Answer = BTreeMap<OwnedEventId, Result<(), String>>;
+
+/// Takes the events of a transaction; they are durable when it returns. An event that is not one, or not of a room that
+/// we are in, is refused by itself.
+///
+/// Errors: `M_LIMIT_EXCEEDED` while too much waits to be worked on, `M_TOO_LARGE`.
+///
+/// <https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1sendtxnid>
+pub async fn receive(
+    server: &Arc<Server>,
+    origin: &ServerName,
+    txn_id: &str,
+    pdus: Vec<Box<RawValue>>,
+) -> Result<Answer> {
+    let (server, origin, txn_id) = (Arc::clone(server), origin.to_owned(), txn_id.to_owned());
+    Server::detached(async move {
+        let _turn = server.inbox.transactions.take(origin.clone()).await;
+        let key = (origin.clone(), txn_id.clone());
+        let known =
+            server.read(move |snapshot| Ok(snapshot.get::<ReceivedTransactions>(&(key.0.as_str(), key.1.as_str()))?));
+        if let Some(known) = known.await? {
+            // It may have been written a moment ago and not be durable yet.
+            server.store.commit(|_| Ok::<_, Error>(())).await?;
+            let answer = known.answer.into_iter().map(|(id, why)| (id, if why.is_empty() { Ok(()) } else { Err(why) }));
+            return Ok(answer.collect());
+        }
+        if server.inbox.waiting.load(Ordering::Relaxed) + pdus.len() > MAX_WAITING {
+            return Err(Error::limit_exceeded(Duration::from_secs(30)));
+        }
+        let Triaged { accepted, mut answer } = triage(&server, &origin, pdus).await?;
+        let mut staged = Vec::new();
+        for (room, rules, events) in accepted {
+            let (ids, events): (Vec<_>, Vec<_>) = events.into_iter().unzip();
+            for (id, verified) in std::iter::zip(ids, keys::verify_all(&server, rules, events).await?) {
+                let outcome = match verified {
+                    Ok(event) => {
+                        staged.push((room.clone(), event));
+                        Ok(())
+                    }
+                    Err(why) => Err(why.to_string()),
+                };
+                answer.insert(id, outcome);
+            }
+        }
+        let mut kept = Vec::new();
+        for (room, event) in staged {
+            match room {
+                Room::Resident(room) => kept.push((room, event)),
+                Room::Awaited(room, user) => end_of_wait(&server, room, user, event).await?,
+            }
+        }
+        stage(&server, origin, txn_id, kept, &answer).await?;
+        Ok(answer)
+    })
+    .await
+}
+
+/// Keeps the events, and that the transaction was received.
+async fn stage(
+    server: &Arc<Server>,
+    origin: OwnedServerName,
+    txn_id: String,
+    events: Vec<(RoomNid, Verified)>,
+    answer: &Answer,
+) -> Result<()> {
+    let rooms: HashSet<RoomNid> = events.iter().map(|(room, _)| *room).collect();
+    let count = events.len();
+    let answer = answer.iter().map(|(id, outcome)| (id.clone(), outcome.clone().err().unwrap_or_default())).collect();
+    let transaction = ReceivedTransaction { at_ms: server.clock.now_ms(), answer };
+    let write = move |tx: &mut Transaction<'_>| {
+        for (number, (room, event)) in (0u32..).zip(events) {
+            let json = serde_json::to_string(event.json()).map_err(Error::internal)?;
+            tx.put::<Staged>(&(room, tx.pos(), number), &StagedEvent { origin: origin.clone(), json });
+        }
+        tx.put::<ReceivedTransactions>(&(origin.as_str(), &txn_id), &transaction);
+        Ok::<_, Error>(())
+    };
+    server.store.commit(write).await?;
+    server.inbox.waiting.fetch_add(count, Ordering::Relaxed);
+    rooms.into_iter().for_each(|room| work(server, room));
+    Ok(())
+}
+
+/// Where an event goes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Room {
+    /// A room that we are in.
+    Resident(RoomNid),
+    /// One that this user of ours is invited to, or knocks on, which is all that we have to do with it.
+    Awaited(RoomNid, OwnedUserId),
+}
+
+struct Triaged {
+    /// By room, what may be part of it if its signatures are right.
+    accepted: Vec<(Room, &'static RoomVersionRules, Vec<(OwnedEventId, Box<RawValue>)>)>,
+    answer: Answer,
+}
+
+/// Sorts events by what can be said of them without asking anybody.
+async fn triage(server: &Arc<Server>, origin: &ServerName, pdus: Vec<Box<RawValue>>) -> Result<Triaged> {
+    #[derive(Deserialize)]
+    struct OfRoom {
+        room_id: OwnedRoomId,
+    }
+    let origin = origin.to_owned();
+    server
+        .blocking(move |server| {
+            let snapshot = server.store.snapshot();
+            let mut by_room: HashMap<Room, (&'static RoomVersionRules, Vec<(OwnedEventId, Box<RawValue>)>)> =
+                HashMap::new();
+            let mut order = Vec::new();
+            let mut answer = Answer::new();
+            for pdu in pdus {
+                // Of what room an event is that does not say so, and what its id is that is not of that room's version,
+                // nobody knows: then there is nothing to answer with.
+                let Ok(OfRoom { room_id }) = serde_json::from_str(pdu.get()) else { continue };
+                let Some(nid) = snapshot.get::<RoomIds>(&&*room_id)? else { continue };
+                let view = View::of(&server.rooms, &snapshot, nid)?;
+                let received = match format::parse(pdu.get().as_bytes(), view.rules) {
+                    Ok(received) => received,
+                    Err(error) => {
+                        debug!(%room_id, %origin, "an event that came in is none: {error}");
+                        continue;
+                    }
+                };
+                match room_for(server, &view, &origin, &received)? {
+                    Ok(room) => {
+                        let entry = by_room.entry(room.clone()).or_insert_with(|| {
+                            order.push(room);
+                            (view.rules, Vec::new())
+                        });
+                        entry.1.push((received.pdu().event_id.clone(), pdu));
+                    }
+                    Err(why) => {
+                        answer.insert(received.pdu().event_id.clone(), Err(why.to_owned()));
+                    }
+                }
+            }
+            let accepted = order.into_iter().filter_map(|room| {
+                let (rules, events) = by_room.remove(&room)?;
+                Some((room, rules, events))
+            });
+            Ok(Triaged { accepted: accepted.collect(), answer })
+        })
+        .await
+}
+
+/// Where an event goes, or why nowhere.
+fn room_for(
+    server: &Server,
+    view: &View<'_>,
+    origin: &ServerName,
+    event: &Received,
+) -> Result<Result<Room, &'static str>> {
+    if !view.local_members()?.is_empty() {
+        return Ok(match acl::allows(view, origin)? {
+            true => Ok(Room::Resident(view.nid)),
+            false => Err("Your server is not allowed to take part in this room"),
+        });
+    }
+    let pdu = event.pdu();
+    let user = pdu.state_key.as_deref().and_then(|user| UserId::parse(user).ok());
+    let refused = Ok(Err("This server is not in that room"));
+    let Some(user) = user.filter(|user| server.is_ours(user) && pdu.event_type.to_string() == "m.room.member") else {
+        return refused;
+    };
+    let Some(Membership::Leave | Membership::Ban) = membership_in(pdu.content.get()) else { return refused };
+    let Some(row) = view.snapshot.get::<UserRooms>(&(&user, view.nid))? else { return refused };
+    // Whether the sender may do that we can't know without the room's state, so only those are believed who have to do
+    // with the invite, or the server that a knock is for.
+    let member = view.event(row.event)?;
+    let is_believed = match row.membership {
+        Membership::Invite => member.sender.server_name() == pdu.sender.server_name(),
+        Membership::Knock => origin == pdu.sender.server_name(),
+        Membership::Join | Membership::Leave | Membership::Ban => false,
+    };
+    if !is_believed || pdu.sender == user {
+        return refused;
+    }
+    Ok(Ok(Room::Awaited(view.nid, user)))
+}
+
+/// An invite was withdrawn, or a knock refused.
+async fn end_of_wait(server: &Arc<Server>, room: RoomNid, user: OwnedUserId, event: Verified) -> Result<()> {
+    let to = membership_in(event.pdu().content.get()).unwrap_or(Membership::Leave);
+    invited::set(server, room, user, to, event, None).await
+}
+
+/// Goes on with what was not finished before a restart.
+pub async fn resume(server: Arc<Server>) {
+    let rooms = server.read(|snapshot| {
+        let mut rooms: HashMap<RoomNid, usize> = HashMap::new();
+        for row in snapshot.list::<Staged>(&()) {
+            *rooms.entry(row?.key()?.0).or_default() += 1;
+        }
+        Ok(rooms)
+    });
+    match rooms.await {
+        Ok(rooms) => {
+            server.inbox.waiting.fetch_add(rooms.values().sum(), Ordering::Relaxed);
+            rooms.into_keys().for_each(|room| work(&server, room));
+        }
+        Err(error) => error!("the events that wait to be worked on can't be read: {error:?}"),
+    }
+}
+
+/// Sees to it that somebody works on what waits for `room`.
+fn work(server: &Arc<Server>, room: RoomNid) {
+    if server.inbox.at_work.lock().insert(room) {
+        tokio::spawn(work_on(Arc::clone(server), room));
+    }
+}
+
+async fn work_on(server: Arc<Server>, room: RoomNid) {
+    let mut tries: HashMap<(StreamPos, u32), u32> = HashMap::new();
+    while !server.shutdown.is_cancelled() {
+        let Ok(_permit) = server.inbox.permits.acquire().await else { return };
+        match work_once(&server, room, &mut tries).await {
+            Ok(true) => continue,
+            Ok(false) => {
+                server.inbox.at_work.lock().remove(&room);
+                // Something may have come between the last look and now, and have found somebody at work.
+                match next(&server, room).await {
+                    Ok(rows) if !rows.is_empty() && server.inbox.at_work.lock().insert(room) => continue,
+                    _ => return,
+                }
+            }
+            Err(error) => error!(room = room.0, "events that came in can't be worked on: {error:?}"),
+        }
+        tokio::select! {
+            () = server.shutdown.cancelled() => return,
+            () = tokio::time::sleep(RETRY) => {}
+        }
+    }
+}
+
+async fn next(server: &Arc<Server>, room: RoomNid) -> Result<Vec<Row<Staged>>> {
+    let read = move |snapshot: &store::Snapshot<'_>| {
+        let rows = snapshot.scan::<Staged>(Scan::prefix::<Staged>(&room)).take(BATCH);
+        Ok(rows.collect::<store::Result<_>>()?)
+    };
+    server.read(read).await
+}
+
+/// Works on the next events of a room; whether there were any.
+async fn work_once(server: &Arc<Server>, room: RoomNid, tries: &mut HashMap<(StreamPos, u32), u32>) -> Result<bool> {
+    let rows = next(server, room).await?;
+    if rows.is_empty() {
+        return Ok(false);
+    }
+    let rules = server.blocking(move |server| {
+        let snapshot = server.store.snapshot();
+        Ok(View::of(&server.rooms, &snapshot, room)?.rules)
+    });
+    let rules = rules.await?;
+    let mut places = HashMap::new();
+    let mut events = Vec::with_capacity(rows.len());
+    let mut done = Vec::new();
+    for row in rows {
+        let (_, pos, number) = row.key()?;
+        match Verified::kept(row.value.json.as_bytes(), rules) {
+            Ok(event) if !places.contains_key(&event.pdu().event_id) => {
+                places.insert(event.pdu().event_id.clone(), ((pos, number), row.value.origin.clone()));
+                events.push(event);
+            }
+            _ => done.push((pos, number)),
+        }
+    }
+    remove(server, room, done).await?;
+    for event in outliers::in_order(events, |pdu| &pdu.prev_events) {
+        let id = event.pdu().event_id.clone();
+        let Some((place, origin)) = places.remove(&id) else { continue };
+        match missing::receive(server, room, origin.clone(), event).await {
+            Ok(()) => {}
+            Err(error @ Error::Internal(_)) => {
+                let tried = tries.entry(place).or_default();
+                *tried += 1;
+                if *tried < MAX_TRIES {
+                    return Err(error);
+                }
+                error!(%id, %origin, "an event is given up: {error:?}");
+            }
+            Err(error) => info!(%id, %origin, "an event can't be part of its room: {error:?}"),
+        }
+        tries.remove(&place);
+        remove(server, room, vec![place]).await?;
+    }
+    let left = places.into_values().map(|(place, _)| place).collect(); // events that go round in circles
+    remove(server, room, left).await?;
+    ends::merge(server, room).await?;
+    Ok(true)
+}
+
+async fn remove(server: &Arc<Server>, room: RoomNid, places: Vec<(StreamPos, u32)>) -> Result<()> {
+    if places.is_empty() {
+        return Ok(());
+    }
+    let count = places.len();
+    let delete = move |tx: &mut Transaction<'_>| {
+        places.iter().for_each(|(pos, number)| tx.delete::<Staged>(&(room, *pos, *number)));
+        Ok::<_, Error>(())
+    };
+    server.store.write(delete).await?;
+    let _ = server
+        .inbox
+        .waiting
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| Some(waiting.saturating_sub(count)));
+    Ok(())
+}
+
+/// Removes what is remembered of old transactions; how many.
+pub async fn sweep(server: &Arc<Server>) -> Result<usize> {
+    const AT_ONCE: usize = 500;
+    let oldest = server.clock.now_ms().saturating_sub(TRANSACTIONS_KEPT_MS);
+    let is_old = move |row: &Row<ReceivedTransactions>| row.value.at_ms < oldest;
+    let old: Vec<_> = server
+        .read(move |snapshot| {
+            let rows = snapshot.list::<ReceivedTransactions>(&());
+            Ok(rows.filter(|row| row.as_ref().map_or(true, is_old)).collect::<store::Result<_>>()?)
+        })
+        .await?;
+    let removed = old.len();
+    let mut old = old.into_iter().peekable();
+    while old.peek().is_some() {
+        let batch: Vec<_> = old.by_ref().take(AT_ONCE).collect();
+        let delete = move |tx: &mut Transaction<'_>| {
+            for row in batch {
+                tx.delete::<ReceivedTransactions>(&row.key()?);
+            }
+            Ok::<_, Error>(())
+        };
+        server.store.commit(delete).await?;
+    }
+    Ok(removed)
+}
+
+/// Refuses a transaction as a whole that is larger than the specification lets it be, or of another server than says so.
+pub fn check_size(origin: &ServerName, transaction: &Request) -> Result<()> {
+    if transaction.origin != origin {
+        return Err(Error::forbidden("The transaction is of another server than sent it"));
+    }
+    if transaction.pdus.len() > MAX_PDUS || transaction.edus.len() > MAX_EDUS {
+        let message = format!("A transaction has at most {MAX_PDUS} PDUs and {MAX_EDUS} EDUs");
+        return Err(Error::refused(ErrorKind::TooLarge, message).with_status(http::StatusCode::BAD_REQUEST));
+    }
+    Ok(())
+}

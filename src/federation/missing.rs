@@ -1,0 +1,290 @@
+//! Making an event of another server part of a room, with all that is missing before it: its auth events, the events
+//! between it and what we know, or the state there.
+//!
+//! <https://spec.matrix.org/v1.19/server-server-api/#backfilling-and-retrieving-missing-events>
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream};
+use ruma::{
+    EventId, OwnedEventId, OwnedRoomId, OwnedServerName, UInt,
+    api::federation::{
+        authorization::get_event_authorization,
+        event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
+    },
+    room_version_rules::RoomVersionRules,
+};
+use tracing::{debug, info};
+
+use super::{events, request};
+use crate::{
+    Server,
+    error::{Error, Result},
+    event::Verified,
+    room::{
+        View,
+        append::{self, Incoming, Place},
+        gaps, outliers,
+    },
+    store::RoomNid,
+};
+
+/// How many events between one that came and what we know are asked for.
+const MAX_MISSING: u32 = 50;
+
+/// How many events are fetched one by one; where more are missing, the whole state is asked for.
+const MAX_SINGLE: usize = 50;
+
+/// How many auth events are fetched one by one for one event.
+const MAX_AUTH: usize = 100;
+
+/// How many requests for single events are under way at a time.
+const AT_A_TIME: usize = 5;
+
+/// The largest state that is believed to be one, in events, auth chain included.
+const MAX_STATE: usize = 200_000;
+
+/// How long one event may keep its room waiting.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A room, and who is asked about it.
+pub struct Asker {
+    pub server: Arc<Server>,
+    pub room: RoomNid,
+    pub room_id: OwnedRoomId,
+    pub rules: &'static RoomVersionRules,
+    pub asked: OwnedServerName,
+}
+
+/// What we lack of what an event names.
+struct Lacking {
+    is_known: bool,
+    auth: Vec<OwnedEventId>,
+    prev: Vec<OwnedEventId>,
+}
+
+/// Makes `event`, which `origin` sent, part of the room. `Err` that is not internal: it could not be, because what is
+/// missing before it can't be had.
+pub async fn receive(server: &Arc<Server>, room: RoomNid, origin: OwnedServerName, event: Verified) -> Result<()> {
+    let asker = Asker::open(server, room, origin).await?;
+    match tokio::time::timeout(PATIENCE, asker.take_in(event)).await {
+        Ok(done) => done,
+        Err(_) => Err(Error::not_found("What is missing before the event did not come in time")),
+    }
+}
+
+impl Asker {
+    pub async fn open(server: &Arc<Server>, room: RoomNid, asked: OwnedServerName) -> Result<Self> {
+        let (room_id, rules) = server
+            .blocking(move |server| {
+                let snapshot = server.store.snapshot();
+                let view = View::of(&server.rooms, &snapshot, room)?;
+                Ok((view.room_id().to_owned(), view.rules))
+            })
+            .await?;
+        Ok(Self { server: Arc::clone(server), room, room_id, rules, asked })
+    }
+
+    async fn view<R: Send + 'static>(&self, work: impl FnOnce(&View<'_>) -> Result<R> + Send + 'static) -> Result<R> {
+        let room = self.room;
+        self.server
+            .blocking(move |server| {
+                let snapshot = server.store.snapshot();
+                work(&View::of(&server.rooms, &snapshot, room)?)
+            })
+            .await
+    }
+
+    async fn take_in(&self, event: Verified) -> Result<()> {
+        let lacking = self.lacking(&event).await?;
+        if lacking.is_known {
+            return Ok(());
+        }
+        if !lacking.prev.is_empty() {
+            // Those of the earlier events come with them.
+            for earlier in self.missing_events(&event).await? {
+                let id = earlier.pdu().event_id.clone();
+                if let Err(error) = self.take_in_next(earlier).await {
+                    if matches!(error, Error::Internal(_)) {
+                        return Err(error);
+                    }
+                    debug!(%id, "an earlier event can't be part of the room: {error:?}");
+                }
+            }
+        }
+        self.take_in_next(event).await
+    }
+
+    /// Makes an event part of the room: whatever of its previous events is not there by now is left out, and the state
+    /// after it asked for.
+    async fn take_in_next(&self, event: Verified) -> Result<()> {
+        self.complete_auth_events(&event).await?;
+        let lacking = self.lacking(&event).await?;
+        if lacking.is_known {
+            return Ok(());
+        }
+        let mut given = Vec::with_capacity(lacking.prev.len());
+        for missing in &lacking.prev {
+            given.push(self.state_after(missing).await?.into());
+        }
+        let incoming = Incoming { event, place: Place::Live, given };
+        append::take_in(&self.server, self.room, vec![incoming]).await?;
+        Ok(())
+    }
+
+    async fn lacking(&self, event: &Verified) -> Result<Lacking> {
+        let pdu = event.pdu().clone();
+        self.view(move |view| {
+            let mut lacking = Lacking { is_known: false, auth: Vec::new(), prev: Vec::new() };
+            lacking.is_known = view.event_by_id(&pdu.event_id)?.is_some_and(|event| !event.flags.outlier);
+            for id in pdu.auth_events {
+                if !outliers::is_in_auth_graph(view, &id)? {
+                    lacking.auth.push(id);
+                }
+            }
+            for id in pdu.prev_events {
+                if gaps::placed(view, &id)?.is_none() {
+                    lacking.prev.push(id);
+                }
+            }
+            Ok(lacking)
+        })
+        .await
+    }
+
+    /// The events between the room's ends and `event`, each after those before it.
+    async fn missing_events(&self, event: &Verified) -> Result<Vec<Verified>> {
+        let ends = self.view(|view| {
+            let ends = view.forward_extremities()?;
+            Ok(ends.into_iter().map(|end| view.event_id(end)).collect::<crate::store::Result<Vec<_>>>()?)
+        });
+        let latest = vec![event.pdu().event_id.clone()];
+        let mut ask = get_missing_events::v1::Request::new(self.room_id.clone(), ends.await?, latest);
+        ask.limit = UInt::from(MAX_MISSING);
+        let mut answer = match request(&self.server, &self.asked, ask).await {
+            Ok(answer) => answer.events,
+            Err(error @ Error::Internal(_)) => return Err(error),
+            Err(error) => {
+                info!(room_id = %self.room_id, server = %self.asked, "missing events are not told: {error:?}");
+                return Ok(Vec::new());
+            }
+        };
+        answer.truncate(MAX_MISSING as usize);
+        let events = events::check(&self.server, self.rules, &self.room_id, answer).await?;
+        Ok(outliers::in_order(events, |pdu| &pdu.prev_events))
+    }
+
+    /// Fetches what is missing of the auth events of `event`, and of theirs.
+    pub async fn complete_auth_events(&self, event: &Verified) -> Result<()> {
+        if self.lacking(event).await?.auth.is_empty() {
+            return Ok(());
+        }
+        let ask = get_event_authorization::v1::Request::new(self.room_id.clone(), event.pdu().event_id.clone());
+        match request(&self.server, &self.asked, ask).await {
+            Ok(answer) => {
+                let chain = events::check(&self.server, self.rules, &self.room_id, answer.auth_chain).await?;
+                outliers::store(&self.server, self.room, chain).await?;
+            }
+            Err(error @ Error::Internal(_)) => return Err(error),
+            Err(error) => debug!(server = %self.asked, "an auth chain is not told: {error:?}"),
+        }
+        self.fetch_auth_events(event).await?;
+        match self.lacking(event).await?.auth.first() {
+            None => Ok(()),
+            Some(missing) => Err(Error::not_found(format!("The auth event {missing} can't be had"))),
+        }
+    }
+
+    /// Fetches the missing auth events of `event` one by one, and theirs.
+    async fn fetch_auth_events(&self, event: &Verified) -> Result<()> {
+        let mut wanted: VecDeque<OwnedEventId> = self.lacking(event).await?.auth.into();
+        let mut asked: HashSet<OwnedEventId> = wanted.iter().cloned().collect();
+        let mut fetched = Vec::new();
+        while let Some(id) = wanted.pop_front() {
+            let Some(found) = self.event(&id).await? else { continue };
+            for id in self.lacking(&found).await?.auth {
+                if asked.len() < MAX_AUTH && asked.insert(id.clone()) {
+                    wanted.push_back(id);
+                }
+            }
+            fetched.push(found);
+        }
+        outliers::store(&self.server, self.room, fetched).await
+    }
+
+    /// One event of the room, with the right signatures; `None` if it can't be had.
+    async fn event(&self, id: &EventId) -> Result<Option<Verified>> {
+        let answer = match request(&self.server, &self.asked, get_event::v1::Request::new(id.to_owned())).await {
+            Ok(answer) => answer.pdu,
+            Err(error @ Error::Internal(_)) => return Err(error),
+            Err(error) => {
+                debug!(%id, server = %self.asked, "an event can't be fetched: {error:?}");
+                return Ok(None);
+            }
+        };
+        let checked = events::check(&self.server, self.rules, &self.room_id, vec![answer]).await?;
+        Ok(checked.into_iter().find(|event| event.pdu().event_id == *id))
+    }
+
+    /// The events of the state after `event`, which we do not have, as far as they can be had.
+    async fn state_after(&self, event: &EventId) -> Result<Vec<OwnedEventId>> {
+        let mut state = self.state_before(event, true).await?;
+        let id = event.to_owned();
+        // Later entries of the same key count more than earlier ones.
+        state.extend(self.view(move |view| Ok(view.event_nid(&id)?.map(|_| id))).await?);
+        Ok(state)
+    }
+
+    /// The events of the state before `event`, and `event` itself if that is wanted, as outliers.
+    pub async fn state_before(&self, event: &EventId, with_event: bool) -> Result<Vec<OwnedEventId>> {
+        let ask = get_room_state_ids::v1::Request::new(event.to_owned(), self.room_id.clone());
+        let told = request(&self.server, &self.asked, ask).await?;
+        if told.pdu_ids.len() + told.auth_chain_ids.len() > MAX_STATE {
+            return Err(Error::too_large("That is no state of a room"));
+        }
+        let mut wanted = told.pdu_ids.clone();
+        wanted.extend(told.auth_chain_ids);
+        wanted.extend(with_event.then(|| event.to_owned()));
+        let unknown = self.unknown(wanted).await?;
+        let mut fetched = Vec::new();
+        if unknown.len() > MAX_SINGLE {
+            let ask = get_room_state::v1::Request::new(event.to_owned(), self.room_id.clone());
+            let answer = request(&self.server, &self.asked, ask).await?;
+            let all = answer.pdus.into_iter().chain(answer.auth_chain).collect();
+            fetched = events::check(&self.server, self.rules, &self.room_id, all).await?;
+            if unknown.iter().any(|id| id == event) {
+                fetched.extend(self.event(event).await?);
+            }
+        } else {
+            let ask = |id: OwnedEventId| async move { self.event(&id).await };
+            let mut answers = stream::iter(unknown).map(ask).buffer_unordered(AT_A_TIME);
+            while let Some(answer) = answers.next().await {
+                fetched.extend(answer?);
+            }
+        }
+        outliers::store(&self.server, self.room, fetched).await?;
+        let unknown: HashSet<OwnedEventId> = self.unknown(told.pdu_ids.clone()).await?.into_iter().collect();
+        if !unknown.is_empty() {
+            info!(room_id = %self.room_id, missing = unknown.len(), "parts of a state can't be had");
+        }
+        Ok(told.pdu_ids.into_iter().filter(|id| !unknown.contains(id)).collect())
+    }
+
+    async fn unknown(&self, ids: Vec<OwnedEventId>) -> Result<Vec<OwnedEventId>> {
+        self.view(move |view| {
+            let mut unknown = Vec::new();
+            let mut seen = HashSet::new();
+            for id in ids {
+                if seen.insert(id.clone()) && !outliers::is_in_auth_graph(view, &id)? {
+                    unknown.push(id);
+                }
+            }
+            Ok(unknown)
+        })
+        .await
+    }
+}

@@ -1,0 +1,394 @@
+//! Rooms of other servers: getting in and out, what comes in from there, and what is fetched.
+
+use std::time::Duration;
+
+use chappe::check;
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::support::{HostedRoom, Peer, TestNetwork, TestServer, User, hosted::id_of, query};
+
+struct World {
+    network: TestNetwork,
+    here: TestServer,
+    bob: User,
+    peer: Peer,
+    room: HostedRoom,
+}
+
+/// `here`, where bob is, and a room of a peer's.
+async fn world() -> World {
+    let network = TestNetwork::new();
+    let here = network.server("here").await;
+    let bob = here.user("bob").await;
+    let peer = network.peer("there");
+    let room = HostedRoom::new(&peer);
+    World { network, here, bob, peer, room }
+}
+
+/// The same, and bob has joined the room.
+async fn joined() -> World {
+    let world = world().await;
+    world.join(&["there"]).await;
+    world
+}
+
+impl World {
+    async fn join(&self, via: &[&str]) {
+        self.try_join(via).await.ok();
+    }
+
+    async fn try_join(&self, via: &[&str]) -> crate::support::Answer {
+        let pairs: Vec<_> = via.iter().map(|server| ("via", *server)).collect();
+        self.bob.post(&format!("/v3/join/{}{}", self.room.id, query(&pairs)), json!({})).await
+    }
+
+    /// The bodies and types of the room's timeline as bob reads it, oldest first.
+    async fn history(&self) -> Vec<String> {
+        self.bob.history(&self.room.id).await.iter().map(what).collect()
+    }
+
+    /// Waits until bob sees `event_id`.
+    async fn until_seen(&self, event_id: &str) {
+        for _ in 0..500 {
+            if self.bob.event(&self.room.id, event_id).await.status == 200 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{event_id} did not come");
+    }
+
+    fn check(&self) {
+        let server = self.here.inside();
+        let report = check::check(&server.store, server.name()).unwrap();
+        assert!(report.is_clean(), "{:#?}", report.problems);
+    }
+}
+
+fn what(event: &Value) -> String {
+    match event["content"]["body"].as_str() {
+        Some(body) => body.to_owned(),
+        None => event["type"].as_str().unwrap().to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn a_room_of_another_server_is_joined_with_its_state() {
+    let world = joined().await;
+    let World { bob, room, .. } = &world;
+    assert_eq!(bob.state(&room.id, "m.room.name", "").await.ok(), json!({ "name": "Hosted" }));
+    let members = bob.get(&format!("/v3/rooms/{}/joined_members", room.id)).await.ok();
+    let members: Vec<_> = members["joined"].as_object().unwrap().keys().cloned().collect();
+    assert_eq!(members, ["@alice:there", "@bob:here"]);
+    let answer = bob.sync_with("").await;
+    let joined = &answer["rooms"]["join"][&room.id];
+    assert_eq!(joined["timeline"]["limited"], true, "there is more than this server has");
+    assert_eq!(joined["timeline"]["events"].as_array().unwrap().len(), 1);
+    let sent = room.state_event("m.room.member", "@bob:here").unwrap();
+    assert_eq!(sent["content"]["membership"], "join");
+    world.check();
+}
+
+#[tokio::test]
+async fn a_draft_of_anything_but_the_join_is_not_signed() {
+    let wrong = [
+        ("type", json!("m.room.power_levels")),
+        ("sender", json!("@other:here")),
+        ("room_id", json!("!other:there")),
+        ("content", json!({ "membership": "ban" })),
+    ];
+    for (field, value) in wrong {
+        let world = world().await;
+        let mut draft = world.room.draft("@bob:here", "join");
+        draft[field] = value;
+        world.peer.on(
+            Method::GET,
+            "/_matrix/federation/v1/make_join/",
+            move |_| json!({ "room_version": "11", "event": draft }),
+        );
+        assert!(!world.try_join(&["there"]).await.status.is_success(), "{field}");
+        assert_eq!(world.network.count("there", "/_matrix/federation/v2/send_join/"), 0, "{field}");
+        world.check();
+    }
+}
+
+#[tokio::test]
+async fn the_content_of_the_join_is_ours_whatever_the_draft_says() {
+    let world = world().await;
+    let mut draft = world.room.draft("@bob:here", "join");
+    draft["content"]["displayname"] = json!("Mallory");
+    draft["content"]["third_party_invite"] = json!({ "signed": {} });
+    draft["unsigned"] = json!({ "evil": 1 });
+    draft["redacts"] = json!("$x");
+    world.peer.on(
+        Method::GET,
+        "/_matrix/federation/v1/make_join/",
+        move |_| json!({ "room_version": "11", "event": draft }),
+    );
+    world.join(&["there"]).await;
+    let sent = world.room.state_event("m.room.member", "@bob:here").unwrap();
+    assert_eq!(sent["content"], json!({ "membership": "join", "displayname": "bob" }));
+    assert!(sent.get("redacts").is_none() && sent.get("unsigned").is_none());
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_passed_over() {
+    let world = world().await;
+    let refusing = world.network.peer("refusing");
+    refusing.refuse(Method::GET, "/_matrix/federation/v1/make_join/", 404, "M_NOT_FOUND");
+    world.join(&["gone", "refusing", "there"]).await;
+    assert_eq!(refusing.asked("/_matrix/federation/v1/make_join/").len(), 1);
+    assert_eq!(world.bob.state(&world.room.id, "m.room.name", "").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_refusal_by_the_room_is_told_as_such() {
+    let world = world().await;
+    world.peer.refuse(Method::GET, "/_matrix/federation/v1/make_join/", 403, "M_FORBIDDEN");
+    assert_eq!(world.try_join(&["gone", "there"]).await.error(), (403, "M_FORBIDDEN"));
+    assert_eq!(world.bob.post("/v3/join/!unknown:nowhere", json!({})).await.status.is_success(), false);
+}
+
+#[tokio::test]
+async fn a_state_with_wrong_events_in_it_is_taken_without_them() {
+    let world = world().await;
+    let room = world.room.clone();
+    let alice = world.peer.user("alice");
+    let mut forged = room.build(&alice, "m.room.topic", Some(""), json!({ "topic": "forged" }), &[]);
+    forged["sender"] = json!("@mallory:there");
+    let mut too_deep = room.build(&alice, "m.room.avatar", Some(""), json!({}), &[]);
+    too_deep["depth"] = json!(u64::MAX);
+    let of_room = room.clone();
+    world.peer.on(Method::PUT, "/_matrix/federation/v2/send_join/", move |asked| {
+        let state: Vec<Value> = ["m.room.create", "m.room.power_levels", "m.room.join_rules", "m.room.name"]
+            .into_iter()
+            .filter_map(|event_type| of_room.state_event(event_type, ""))
+            .chain(of_room.state_event("m.room.member", "@alice:there"))
+            .collect();
+        let wrong = [forged.clone(), too_deep.clone(), json!("no event"), json!({})];
+        let answer: Vec<Value> = state.iter().cloned().chain(wrong).collect();
+        of_room.keep(asked.body.clone());
+        json!({ "state": answer, "auth_chain": state, "event": asked.body })
+    });
+    world.join(&["there"]).await;
+    assert_eq!(world.bob.state(&room.id, "m.room.name", "").await.status, 200);
+    assert_eq!(world.bob.state(&room.id, "m.room.topic", "").await.status, 404);
+    world.check();
+}
+
+#[tokio::test]
+async fn what_comes_in_is_shown_and_a_bad_event_costs_itself_only() {
+    let world = joined().await;
+    let room = &world.room;
+    let good = room.say("good");
+    let mut forged = room.build("@alice:there", "m.room.message", None, json!({ "body": "forged" }), &[good.clone()]);
+    forged["origin_server_ts"] = json!(1);
+    let mut deep = room.event(&good);
+    deep["depth"] = json!(9_223_372_036_854_775_807_u64);
+    let elsewhere = json!({ "room_id": "!unknown:there", "type": "x" });
+    let answer = room.send(&world.here, vec![deep, forged.clone(), elsewhere, json!(1), room.event(&good)]).await.ok();
+    assert_eq!(answer["pdus"][&good], json!({}));
+    assert!(answer["pdus"][id_of(&forged)]["error"].is_string(), "{answer}");
+    world.until_seen(&good).await;
+    let history = world.history().await;
+    assert_eq!(history.last().unwrap(), "good");
+    assert!(!history.contains(&"forged".to_owned()));
+    world.check();
+}
+
+#[tokio::test]
+async fn a_transaction_that_is_sent_again_is_answered_with_the_same_and_done_once() {
+    let world = joined().await;
+    let room = &world.room;
+    let message = room.say("once");
+    let first = room.send_as(&world.here, "same", vec![room.event(&message)]).await.ok();
+    let other = room.say("other");
+    let second = room.send_as(&world.here, "same", vec![room.event(&other)]).await.ok();
+    assert_eq!(first, second);
+    world.until_seen(&message).await;
+    assert_eq!(world.bob.event(&room.id, &other).await.status, 404);
+}
+
+#[tokio::test]
+async fn too_many_events_in_one_transaction_are_refused() {
+    let world = joined().await;
+    let message = world.room.say("hi");
+    let answer = world.room.send(&world.here, vec![world.room.event(&message); 51]).await;
+    assert_eq!(answer.status, 400);
+}
+
+#[tokio::test]
+async fn events_that_are_missing_are_asked_for_and_come_in_order() {
+    let world = joined().await;
+    let room = world.room.clone();
+    let ids: Vec<String> = (0..5).map(|number| room.say(&format!("missing {number}"))).collect();
+    let last = room.say("last");
+    let missing = room.events(&ids);
+    world.peer.on(Method::POST, "/_matrix/federation/v1/get_missing_events/", move |_| json!({ "events": missing }));
+    room.send(&world.here, vec![room.event(&last)]).await.ok();
+    world.until_seen(&last).await;
+    let history = world.history().await;
+    let tail: Vec<_> = history.iter().rev().take(6).rev().map(String::as_str).collect();
+    assert_eq!(tail, ["missing 0", "missing 1", "missing 2", "missing 3", "missing 4", "last"]);
+    assert_eq!(world.network.count("there", "/_matrix/federation/v1/state_ids/"), 0);
+    let asked = &world.peer.asked("/_matrix/federation/v1/get_missing_events/")[0].body;
+    assert_eq!(asked["latest_events"], json!([last]));
+    world.check();
+}
+
+#[tokio::test]
+async fn where_what_is_missing_can_not_be_had_the_state_is_asked_for_and_the_rest_when_somebody_reads_it() {
+    let world = joined().await;
+    let room = &world.room;
+    for number in 0..3 {
+        room.say(&format!("missed {number}"));
+    }
+    room.add("@alice:there", "m.room.topic", Some(""), json!({ "topic": "new" }));
+    let last = room.say("last");
+    room.send(&world.here, vec![room.event(&last)]).await.ok();
+    world.until_seen(&last).await;
+    assert_eq!(world.bob.state(&room.id, "m.room.topic", "").await.ok(), json!({ "topic": "new" }));
+    world.check();
+}
+
+#[tokio::test]
+async fn an_event_whose_past_can_not_be_had_is_left_out_and_may_come_again() {
+    let world = joined().await;
+    let room = &world.room;
+    let missing = room.say("missing");
+    let next = room.say("next");
+    for endpoint in ["state_ids", "event", "state"] {
+        world.peer.refuse(Method::GET, &format!("/_matrix/federation/v1/{endpoint}/"), 404, "M_NOT_FOUND");
+    }
+    room.send(&world.here, vec![room.event(&next)]).await.ok();
+    room.send(&world.here, vec![room.event(&missing)]).await.ok();
+    world.until_seen(&missing).await;
+    assert_eq!(world.bob.event(&room.id, &next).await.status, 404);
+    room.send(&world.here, vec![room.event(&next)]).await.ok();
+    world.until_seen(&next).await;
+    world.check();
+}
+
+#[tokio::test]
+async fn history_from_before_the_join_is_fetched_when_it_is_read() {
+    let world = world().await;
+    for number in 0..5 {
+        world.room.say(&format!("before {number}"));
+    }
+    world.join(&["there"]).await;
+    assert_eq!(world.network.count("there", "/_matrix/federation/v1/backfill/"), 0);
+    let history = world.history().await;
+    let create_and_so_on =
+        ["m.room.create", "m.room.member", "m.room.power_levels", "m.room.join_rules", "m.room.name"];
+    assert_eq!(history[..5], create_and_so_on);
+    assert_eq!(history[5..10], ["before 0", "before 1", "before 2", "before 3", "before 4"]);
+    let sync = world.bob.sync_with("").await;
+    let timeline = &sync["rooms"]["join"][&world.room.id]["timeline"];
+    assert_ne!(timeline["events"].as_array().unwrap().len(), 0);
+    let again = world.history().await;
+    assert_eq!(again, history);
+    assert_eq!(world.network.count("there", "/_matrix/federation/v1/backfill/"), 1, "nothing is missing any more");
+    world.check();
+}
+
+#[tokio::test]
+async fn events_of_rooms_that_this_server_is_not_in_are_refused() {
+    let world = joined().await;
+    world.bob.leave(&world.room.id).await;
+    let message = world.room.say("after");
+    let answer = world.room.send(&world.here, vec![world.room.event(&message)]).await.ok();
+    assert!(answer["pdus"][&message]["error"].is_string(), "{answer}");
+    assert_eq!(world.bob.event(&world.room.id, &message).await.status, 404);
+    let rejoin =
+        world.room.build("@alice:there", "m.room.member", Some("@bob:here"), json!({ "membership": "join" }), &[]);
+    world.room.send(&world.here, vec![rejoin]).await.ok();
+    let rooms = world.bob.get("/v3/joined_rooms").await.ok();
+    assert_eq!(rooms["joined_rooms"], json!([]));
+    world.check();
+}
+
+#[tokio::test]
+async fn a_room_that_was_left_can_be_joined_again() {
+    let world = joined().await;
+    let join = world.room.state_event("m.room.member", "@bob:here").unwrap();
+    world.bob.leave(&world.room.id).await;
+    let leave = world.room.build(
+        "@alice:there",
+        "m.room.member",
+        Some("@bob:here"),
+        json!({ "membership": "leave" }),
+        &[id_of(&join)],
+    );
+    world.room.keep(leave);
+    world.room.add("@alice:there", "m.room.topic", Some(""), json!({ "topic": "meanwhile" }));
+    world.join(&["there"]).await;
+    assert_eq!(world.bob.state(&world.room.id, "m.room.topic", "").await.ok(), json!({ "topic": "meanwhile" }));
+    let message = world.room.say("welcome back");
+    world.room.send(&world.here, vec![world.room.event(&message)]).await.ok();
+    world.until_seen(&message).await;
+    world.check();
+}
+
+#[tokio::test]
+async fn inviting_somebody_elsewhere_asks_his_server_first() {
+    let world = world().await;
+    let room = world.bob.create_room(json!({ "name": "Mine" })).await;
+    let signer = world.peer.clone();
+    world.peer.on(Method::PUT, "/_matrix/federation/v2/invite/", move |asked| {
+        let mut event = asked.body["event"].clone();
+        signer.sign_event(&mut event, &ruma::room_version_rules::RoomVersionRules::V12);
+        json!({ "event": event })
+    });
+    world.bob.act(&room, "invite", json!({ "user_id": "@carol:there" })).await.ok();
+    let asked = world.peer.asked("/_matrix/federation/v2/invite/");
+    assert_eq!(asked.len(), 1);
+    let told: Vec<_> =
+        asked[0].body["invite_room_state"].as_array().unwrap().iter().map(|e| e["type"].clone()).collect();
+    assert!(told.contains(&json!("m.room.create")) && told.contains(&json!("m.room.name")), "{told:?}");
+    let member = world.bob.state(&room, "m.room.member", "@carol:there").await.ok();
+    assert_eq!(member["membership"], "invite");
+
+    world.peer.refuse(Method::PUT, "/_matrix/federation/v2/invite/", 403, "M_FORBIDDEN");
+    let answer = world.bob.act(&room, "invite", json!({ "user_id": "@dave:there" })).await;
+    assert_eq!(answer.error(), (403, "M_FORBIDDEN"));
+    assert_eq!(world.bob.state(&room, "m.room.member", "@dave:there").await.status, 404);
+    world.check();
+}
+
+#[tokio::test]
+async fn a_knock_is_shown_with_what_the_other_server_told() {
+    let world = world().await;
+    let draft = world.room.draft("@bob:here", "knock");
+    world.peer.on(
+        Method::GET,
+        "/_matrix/federation/v1/make_knock/",
+        move |_| json!({ "room_version": "11", "event": draft }),
+    );
+    let room = world.room.clone();
+    world.peer.on(
+        Method::PUT,
+        "/_matrix/federation/v1/send_knock/",
+        move |_| json!({ "knock_room_state": [room.state_event("m.room.name", "").unwrap()] }),
+    );
+    let path = format!("/v3/knock/{}{}", world.room.id, query(&[("via", "there")]));
+    world.bob.post(&path, json!({ "reason": "please" })).await.ok();
+    let answer = world.bob.sync_with("").await;
+    let told = answer["rooms"]["knock"][&world.room.id]["knock_state"]["events"].as_array().unwrap().clone();
+    assert_eq!(
+        told[0],
+        json!({
+            "type": "m.room.name", "state_key": "", "sender": "@alice:there", "content": { "name": "Hosted" },
+        })
+    );
+    world.check();
+
+    // The server that the knock was for refuses it.
+    let refusal =
+        world.room.build("@alice:there", "m.room.member", Some("@bob:here"), json!({ "membership": "leave" }), &[]);
+    world.room.send(&world.here, vec![refusal]).await.ok();
+    let since = answer["next_batch"].as_str().unwrap();
+    let next = world.bob.sync(since).await;
+    assert!(next["rooms"]["leave"][&world.room.id].is_object(), "{next}");
+    world.check();
+}
