@@ -128,7 +128,7 @@ async fn the_content_of_the_join_is_ours_whatever_the_draft_says() {
     );
     world.join(&["there"]).await;
     let sent = world.room.state_event("m.room.member", "@bob:here").unwrap();
-    assert_eq!(sent["content"], json!({ "membership": "join", "displayname": "bob" }));
+    assert_eq!(sent["content"], json!({ "membership": "join" }));
     assert!(sent.get("redacts").is_none() && sent.get("unsigned").is_none());
 }
 
@@ -147,7 +147,7 @@ async fn a_refusal_by_the_room_is_told_as_such() {
     let world = world().await;
     world.peer.refuse(Method::GET, "/_matrix/federation/v1/make_join/", 403, "M_FORBIDDEN");
     assert_eq!(world.try_join(&["gone", "there"]).await.error(), (403, "M_FORBIDDEN"));
-    assert_eq!(world.bob.post("/v3/join/!unknown:nowhere", json!({})).await.status.is_success(), false);
+    assert!(!world.bob.post("/v3/join/!unknown:nowhere", json!({})).await.status.is_success());
 }
 
 #[tokio::test]
@@ -185,7 +185,7 @@ async fn what_comes_in_is_shown_and_a_bad_event_costs_itself_only() {
     let mut forged = room.build("@alice:there", "m.room.message", None, json!({ "body": "forged" }), &[good.clone()]);
     forged["origin_server_ts"] = json!(1);
     let mut deep = room.event(&good);
-    deep["depth"] = json!(9_223_372_036_854_775_807_u64);
+    deep["depth"] = json!(-1);
     let elsewhere = json!({ "room_id": "!unknown:there", "type": "x" });
     let answer = room.send(&world.here, vec![deep, forged.clone(), elsewhere, json!(1), room.event(&good)]).await.ok();
     assert_eq!(answer["pdus"][&good], json!({}));

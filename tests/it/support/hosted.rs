@@ -70,8 +70,8 @@ impl HostedRoom {
     ) -> Value {
         let inner = self.inner.lock();
         let mut event = json!({
-            "type": event_type, "sender": sender, "room_id": self.id, "content": content, "prev_events": prev,
-            "auth_events": inner.auth_events(sender, event_type, state_key), "depth": inner.events.len() + 1,
+            "type": event_type, "sender": sender, "room_id": self.id, "content": &content, "prev_events": prev,
+            "auth_events": inner.auth_events(sender, event_type, state_key, &content), "depth": inner.events.len() + 1,
             "origin_server_ts": START_MS + inner.events.len() as u64,
         });
         if let Some(state_key) = state_key {
@@ -161,7 +161,7 @@ impl HostedRoom {
         json!({
             "type": "m.room.member", "room_id": self.id, "sender": user, "state_key": user,
             "content": { "membership": membership }, "depth": inner.events.len() + 1, "prev_events": inner.ends,
-            "auth_events": inner.auth_events(user, "m.room.member", Some(user)), "origin_server_ts": START_MS,
+            "auth_events": inner.auth_events(user, "m.room.member", Some(user), &json!({ "membership": membership })), "origin_server_ts": START_MS,
         })
     }
 
@@ -215,13 +215,15 @@ impl Inner {
         self.events.iter().find(|(known, _)| known == id).map(|(_, event)| event.clone())
     }
 
-    fn auth_events(&self, sender: &str, event_type: &str, state_key: Option<&str>) -> Vec<String> {
+    fn auth_events(&self, sender: &str, event_type: &str, state_key: Option<&str>, content: &Value) -> Vec<String> {
         if event_type == "m.room.create" {
             return Vec::new();
         }
         let mut keys = vec![("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.member", sender)];
         if event_type == "m.room.member" {
-            keys.push(("m.room.join_rules", ""));
+            if content["membership"] != "leave" && content["membership"] != "ban" {
+                keys.push(("m.room.join_rules", ""));
+            }
             keys.extend(state_key.filter(|user| *user != sender).map(|user| ("m.room.member", user)));
         }
         let find = |(event_type, key): (&str, &str)| self.state.get(&(event_type.to_owned(), key.to_owned())).cloned();
