@@ -160,7 +160,7 @@ pub async fn receive(
         }
         let Triaged { accepted, mut answer } = triage(&server, &origin, pdus).await?;
         let mut staged = Vec::new();
-        for (room, rules, events) in accepted {
+        for (room, OfRoom { rules, events }) in accepted {
             let (ids, events): (Vec<_>, Vec<_>) = events.into_iter().unzip();
             for (id, verified) in std::iter::zip(ids, keys::verify_all(&server, rules, events).await?) {
                 let outcome = match verified {
@@ -221,30 +221,35 @@ enum Room {
     Awaited(RoomNid, OwnedUserId),
 }
 
+/// What came for one room: ids and events.
+struct OfRoom {
+    rules: &'static RoomVersionRules,
+    events: Vec<(OwnedEventId, Box<RawValue>)>,
+}
+
 struct Triaged {
     /// By room, what may be part of it if its signatures are right.
-    accepted: Vec<(Room, &'static RoomVersionRules, Vec<(OwnedEventId, Box<RawValue>)>)>,
+    accepted: Vec<(Room, OfRoom)>,
     answer: Answer,
 }
 
 /// Sorts events by what can be said of them without asking anybody.
 async fn triage(server: &Arc<Server>, origin: &ServerName, pdus: Vec<Box<RawValue>>) -> Result<Triaged> {
     #[derive(Deserialize)]
-    struct OfRoom {
+    struct Named {
         room_id: OwnedRoomId,
     }
     let origin = origin.to_owned();
     server
         .blocking(move |server| {
             let snapshot = server.store.snapshot();
-            let mut by_room: HashMap<Room, (&'static RoomVersionRules, Vec<(OwnedEventId, Box<RawValue>)>)> =
-                HashMap::new();
+            let mut by_room: HashMap<Room, OfRoom> = HashMap::new();
             let mut order = Vec::new();
             let mut answer = Answer::new();
             for pdu in pdus {
                 // Of what room an event is that does not say so, and what its id is that is not of that room's version,
                 // nobody knows: then there is nothing to answer with.
-                let Ok(OfRoom { room_id }) = serde_json::from_str(pdu.get()) else { continue };
+                let Ok(Named { room_id }) = serde_json::from_str(pdu.get()) else { continue };
                 let Some(nid) = snapshot.get::<RoomIds>(&&*room_id)? else { continue };
                 let view = View::of(&server.rooms, &snapshot, nid)?;
                 let received = match format::parse(pdu.get().as_bytes(), view.rules) {
@@ -258,19 +263,16 @@ async fn triage(server: &Arc<Server>, origin: &ServerName, pdus: Vec<Box<RawValu
                     Ok(room) => {
                         let entry = by_room.entry(room.clone()).or_insert_with(|| {
                             order.push(room);
-                            (view.rules, Vec::new())
+                            OfRoom { rules: view.rules, events: Vec::new() }
                         });
-                        entry.1.push((received.pdu().event_id.clone(), pdu));
+                        entry.events.push((received.pdu().event_id.clone(), pdu));
                     }
                     Err(why) => {
                         answer.insert(received.pdu().event_id.clone(), Err(why.to_owned()));
                     }
                 }
             }
-            let accepted = order.into_iter().filter_map(|room| {
-                let (rules, events) = by_room.remove(&room)?;
-                Some((room, rules, events))
-            });
+            let accepted = order.into_iter().filter_map(|room| by_room.remove_entry(&room));
             Ok(Triaged { accepted: accepted.collect(), answer })
         })
         .await

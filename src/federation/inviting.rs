@@ -38,7 +38,7 @@ pub async fn invite(
     })
     .await?;
     let event = match prepared {
-        Prepared::Event(event) => event,
+        Prepared::Event(event) => *event,
         Prepared::Done(event_id) => return Ok(event_id),
     };
     let inviter = sender.to_owned();

@@ -117,7 +117,7 @@ pub async fn act(
 #[derive(Debug)]
 pub enum Prepared {
     /// A new event that the room allows as it is now.
-    Event(Verified),
+    Event(Box<Verified>),
     Done(OwnedEventId),
 }
 
@@ -140,7 +140,7 @@ pub async fn prepare(
         let event = local_event::make_next(server, &view, &sender, draft)?;
         let numbers = Numbers::default().get(&snapshot, room)?;
         Plan::work_out(&view, numbers, Incoming::live(event.clone()), server)?.check_local()?;
-        Ok(Prepared::Event(event))
+        Ok(Prepared::Event(Box::new(event)))
     };
     server.blocking(work).await
 }

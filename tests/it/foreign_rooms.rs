@@ -182,7 +182,8 @@ async fn what_comes_in_is_shown_and_a_bad_event_costs_itself_only() {
     let world = joined().await;
     let room = &world.room;
     let good = room.say("good");
-    let mut forged = room.build("@alice:there", "m.room.message", None, json!({ "body": "forged" }), &[good.clone()]);
+    let mut forged =
+        room.build("@alice:there", "m.room.message", None, json!({ "body": "forged" }), std::slice::from_ref(&good));
     forged["origin_server_ts"] = json!(1);
     let mut deep = room.event(&good);
     deep["depth"] = json!(-1);
