@@ -9,6 +9,7 @@ use crate::{
     event::StateRoot,
     room::{
         Membership, View,
+        by_time::EventTimes,
         servers::{RemoteRooms, RoomServers},
         tables::{
             EventIds, EventPlace, EventTransactions, Events, Members, Origin, ReceiptChanges, Receipts, RoomIds, Rooms,
@@ -89,8 +90,10 @@ fn events(checker: &mut Checker<'_>, view: &View<'_>) -> Result<()> {
         let row = row?;
         let (_, nid) = row.key()?;
         if row.value.room_pos != 0 {
-            let there = checker.snapshot.get::<Timeline>(&(view.nid, RoomPos(row.value.room_pos)))?;
+            let is_timed = checker.snapshot.contains::<EventTimes>(&(view.nid, row.value.origin_server_ts, nid))?;
             let id = &row.value.event_id;
+            checker.expect(name, is_timed, || format!("{id} can't be found by its time"));
+            let there = checker.snapshot.get::<Timeline>(&(view.nid, RoomPos(row.value.room_pos)))?;
             checker.expect(name, there == Some(nid), || format!("{id} is not at its place in the timeline"));
         }
         for other in [row.value.replaces, row.value.redacted_by].into_iter().flatten() {
@@ -99,6 +102,13 @@ fn events(checker: &mut Checker<'_>, view: &View<'_>) -> Result<()> {
                 format!("{} refers to event {other}, which is not there", row.value.event_id)
             });
         }
+    }
+    for row in checker.snapshot.list::<EventTimes>(&view.nid) {
+        let (_, ts, nid) = row?.key()?;
+        let event = view.event(nid)?;
+        checker.expect(name, event.origin_server_ts == ts && event.room_pos != 0, || {
+            format!("{} is listed by the time {ts}, which is not its own, or has no place", event.event_id)
+        });
     }
     Ok(())
 }

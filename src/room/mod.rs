@@ -4,6 +4,7 @@ pub mod acl;
 mod aggregations;
 pub mod aliases;
 pub mod append;
+pub mod by_time;
 pub mod children;
 pub mod create;
 pub mod directory;
@@ -13,7 +14,7 @@ pub mod gaps;
 pub mod hierarchy;
 pub mod history;
 pub mod invited;
-mod local_event;
+pub mod local_event;
 mod lock;
 pub mod member_profile;
 pub mod membership;
@@ -45,6 +46,6 @@ pub mod visibility_of_server;
 #[cfg(test)]
 mod foreign_tests;
 #[cfg(test)]
-mod testing;
+pub mod testing;
 
 pub use self::{lock::Rooms, power_levels::power_levels, tables::Membership, view::View};

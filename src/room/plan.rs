@@ -7,6 +7,7 @@ use ruma::{EventId, OwnedEventId, OwnedUserId, UserId, events::StateEventType};
 use super::{
     Membership, View,
     append::{Appended, TransactionKey, Verdict},
+    by_time::EventTimes,
     gaps::{Gaps, placed},
     invited::StrippedStates,
     lock::NextNumbers,
@@ -234,6 +235,7 @@ impl Plan {
             };
             self.stored.room_pos = place.0;
             tx.put::<tables::Timeline>(&(room, place), &event);
+            tx.put::<EventTimes>(&(room, self.stored.origin_server_ts, event), &());
             if self.has_gap {
                 tx.put::<Gaps>(&(room, place), &());
             }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     aliases::{Aliases, RoomAliases},
+    by_time::EventTimes,
     directory::ListedRooms,
     gaps::Gaps,
     invited::StrippedStates,
@@ -46,6 +47,7 @@ pub const ALL: &[TableInfo] = &[
     TableInfo::of::<RoomAliases>(),
     TableInfo::of::<ListedRooms>(),
     TableInfo::of::<EarlyRedactions>(),
+    TableInfo::of::<EventTimes>(),
     TableInfo::of::<Gaps>(),
     TableInfo::of::<StrippedStates>(),
     TableInfo::of::<RoomServers>(),

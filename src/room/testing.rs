@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use ruma::{
-    OwnedEventId, OwnedUserId, RoomVersionId, UserId,
+    OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId, UserId,
     events::{StateEventType, TimelineEventType},
 };
 use serde_json::{Value, json, value::to_raw_value};
@@ -97,6 +97,14 @@ impl TestRoom {
     pub fn receive_member(&self, user: &UserId, membership: &str) -> OwnedEventId {
         let content = to_raw_value(&json!({ "membership": membership })).unwrap();
         self.receive(user, Draft::state(StateEventType::RoomMember, user.as_str(), content))
+    }
+
+    pub fn block_on<R>(&self, future: impl Future<Output = R>) -> R {
+        self.runtime.block_on(future)
+    }
+
+    pub fn room_id(&self) -> OwnedRoomId {
+        self.read("alice", |reader, _| reader.view().room_id().to_owned())
     }
 
     pub fn forget(&self, localpart: &str) {

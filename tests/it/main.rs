@@ -10,6 +10,7 @@ mod devices;
 mod directory;
 mod emails;
 mod federation;
+mod event_by_time;
 mod filter;
 mod foreign_rooms;
 mod fuzz;

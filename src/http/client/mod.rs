@@ -8,6 +8,7 @@ mod capabilities;
 mod create_room;
 mod cross_signing;
 mod devices;
+mod event_by_time;
 mod filter;
 mod inviting;
 mod joining;
@@ -63,6 +64,7 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(create_room::router())
         .merge(cross_signing::router())
         .merge(devices::router())
+        .merge(event_by_time::router())
         .merge(filter::router())
         .merge(inviting::router())
         .merge(joining::router())
