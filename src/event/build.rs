@@ -111,6 +111,25 @@ pub fn build(draft: Draft, context: &Context<'_>) -> Result<Verified, FormatErro
     Ok(Verified::signed_by_us(Pdu::from_json(&json, context.rules)?, json))
 }
 
+/// An event for another server to complete and sign.
+#[derive(Clone, Debug)]
+pub struct Template {
+    /// The event as the rules would read it.
+    pub pdu: Pdu,
+    /// Without hashes and signatures and, where servers choose it, without its id.
+    pub json: CanonicalJsonObject,
+}
+
+/// The event that `draft` asks for, for the server of its sender to sign. Errors: as of [`build`].
+pub fn template(draft: Draft, context: &Context<'_>) -> Result<Template, FormatError> {
+    let mut json = unsigned_event(draft, context)?;
+    let pdu = Pdu::from_json(&json, context.rules)?;
+    if needs_legacy(context.rules) {
+        json.remove("event_id");
+    }
+    Ok(Template { pdu, json })
+}
+
 fn unsigned_event(draft: Draft, context: &Context<'_>) -> Result<CanonicalJsonObject, FormatError> {
     let rules = context.rules;
     let mut content = format::parse_content(draft.content.get().as_bytes(), rules)?;

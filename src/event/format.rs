@@ -3,12 +3,14 @@
 use std::fmt;
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, ID_MAX_BYTES, Int, room_version_rules::RoomVersionRules,
+    CanonicalJsonObject, CanonicalJsonValue, ID_MAX_BYTES, Int, ServerName,
+    room_version_rules::RoomVersionRules,
+    signatures::{Ed25519KeyPair, sign_json},
     state_res::check_pdu_format,
 };
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::Pdu;
+use super::{Pdu, redact};
 
 /// The largest event, in bytes of canonical JSON with its signatures.
 ///
@@ -53,6 +55,22 @@ impl Received {
     /// The event, without `unsigned`.
     pub fn json(&self) -> &CanonicalJsonObject {
         &self.json
+    }
+
+    /// Adds our signature to those that the event has. What is signed must have been looked at field by field, and must
+    /// not leave this server before `hash::verify` has found the signature of the sender's server right.
+    pub fn cosign(
+        &mut self,
+        server_name: &ServerName,
+        key: &Ed25519KeyPair,
+        rules: &RoomVersionRules,
+    ) -> Result<(), FormatError> {
+        let mut signed = redact::redact(self.json.clone(), rules)?;
+        sign_json(server_name.as_str(), key, &mut signed).map_err(|error| FormatError::bad(error.to_string()))?;
+        if let Some(signatures) = signed.remove("signatures") {
+            self.json.insert("signatures".to_owned(), signatures);
+        }
+        check(&mut self.json, rules)
     }
 }
 

@@ -193,6 +193,24 @@ mod tests {
     }
 
     #[test]
+    fn a_second_server_signs_what_the_first_signed_and_both_signatures_hold() {
+        let rules = &RoomVersionRules::V11;
+        let mut received = format::parse(message().to_string().as_bytes(), rules).unwrap();
+        received.cosign(ruma::server_name!("second"), &key(), rules).unwrap();
+        let verified = verify(received, rules, &public_keys()).unwrap();
+        let mut original = object(message());
+        original.remove("signatures");
+        let json = verified.json();
+        assert!(original.iter().all(|(field, value)| json.get(field) == Some(value)), "nothing else changes");
+        let signatures = serde_json::to_value(&json["signatures"]).unwrap();
+        let redacted = redact::redact(json.clone(), rules).unwrap();
+        let mut keys = public_keys();
+        keys.insert("second".to_owned(), keys[SERVER].clone());
+        signatures::verify_json(&keys, &redacted).unwrap();
+        assert!(signatures[SERVER].is_object() && signatures["second"].is_object());
+    }
+
+    #[test]
     fn signatures_of_unknown_keys_do_not_count_and_do_not_hurt() {
         let mut signed_twice = message();
         signed_twice["signatures"]["domain"]["ed25519:unknown"] = json!("YQ");

@@ -16,7 +16,9 @@ pub mod leaving;
 pub mod missing;
 pub mod query;
 pub mod refusal;
+pub mod relay;
 mod request;
+pub mod resident;
 pub mod tables;
 pub mod turns;
 pub mod x_matrix;
@@ -24,7 +26,7 @@ pub mod x_matrix;
 use ruma::ServerName;
 
 pub use self::request::{Unsigned, exchange, request, request_unsigned, request_within};
-use self::{discovery::WellKnownCache, keys::Fetches};
+use self::{discovery::WellKnownCache, keys::Fetches, resident::answer::Answering};
 use crate::{
     Server,
     error::{Error, Result},
@@ -35,6 +37,8 @@ use crate::{
 pub struct Federation {
     well_known: WellKnownCache,
     fetches: Fetches,
+    /// What they are being told at the moment.
+    answering: Answering,
 }
 
 /// Whether anything may be exchanged with `server`: every way in and out asks this. We ourselves are no other server.

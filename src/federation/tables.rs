@@ -1,9 +1,14 @@
 use serde::{Deserialize, Serialize};
 
+use super::relay::Relayed;
 use crate::store::{Family, Record, Table, TableInfo};
 
-pub const ALL: &[TableInfo] =
-    &[TableInfo::of::<Backoffs>(), TableInfo::of::<VerifyKeys>(), TableInfo::of::<KeyDocuments>()];
+pub const ALL: &[TableInfo] = &[
+    TableInfo::of::<Backoffs>(),
+    TableInfo::of::<VerifyKeys>(),
+    TableInfo::of::<KeyDocuments>(),
+    TableInfo::of::<Relayed>(),
+];
 
 /// The servers that failed us last time, until they answer again.
 pub struct Backoffs;

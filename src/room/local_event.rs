@@ -10,7 +10,7 @@ use crate::{
     error::{Error, Result},
     event::{
         Context, Draft, FormatError, StoredEvent, Verified, authorize,
-        build::{self, Legacy},
+        build::{self, Legacy, Template},
         hash,
     },
 };
@@ -40,6 +40,16 @@ pub(super) fn make(
     draft: Draft,
     place: &Place,
 ) -> Result<Verified> {
+    with_context(server, rules, sender, place, |context| build::build(draft, context))
+}
+
+fn with_context<T>(
+    server: &Server,
+    rules: &RoomVersionRules,
+    sender: &UserId,
+    place: &Place,
+    build: impl FnOnce(&Context<'_>) -> Result<T, FormatError>,
+) -> Result<T> {
     let localpart = build::needs_legacy(rules).then(|| server.random.text(18));
     let context = Context {
         rules,
@@ -53,7 +63,7 @@ pub(super) fn make(
         key: &server.key,
         legacy: localpart.as_deref().map(|localpart| Legacy { localpart, hashes: &place.hashes }),
     };
-    build::build(draft, &context).map_err(|error| match error {
+    build(&context).map_err(|error| match error {
         FormatError::TooLarge(reason) => Error::too_large(format!("The event is too large: {reason}")),
         FormatError::BadJson(reason) => Error::bad_json(format!("The event is malformed: {reason}")),
     })
@@ -61,22 +71,32 @@ pub(super) fn make(
 
 /// The event that `draft` asks for, at the current end of the room.
 pub(super) fn make_next(server: &Server, view: &View<'_>, sender: &UserId, draft: Draft) -> Result<Verified> {
+    let place = next_place(view, sender, &draft)?;
+    make(server, view.rules, sender, draft, &place)
+}
+
+/// As [`make_next`], of a user of another server, which must sign it.
+pub fn template_next(server: &Server, view: &View<'_>, sender: &UserId, draft: Draft) -> Result<Template> {
+    let place = next_place(view, sender, &draft)?;
+    with_context(server, view.rules, sender, &place, |context| build::template(draft, context))
+}
+
+fn next_place(view: &View<'_>, sender: &UserId, draft: &Draft) -> Result<Place> {
     let mut ends = view.events(&view.forward_extremities()?)?;
     ends.sort_by_key(|event| std::cmp::Reverse(event.depth));
     ends.truncate(MAX_PREV_EVENTS);
-    let auth_events = auth_events(view, sender, &draft)?;
+    let auth_events = auth_events(view, sender, draft)?;
     let hashes = match build::needs_legacy(view.rules) {
         true => reference_hashes(view, ends.iter().chain(&auth_events))?,
         false => HashMap::new(),
     };
-    let place = Place {
+    Ok(Place {
         room_id: Some(view.room_id().to_owned()),
         depth: ends.first().map_or(0, |deepest| deepest.depth) + 1,
         prev_events: ends.into_iter().map(|event| event.event_id).collect(),
         auth_events: auth_events.into_iter().map(|event| event.event_id).collect(),
         hashes,
-    };
-    make(server, view.rules, sender, draft, &place)
+    })
 }
 
 /// The entries of the current state that the event must name as what allows it.

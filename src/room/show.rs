@@ -25,7 +25,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     event::{
-        StoredEvent,
+        StateRoot, StoredEvent,
         client_form::{self, Unsigned},
         redact,
     },
@@ -259,6 +259,29 @@ pub(super) fn without_content(view: &View<'_>, event: &StoredEvent) -> Result<St
 ///
 /// <https://spec.matrix.org/v1.19/client-server-api/#stripped-state>
 pub fn stripped_state(view: &View<'_>, member_event: EventNid) -> Result<Vec<Raw<AnyStrippedStateEvent>>> {
+    let member = view.event(member_event)?;
+    let strip = |event: &StoredEvent| client_form::stripped(&event.view()).map(Raw::from_json).map_err(unreadable);
+    if let (None, Some(user)) = (member.state_after, member.state_key.as_deref()) {
+        let user = <&UserId>::try_from(user).map_err(|e| Error::internal(format!("{user} has a membership: {e}")))?;
+        let mut told: Vec<_> = invited::stripped_state_of(view, user)?.into_iter().map(Raw::from_json).collect();
+        told.push(strip(&member)?);
+        return Ok(told);
+    }
+    let inviter = (member.state_key.as_deref() != Some(member.sender.as_str())).then_some(&*member.sender);
+    let mut events = member.state_after.map_or(Ok(Vec::new()), |state| telling_events(view, state, inviter))?;
+    events.push(member);
+    events.iter().map(strip).collect()
+}
+
+/// What other servers are told of a room with an invite or a knock: the same few events of `state`, whole, so that they
+/// can check them.
+pub fn telling_pdus(view: &View<'_>, state: StateRoot, inviter: Option<&UserId>) -> Result<Vec<Box<RawValue>>> {
+    let whole = |event: StoredEvent| raw_value(event.view().federation_json(view.room_id(), view.rules));
+    telling_events(view, state, inviter)?.into_iter().map(whole).collect()
+}
+
+/// The events of a state by which somebody who is not in the room may recognize it.
+fn telling_events(view: &View<'_>, state: StateRoot, inviter: Option<&UserId>) -> Result<Vec<StoredEvent>> {
     const TYPES: [StateEventType; 7] = [
         StateEventType::RoomCreate,
         StateEventType::RoomName,
@@ -268,26 +291,15 @@ pub fn stripped_state(view: &View<'_>, member_event: EventNid) -> Result<Vec<Raw
         StateEventType::RoomCanonicalAlias,
         StateEventType::RoomEncryption,
     ];
-    let member = view.event(member_event)?;
-    let strip = |event: &StoredEvent| client_form::stripped(&event.view()).map(Raw::from_json).map_err(unreadable);
-    if let (None, Some(user)) = (member.state_after, member.state_key.as_deref()) {
-        let user = <&UserId>::try_from(user).map_err(|e| Error::internal(format!("{user} has a membership: {e}")))?;
-        let mut told: Vec<_> = invited::stripped_state_of(view, user)?.into_iter().map(Raw::from_json).collect();
-        told.push(strip(&member)?);
-        return Ok(told);
-    }
     let mut events = Vec::with_capacity(TYPES.len() + 2);
-    if let Some(state) = member.state_after {
-        for event_type in TYPES {
-            events.extend(view.state_event(state, &event_type, "")?);
-        }
-        // Who invites: the name and picture that a client shows with the invitation.
-        if member.state_key.as_deref() != Some(member.sender.as_str()) {
-            events.extend(view.state_event(state, &StateEventType::RoomMember, member.sender.as_str())?);
-        }
+    for event_type in TYPES {
+        events.extend(view.state_event(state, &event_type, "")?);
     }
-    events.push(member);
-    events.iter().map(strip).collect()
+    // Who invites: the name and picture that a client shows with the invitation.
+    if let Some(inviter) = inviter {
+        events.extend(view.state_event(state, &StateEventType::RoomMember, inviter.as_str())?);
+    }
+    Ok(events)
 }
 
 #[cfg(test)]

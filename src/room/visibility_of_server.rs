@@ -14,10 +14,7 @@ use ruma::{
 };
 
 use super::{
-    Membership, View,
-    show::without_content,
-    tables::{Members, Origin, StateKeys},
-    view::membership_in,
+    Membership, View, servers::RoomServers, show::without_content, tables::StateKeys, view::membership_in,
     visibility::visibility_in,
 };
 use crate::{
@@ -63,13 +60,8 @@ enum Presence {
 
 /// Whether a user of `server` is joined to the room now.
 pub fn is_in_room(view: &View<'_>, server: &ServerName) -> store::Result<bool> {
-    let members = view.snapshot.list::<Members>(&(view.nid, Membership::Join, Origin::Remote));
-    for row in members {
-        if row?.key()?.3.server_name() == server {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    let presence = view.snapshot.get::<RoomServers>(&(view.nid, server))?;
+    Ok(presence.is_some_and(|presence| presence.joined > 0))
 }
 
 impl<'v, 's> ServerSight<'v, 's> {
@@ -87,15 +79,22 @@ impl<'v, 's> ServerSight<'v, 's> {
     /// would leave it, since without such events it could not follow the graph. `None` for what nobody is given:
     /// rejected events, and those whose place in the room we do not know.
     pub fn show(&self, event: &StoredEvent) -> Result<Option<Vec<u8>>> {
-        if event.flags.rejected || event.flags.outlier {
+        if event.flags.rejected || event.flags.outlier || event.state_after.is_none() {
             return Ok(None);
         }
-        let Some(state) = event.state_after else { return Ok(None) };
-        let json = match self.may_see(event, state)? && !self.is_hidden_by_erasure(event, state)? {
-            true => self.whole(event),
-            false => self.whole(&without_content(self.view, event)?),
-        };
+        let json = if self.sees_whole(event)? { self.whole(event) } else { self.redacted(event)? };
         Ok(Some(json))
+    }
+
+    /// Whether the server may see the content of an event.
+    pub fn sees_whole(&self, event: &StoredEvent) -> Result<bool> {
+        let Some(state) = event.state_after else { return Ok(false) };
+        Ok(self.may_see(event, state)? && !self.is_hidden_by_erasure(event, state)?)
+    }
+
+    /// The event as a redaction would leave it.
+    pub fn redacted(&self, event: &StoredEvent) -> Result<Vec<u8>> {
+        Ok(self.whole(&without_content(self.view, event)?))
     }
 
     /// The event with all of its content: for states and auth chains, whose receivers must judge by them.

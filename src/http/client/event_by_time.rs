@@ -15,7 +15,7 @@ use crate::{
         endpoint,
         extract::{Client, Matrix},
     },
-    room::{by_time, history},
+    room::{by_time, history, visibility::not_in_room},
     store::Direction,
 };
 
@@ -34,11 +34,12 @@ async fn event_by_time(
         RumaDirection::Backward => Direction::Backward,
     };
     let found = history::read(&server, sender, body.room_id, move |reader, _| {
+        reader.sight.readable_state()?; // who has no business in the room learns nothing of it
         let may_see = |nid, event: &_| reader.sight.may_see(nid, event);
         by_time::nearest(reader.view(), body.ts.get().into(), direction, may_see)
     });
     let not_found = || Error::not_found("There is no event of that time that you may see");
-    let (_, event) = found.await?.flatten().ok_or_else(not_found)?;
+    let (_, event) = found.await?.ok_or_else(not_in_room)?.ok_or_else(not_found)?;
     let ts = MilliSecondsSinceUnixEpoch(UInt::new_saturating(event.origin_server_ts));
     Ok(Matrix(get_event_by_timestamp::v1::Response::new(event.event_id, ts)))
 }

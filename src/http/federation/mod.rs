@@ -1,16 +1,53 @@
 //! The server-server API: a file per section of the specification, each with a `router()`.
 
+mod backfill;
+mod events;
+mod invites;
+mod joins;
 mod keys;
+mod knocks;
+mod leaving;
 mod query;
+mod spaces;
 mod transactions;
 mod version;
 
 use std::sync::Arc;
 
-use axum::Router;
+use axum::{
+    Router,
+    body::Body,
+    response::{IntoResponse, Response},
+};
+use futures_util::stream;
+use http::header;
+use tracing::warn;
 
-use crate::Server;
+use crate::{Server, federation::resident::answer::Pieces};
 
 pub fn router() -> Router<Arc<Server>> {
-    Router::new().merge(keys::router()).merge(query::router()).merge(transactions::router()).merge(version::router())
+    Router::new()
+        .merge(backfill::router())
+        .merge(events::router())
+        .merge(invites::router())
+        .merge(joins::router())
+        .merge(keys::router())
+        .merge(knocks::router())
+        .merge(leaving::router())
+        .merge(query::router())
+        .merge(spaces::router())
+        .merge(transactions::router())
+        .merge(version::router())
+}
+
+/// A body that ends early, so that the other server takes it for broken, if the answer can't be finished.
+fn streamed(pieces: Pieces) -> Response {
+    let body = Body::from_stream(stream::unfold(pieces, async |mut pieces| {
+        let piece = pieces.next().await?.map_err(|cause| {
+            warn!("an answer to another server could not be finished: {cause:?}");
+            std::io::Error::other("the answer could not be finished")
+        });
+        Some((piece, pieces))
+    }));
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }

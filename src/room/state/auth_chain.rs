@@ -63,6 +63,21 @@ pub fn extend(view: &View<'_>, sets: &mut [EventSet]) -> Result<()> {
     Ok(())
 }
 
+/// The auth chains of state events: without the events themselves, unless one is in the chain of another.
+pub fn chain_of(view: &View<'_>, events: &EventSet) -> Result<EventSet> {
+    let mut chain = EventSet::default();
+    let Some(last) = events.max() else { return Ok(chain) };
+    let edges = Scan::range::<tables::AuthEdges>(&view.nid, &(view.nid, EventNid(last.0 + 1))).backward();
+    for row in view.snapshot.scan::<tables::AuthEdges>(edges) {
+        let row = row?;
+        let (_, event) = row.key()?;
+        if events.contains(event) || chain.contains(event) {
+            row.value.0.iter().for_each(|&auth_event| chain.insert(auth_event));
+        }
+    }
+    Ok(chain)
+}
+
 /// Adds the auth events of `event` to the sets that hold it.
 fn follow(sets: &mut [EventSet], event: EventNid, auth_events: &[EventNid]) {
     for set in sets.iter_mut().filter(|set| set.contains(event)) {

@@ -1,6 +1,6 @@
 //! The state of a room: kept as tries, resolved where the event graph forks.
 
-mod auth_chain;
+pub mod auth_chain;
 mod resolve;
 mod resolve_v1;
 pub mod trie;

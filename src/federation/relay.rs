@@ -1,0 +1,62 @@
+//! Events of other servers that we, and not their own server, tell the room's servers of: members that came in, or went,
+//! by our hand. Who sends events on asks here which of those that are not ours are to be sent.
+
+use ruma::{EventId, OwnedServerName, ServerName};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Server,
+    error::{Error, Result},
+    store::{self, Family, Record, Snapshot, Table, Transaction},
+};
+
+/// The events to be sent on. A row is written before its event becomes part of the room, and removed when it was put
+/// into the queues.
+pub struct Relayed;
+impl Table for Relayed {
+    const NAME: &'static str = "relayed";
+    const FAMILY: Family = Family::Lookup;
+    const ID: u8 = 130;
+    type Key<'a> = &'a EventId;
+    type Value = From;
+}
+
+/// The server that gave us an event: it has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct From(pub OwnedServerName);
+
+impl Record for From {}
+
+/// Whom we have an event from that is to be sent on; `None` if it is none of these.
+pub fn source(snapshot: &Snapshot<'_>, event_id: &EventId) -> store::Result<Option<OwnedServerName>> {
+    Ok(snapshot.get::<Relayed>(&event_id)?.map(|From(server)| server))
+}
+
+/// Forgets an event, in the transaction that puts it into the queues.
+pub fn done(tx: &mut Transaction<'_>, event_id: &EventId) {
+    tx.delete::<Relayed>(&event_id);
+}
+
+/// Marks an event that is about to become part of its room.
+pub(super) async fn mark(server: &Server, event_id: &EventId, origin: &ServerName) -> Result<()> {
+    let (event_id, from) = (event_id.to_owned(), From(origin.to_owned()));
+    let mark = move |tx: &mut Transaction<'_>| {
+        tx.put::<Relayed>(&&*event_id, &from);
+        Ok::<_, Error>(())
+    };
+    server.store.write(mark).await?; // durable with the event, which is written after it
+    Ok(())
+}
+
+/// Forgets an event that did not become part of its room.
+pub(super) async fn unmark(server: &Server, event_id: &EventId) -> Result<()> {
+    let event_id = event_id.to_owned();
+    server
+        .store
+        .write(move |tx| {
+            done(tx, &event_id);
+            Ok::<_, Error>(())
+        })
+        .await?;
+    Ok(())
+}

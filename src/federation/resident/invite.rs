@@ -1,0 +1,106 @@
+//! Invites of our users into rooms of other servers. They become part of the room there; we sign that we were told.
+//!
+//! <https://spec.matrix.org/v1.19/server-server-api/#inviting-to-a-room>
+
+use std::sync::Arc;
+
+use ruma::{
+    CanonicalJsonObject, OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, RoomVersionId, UserId,
+    events::TimelineEventType, room_version_rules::RoomVersionRules,
+};
+use serde_json::value::RawValue;
+
+use super::handshake::{incompatible, malformed, parse, verify};
+use crate::{
+    Server,
+    error::{Error, Result},
+    event::{Pdu, Received, format, rules},
+    room::{Membership, View, acl, invited, view::membership_in},
+};
+
+/// An invite as another server tells of it.
+#[derive(Debug)]
+pub struct Invite {
+    pub origin: OwnedServerName,
+    pub room_id: OwnedRoomId,
+    pub event_id: OwnedEventId,
+    pub version: RoomVersionId,
+    pub event: Box<RawValue>,
+    /// What that server tells of the room.
+    pub room_state: Vec<Box<RawValue>>,
+}
+
+/// Takes an invite, and answers with the event, which then has our signature too.
+///
+/// Errors: `M_INVALID_PARAM` if the event is not what the request is for, `M_INCOMPATIBLE_ROOM_VERSION`, `M_FORBIDDEN`,
+/// and those of [`invited::receive`].
+pub async fn receive(server: &Arc<Server>, invite: Invite) -> Result<CanonicalJsonObject> {
+    let rules = rules::rules(&invite.version).ok_or_else(|| incompatible(invite.version.clone()))?;
+    let version = invite.version.clone();
+    let (received, room_state) = server.blocking(move |server| check(server, rules, invite)).await?;
+    let verified = verify(server, rules, &received).await?;
+    let signed = verified.json().clone();
+    invited::receive(server, version, verified, room_state).await?;
+    Ok(signed)
+}
+
+/// Signs the event if it is an invite of one of our users to that room, by a user of that server, and nothing else.
+fn check(server: &Server, rules: &'static RoomVersionRules, invite: Invite) -> Result<(Received, Vec<Box<RawValue>>)> {
+    let mut received = parse(&invite.event, rules)?;
+    check_event(server, received.pdu(), &invite)?;
+    let snapshot = server.store.snapshot();
+    if let Some(view) = View::open(&server.rooms, &snapshot, &invite.room_id)? {
+        if view.is_resident()? && view.room.version != invite.version {
+            return Err(Error::invalid_param("The room is not of that version"));
+        }
+        acl::check(&view, &invite.origin)?;
+    }
+    check_room_state(&invite.room_state, &invite.room_id, rules)?;
+    received.cosign(server.name(), &server.key, rules).map_err(|error| malformed(&error))?;
+    Ok((received, invite.room_state))
+}
+
+fn check_event(server: &Server, pdu: &Pdu, invite: &Invite) -> Result<()> {
+    let refuse = |reason: &'static str| Err(Error::invalid_param(reason));
+    let is_ours = |user: &str| <&UserId>::try_from(user).is_ok_and(|user| server.is_ours(user));
+    if pdu.event_type != TimelineEventType::RoomMember {
+        return refuse("The event is no m.room.member event");
+    }
+    if membership_in(pdu.content.get()) != Some(Membership::Invite) {
+        return refuse("The event is no invite");
+    }
+    if pdu.room_id != invite.room_id {
+        return refuse("The event is of another room than the path");
+    }
+    if pdu.event_id != invite.event_id {
+        return refuse("The event has another id than the path");
+    }
+    if pdu.sender.server_name() != invite.origin {
+        return refuse("The sender of the event is not a user of your server");
+    }
+    if !pdu.state_key.as_deref().is_some_and(is_ours) {
+        return refuse("The event invites nobody of this server");
+    }
+    Ok(())
+}
+
+/// Since version 12 the create event proves which room it is, and must be there.
+fn check_room_state(state: &[Box<RawValue>], room_id: &RoomId, rules: &RoomVersionRules) -> Result<()> {
+    if !rules.authorization.room_create_event_id_as_room_id {
+        return Ok(());
+    }
+    let mut has_create = false;
+    for event in state {
+        let event = format::parse(event.get().as_bytes(), rules);
+        let event = event.map_err(|_| Error::invalid_param("`invite_room_state` has an entry that is no event"))?;
+        if event.pdu().room_id != room_id {
+            return Err(Error::invalid_param("`invite_room_state` has an event of another room"));
+        }
+        has_create |= event.pdu().event_type == TimelineEventType::RoomCreate
+            && event.pdu().event_id.as_str().strip_prefix('$') == Some(room_id.strip_sigil());
+    }
+    match has_create {
+        true => Ok(()),
+        false => Err(Error::missing_param("`invite_room_state` lacks the create event of the room")),
+    }
+}

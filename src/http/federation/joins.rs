@@ -1,0 +1,53 @@
+//! Joining rooms: <https://spec.matrix.org/v1.19/server-server-api/#joining-rooms>
+
+use std::sync::Arc;
+
+use axum::{Router, extract::State, response::Response};
+use ruma::api::federation::membership::{create_join_event, prepare_join_event};
+
+use super::streamed;
+use crate::{
+    Server,
+    error::Result,
+    federation::resident::{
+        handshake::{self, Wish},
+        state,
+    },
+    http::{
+        endpoint,
+        extract::{Federation, Matrix},
+    },
+    room::Membership,
+};
+
+pub fn router() -> Router<Arc<Server>> {
+    Router::new().merge(endpoint::<prepare_join_event::v1::Request, _, _>(make_join)).merge(endpoint::<
+        create_join_event::v2::Request,
+        _,
+        _,
+    >(send_join))
+}
+
+/// `GET /_matrix/federation/v1/make_join/{roomId}/{userId}`
+/// <https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1make_joinroomiduserid>
+async fn make_join(
+    State(server): State<Arc<Server>>,
+    Federation { origin, body, .. }: Federation<prepare_join_event::v1::Request>,
+) -> Result<Matrix<prepare_join_event::v1::Response>> {
+    let wish = Wish { origin, room_id: body.room_id, membership: Membership::Join };
+    let template = handshake::make(&server, wish, body.user_id, Some(body.ver)).await?;
+    let mut response = prepare_join_event::v1::Response::new(template.event);
+    response.room_version = Some(template.version);
+    Ok(Matrix(response))
+}
+
+/// `PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}`
+/// <https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2send_joinroomideventid>
+async fn send_join(
+    State(server): State<Arc<Server>>,
+    Federation { origin, body, .. }: Federation<create_join_event::v2::Request>,
+) -> Result<Response> {
+    let wish = Wish { origin: origin.clone(), room_id: body.room_id, membership: Membership::Join };
+    let admitted = handshake::send(&server, wish, body.event_id, body.pdu).await?;
+    Ok(streamed(state::after_join(&server, origin, admitted, body.omit_members).await?))
+}
