@@ -46,6 +46,6 @@ pub mod visibility_of_server;
 #[cfg(test)]
 mod foreign_tests;
 #[cfg(test)]
-pub mod testing;
+pub(crate) mod testing;
 
 pub use self::{lock::Rooms, power_levels::power_levels, tables::Membership, view::View};

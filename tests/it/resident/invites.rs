@@ -5,6 +5,8 @@ use crate::support::{Answer, START_MS, room::path};
 
 const ROOM: &str = "!theirs:peer.test";
 
+type Change = fn(&mut Value);
+
 /// An invite of alice to a room of the other server, with what `change` makes of it, and its id.
 fn invite(scene: &Scene, change: impl FnOnce(&mut Value)) -> (Value, String) {
     let reference = |id: &str| match scene.version.as_str() {
@@ -72,7 +74,7 @@ async fn the_first_version_of_the_endpoint_takes_the_event_alone() {
 #[tokio::test]
 async fn nothing_but_an_invite_of_ours_by_a_user_of_that_server_to_that_room_is_signed() {
     let scene = Scene::new("11").await;
-    let changes: [(&str, fn(&mut Value)); 10] = [
+    let changes: [(&str, Change); 10] = [
         ("message", |event| event["type"] = "m.room.message".into()),
         ("create", |event| event["type"] = "m.room.create".into()),
         ("join", |event| event["content"]["membership"] = "join".into()),

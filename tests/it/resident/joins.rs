@@ -3,6 +3,8 @@ use serde_json::{Value, json};
 use super::{Scene, find, is_signed_by};
 use crate::support::room::path;
 
+type Change<'c> = Box<dyn Fn(&mut Value) + 'c>;
+
 #[tokio::test]
 async fn a_user_of_another_server_joins_a_room_of_any_version_and_his_server_is_told_its_state() {
     for version in ["1", "6", "10", "11", "12"] {
@@ -120,7 +122,7 @@ async fn only_a_join_of_its_own_user_to_that_room_can_be_sent_as_a_join() {
     let other_room = scene.alice.create_public_room("shared").await;
     let template = scene.make("make_join", &scene.room, &scene.bob()).await.ok();
     let carol = "@carol:elsewhere.test";
-    let changes: [(&str, Box<dyn Fn(&mut Value)>); 9] = [
+    let changes: [(&str, Change<'_>); 9] = [
         ("type", Box::new(|event| event["type"] = "m.room.power_levels".into())),
         (
             "message",
