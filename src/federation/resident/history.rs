@@ -258,11 +258,9 @@ mod tests {
     }
 
     fn bodies(events: &[Box<RawValue>]) -> Vec<String> {
-        let body = |event: &Box<RawValue>| {
-            let event: Value = serde_json::from_str(event.get()).unwrap();
-            event["content"]["body"].as_str().unwrap_or(event["type"].as_str().unwrap()).to_owned()
-        };
-        events.iter().map(body).collect()
+        let parsed = events.iter().map(|event| serde_json::from_str::<Value>(event.get()).unwrap());
+        let body = |event: Value| event["content"]["body"].as_str().or(event["type"].as_str()).unwrap().to_owned();
+        parsed.map(body).collect()
     }
 
     fn refusal<T: std::fmt::Debug>(answer: Result<T>) -> String {
