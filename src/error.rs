@@ -91,7 +91,12 @@ impl Error {
 
     /// `M_INVALID_SIGNATURE`, which ruma knows as a custom errcode only.
     pub fn invalid_signature(message: impl Into<Cow<'static, str>>) -> Self {
-        let kind = serde_json::from_str(r#"{"errcode":"M_INVALID_SIGNATURE"}"#);
+        Self::custom("M_INVALID_SIGNATURE", message)
+    }
+
+    /// An errcode that ruma does not know.
+    pub fn custom(errcode: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        let kind = serde_json::from_value(serde_json::json!({ "errcode": errcode }));
         Self::refused(kind.expect("ruma reads any errcode"), message)
     }
 

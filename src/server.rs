@@ -75,6 +75,8 @@ pub struct Server {
     pub login_tokens: Expiring<OwnedUserId>,
     /// The nonces of shared-secret registration that were given out.
     pub registration_nonces: Expiring<()>,
+    /// Held while the room of somebody's server notices is looked for or made.
+    pub notices: tokio::sync::Mutex<()>,
     /// Walks through spaces that clients may go on with.
     pub walks: hierarchy::Walks,
     /// What other servers said of spaces.
@@ -145,6 +147,7 @@ impl Server {
             uiaa: uiaa::Sessions::default(),
             login_tokens,
             registration_nonces: Expiring::new(shared_secret::NONCE_LIFETIME, MAX_NONCES),
+            notices: tokio::sync::Mutex::default(),
             walks: hierarchy::walks(),
             remote_spaces: hierarchy::RemoteCache::default(),
             shutdown: CancellationToken::new(),

@@ -12,7 +12,7 @@ use crate::{
     room::tables as room,
     store::{Family, Migration, Record, Store, Table, TableInfo},
     sync::sliding::tables as sliding,
-    user::{keys::tables as keys, tables as user},
+    user::{directory, keys::tables as keys, tables as user},
 };
 
 /// Changes of the layout on disk since the first release, oldest first.
@@ -33,6 +33,7 @@ pub fn all() -> impl Iterator<Item = &'static TableInfo> {
         .chain(appservices::ALL)
         .chain(sliding::ALL)
         .chain(federation::ALL)
+        .chain(&directory::TABLES)
 }
 
 const OWN: [TableInfo; 1] = [TableInfo::of::<SigningKey>()];

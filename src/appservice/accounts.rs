@@ -14,6 +14,7 @@ use crate::{
     store::Store,
     user::{
         account::{self, PreparedAccount},
+        directory,
         registration::Registered,
         session::{DeviceRequest, NewSession},
         tables::{Account, Accounts},
@@ -35,6 +36,7 @@ pub fn make_bots(store: &Store, services: &super::Appservices, now_ms: u64) -> R
     store.commit_blocking(move |tx| {
         for bot in &missing {
             tx.put::<Accounts>(&&**bot, &Account::without_password(now_ms));
+            directory::add(tx, bot, None)?;
         }
         Ok(())
     })

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use super::Checker;
 use crate::{
+    room::{server_notices::NoticeRooms, tables::Rooms},
     store::Result,
     sync::sliding::tables::{Connections, SentRooms},
     user::{
+        directory::{self, Entries, Words},
         email::{EmailOwners, Emails},
         keys::tables::{OneTimeKeyCounts, OneTimeKeyPlaces, OneTimeKeys, UserSignatureChanges, UserSignatures},
         tables::{
@@ -27,6 +29,8 @@ pub fn check(checker: &mut Checker<'_>) {
     checker.run("key backups", backups);
     checker.run("sliding connections", sliding_connections);
     checker.run("e-mail addresses", emails);
+    checker.run("user directory", user_directory);
+    checker.run("notice rooms", notice_rooms);
 }
 
 /// Each address is one account's, and found from both.
@@ -210,6 +214,43 @@ fn sliding_connections(checker: &mut Checker<'_>) -> Result<()> {
         let is_there = checker.snapshot.contains::<Connections>(&(user_id, device_id, conn_id))?;
         checker
             .expect(name, is_there, || format!("room {room} was told on {conn_id:?} of {user_id}, which is not there"));
+    }
+    Ok(())
+}
+
+/// Every account in use can be found by its names, and the words lead to those who have them.
+fn user_directory(checker: &mut Checker<'_>) -> Result<()> {
+    let name = "user directory";
+    for row in checker.snapshot.list::<Accounts>(&()) {
+        let row = row?;
+        let user_id = row.key()?;
+        let found = checker.snapshot.get::<Entries>(&user_id)?;
+        match directory::expected(checker.snapshot, user_id) {
+            Ok(expected) => checker
+                .expect(name, found == expected, || format!("{user_id} has the entry {found:?}, not {expected:?}")),
+            Err(error) => checker.expect(name, false, || format!("the profile of {user_id}: {error:?}")),
+        }
+    }
+    let mut listed = 0;
+    for row in checker.snapshot.list::<Entries>(&()) {
+        let row = row?;
+        let user_id = row.key()?;
+        for word in &row.value.words {
+            let is_there = checker.snapshot.contains::<Words>(&(word, user_id))?;
+            checker.expect(name, is_there, || format!("{user_id} is not found by {word:?}"));
+            listed += 1;
+        }
+    }
+    let words = checker.snapshot.list::<Words>(&()).count();
+    checker.expect(name, words == listed, || format!("{words} words, but entries have {listed}"));
+    Ok(())
+}
+
+fn notice_rooms(checker: &mut Checker<'_>) -> Result<()> {
+    for row in checker.snapshot.list::<NoticeRooms>(&()) {
+        let row = row?;
+        let is_there = checker.snapshot.contains::<Rooms>(&row.value)?;
+        checker.expect("notice rooms", is_there, || format!("{:?} has a room that is not there", row.key()));
     }
     Ok(())
 }

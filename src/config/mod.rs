@@ -12,14 +12,18 @@ mod mail;
 mod media;
 mod network;
 mod one_or_many;
+mod password_policy;
 mod push;
 mod rate_limits;
 mod registration_terms;
 mod secret;
+mod server_notices;
 mod sessions;
 mod setting;
 mod socket_mode;
 mod tls;
+mod turn;
+mod user_directory;
 mod well_known;
 
 use std::{
@@ -46,14 +50,18 @@ pub use self::{
     mail::{Encryption, Language, Mail},
     media::Media,
     network::Network,
+    password_policy::PasswordPolicy,
     push::Push,
     rate_limits::RateLimits,
     registration_terms::{Policy, PolicyText, RegistrationTerms},
     secret::Secret,
+    server_notices::ServerNotices,
     sessions::Sessions,
     setting::{ENV_CONFIG_PATH, Setting},
     socket_mode::SocketMode,
     tls::Tls,
+    turn::Turn,
+    user_directory::UserDirectory,
     well_known::{Contact, Support, WellKnown},
 };
 
@@ -116,6 +124,7 @@ pub struct Config {
     pub registration_shared_secret: Option<Secret>,
     pub registration_shared_secret_file: Option<PathBuf>,
     pub registration_terms: RegistrationTerms,
+    pub password_policy: PasswordPolicy,
     pub sessions: Sessions,
     pub rate_limits: RateLimits,
 
@@ -133,6 +142,11 @@ pub struct Config {
     pub mail: Option<Mail>,
     pub media: Media,
     pub push: Push,
+    pub user_directory: UserDirectory,
+    /// Without it nobody sends notices.
+    pub server_notices: Option<ServerNotices>,
+    /// The TURN server for calls.
+    pub turn: Option<Turn>,
     pub well_known: WellKnown,
 }
 
@@ -176,6 +190,7 @@ impl Config {
             registration_shared_secret: None,
             registration_shared_secret_file: None,
             registration_terms: RegistrationTerms::new(),
+            password_policy: PasswordPolicy::default(),
             sessions: Sessions::default(),
             rate_limits: RateLimits::default(),
             default_room_version: RoomVersionId::V12,
@@ -186,6 +201,9 @@ impl Config {
             mail: None,
             media: Media::default(),
             push: Push::default(),
+            user_directory: UserDirectory::default(),
+            server_notices: None,
+            turn: None,
             well_known: WellKnown::default(),
         }
     }
@@ -249,8 +267,15 @@ impl Config {
             mail.check(&mut errors);
         }
         self.media.check(&mut errors);
+        self.password_policy.check(&mut errors);
         self.sessions.check(&mut errors);
         self.rate_limits.check(&mut errors);
+        if let Some(notices) = &self.server_notices {
+            notices.check(&mut errors);
+        }
+        if let Some(turn) = &self.turn {
+            turn.check(&mut errors);
+        }
         self.well_known.check(&mut errors);
         errors.into_result()
     }
@@ -301,6 +326,9 @@ impl Config {
             self.registration_shared_secret_file.as_deref(),
             &mut self.registration_shared_secret,
         )?;
+        if let Some(turn) = &mut self.turn {
+            read_secret_file("turn.secret", turn.secret_file.as_deref(), &mut turn.secret)?;
+        }
         match &mut self.mail {
             Some(mail) => read_secret_file(mail_password_key, mail.password_file.as_deref(), &mut mail.password),
             None => Ok(()),

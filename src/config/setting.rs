@@ -17,6 +17,13 @@ pub const ENV_CONFIG_PATH: &str = "CHAPPE_CONFIG";
 /// Keys whose value is a [`super::Secret`]; each has a companion `…_file`.
 pub(super) const SECRET_KEYS: [&str; 3] = ["registration_token", "registration_shared_secret", "mail.password"];
 
+/// Such keys in sections.
+const SECRET_KEYS_IN_SECTIONS: [&str; 2] = ["turn.secret", "turn.password"];
+
+fn is_secret(key: &str) -> bool {
+    SECRET_KEYS.contains(&key) || SECRET_KEYS_IN_SECTIONS.contains(&key)
+}
+
 /// The value of one key; `key` may lie in a section, `tls.port`.
 #[derive(Clone, Debug)]
 pub struct Setting {
@@ -37,7 +44,7 @@ impl Setting {
                 // What is not UTF-8 becomes a value that the key's type or the administrator will notice.
                 let value = value.to_string_lossy();
                 // figment would read the secret `0123` as a number.
-                let value = if SECRET_KEYS.contains(&key.as_str()) { Value::from(&*value) } else { guess(&value) };
+                let value = if is_secret(&key) { Value::from(&*value) } else { guess(&value) };
                 Some(Self { key, value, place: "in the environment" })
             })
             .collect()
@@ -50,7 +57,7 @@ impl FromStr for Setting {
     /// Reads `key=value` of the command line.
     fn from_str(text: &str) -> Result<Self, String> {
         let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE, such as port=8008")?;
-        if SECRET_KEYS.contains(&key) {
+        if is_secret(key) {
             return Err(format!("others can read the command line; put the secret into a file and set {key}_file"));
         }
         Ok(Self { key: key.to_owned(), value: guess(value), place: "on the command line" })

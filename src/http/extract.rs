@@ -36,7 +36,10 @@ use crate::{
     appservice::{self, Appservice},
     error::Error,
     plain_json,
-    user::session::{self, Caller},
+    user::{
+        account,
+        session::{self, Caller},
+    },
 };
 
 /// A client request whose access token was checked.
@@ -45,6 +48,19 @@ pub struct Client<R> {
     pub body: R,
     /// The body as it came, for what ruma's types leave out.
     pub raw: Bytes,
+}
+
+/// As [`Client`], also of a user whose account is locked: he may log out.
+pub struct LockedClient<R> {
+    pub sender: Caller,
+    pub body: R,
+}
+
+/// A request of an administrator of this server, with a body that ruma has no type for. Who asks is looked at before the
+/// body.
+pub struct AdminJson<T> {
+    pub sender: Caller,
+    pub body: T,
 }
 
 /// A client request whose body is a file of any size.
@@ -152,6 +168,35 @@ impl<R: IncomingRequest<Authentication = AccessToken> + Send> FromRequest<Arc<Se
     }
 }
 
+impl<R: IncomingRequest<Authentication = AccessToken> + Send> FromRequest<Arc<Server>> for LockedClient<R> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, server: &Arc<Server>) -> Result<Self, Error> {
+        let token = bearer_token(&request)?.ok_or_else(missing_token)?;
+        let (address, request) = address_of(request, server);
+        let sender = match server.appservices.with_token(&token) {
+            Some(_) => caller(server, &token, request.uri(), address).await?,
+            None => session::authenticate_any(server, &token, address).await?.0,
+        };
+        let (body, _) = parse(request, server).await?;
+        Ok(Self { sender, body })
+    }
+}
+
+impl<T: DeserializeOwned> FromRequest<Arc<Server>> for AdminJson<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, server: &Arc<Server>) -> Result<Self, Error> {
+        let (sender, request) = authenticate(request, server).await?;
+        if !account::is_admin(&server.store.snapshot(), &sender.user_id)? {
+            return Err(Error::forbidden("You are not a server admin"));
+        }
+        let raw = read(request.into_body(), server).await?;
+        let body = serde_json::from_slice(&raw).map_err(|e| unreadable(DeserializationError::Json(e).into()))?;
+        Ok(Self { sender, body })
+    }
+}
+
 impl<R: IncomingRequest<Authentication = AccessToken> + Send> FromRequest<Arc<Server>> for Upload<R> {
     type Rejection = Error;
 
@@ -213,10 +258,13 @@ impl<T: DeserializeOwned> FromRequest<Arc<Server>> for PublicJson<T> {
     }
 }
 
+fn missing_token() -> Error {
+    Error::refused(ErrorKind::MissingToken, "Missing access token")
+}
+
 /// Who sends a request that needs a token.
 async fn authenticate(request: Request, server: &Arc<Server>) -> Result<(Caller, Request), Error> {
-    let missing = || Error::refused(ErrorKind::MissingToken, "Missing access token");
-    let token = bearer_token(&request)?.ok_or_else(missing)?;
+    let token = bearer_token(&request)?.ok_or_else(missing_token)?;
     let (address, request) = address_of(request, server);
     let sender = caller(server, &token, request.uri(), address).await?;
     Ok((sender, request))

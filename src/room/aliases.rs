@@ -264,7 +264,7 @@ pub fn of_room(server: &Server, user: &UserId, room_id: &RoomId) -> Result<Vec<O
     Ok(rows.map(|row| row.and_then(|row| Ok(row.key()?.1.to_owned()))).collect::<store::Result<_>>()?)
 }
 
-pub(super) fn is_world_readable(view: &View<'_>) -> Result<bool> {
+pub fn is_world_readable(view: &View<'_>) -> Result<bool> {
     let content: Option<RoomHistoryVisibilityEventContent> =
         view.state_content(view.current_state(), &StateEventType::RoomHistoryVisibility, "")?;
     Ok(content.is_some_and(|content| content.history_visibility == HistoryVisibility::WorldReadable))

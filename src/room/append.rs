@@ -11,13 +11,14 @@ use super::{
     Membership, View, local_event,
     lock::{NextNumbers, Numbers},
     plan::Plan,
-    tables,
+    server_notices, tables,
 };
 use crate::{
     Server,
     error::{Error, Result},
     event::{Draft, Refusal, StateRoot, Verified},
     store::{EventNid, RoomNid, StateKeyNid, StreamPos, Transaction, Written},
+    user::moderation,
 };
 
 /// What became of an event that was given to its room.
@@ -98,6 +99,8 @@ pub async fn act(
                 Step::Send(draft) => draft,
                 Step::Done(event_id) => return Ok(Err(event_id)),
             };
+            moderation::check_draft(&view, &sender, &draft)?;
+            server_notices::check_draft(&view, &sender, &draft)?;
             let event = local_event::make_next(server, &view, &sender, draft)?;
             let mut plan = Plan::work_out(&view, known.get(&snapshot, room)?, Incoming::live(event), server)?;
             plan.check_local()?;

@@ -23,6 +23,7 @@ use crate::{
     event::{Draft, Pdu, Refusal, Verified, authorize, build, hash, rules},
     federation::inviting,
     store::{RoomNid, Snapshot},
+    user::moderation,
 };
 
 /// How many events and invites a client may ask for at once. Source: our choice; each is built, signed and written.
@@ -73,6 +74,7 @@ pub struct InitialState {
 ///
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3createroom>
 pub async fn create(server: &Arc<Server>, creator: &UserId, new: NewRoom) -> Result<OwnedRoomId> {
+    moderation::check_not_suspended(&server.store.snapshot(), creator)?;
     let (elsewhere, is_direct) = (new.invited_elsewhere(server), new.is_direct);
     let (version, alias, is_listed, replaces) = (new.version.clone(), new.alias.clone(), new.is_listed, new.replaces);
     let creator = creator.to_owned();
@@ -162,7 +164,7 @@ fn first_events(server: &Server, creator: &UserId, new: &NewRoom) -> Result<Vec<
         events.add(state("m.room.topic", &json!({ "topic": topic, "m.topic": rich })))?;
     }
     for invited in new.invite.iter().filter(|invited| server.is_ours(invited)).collect::<BTreeSet<_>>() {
-        membership::check_invite(server, &snapshot, invited)?;
+        membership::check_invite(server, &snapshot, creator, invited)?;
         let mut content = membership::content_with_profile(&snapshot, invited, "invite")?;
         if new.is_direct {
             content.insert("is_direct".to_owned(), true.into());
@@ -185,7 +187,7 @@ fn add_initial_state(events: &mut Blueprint<'_>, snapshot: &Snapshot<'_>, new: &
             continue;
         }
         if *event_type == StateEventType::RoomMember {
-            membership::check_initial(events.server, snapshot, state_key, content)?;
+            membership::check_initial(events.server, snapshot, events.creator, state_key, content)?;
         }
         events.add(Draft::state(event_type.clone(), state_key, content.clone()))?;
     }

@@ -59,7 +59,7 @@ pub async fn receive(
 ) -> Result<()> {
     let user = event.pdu().state_key.as_deref().and_then(|user| UserId::parse(user).ok());
     let user = user.filter(|user| server.is_ours(user)).ok_or_else(|| Error::invalid_param("Not a user of ours"))?;
-    let invited = user.clone();
+    let (inviter, invited) = (event.pdu().sender.clone(), user.clone());
     server
         .blocking(move |server| {
             let snapshot = server.store.snapshot();
@@ -67,7 +67,7 @@ pub async fn receive(
             if account.is_none_or(|account| account.deactivated.is_some()) {
                 return Err(Error::not_found("There is no such user here"));
             }
-            membership::check_invite(server, &snapshot, &invited)
+            membership::check_invite(server, &snapshot, &inviter, &invited)
         })
         .await?;
     let room = remote::claim(server, event.pdu().room_id.clone(), version).await?;

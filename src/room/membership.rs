@@ -3,14 +3,7 @@
 
 use std::sync::Arc;
 
-use ruma::{
-    OwnedEventId, OwnedUserId, RoomId, UserId,
-    api::error::ErrorKind,
-    events::{
-        StateEventType,
-        invite_permission_config::{InvitePermissionAction, InvitePermissionConfigEventContent},
-    },
-};
+use ruma::{OwnedEventId, OwnedUserId, RoomId, UserId, api::error::ErrorKind, events::StateEventType};
 use serde_json::{
     Map, Value,
     value::{RawValue, to_raw_value},
@@ -28,7 +21,7 @@ use crate::{
     event::Draft,
     federation::inviting,
     store::{RoomNid, Snapshot},
-    user::{profile, tables::AccountData},
+    user::{invite_permission, profile},
 };
 
 /// The content of a member event.
@@ -193,11 +186,11 @@ async fn change(
     mut content: Content,
     is_done: impl FnOnce(&View<'_>, &UserId) -> Result<Option<OwnedEventId>> + Send + 'static,
 ) -> Result<()> {
-    let target = target.to_owned();
+    let (sender_id, target) = (sender.to_owned(), target.to_owned());
     content.insert("membership".to_owned(), to.to_state().as_str().into());
     append::act(server, room, sender, None, move |server, view| match is_done(view, &target)? {
         Some(event_id) => Ok(Step::Done(event_id)),
-        None => Ok(Step::Send(draft(server, view, &target, to, content)?)),
+        None => Ok(Step::Send(draft(server, view, &sender_id, &target, to, content)?)),
     })
     .await?;
     Ok(())
@@ -206,23 +199,35 @@ async fn change(
 /// The member event that a client asks for as such.
 ///
 /// Errors: `M_BAD_JSON` if that is no member event of the specification, and all those of the calls above.
-pub fn by_state(server: &Server, view: &View<'_>, state_key: &str, content: &RawValue) -> Result<Draft> {
+pub fn by_state(
+    server: &Server,
+    view: &View<'_>,
+    sender: &UserId,
+    state_key: &str,
+    content: &RawValue,
+) -> Result<Draft> {
     let target =
         UserId::parse(state_key).map_err(|_| Error::bad_json("The state key of a member event is a user id"))?;
     let content: Content =
         serde_json::from_str(content.get()).map_err(|_| Error::bad_json("The content is no JSON object"))?;
     let to = membership_of(&content)?;
-    draft(server, view, &target, to, content)
+    draft(server, view, sender, &target, to, content)
 }
 
 /// Whether a new room may begin with this member event. Errors: as [`by_state`].
-pub fn check_initial(server: &Server, snapshot: &Snapshot<'_>, state_key: &str, content: &RawValue) -> Result<()> {
+pub fn check_initial(
+    server: &Server,
+    snapshot: &Snapshot<'_>,
+    sender: &UserId,
+    state_key: &str,
+    content: &RawValue,
+) -> Result<()> {
     let target =
         UserId::parse(state_key).map_err(|_| Error::bad_json("The state key of a member event is a user id"))?;
     let content: Content =
         serde_json::from_str(content.get()).map_err(|_| Error::bad_json("The content is no JSON object"))?;
     match membership_of(&content)? {
-        Membership::Invite => check_invite(server, snapshot, &target),
+        Membership::Invite => check_invite(server, snapshot, sender, &target),
         _ => Ok(()),
     }
 }
@@ -234,7 +239,14 @@ fn membership_of(content: &Content) -> Result<Membership> {
 }
 
 /// The member event for a change to `to`, with what we and not the client say in it.
-fn draft(server: &Server, view: &View<'_>, target: &UserId, to: Membership, mut content: Content) -> Result<Draft> {
+fn draft(
+    server: &Server,
+    view: &View<'_>,
+    sender: &UserId,
+    target: &UserId,
+    to: Membership,
+    mut content: Content,
+) -> Result<Draft> {
     content.remove("join_authorised_via_users_server");
     match to {
         Membership::Join => {
@@ -242,7 +254,7 @@ fn draft(server: &Server, view: &View<'_>, target: &UserId, to: Membership, mut 
                 content.insert("join_authorised_via_users_server".to_owned(), authorizer.as_str().into());
             }
         }
-        Membership::Invite => check_invite(server, view.snapshot, target)?,
+        Membership::Invite => check_invite(server, view.snapshot, sender, target)?,
         Membership::Knock | Membership::Leave | Membership::Ban => {}
     }
     if matches!(to, Membership::Join | Membership::Invite | Membership::Knock) {
@@ -275,20 +287,12 @@ fn unable_to_authorize(message: &'static str) -> Error {
 /// Whether an invite can reach `target` and is wanted.
 ///
 /// <https://spec.matrix.org/v1.19/client-server-api/#invite-permission>
-pub fn check_invite(server: &Server, snapshot: &Snapshot<'_>, target: &UserId) -> Result<()> {
+pub fn check_invite(server: &Server, snapshot: &Snapshot<'_>, sender: &UserId, target: &UserId) -> Result<()> {
     if !server.is_ours(target) {
         let reason = format!("{target} is of another server, whose signature must be asked for first");
         return Err(Error::refused(ErrorKind::Unknown, reason));
     }
-    let row = snapshot.get::<AccountData>(&(target, RoomNid(0), "m.invite_permission_config"))?;
-    let wish = row.and_then(|row| serde_json::from_str::<InvitePermissionConfigEventContent>(&row.content).ok());
-    match wish.and_then(|wish| wish.default_action) {
-        Some(InvitePermissionAction::Block) => {
-            Err(Error::refused(ErrorKind::InviteBlocked, format!("{target} does not accept invites"))
-                .with_status(http::StatusCode::FORBIDDEN))
-        }
-        _ => Ok(()),
-    }
+    invite_permission::check(snapshot, target, sender)
 }
 
 /// The content of a member event with the profile of `user`.

@@ -63,7 +63,7 @@ pub(super) fn check(view: &View<'_>, sender: &UserId, target: &EventId) -> Resul
 }
 
 /// What the content of a redaction says that it redacts: clients put it there whatever the room version.
-pub(super) fn target_in(content: &RawValue) -> Result<OwnedEventId> {
+pub(crate) fn target_in(content: &RawValue) -> Result<OwnedEventId> {
     #[derive(Deserialize)]
     struct Content {
         redacts: OwnedEventId,

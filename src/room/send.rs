@@ -144,7 +144,7 @@ pub async fn state_at(
     let user = sender.to_owned();
     append::act(server, room, sender, None, move |server, view| {
         let draft = match event_type {
-            StateEventType::RoomMember => membership::by_state(server, view, &state_key, &content)?,
+            StateEventType::RoomMember => membership::by_state(server, view, &user, &state_key, &content)?,
             _ => {
                 check_state(view, &event_type, &state_key, &content)?;
                 Draft::state(event_type, state_key, content)

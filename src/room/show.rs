@@ -341,6 +341,9 @@ mod tests {
             created_at_ms: START_MS,
             accepted_terms: std::collections::BTreeMap::new(),
             deactivated: Some(Deactivated { at_ms: START_MS, is_erased: true }),
+            is_locked: false,
+            is_suspended: false,
+            is_guest: false,
         }
     }
 

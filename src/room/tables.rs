@@ -14,6 +14,7 @@ use super::{
     invited::StrippedStates,
     redaction::EarlyRedactions,
     relations::{Annotations, Relations},
+    server_notices::NoticeRooms,
     servers::{RemoteRooms, RoomServers},
     threads::ThreadEvents,
 };
@@ -46,6 +47,7 @@ pub const ALL: &[TableInfo] = &[
     TableInfo::of::<Aliases>(),
     TableInfo::of::<RoomAliases>(),
     TableInfo::of::<ListedRooms>(),
+    TableInfo::of::<NoticeRooms>(),
     TableInfo::of::<EarlyRedactions>(),
     TableInfo::of::<EventTimes>(),
     TableInfo::of::<Gaps>(),

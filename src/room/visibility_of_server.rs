@@ -291,12 +291,8 @@ mod tests {
         room.receive_member(user_id!("@dan:late.test"), "join");
         room.change(|tx| {
             let gone = Account {
-                password_hash: None,
-                is_admin: false,
-                user_type: None,
-                created_at_ms: 0,
-                accepted_terms: BTreeMap::new(),
                 deactivated: Some(Deactivated { at_ms: 0, is_erased: true }),
+                ..Account::without_password(0)
             };
             tx.put::<Accounts>(&&*user("eve"), &gone);
         });

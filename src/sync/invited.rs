@@ -8,13 +8,16 @@ use super::{
 use crate::{
     error::{Error, Result},
     room::{View, show},
+    user::invite_permission::{self, Permission},
 };
 
 /// Invites by users whom the reader ignores are not shown.
 ///
 /// <https://spec.matrix.org/v1.19/client-server-api/#server-behaviour-14>
 pub fn write_invited(context: &Context<'_>, view: &View<'_>, room: &Room, out: &mut Vec<u8>) -> Result<bool> {
-    if context.ignored.contains(&view.event(room.row.event)?.sender) {
+    let inviter = view.event(room.row.event)?.sender;
+    let is_wanted = invite_permission::of(view.snapshot, &context.request.user_id, &inviter)? == Permission::Allowed;
+    if context.ignored.contains(&inviter) || !is_wanted {
         return Ok(false);
     }
     write(view, room, "invite_state", out)

@@ -9,14 +9,16 @@ use ruma::{
 
 use super::{
     device::{self, Selection},
+    directory,
     email::{self, Proven},
     keys, password,
+    profile::{DISPLAY_NAME, Profiles},
     tables::{Account, Accounts},
 };
 use crate::{
     Server,
     error::{Error, Result},
-    store::{Snapshot, Transaction},
+    store::{Json, Snapshot, Transaction},
 };
 
 /// Longest user id, `@` and server name included. Source: the specification's grammar of user ids.
@@ -32,26 +34,35 @@ pub struct NewAccount {
     pub accepted_terms: BTreeMap<String, String>,
     /// An address that its owner proved.
     pub email: Option<Proven>,
+    pub display_name: Option<String>,
 }
 
 impl NewAccount {
     pub fn new(user_id: OwnedUserId, password: String) -> Self {
-        Self { user_id, password, is_admin: false, user_type: None, accepted_terms: BTreeMap::new(), email: None }
+        Self {
+            user_id,
+            password,
+            is_admin: false,
+            user_type: None,
+            accepted_terms: BTreeMap::new(),
+            email: None,
+            display_name: None,
+        }
     }
 
     /// Hashes the password, so that nothing slow is left to do.
     pub async fn prepare(self, server: &Server) -> Result<PreparedAccount> {
-        password::check_acceptable(&self.password)?;
+        password::check_acceptable(&server.config.password_policy, &self.password)?;
         let password_hash = server.passwords.place().await.hash(&server.random, self.password).await?;
         let account = Account {
             password_hash: Some(password_hash),
             is_admin: self.is_admin,
             user_type: self.user_type,
-            created_at_ms: server.clock.now_ms(),
             accepted_terms: self.accepted_terms,
-            deactivated: None,
+            ..Account::without_password(server.clock.now_ms())
         };
-        Ok(PreparedAccount { user_id: self.user_id, account, email: self.email })
+        let Self { user_id, email, display_name, .. } = self;
+        Ok(PreparedAccount { user_id, account, email, display_name })
     }
 }
 
@@ -60,18 +71,24 @@ pub struct PreparedAccount {
     pub user_id: OwnedUserId,
     account: Account,
     email: Option<Proven>,
+    display_name: Option<String>,
 }
 
 impl PreparedAccount {
-    /// Of a user for whom an application service acts.
+    /// Of a user for whom an application service acts, or the server itself.
     pub fn without_password(server: &Server, user_id: OwnedUserId) -> Self {
-        Self { user_id, account: Account::without_password(server.clock.now_ms()), email: None }
+        let account = Account::without_password(server.clock.now_ms());
+        Self { user_id, account, email: None, display_name: None }
     }
 
     /// `M_USER_IN_USE` if somebody has the name, or had it; `M_THREEPID_IN_USE` if somebody has the address now.
     pub fn write(&self, tx: &mut Transaction<'_>) -> Result<()> {
         check_free(tx.before(), &self.user_id)?;
         tx.put::<Accounts>(&&*self.user_id, &self.account);
+        if let Some(name) = &self.display_name {
+            tx.put::<Profiles>(&(&self.user_id, DISPLAY_NAME), &Json::of(name));
+        }
+        directory::add(tx, &self.user_id, self.display_name.as_deref())?;
         match &self.email {
             Some(email) => email::put(tx, &self.user_id, email, self.account.created_at_ms),
             None => Ok(()),
@@ -175,7 +192,7 @@ pub async fn set_password(
     password: String,
     logged_out: Selection,
 ) -> Result<()> {
-    password::check_acceptable(&password)?;
+    password::check_acceptable(&server.config.password_policy, &password)?;
     let password_hash = server.passwords.place().await.hash(&server.random, password).await?;
     Server::detached(async move {
         if !matches!(logged_out, Selection::None) {

@@ -8,7 +8,7 @@ use tracing::warn;
 use super::{
     account, backup,
     device::{self, Selection},
-    email, keys,
+    directory, email, keys,
     profile::Profiles,
     tables::{AccountData, AccountDataChanges, Deactivated, Filters},
 };
@@ -16,7 +16,7 @@ use crate::{
     Server,
     error::{Error, Result},
     push::pushers,
-    room::{Membership, membership, tables::UserRooms},
+    room::{Membership, membership, server_notices::NoticeRooms, tables::UserRooms},
     store::{RoomNid, Snapshot},
 };
 
@@ -82,6 +82,8 @@ async fn close(server: &Server, user_id: OwnedUserId, is_erased: bool) -> Result
             tx.delete_all::<AccountDataChanges>(&&*user_id);
             tx.delete_all::<Filters>(&&*user_id);
             tx.delete_all::<Profiles>(&&*user_id);
+            directory::remove(tx, &user_id)?;
+            tx.delete::<NoticeRooms>(&&*user_id);
             Ok(())
         })
         .await

@@ -13,6 +13,7 @@ use tokio::{
 };
 
 use crate::{
+    config::PasswordPolicy,
     error::{Error, Result},
     random::Random,
 };
@@ -86,13 +87,27 @@ fn hash(password: &str, salt: &[u8]) -> password_hash::Result<String> {
     Ok(hash.to_string())
 }
 
-/// Whether a user may have `password`.
-pub fn check_acceptable(password: &str) -> Result<()> {
+/// Whether a user may have `password`. Errors: `M_WEAK_PASSWORD`, those of MSC2000, `M_INVALID_PARAM`.
+pub fn check_acceptable(policy: &PasswordPolicy, password: &str) -> Result<()> {
     if password.is_empty() {
         return Err(Error::refused(ErrorKind::WeakPassword, "The password must not be empty"));
     }
     if password.len() > MAX_BYTES {
         return Err(Error::invalid_param(format!("The password must have at most {MAX_BYTES} bytes")));
+    }
+    if password.chars().count() < usize::from(policy.minimum_length) {
+        let message = format!("The password must have at least {} characters", policy.minimum_length);
+        return Err(Error::custom("M_PASSWORD_TOO_SHORT", message));
+    }
+    for (is_required, errcode, what, is_it) in [
+        (policy.require_digit, "M_PASSWORD_NO_DIGIT", "a digit", char::is_numeric as fn(char) -> bool),
+        (policy.require_symbol, "M_PASSWORD_NO_SYMBOL", "a symbol", |c| !c.is_alphanumeric()),
+        (policy.require_lowercase, "M_PASSWORD_NO_LOWERCASE", "a small letter", char::is_lowercase),
+        (policy.require_uppercase, "M_PASSWORD_NO_UPPERCASE", "a capital", char::is_uppercase),
+    ] {
+        if is_required && !password.chars().any(is_it) {
+            return Err(Error::custom(errcode, format!("The password must contain {what}")));
+        }
     }
     Ok(())
 }
@@ -123,7 +138,8 @@ mod tests {
 
     #[test]
     fn empty_and_endless_passwords_are_refused() {
-        assert!(check_acceptable("x").is_ok() && check_acceptable(&"x".repeat(512)).is_ok());
-        assert!(check_acceptable("").is_err() && check_acceptable(&"x".repeat(513)).is_err());
+        let is_acceptable = |password: &str| check_acceptable(&PasswordPolicy::default(), password).is_ok();
+        assert!(is_acceptable("x") && is_acceptable(&"x".repeat(512)));
+        assert!(!is_acceptable("") && !is_acceptable(&"x".repeat(513)));
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ruma::{UserId, api::error::ErrorKind, profile::ProfileFieldName};
 use serde_json::{Map, Value};
 
-use super::{account, presence};
+use super::{account, directory, moderation, presence};
 use crate::{
     Server,
     error::{Error, Result},
@@ -81,6 +81,7 @@ pub async fn of_any(
 pub async fn set(server: &Arc<Server>, user: &UserId, field: &str, value: Value) -> Result<()> {
     check_field(field)?;
     check_value(field, &value)?;
+    moderation::check_not_suspended(&server.store.snapshot(), user)?;
     if is_in_member_events(field) && value == "" {
         return delete(server, user, field).await;
     }
@@ -93,6 +94,9 @@ pub async fn set(server: &Arc<Server>, user: &UserId, field: &str, value: Value)
             let message = format!("A profile is at most {MAX_PROFILE_BYTES} bytes large");
             return Err(Error::refused(ErrorKind::ProfileTooLarge, message));
         }
+        if is_in_member_events(&name) {
+            directory::update(tx, &owner, &name, json.parse::<String>().ok().as_deref())?;
+        }
         tx.put::<Profiles>(&(&owner, &name), &json);
         Ok(())
     };
@@ -103,10 +107,14 @@ pub async fn set(server: &Arc<Server>, user: &UserId, field: &str, value: Value)
 /// Removes a field of a user's profile, if it is there.
 pub async fn delete(server: &Arc<Server>, user: &UserId, field: &str) -> Result<()> {
     check_field(field)?;
+    moderation::check_not_suspended(&server.store.snapshot(), user)?;
     let (owner, name) = (user.to_owned(), field.to_owned());
     server
         .store
         .commit(move |tx| {
+            if is_in_member_events(&name) {
+                directory::update(tx, &owner, &name, None)?;
+            }
             tx.delete::<Profiles>(&(&owner, &name));
             Ok::<_, Error>(())
         })

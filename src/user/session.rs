@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use tracing::{debug, warn};
 
 use super::{
-    account, device, keys,
+    account, device, keys, moderation,
     tables::{
         AccessToken, AccessTokens, Account, Accounts, Device, DeviceToken, DeviceTokens, Devices, LastSeen,
         RefreshToken, RefreshTokens, TokenKind,
@@ -192,8 +192,9 @@ pub async fn log_in(server: &Server, user_id: OwnedUserId, request: DeviceReques
         .store
         .commit(move |tx| {
             let account = account::get(tx.before(), &session.user_id)?;
-            if !is_active(account.as_ref()) {
-                return Err(deactivated());
+            match account.as_ref().filter(|_| is_active(account.as_ref())) {
+                Some(account) => moderation::check_unlocked(account)?,
+                None => return Err(deactivated()),
             }
             session.write(tx)
         })
@@ -203,9 +204,16 @@ pub async fn log_in(server: &Server, user_id: OwnedUserId, request: DeviceReques
 /// The user and device that `token` was given to, of an account in good standing. `M_UNKNOWN_TOKEN` if there is none,
 /// or if the token expired. `address` is kept as that of the device's last use.
 pub async fn authenticate(server: &Server, token: &str, address: IpAddr) -> Result<Caller> {
+    let (caller, account) = authenticate_any(server, token, address).await?;
+    moderation::check_unlocked(&account)?;
+    Ok(caller)
+}
+
+/// As [`authenticate`], of an account that may be locked.
+pub async fn authenticate_any(server: &Server, token: &str, address: IpAddr) -> Result<(Caller, Account)> {
     let hash = hash_of(token);
     let now_ms = server.clock.now_ms();
-    let Found { token, device } = find(&server.store.snapshot(), &hash)?.ok_or_else(|| unknown(false))?;
+    let Found { token, device, account } = find(&server.store.snapshot(), &hash)?.ok_or_else(|| unknown(false))?;
     if token.expires_at_ms.is_some_and(|expires| expires <= now_ms) {
         return Err(unknown(true));
     }
@@ -216,11 +224,13 @@ pub async fn authenticate(server: &Server, token: &str, address: IpAddr) -> Resu
     if device.last_seen.is_none_or(|seen| seen.at_ms.saturating_add(SEEN_EVERY_MS) <= now_ms) {
         note_seen(server, &caller, LastSeen { at_ms: now_ms, address }).await;
     }
-    Ok(caller)
+    Ok((caller, account))
 }
 
-/// `M_UNKNOWN_TOKEN` if a device whose request has been waiting was logged out meanwhile.
+/// `M_UNKNOWN_TOKEN` if a device whose request has been waiting was logged out meanwhile, `M_USER_LOCKED` if the account
+/// was locked.
 pub fn check_logged_in(snapshot: &Snapshot<'_>, user_id: &UserId, device_id: &DeviceId) -> Result<()> {
+    snapshot.get::<Accounts>(&user_id)?.as_ref().map_or(Ok(()), moderation::check_unlocked)?;
     let acts_on_none = device_id.as_str().is_empty(); // an application service
     if acts_on_none || snapshot.contains::<Devices>(&(user_id, device_id))? { Ok(()) } else { Err(unknown(false)) }
 }
@@ -228,14 +238,15 @@ pub fn check_logged_in(snapshot: &Snapshot<'_>, user_id: &UserId, device_id: &De
 struct Found {
     token: AccessToken,
     device: Device,
+    account: Account,
 }
 
 /// `None` if the token, its device or its account is not there or not active.
 fn find(snapshot: &Snapshot<'_>, hash: &Hash) -> Result<Option<Found>> {
     let Some(token) = snapshot.get::<AccessTokens>(hash)? else { return Ok(None) };
     let device = snapshot.get::<Devices>(&(&token.user_id, &token.device_id))?;
-    let account = snapshot.get::<Accounts>(&&*token.user_id)?;
-    Ok(device.filter(|_| is_active(account.as_ref())).map(|device| Found { token, device }))
+    let account = snapshot.get::<Accounts>(&&*token.user_id)?.filter(|account| is_active(Some(account)));
+    Ok(device.zip(account).map(|(device, account)| Found { token, device, account }))
 }
 
 fn is_active(account: Option<&Account>) -> bool {
@@ -281,8 +292,9 @@ pub async fn refresh(server: &Arc<Server>, token: &str) -> Result<Tokens> {
         .store
         .commit(move |tx| {
             let row = tx.get::<RefreshTokens>(&hash)?.ok_or_else(|| unknown(false))?;
-            if !is_active(tx.get::<Accounts>(&&*row.user_id)?.as_ref()) {
-                return Err(unknown(false));
+            match tx.get::<Accounts>(&&*row.user_id)?.filter(|account| is_active(Some(account))) {
+                Some(account) => moderation::check_unlocked(&account)?,
+                None => return Err(unknown(false)),
             }
             if row.expires_at_ms.is_some_and(|expires| expires <= now_ms) {
                 return Err(unknown(true));

@@ -36,6 +36,8 @@ pub struct Wish {
     #[serde(default)]
     admin: bool,
     user_type: Option<String>,
+    /// Not part of what is signed.
+    displayname: Option<String>,
     #[serde(default)]
     inhibit_login: bool,
     /// HMAC-SHA1 of the above, in hexadecimal digits.
@@ -85,6 +87,7 @@ pub async fn register(server: &Arc<Server>, wish: Wish) -> Result<Registered> {
     let new = NewAccount {
         is_admin: wish.admin,
         user_type: wish.user_type,
+        display_name: wish.displayname.filter(|name| !name.is_empty()),
         ..NewAccount::new(account::new_user_id(server.name(), &wish.username)?, wish.password)
     };
     registration::create_with_session(server, new, (!wish.inhibit_login).then(DeviceRequest::default)).await
@@ -107,6 +110,7 @@ mod tests {
             password: "pizza".to_owned(),
             admin: true,
             user_type: None,
+            displayname: None,
             inhibit_login: false,
             mac: String::new(),
         };

@@ -56,6 +56,11 @@ pub struct Account {
     pub accepted_terms: BTreeMap<String, String>,
     /// Nobody can use the account since then.
     pub deactivated: Option<Deactivated>,
+    /// See [`super::moderation`].
+    pub is_locked: bool,
+    pub is_suspended: bool,
+    /// Made without a password, by whoever only wants to look in.
+    pub is_guest: bool,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -66,7 +71,38 @@ pub struct Deactivated {
     pub is_erased: bool,
 }
 
-impl Record for Account {}
+impl Record for Account {
+    const VERSION: u8 = 2;
+
+    fn upgrade(version: u8, body: &[u8]) -> Result<Self, String> {
+        /// As the first version wrote it.
+        #[derive(Deserialize)]
+        struct First {
+            password_hash: Option<String>,
+            is_admin: bool,
+            user_type: Option<String>,
+            created_at_ms: u64,
+            accepted_terms: BTreeMap<String, String>,
+            deactivated: Option<Deactivated>,
+        }
+        if version != 1 {
+            return Err(format!("unknown version {version} of an account: was it written by a newer chappe?"));
+        }
+        let First { password_hash, is_admin, user_type, created_at_ms, accepted_terms, deactivated } =
+            postcard::from_bytes(body).map_err(|e| e.to_string())?;
+        Ok(Self {
+            password_hash,
+            is_admin,
+            user_type,
+            created_at_ms,
+            accepted_terms,
+            deactivated,
+            is_locked: false,
+            is_suspended: false,
+            is_guest: false,
+        })
+    }
+}
 
 impl Account {
     /// One that nobody can log in to by a password.
@@ -78,6 +114,9 @@ impl Account {
             created_at_ms,
             accepted_terms: BTreeMap::new(),
             deactivated: None,
+            is_locked: false,
+            is_suspended: false,
+            is_guest: false,
         }
     }
 }
@@ -85,7 +124,17 @@ impl Account {
 /// Without the hash: `chappe inspect` and logs print this.
 impl std::fmt::Debug for Account {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { password_hash, is_admin, user_type, created_at_ms, accepted_terms, deactivated } = self;
+        let Self {
+            password_hash,
+            is_admin,
+            user_type,
+            created_at_ms,
+            accepted_terms,
+            deactivated,
+            is_locked,
+            is_suspended,
+            is_guest,
+        } = self;
         f.debug_struct("Account")
             .field("has_password", &password_hash.is_some())
             .field("is_admin", is_admin)
@@ -93,6 +142,9 @@ impl std::fmt::Debug for Account {
             .field("created_at_ms", created_at_ms)
             .field("accepted_terms", accepted_terms)
             .field("deactivated", deactivated)
+            .field("is_locked", is_locked)
+            .field("is_suspended", is_suspended)
+            .field("is_guest", is_guest)
             .finish()
     }
 }

@@ -1,6 +1,7 @@
 //! Administration by scripts, in the form that Synapse gave it.
 
 mod register;
+mod server_notices;
 
 use std::sync::Arc;
 
@@ -9,5 +10,5 @@ use axum::Router;
 use crate::Server;
 
 pub fn router() -> Router<Arc<Server>> {
-    register::router()
+    Router::new().merge(register::router()).merge(server_notices::router())
 }

@@ -46,7 +46,7 @@ async fn change_password(
     State(server): State<Arc<Server>>,
     MaybeClient { sender, body, raw }: MaybeClient<change_password::v3::Request>,
 ) -> Result<Matrix<change_password::v3::Response>> {
-    password::check_acceptable(&body.new_password)?;
+    password::check_acceptable(&server.config.password_policy, &body.new_password)?;
     let operation = Operation::of::<change_password::v3::Request>("", &raw)?;
     let Some(sender) = sender else {
         return reset_password(server, operation, body).await;

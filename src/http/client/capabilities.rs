@@ -8,10 +8,12 @@ use serde_json::{Value, json};
 
 use crate::{
     Server,
+    error::Result,
     http::{
         endpoint,
         extract::{Client, Json},
     },
+    user::account,
 };
 
 /// Rooms of these versions can be made and used here: "1" to this.
@@ -23,10 +25,12 @@ pub fn router() -> Router<Arc<Server>> {
 
 /// `GET /capabilities`. Not in ruma's type, which leaves out what has its default value; clients look for it.
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3capabilities>
-async fn capabilities(State(server): State<Arc<Server>>, _: Client<get_capabilities::v3::Request>) -> Json<Value> {
+async fn capabilities(
+    State(server): State<Arc<Server>>,
+    Client { sender, .. }: Client<get_capabilities::v3::Request>,
+) -> Result<Json<Value>> {
     let available: BTreeMap<_, _> = (1..=NEWEST_ROOM_VERSION).map(|version| (version.to_string(), "stable")).collect();
-    Json(json!({
-        "capabilities": {
+    let mut capabilities = json!({
             "m.room_versions": {"default": server.config.default_room_version, "available": available},
             "m.change_password": {"enabled": true},
             "m.get_login_token": {"enabled": true},
@@ -34,7 +38,10 @@ async fn capabilities(State(server): State<Arc<Server>>, _: Client<get_capabilit
             "m.set_displayname": {"enabled": true},
             "m.set_avatar_url": {"enabled": true},
             "m.3pid_changes": {"enabled": server.config.mail.is_some()},
-            "m.forget_forced_upon_leave": {"enabled": false},
-        }
-    }))
+        "m.forget_forced_upon_leave": {"enabled": false},
+    });
+    if account::is_admin(&server.store.snapshot(), &sender.user_id)? {
+        capabilities["m.account_moderation"] = json!({"suspend": true, "lock": true});
+    }
+    Ok(Json(json!({ "capabilities": capabilities })))
 }

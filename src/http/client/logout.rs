@@ -10,7 +10,7 @@ use crate::{
     error::Result,
     http::{
         endpoint,
-        extract::{Client, Matrix},
+        extract::{LockedClient, Matrix},
     },
     user::device::{self, Selection},
 };
@@ -25,7 +25,7 @@ pub fn router() -> Router<Arc<Server>> {
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3logout>
 async fn log_out(
     State(server): State<Arc<Server>>,
-    Client { sender, .. }: Client<logout::v3::Request>,
+    LockedClient { sender, .. }: LockedClient<logout::v3::Request>,
 ) -> Result<Matrix<logout::v3::Response>> {
     sender.check_device()?; // the token of an application service does not end
     device::log_out(server, sender.user_id, Selection::These([sender.device_id].into())).await?;
@@ -36,7 +36,7 @@ async fn log_out(
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3logoutall>
 async fn log_out_all(
     State(server): State<Arc<Server>>,
-    Client { sender, .. }: Client<logout_all::v3::Request>,
+    LockedClient { sender, .. }: LockedClient<logout_all::v3::Request>,
 ) -> Result<Matrix<logout_all::v3::Response>> {
     device::log_out(server, sender.user_id, Selection::All).await?;
     Ok(Matrix(logout_all::v3::Response::new()))

@@ -2,6 +2,7 @@
 
 mod account;
 mod account_data;
+mod admin;
 mod appservices;
 mod banning;
 mod capabilities;
@@ -22,6 +23,7 @@ mod logout;
 mod media;
 mod members;
 mod messages;
+mod password_policy;
 mod presence;
 mod profile;
 mod public_rooms;
@@ -45,7 +47,9 @@ mod threads;
 mod to_device;
 mod typing;
 mod upgrading;
+mod user_directory;
 mod versions;
+mod voip;
 mod well_known;
 
 use std::sync::Arc;
@@ -58,6 +62,7 @@ pub fn router() -> Router<Arc<Server>> {
     Router::new()
         .merge(account::router())
         .merge(account_data::router())
+        .merge(admin::router())
         .merge(appservices::router())
         .merge(banning::router())
         .merge(capabilities::router())
@@ -78,6 +83,7 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(media::router())
         .merge(members::router())
         .merge(messages::router())
+        .merge(password_policy::router())
         .merge(presence::router())
         .merge(profile::router())
         .merge(public_rooms::router())
@@ -101,6 +107,8 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(to_device::router())
         .merge(typing::router())
         .merge(upgrading::router())
+        .merge(user_directory::router())
         .merge(versions::router())
+        .merge(voip::router())
         .merge(well_known::router())
 }

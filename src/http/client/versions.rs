@@ -16,21 +16,24 @@ const VERSIONS: [&str; 2] = ["r0.6.1", "v1.1"];
 
 /// What we have of later versions, by the names under which clients look for it beside the version.
 const FEATURES: &[&str] = &[
-    "fi.mau.msc2246.stable",         // media uploaded after its id was made, v1.7
-    "fi.mau.msc2659.stable",         // pings of application services, v1.7
-    "m.lazy_load_members",           // r0.5
-    "org.matrix.e2e_cross_signing",  // v1.1
-    "org.matrix.msc2285.stable",     // private read receipts, v1.4
-    "org.matrix.msc3440.stable",     // threads, v1.4
-    "org.matrix.msc3715.stable",     // relations in both directions, v1.4
-    "org.matrix.msc3771",            // receipts of threads, v1.4
-    "org.matrix.msc3773",            // unread counts of threads, v1.4
-    "org.matrix.msc3856.stable",     // the list of threads, v1.4
-    "org.matrix.msc3874",            // messages with some relation only
-    "org.matrix.msc3881",            // pushers that are switched off
-    "org.matrix.msc3916.stable",     // authenticated media, v1.11
-    "org.matrix.simplified_msc3575", // sliding sync, MSC4186
-    "uk.tcpip.msc4133.stable",       // profile fields, v1.16
+    "fi.mau.msc2246.stable",                          // media uploaded after its id was made, v1.7
+    "fi.mau.msc2659.stable",                          // pings of application services, v1.7
+    "m.lazy_load_members",                            // r0.5
+    "org.matrix.e2e_cross_signing",                   // v1.1
+    "org.matrix.msc2285.stable",                      // private read receipts, v1.4
+    "org.matrix.msc3440.stable",                      // threads, v1.4
+    "org.matrix.msc3715.stable",                      // relations in both directions, v1.4
+    "org.matrix.msc3771",                             // receipts of threads, v1.4
+    "org.matrix.msc3773",                             // unread counts of threads, v1.4
+    "org.matrix.msc3856.stable",                      // the list of threads, v1.4
+    "org.matrix.msc3874",                             // messages with some relation only
+    "org.matrix.msc3881",                             // pushers that are switched off
+    "org.matrix.msc3916.stable",                      // authenticated media, v1.11
+    "org.matrix.msc4155",                             // invites by some users and servers only
+    "org.matrix.simplified_msc3575",                  // sliding sync, MSC4186
+    "uk.half-shot.msc2666.query_mutual_rooms.stable", // v1.19
+    "uk.tcpip.msc4133.stable",                        // profile fields, v1.16
+    "uk.timedout.msc4323",                            // locking and suspending accounts, v1.18
 ];
 
 pub fn router() -> Router<Arc<Server>> {
