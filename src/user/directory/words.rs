@@ -10,7 +10,7 @@ const MAX_WORD_BYTES: usize = 64;
 pub fn of_name(text: &str) -> impl Iterator<Item = String> {
     let folded = fold(text);
     // Underscores join words for Unicode, but not in user ids; so do dots and apostrophes inside of words.
-    let parts = folded.split(|c: char| matches!(c, '_' | '.' | '\'' | '’'));
+    let parts = folded.split(['_', '.', '\'', '’']);
     let words = parts.flat_map(str::unicode_words).map(cut).map(ToOwned::to_owned);
     words.collect::<Vec<_>>().into_iter()
 }
