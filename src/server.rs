@@ -16,7 +16,7 @@ use crate::{
     push::{deliver::Deliveries, unread::Unread},
     random::Random,
     rate_limit::RateLimits,
-    room::{Rooms, hierarchy, typing::Typing},
+    room::{Rooms, hierarchy, search, typing::Typing},
     store::{self, Snapshot, Store},
     sync::{UserRoomLists, Wakers, sliding},
     tables,
@@ -58,6 +58,8 @@ pub struct Server {
     pub unread: Unread,
     /// The pushers that have something to tell.
     pub pushes: Deliveries,
+    /// Who may search now.
+    pub searches: search::Permits,
     pub limits: RateLimits,
     /// What other servers sent, and what is being fetched from them.
     pub inbox: Inbox,
@@ -137,6 +139,7 @@ impl Server {
             user_rooms: UserRoomLists::default(),
             activities: sliding::Activities::default(),
             sliding_turns: sliding::Turns::default(),
+            searches: search::Permits::default(),
             limits,
             inbox: Inbox::default(),
             media,

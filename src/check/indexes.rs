@@ -6,10 +6,11 @@ use crate::{
         aliases::{Aliases, RoomAliases},
         directory::ListedRooms,
         relations::{Annotations, Relations},
+        search::index::{SearchWords, Words},
         tables::{Events, Rooms},
         threads::ThreadEvents,
     },
-    store::Result,
+    store::{Result, RoomPos},
 };
 
 pub fn check(checker: &mut Checker<'_>) {
@@ -18,6 +19,7 @@ pub fn check(checker: &mut Checker<'_>) {
     checker.run("relations", relations);
     checker.run("annotations", annotations);
     checker.run("threads", threads);
+    checker.run("search", search);
 }
 
 /// Each alias belongs to one room that there is, and the room knows it.
@@ -98,5 +100,24 @@ fn threads(checker: &mut Checker<'_>) -> Result<()> {
         expected += usize::from(row?.key()?.2 == "m.thread");
     }
     checker.expect("threads", count == expected, || format!("{count} rows of {expected} events in threads"));
+    Ok(())
+}
+
+/// The words of all events that are shown are those that are searched.
+fn search(checker: &mut Checker<'_>) -> Result<()> {
+    let mut expected = 0;
+    for row in checker.snapshot.list::<Events>(&()) {
+        let row = row?;
+        let ((room, nid), event) = (row.key()?, &row.value);
+        let Some(words) = Words::of(event, nid).filter(|_| event.room_pos != 0) else { continue };
+        for word in words.words() {
+            let found = checker.snapshot.get::<SearchWords>(&(room, word, RoomPos(event.room_pos)))?;
+            checker
+                .expect("search", found == Some(words.said()), || format!("{} is not found by {word}", event.event_id));
+            expected += 1;
+        }
+    }
+    let count = checker.snapshot.list::<SearchWords>(&()).count();
+    checker.expect("search", count == expected, || format!("{count} words of {expected} that events say"));
     Ok(())
 }

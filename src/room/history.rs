@@ -182,6 +182,33 @@ pub fn around(
     }))
 }
 
+/// What is just before and after an event.
+#[derive(Clone, Debug)]
+pub struct Beside {
+    /// Newest first.
+    pub before: Vec<Entry>,
+    /// Oldest first.
+    pub after: Vec<Entry>,
+    /// The places from which to read on.
+    pub start: RoomPos,
+    pub end: RoomPos,
+}
+
+/// The events around one that the reader may see: as many before and after it as `limits` says.
+pub fn beside(reader: &Reader<'_, '_>, newest: RoomPos, entry: &Entry, limits: (usize, usize)) -> Result<Beside> {
+    let filter = RoomEventFilter::default();
+    let wanted = Wanted::new(reader, &filter, MAX_LIMIT)?;
+    let just_before = timeline::behind(entry.pos, Direction::Backward);
+    let before = wanted.page(reader, RoomPos::MIN, just_before, Direction::Backward, limits.0)?;
+    let after = wanted.page(reader, entry.pos, newest, Direction::Forward, limits.1)?;
+    Ok(Beside {
+        start: place_after(&before, entry, Direction::Backward),
+        end: place_after(&after, entry, Direction::Forward),
+        before: before.entries,
+        after: after.entries,
+    })
+}
+
 /// Where to read on after a page that began at `first`.
 fn place_after(page: &Page, first: &Entry, direction: Direction) -> RoomPos {
     let last = page.entries.last().unwrap_or(first);

@@ -30,6 +30,7 @@ pub mod redaction;
 pub mod relations;
 pub mod remote;
 pub mod restricted;
+pub mod search;
 pub mod send;
 pub mod server_notices;
 pub mod servers;

@@ -14,6 +14,7 @@ use super::{
     outliers,
     redaction::{self, EarlyRedactions, Effect, Redacted},
     relations::Relation,
+    search::index::Words,
     servers,
     state::{
         resolve,
@@ -86,6 +87,7 @@ pub(super) struct Plan {
     /// Events before it are missing.
     has_gap: bool,
     relation: Option<Relation>,
+    words: Option<Words>,
     effect: Effect,
     /// The redactions that waited for this event.
     early_redactions: Vec<EventNid>,
@@ -171,6 +173,7 @@ impl Plan {
             event: nid,
             place,
             relation: is_accepted.then(|| Relation::of(&stored, nid)).flatten(),
+            words: is_accepted.then(|| Words::of(&stored, nid)).flatten(),
             stored,
             next: NextNumbers { event: EventNid(next_event), state_key: StateKeyNid(next_state_key) },
             room_row: room_after(view, current, &members),
@@ -242,6 +245,9 @@ impl Plan {
             if let Some(relation) = &self.relation {
                 relation.put(tx, room, place);
             }
+            if let Some(words) = &self.words {
+                words.put(tx, room, place);
+            }
         }
         if let Some(old) = self.moved_from {
             outliers::move_number(tx, room, old, event, &self.stored)?;
@@ -296,10 +302,13 @@ impl Plan {
                 }
             }
             Effect::Redacts(redacted) => {
-                let Redacted { event, stored, relation } = &**redacted;
+                let Redacted { event, stored, relation, words } = &**redacted;
                 tx.put::<tables::Events>(&(room, *event), stored);
                 if let Some(relation) = relation {
                     relation.delete(tx, room, RoomPos(stored.room_pos))?;
+                }
+                if let Some(words) = words {
+                    words.delete(tx, room, RoomPos(stored.room_pos));
                 }
             }
         }

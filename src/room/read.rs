@@ -1,9 +1,9 @@
 //! The state of a room, whole or in part. Who may read which state is `visibility`'s to say.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use ruma::{OwnedMxcUri, OwnedUserId, events::StateEventType};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
@@ -87,10 +87,22 @@ pub fn senders(view: &View<'_>, entries: &[Entry]) -> Result<Vec<Found>> {
     load(view, nids)
 }
 
+/// The senders of `entries`, as they were then.
+pub fn profiles_of_senders(view: &View<'_>, entries: &[Entry]) -> Result<BTreeMap<OwnedUserId, Profile>> {
+    let profile = |(_, event): Found| {
+        let content = event.view().content().map_err(unreadable)?;
+        let user = event.state_key.as_deref().and_then(|user| OwnedUserId::try_from(user).ok());
+        Ok(user.map(|user| (user, profile_in(content.get()))))
+    };
+    senders(view, entries)?.into_iter().filter_map(|found| profile(found).transpose()).collect()
+}
+
 /// What a member event says about its user, where it says it in the specification's form.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Profile {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub displayname: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub avatar_url: Option<OwnedMxcUri>,
 }
 

@@ -2,7 +2,7 @@
 
 use ruma::{EventId, events::TimelineEventType};
 
-use super::{View, power_levels::power_levels_in, relations::Relation, state::trie::Tries};
+use super::{View, power_levels::power_levels_in, relations::Relation, search::index::Words, state::trie::Tries};
 use crate::{
     error::{Error, Result},
     event::{Pdu, StateRoot, StoredEvent, redact},
@@ -26,8 +26,9 @@ pub(super) struct Redacted {
     pub event: EventNid,
     /// As it is from now on.
     pub stored: StoredEvent,
-    /// What it related to.
+    /// What it related to, and what it said.
     pub relation: Option<Relation>,
+    pub words: Option<Words>,
 }
 
 /// What an accepted event does to others by being a redaction.
@@ -60,7 +61,8 @@ pub(super) fn effect(
         return Ok(Effect::Nothing);
     }
     let stored = without_content(view, &target, nid)?;
-    Ok(Effect::Redacts(Box::new(Redacted { event: target_nid, stored, relation: Relation::of(&target, target_nid) })))
+    let (relation, words) = (Relation::of(&target, target_nid), Words::of(&target, target_nid));
+    Ok(Effect::Redacts(Box::new(Redacted { event: target_nid, stored, relation, words })))
 }
 
 /// `event`, which comes in now, as the redactions leave it that came before it.

@@ -15,6 +15,7 @@ use super::{
     redaction::EarlyRedactions,
     relations::{Annotations, Relations},
     server_notices::NoticeRooms,
+    search::index::SearchWords,
     servers::{RemoteRooms, RoomServers},
     threads::ThreadEvents,
 };
@@ -44,6 +45,7 @@ pub const ALL: &[TableInfo] = &[
     TableInfo::of::<Relations>(),
     TableInfo::of::<Annotations>(),
     TableInfo::of::<ThreadEvents>(),
+    TableInfo::of::<SearchWords>(),
     TableInfo::of::<Aliases>(),
     TableInfo::of::<RoomAliases>(),
     TableInfo::of::<ListedRooms>(),

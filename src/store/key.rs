@@ -114,6 +114,20 @@ impl<const N: usize> Key<'_> for [u8; N] {
     }
 }
 
+/// What a text begins with: the last part of a prefix that finds all keys with such a text.
+#[derive(Clone, Copy, Debug)]
+pub struct Beginning<'t>(pub &'t str);
+
+impl<'a> Key<'a> for Beginning<'a> {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.0.as_bytes());
+    }
+    /// No key ends within a text.
+    fn read(_: &mut &'a [u8]) -> Option<Self> {
+        None
+    }
+}
+
 impl<'a> Key<'a> for &'a str {
     fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.as_bytes());

@@ -20,7 +20,7 @@ mod transaction;
 pub use self::{
     commit::Written,
     error::{Error, Result},
-    key::{EventNid, Key, RoomNid, RoomPos, StateKeyNid, StreamPos},
+    key::{Beginning, EventNid, Key, RoomNid, RoomPos, StateKeyNid, StreamPos},
     migrate::{Migration, Step},
     open::{Options, Store},
     recent::{Group, Recent},

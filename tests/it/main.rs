@@ -32,6 +32,7 @@ mod registration;
 mod relations;
 mod resident;
 mod rooms;
+mod search;
 mod sending;
 mod server_notices;
 mod shared_secret;

@@ -38,6 +38,7 @@ mod room_aliases;
 mod room_events;
 mod room_send;
 mod room_state_get;
+mod search;
 mod sliding_sync;
 mod spaces;
 mod sync;
@@ -100,6 +101,7 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(room_state_get::router())
         .merge(sliding_sync::router())
         .merge(spaces::router())
+        .merge(search::router())
         .merge(sync::router())
         .merge(tags::router())
         .merge(threads::router())

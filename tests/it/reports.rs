@@ -1,0 +1,108 @@
+//! What users report, and who reads it.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::support::{
+    TestServer, User,
+    room::{event_id, path},
+};
+
+const EVENT_REPORTS: &str = "/_synapse/admin/v1/event_reports";
+
+async fn administrator(server: &TestServer) -> User {
+    let boss = server.user("boss").await;
+    let id = ruma::OwnedUserId::try_from(boss.id.as_str()).unwrap();
+    let promote = move |tx: &mut chappe::store::Transaction<'_>| {
+        chappe::user::account::update(tx, &id, |account| account.is_admin = true)
+    };
+    server.inside().store.commit(promote).await.unwrap();
+    boss
+}
+
+async fn report(user: &User, path: &str, body: Value) -> crate::support::Answer {
+    user.post(&format!("/v3{path}"), body).await
+}
+
+#[tokio::test]
+async fn reports_of_events_are_kept_for_the_administrators() {
+    let server = TestServer::new().await;
+    let (alice, bob, boss) = (server.user("alice").await, server.user("bob").await, administrator(&server).await);
+    let room = alice.create_room(json!({ "preset": "public_chat", "name": "Harbour" })).await;
+    bob.join(&room).await;
+    let event = event_id(alice.try_say(&room, "insult").await);
+    let of_event = format!("/rooms/{room}/report/{}", path(&event));
+    report(&bob, &of_event, json!({ "reason": "rude", "score": -100 })).await.ok();
+    report(&bob, &of_event, json!({})).await.ok();
+    let listed = boss.get(EVENT_REPORTS).await.ok();
+    assert_eq!(listed["total"], 2);
+    assert_eq!(listed["event_reports"][0]["reason"], Value::Null, "the newest first");
+    let first = &listed["event_reports"][1];
+    let expected = json!({
+        "id": first["id"], "received_ts": first["received_ts"], "room_id": room, "event_id": event, "name": "Harbour",
+        "canonical_alias": null, "user_id": bob.id, "sender": alice.id, "reason": "rude", "score": null,
+    });
+    assert_eq!(*first, expected);
+    let page = boss.get(&format!("{EVENT_REPORTS}?limit=1&dir=f")).await.ok();
+    assert_eq!((&page["event_reports"][0]["reason"], &page["next_token"]), (&json!("rude"), &json!(1)));
+    let page = boss.get(&format!("{EVENT_REPORTS}?limit=1&dir=f&from=1")).await.ok();
+    assert_eq!((&page["event_reports"][0]["reason"], page.get("next_token")), (&Value::Null, None));
+    assert_eq!(boss.get(&format!("{EVENT_REPORTS}?user_id=alice")).await.ok()["total"], 0);
+    let one = format!("{EVENT_REPORTS}/{}", first["id"]);
+    assert_eq!(boss.get(&one).await.ok()["event_json"]["content"]["body"], "insult");
+    boss.delete(&one).await.ok();
+    assert_eq!(boss.get(&one).await.error(), (404, "M_NOT_FOUND"));
+    assert_eq!(boss.delete(&one).await.error(), (404, "M_NOT_FOUND"));
+    assert_eq!(boss.get(EVENT_REPORTS).await.ok()["total"], 1);
+}
+
+#[tokio::test]
+async fn only_what_somebody_in_the_room_may_see_is_reported() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = alice.create_public_room("joined").await;
+    let event = event_id(alice.try_say(&room, "before bob came").await);
+    let of_event = format!("/rooms/{room}/report/{}", path(&event));
+    assert_eq!(report(&bob, &of_event, json!({})).await.error(), (404, "M_NOT_FOUND"));
+    bob.join(&room).await;
+    assert_eq!(report(&bob, &of_event, json!({})).await.error(), (404, "M_NOT_FOUND"));
+    let unknown = format!("/rooms/{room}/report/$unknown");
+    assert_eq!(report(&bob, &unknown, json!({})).await.error(), (404, "M_NOT_FOUND"));
+    let elsewhere = format!("/rooms/!x:example.org/report/{}", path(&event));
+    assert_eq!(report(&alice, &elsewhere, json!({})).await.error(), (404, "M_NOT_FOUND"));
+    report(&alice, &of_event, json!({ "reason": "" })).await.ok();
+}
+
+#[tokio::test]
+async fn rooms_and_users_are_reported_without_telling_whether_they_exist() {
+    let server = TestServer::new().await;
+    let (alice, bob, boss) = (server.user("alice").await, server.user("bob").await, administrator(&server).await);
+    let room = alice.create_room(json!({})).await;
+    for room in [&*room, "!unknown:example.org"] {
+        report(&bob, &format!("/rooms/{room}/report"), json!({ "reason": "spam" })).await.ok();
+    }
+    for user in [&*alice.id, "@nobody:example.org", "@spammer:elsewhere.org"] {
+        report(&bob, &format!("/users/{}/report", path(user)), json!({ "reason": "x".repeat(5_000) })).await.ok();
+    }
+    let rooms = boss.get("/_synapse/admin/v1/room_reports").await.ok();
+    assert_eq!((&rooms["total"], &rooms["room_reports"][0]["room_id"]), (&json!(1), &json!(room)));
+    let users = boss.get("/_synapse/admin/v1/user_reports?dir=f").await.ok();
+    let ids: Vec<_> = users["user_reports"].as_array().unwrap().iter().map(|user| &user["target_user_id"]).collect();
+    assert_eq!(ids, [&json!(alice.id), &json!("@spammer:elsewhere.org")]);
+    assert_eq!(users["user_reports"][0]["reason"].as_str().map(str::len), Some(2_000));
+    let without_reason = report(&bob, &format!("/users/{}/report", path(&alice.id)), json!({})).await;
+    assert_eq!(without_reason.error(), (400, "M_BAD_JSON"));
+}
+
+#[tokio::test]
+async fn reports_are_for_administrators_only() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    for list in ["event_reports", "event_reports/1", "room_reports", "user_reports"] {
+        let path = format!("/_synapse/admin/v1/{list}");
+        assert_eq!(alice.get(&path).await.error(), (403, "M_FORBIDDEN"));
+        assert_eq!(server.get(&path).await.error(), (401, "M_MISSING_TOKEN"));
+    }
+    let path = format!("{EVENT_REPORTS}/1");
+    assert_eq!(alice.request(Method::DELETE, &path, None).await.error(), (403, "M_FORBIDDEN"));
+}
