@@ -14,8 +14,8 @@ use super::{
     invited::StrippedStates,
     redaction::EarlyRedactions,
     relations::{Annotations, Relations},
-    server_notices::NoticeRooms,
     search::index::SearchWords,
+    server_notices::NoticeRooms,
     servers::{RemoteRooms, RoomServers},
     threads::ThreadEvents,
 };
