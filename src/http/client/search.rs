@@ -232,7 +232,7 @@ fn groups(
         for found_here in &found.page {
             let room_id = reader(readers, found_here)?.view().room_id().to_owned();
             let is_left = found.left.iter().any(|(_, room)| *room == found_here.place.room);
-            add(&mut by_room, room_id.to_string(), found_here, is_left.then(|| Group::Room(room_id)))?;
+            add(&mut by_room, room_id.to_string(), found_here, is_left.then_some(Group::Room(room_id)))?;
         }
         all.insert("room_id", by_room);
     }
@@ -241,7 +241,7 @@ fn groups(
         for found_here in &found.page {
             let sender = found_here.entry.event.sender.clone();
             let is_left = found.left.iter().any(|(left, _)| *left == sender);
-            add(&mut by_sender, sender.to_string(), found_here, is_left.then(|| Group::Sender(sender)))?;
+            add(&mut by_sender, sender.to_string(), found_here, is_left.then_some(Group::Sender(sender)))?;
         }
         all.insert("sender", by_sender);
     }
