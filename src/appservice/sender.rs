@@ -101,7 +101,9 @@ async fn tell(server: &Arc<Server>, service: &Arc<Running>) -> Result<std::conve
             let asked = Arc::clone(service);
             let news = server.blocking(move |server| News::gather(server, &asked, after)).await?;
             after = news.events().unwrap_or(after);
-            looked_at = durable;
+            if !news.has_more() {
+                looked_at = durable;
+            }
             if !news.is_nothing() {
                 let (id, reader) = (id.clone(), reader.clone());
                 let must_last = news.has_body();

@@ -16,10 +16,14 @@ use super::{
 use crate::{
     Server,
     error::{Error, Result},
-    event::client_form::{self, Unsigned},
+    event::{
+        StoredEvent,
+        client_form::{self, Unsigned},
+        stored::{DecodeError, EventView},
+    },
     log,
     room::{View, tables::Rooms},
-    store::{Group, Row, Scan, Snapshot, StreamPos, Transaction},
+    store::{EventNid, Group, Row, Scan, Snapshot, StreamPos, Transaction},
     user::{
         device, keys,
         tables::{KeyChanges, ToDevice},
@@ -74,6 +78,8 @@ pub struct News {
     events: Option<StreamPos>,
     key_changes: StreamPos,
     to_device: Vec<(StreamPos, u32, Receiver)>,
+    /// There may be more of what has no cursor in the log.
+    has_more: bool,
 }
 
 impl News {
@@ -91,20 +97,16 @@ impl News {
             let view = View::of(&server.rooms, &snapshot, entry.room)?;
             let event = view.event(entry.event)?;
             if interest::in_event(server, &view, &event, registration)? {
-                let now = i64::try_from(server.clock.now_ms()).unwrap_or(i64::MAX);
-                let age = Some(now.saturating_sub_unsigned(event.origin_server_ts));
-                let unsigned = Unsigned { age, ..Unsigned::default() };
-                let shown = client_form::raw(&event.view(), Some(view.room_id()), &unsigned);
-                body.events.push(shown.map_err(|e| Error::internal(e.to_string()))?);
+                body.events.push(shown(server, &view, &event)?);
             }
         }
         let (to_device, messages) = to_device_messages(&snapshot, &registration.id)?;
         body.to_device = messages;
         let known = snapshot.get::<Cursors>(&&*registration.id)?.unwrap_or_default();
-        let mut key_changes = known.key_changes;
+        let (mut key_changes, mut has_more) = (known.key_changes, false);
         if registration.wants_encryption {
             let (changed, upto) = changed_users(server, &snapshot, known.key_changes)?;
-            key_changes = upto;
+            (key_changes, has_more) = (upto, changed.len() >= KEY_CHANGES);
             body.device_lists = (!changed.is_empty()).then_some(DeviceLists { changed, left: [] });
             body.add_key_counts(&snapshot, &to_device)?;
         }
@@ -112,12 +114,16 @@ impl News {
             body.ephemeral = service.mailbox.take(EPHEMERAL);
         }
         let body = (!body.is_empty()).then(|| serde_json::to_string(&body)).transpose().map_err(Error::internal)?;
-        Ok(Self { body, events: last, key_changes, to_device })
+        Ok(Self { body, events: last, key_changes, to_device, has_more })
     }
 
     /// How far the log was read, if there was anything to read.
     pub fn events(&self) -> Option<StreamPos> {
         self.events
+    }
+
+    pub fn has_more(&self) -> bool {
+        self.has_more
     }
 
     pub fn has_body(&self) -> bool {
@@ -171,6 +177,21 @@ impl Body {
         self.fallback_keys.entry(user.to_owned()).or_default().insert(device.to_owned(), types);
         Ok(())
     }
+}
+
+/// An event as services see it.
+fn shown(server: &Server, view: &View<'_>, event: &StoredEvent) -> Result<Box<RawValue>> {
+    let unreadable = |error: DecodeError| Error::internal(error.to_string());
+    let replaced = event.replaces.map(|nid| view.event(EventNid(nid))).transpose()?;
+    let replaced_view = replaced.as_ref().map(StoredEvent::view);
+    let now = i64::try_from(server.clock.now_ms()).unwrap_or(i64::MAX);
+    let unsigned = Unsigned {
+        age: Some(now.saturating_sub_unsigned(event.origin_server_ts)),
+        prev_content: replaced_view.as_ref().map(EventView::content).transpose().map_err(unreadable)?,
+        replaces_state: replaced.as_ref().map(|replaced| &*replaced.event_id),
+        ..Unsigned::default()
+    };
+    client_form::raw(&event.view(), Some(view.room_id()), &unsigned).map_err(unreadable)
 }
 
 type Waiting = Vec<(StreamPos, u32, Receiver)>;
