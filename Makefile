@@ -26,6 +26,8 @@ test check: needs
 	cargo test --release --locked
 	cargo test --release --locked $(CLIENTS)
 	tests/clients/run
+	tests/bridge/run
+	tests/mail/run
 
 bench: needs
 	cargo bench --profile release --locked

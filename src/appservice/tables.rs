@@ -3,10 +3,14 @@
 use ruma::{OwnedDeviceId, OwnedUserId};
 use serde::{Deserialize, Serialize};
 
-use crate::store::{Family, Group, Record, StreamPos, Table, TableInfo};
+use crate::store::{Family, Group, Record, RoomNid, StreamPos, Table, TableInfo};
 
-pub const ALL: &[TableInfo] =
-    &[TableInfo::of::<Cursors>(), TableInfo::of::<Transactions>(), TableInfo::of::<ToDeviceRows>()];
+pub const ALL: &[TableInfo] = &[
+    TableInfo::of::<Cursors>(),
+    TableInfo::of::<Transactions>(),
+    TableInfo::of::<ToDeviceRows>(),
+    TableInfo::of::<NetworkRooms>(),
+];
 
 /// How far each service was told, apart from the log of events, where it is a reader.
 pub struct Cursors;
@@ -70,3 +74,14 @@ pub struct Receiver {
 }
 
 impl Record for Receiver {}
+
+/// The rooms that services list in directories of their own, one for each network that they bridge to.
+pub struct NetworkRooms;
+impl Table for NetworkRooms {
+    const NAME: &'static str = "network_rooms";
+    const FAMILY: Family = Family::Lookup;
+    const ID: u8 = 182;
+    /// The network as clients name it, see [`super::third_party::instance_id`].
+    type Key<'a> = (&'a str, RoomNid);
+    type Value = ();
+}

@@ -73,12 +73,30 @@ fn speaking<'s>(server: &'s Server, protocol: Option<&'s str>) -> impl Iterator<
 async fn of_service(server: &Server, service: &Running, protocol: &str) -> Option<Map<String, Value>> {
     let client = &server.appservices.client;
     let path = ["thirdparty", "protocol", protocol];
-    match call::get_json(client, &service.registration, &path, &[]).await {
-        Ok(answer) => Some(answer),
+    match call::get_json::<Map<String, Value>>(client, &service.registration, &path, &[]).await {
+        Ok(mut answer) => {
+            name_instances(&service.registration.id, &mut answer);
+            Some(answer)
+        }
         Err(error) => {
             debug!(service = service.registration.id, %error, "an application service does not describe a protocol");
             None
         }
+    }
+}
+
+/// The name by which clients tell one network of one service from all others.
+pub fn instance_id(service: &str, network_id: &str) -> String {
+    format!("{service}|{network_id}")
+}
+
+/// Adds to each network of a protocol its name for clients, which services do not know.
+fn name_instances(service: &str, protocol: &mut Map<String, Value>) {
+    let instances = protocol.get_mut("instances").and_then(Value::as_array_mut);
+    for instance in instances.into_iter().flatten().filter_map(Value::as_object_mut) {
+        let network_id = instance.get("network_id").and_then(Value::as_str).unwrap_or_default();
+        let id = instance_id(service, network_id);
+        instance.insert("instance_id".to_owned(), id.into());
     }
 }
 

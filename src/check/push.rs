@@ -2,11 +2,12 @@
 
 use super::Checker;
 use crate::{
-    appservice::tables::{Cursors, ToDeviceRows, Transactions},
+    appservice::tables::{Cursors, NetworkRooms, ToDeviceRows, Transactions},
     push::{
         pushers::{Pushers, PushersByKey},
         queue::{Badges, PushQueue},
     },
+    room::tables::Rooms,
     store::Result,
     user::tables::{Accounts, Devices},
 };
@@ -15,6 +16,7 @@ pub fn check(checker: &mut Checker<'_>) {
     checker.run("pushers", pushers);
     checker.run("push queue", queue);
     checker.run("application services", appservices);
+    checker.run("network rooms", network_rooms);
 }
 
 /// Each pusher belongs to an account, and to a device that is there, and is found by its app and pushkey.
@@ -50,6 +52,17 @@ fn queue(checker: &mut Checker<'_>) -> Result<()> {
         let row = row?;
         let is_there = checker.snapshot.contains::<Pushers>(&row.key()?)?;
         checker.expect("push queue", is_there, || format!("{:?} is no pusher, and told a number", row.key()));
+    }
+    Ok(())
+}
+
+/// The rooms that services list are there.
+fn network_rooms(checker: &mut Checker<'_>) -> Result<()> {
+    for row in checker.snapshot.list::<NetworkRooms>(&()) {
+        let row = row?;
+        let (network, room) = row.key()?;
+        let is_there = checker.snapshot.contains::<Rooms>(&room)?;
+        checker.expect("network rooms", is_there, || format!("room {room} is listed in {network} and not there"));
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The directory of public rooms.
 
-use std::{cmp::Reverse, fmt, str::FromStr, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeSet, fmt, str::FromStr, sync::Arc};
 
 use ruma::{
     OwnedRoomId, RoomId, UInt, UserId,
@@ -24,6 +24,7 @@ use serde::de::DeserializeOwned;
 use super::{View, aliases, membership};
 use crate::{
     Server,
+    appservice::tables::NetworkRooms,
     error::{Error, Result},
     store::{self, Family, RoomNid, Snapshot, Table, Transaction},
     user::account,
@@ -102,6 +103,18 @@ pub struct Query {
     pub search: Option<String>,
     /// Only rooms of these types; of all, if empty.
     pub room_types: Vec<RoomTypeFilter>,
+    pub network: Network,
+}
+
+/// Whose lists of rooms a client asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Network {
+    /// Matrix itself.
+    #[default]
+    Own,
+    /// Another network, as an application service lists its rooms.
+    Of(String),
+    All,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -160,8 +173,7 @@ enum Found {
 fn matching(server: &Server, snapshot: &Snapshot<'_>, query: &Query) -> Result<Vec<(Rank, Found)>> {
     let search = query.search.as_ref().map(|term| term.to_lowercase()).filter(|term| !term.is_empty());
     let mut found = Vec::new();
-    for row in snapshot.list::<ListedRooms>(&()) {
-        let nid = row?.key()?;
+    for nid in listed(snapshot, &query.network)? {
         let view = View::of(&server.rooms, snapshot, nid)?;
         if view.room.joined == 0 {
             continue;
@@ -178,6 +190,40 @@ fn matching(server: &Server, snapshot: &Snapshot<'_>, query: &Query) -> Result<V
     }
     found.sort_by(|(one, _), (other, _)| one.cmp(other));
     Ok(found)
+}
+
+fn listed(snapshot: &Snapshot<'_>, network: &Network) -> Result<BTreeSet<RoomNid>> {
+    let mut rooms = BTreeSet::new();
+    if matches!(network, Network::Own | Network::All) {
+        for row in snapshot.list::<ListedRooms>(&()) {
+            rooms.insert(row?.key()?);
+        }
+    }
+    let of_networks = match network {
+        Network::Own => return Ok(rooms),
+        Network::Of(network) => snapshot.list::<NetworkRooms>(&network.as_str()),
+        Network::All => snapshot.list::<NetworkRooms>(&()),
+    };
+    for row in of_networks {
+        rooms.insert(row?.key()?.1);
+    }
+    Ok(rooms)
+}
+
+/// Puts a room into the list that an application service keeps of a network, or takes it out. `M_NOT_FOUND` if we do not
+/// know the room.
+///
+/// <https://spec.matrix.org/v1.19/application-service-api/#published-room-directories>
+pub async fn set_listed_in(server: &Server, network: String, room_id: &RoomId, is_listed: bool) -> Result<()> {
+    let room = membership::findable(server, room_id)?;
+    let write = move |tx: &mut Transaction<'_>| {
+        match is_listed {
+            true => tx.put::<NetworkRooms>(&(&network, room), &()),
+            false => tx.delete::<NetworkRooms>(&(&network, room)),
+        }
+        Ok(())
+    };
+    server.store.commit(write).await
 }
 
 fn mentions(chunk: &PublicRoomsChunk, term: &str) -> bool {

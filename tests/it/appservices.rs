@@ -355,3 +355,32 @@ async fn other_networks_are_looked_up() {
     assert_eq!(users[0]["userid"], "@_irc_bob:example.org");
     assert_eq!(alice.get("/v3/thirdparty/location/irc").await.error(), (404, "M_NOT_FOUND"));
 }
+
+#[tokio::test]
+async fn a_service_lists_the_rooms_of_its_networks() {
+    let bridge = Bridge::new().await;
+    let alice = bridge.server.user("alice").await;
+    let create = json!({ "preset": "public_chat", "name": "Bridged" });
+    let room = bridge.request(Method::POST, "/v3/createRoom", create).await.ok()["room_id"].clone();
+    let listed = json!({ "preset": "public_chat", "name": "Own", "visibility": "public" });
+    let own = alice.create_room(listed).await;
+    let list = format!("/v3/directory/list/appservice/libera/{}", path(room.as_str().unwrap()));
+    let public = json!({ "visibility": "public" });
+    assert_eq!(alice.put(&list, public.clone()).await.error(), (401, "M_UNKNOWN_TOKEN"));
+    bridge.request(Method::PUT, &list, public).await.ok();
+    let instances = json!([{ "network_id": "libera", "desc": "Libera", "fields": {} }]);
+    bridge.service.answers(move |_| (200, json!({ "instances": instances })));
+    let protocol = alice.get("/v3/thirdparty/protocol/irc").await.ok();
+    let instance = protocol["instances"][0]["instance_id"].clone();
+    let rooms = async |query: Value| {
+        let found = alice.post("/v3/publicRooms", query).await.ok();
+        let rooms = found["chunk"].as_array().unwrap().iter();
+        rooms.map(|room| room["room_id"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(rooms(json!({})).await, [json!(own)]);
+    assert_eq!(rooms(json!({ "third_party_instance_id": instance })).await, [room.clone()]);
+    assert!(rooms(json!({ "third_party_instance_id": "irc|other" })).await.is_empty());
+    assert_eq!(rooms(json!({ "include_all_networks": true })).await.len(), 2);
+    bridge.request(Method::PUT, &list, json!({ "visibility": "private" })).await.ok();
+    assert!(rooms(json!({ "third_party_instance_id": instance })).await.is_empty());
+}

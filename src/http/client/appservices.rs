@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{Router, extract::State, response::Response};
 use http::{Method, StatusCode};
 use ruma::api::client::{
-    appservice::request_ping,
+    appservice::{request_ping, set_room_visibility},
     thirdparty::{
         get_location_for_protocol, get_location_for_room_alias, get_protocol, get_protocols, get_user_for_protocol,
         get_user_for_user_id,
@@ -26,6 +26,7 @@ use crate::{
         endpoint,
         extract::{ByAppservice, Client, Json, Matrix},
     },
+    room::directory,
 };
 
 /// The longest part of a service's answer to a ping that is passed on.
@@ -34,6 +35,7 @@ const MAX_PASSED_ON: usize = 4_096;
 pub fn router() -> Router<Arc<Server>> {
     Router::new()
         .merge(endpoint::<request_ping::v1::Request, _, _>(ping))
+        .merge(endpoint::<set_room_visibility::v3::Request, _, _>(list_room))
         .merge(endpoint::<get_protocols::v3::Request, _, _>(protocols))
         .merge(endpoint::<get_protocol::v3::Request, _, _>(protocol))
         .merge(endpoint::<get_location_for_protocol::v3::Request, _, _>(locations))
@@ -81,6 +83,18 @@ async fn ping(
     let mut answer = answer;
     answer["error"] = message.into();
     Ok((status, Json(answer)).into_response())
+}
+
+/// `PUT /directory/list/appservice/{networkId}/{roomId}`
+/// <https://spec.matrix.org/v1.19/application-service-api/#put_matrixclientv3directorylistappservicenetworkidroomid>
+async fn list_room(
+    State(server): State<Arc<Server>>,
+    ByAppservice { service, body }: ByAppservice<set_room_visibility::v3::Request>,
+) -> Result<Matrix<set_room_visibility::v3::Response>> {
+    let network = third_party::instance_id(&service.id, &body.network_id);
+    let is_listed = super::create_room::is_public(&body.visibility)?;
+    directory::set_listed_in(&server, network, &body.room_id, is_listed).await?;
+    Ok(Matrix(set_room_visibility::v3::Response::new()))
 }
 
 /// `GET /thirdparty/protocols`

@@ -25,7 +25,7 @@ use crate::{
         endpoint,
         extract::{Client, Matrix, MaybeClient, Public, WithOptionalToken},
     },
-    room::directory::{self, Page, Query},
+    room::directory::{self, Network, Page, Query},
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -69,13 +69,13 @@ async fn search(
         since: body.since,
         search: body.filter.generic_search_term,
         room_types: body.filter.room_types,
+        network: match body.room_network {
+            RoomNetwork::All => Network::All,
+            RoomNetwork::ThirdParty(network) => Network::Of(network),
+            _ => Network::Own,
+        },
     };
-    let page = match body.room_network {
-        RoomNetwork::Matrix | RoomNetwork::All => {
-            server.blocking(move |server| directory::page(server, &query)).await?
-        }
-        _ => Page::default(), // no application service brings a network of its own
-    };
+    let page = server.blocking(move |server| directory::page(server, &query)).await?;
     let mut response = get_public_rooms_filtered::v3::Response::new();
     (response.chunk, response.next_batch, response.prev_batch) = (page.rooms, page.next_batch, page.prev_batch);
     response.total_room_count_estimate = Some(count(page.total));
