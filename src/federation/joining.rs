@@ -25,6 +25,7 @@ use crate::{
     room::{
         Membership, View, aliases,
         append::{self, Incoming, Place, Verdict},
+        invited,
         membership::{self, Content},
         outliers, remote,
         tables::RoomIds,
@@ -69,14 +70,16 @@ async fn join_here(
     extra: &Content,
 ) -> Result<Option<Result<()>>> {
     let Some(room) = resident(server, room_id).await? else { return Ok(None) };
-    match membership::join(server, user, room, extra.clone()).await {
-        Err(Error::Refused { kind: ErrorKind::UnableToAuthorizeJoin, message, .. }) => {
-            // Others may know what we do not, if there are any.
-            let others = candidates(server, user, room_id, &[]).await?;
-            Ok(others.is_empty().then(|| Err(Error::forbidden(message))))
+    let (message, may_be_known_elsewhere) = match membership::join(server, user, room, extra.clone()).await {
+        Err(Error::Refused { kind: ErrorKind::UnableToAuthorizeJoin, message, .. }) => (message, true),
+        // An invite may have come without its place in the room, which then does not know of it yet.
+        Err(Error::Refused { kind: ErrorKind::Forbidden, message, .. }) => {
+            (message, invited::is_out_of_band(server, user, room).await?)
         }
-        answer => Ok(Some(answer)),
-    }
+        answer => return Ok(Some(answer)),
+    };
+    let may_be_asked = may_be_known_elsewhere && !candidates(server, user, room_id, &[]).await?.is_empty();
+    Ok((!may_be_asked).then(|| Err(Error::forbidden(message))))
 }
 
 /// The number of a room that this server takes part in.

@@ -23,7 +23,6 @@ use crate::{
     room::{
         Membership, View, invited,
         membership::{self, Content},
-        remote,
         tables::UserRooms,
     },
     store::RoomNid,
@@ -35,7 +34,7 @@ use crate::{
 /// <https://spec.matrix.org/v1.19/server-server-api/#leaving-rooms-rejecting-invites>
 pub async fn leave(server: &Arc<Server>, user: &UserId, room_id: &RoomId, reason: Option<String>) -> Result<()> {
     let room = membership::findable(server, room_id)?;
-    if !is_only_known_by_name(server, user, room).await? {
+    if !invited::is_out_of_band(server, user, room).await? {
         return membership::leave(server, user, room, reason).await;
     }
     let content = membership::because(reason);
@@ -48,20 +47,6 @@ pub async fn leave(server: &Arc<Server>, user: &UserId, room_id: &RoomId, reason
         invited::set(&server, room, user, Membership::Leave, event, None).await
     })
     .await
-}
-
-/// Whether the user's membership is one that we know of without being in the room.
-async fn is_only_known_by_name(server: &Arc<Server>, user: &UserId, room: RoomNid) -> Result<bool> {
-    let user = user.to_owned();
-    server
-        .blocking(move |server| {
-            let snapshot = server.store.snapshot();
-            let view = View::of(&server.rooms, &snapshot, room)?;
-            let row = snapshot.get::<UserRooms>(&(&user, room))?;
-            let is_waiting = row.is_some_and(|row| matches!(row.membership, Membership::Invite | Membership::Knock));
-            Ok(is_waiting && !remote::is_resident(&view)?)
-        })
-        .await
 }
 
 /// Tells a server that is in the room; `None` if none could be told.

@@ -74,6 +74,21 @@ pub async fn receive(
     set(server, room, user, Membership::Invite, event, stripped(state)).await
 }
 
+/// Whether the user is invited, or knocks, by an event that has no place in the room as we know it.
+pub async fn is_out_of_band(server: &Arc<Server>, user: &UserId, room: RoomNid) -> Result<bool> {
+    let user = user.to_owned();
+    server
+        .blocking(move |server| {
+            let snapshot = server.store.snapshot();
+            let view = View::of(&server.rooms, &snapshot, room)?;
+            let row = snapshot.get::<UserRooms>(&(&user, room))?;
+            let waiting = row.filter(|row| matches!(row.membership, Membership::Invite | Membership::Knock));
+            let Some(row) = waiting else { return Ok(false) };
+            Ok(view.event(row.event)?.flags.outlier || !remote::is_resident(&view)?)
+        })
+        .await
+}
+
 /// Keeps a membership in a room that we are not in, and the `event` that made it, whose auth events we do not know.
 pub async fn set(
     server: &Arc<Server>,
