@@ -1,6 +1,6 @@
 //! Events as clients see them, made by copying what is stored and adding what depends on the reader and on time.
 
-use ruma::{EventId, RoomId};
+use ruma::{EventId, RoomId, UserId};
 use serde_json::{Map, Value, value::RawValue};
 
 use super::stored::{DecodeError, EventView, put_key, put_member, put_members};
@@ -16,6 +16,8 @@ pub struct Unsigned<'a> {
     pub transaction_id: Option<&'a str>,
     /// The content of the state event that this one replaced, if the reader may see it.
     pub prev_content: Option<&'a RawValue>,
+    /// The sender of that state event. NOTSPEC: servers have always sent it, and clients read who invited from it.
+    pub prev_sender: Option<&'a UserId>,
     /// The id of the state event that this one replaced.
     pub replaces_state: Option<&'a EventId>,
     /// The redaction, as a client event.
@@ -35,6 +37,7 @@ impl Unsigned<'_> {
         }
         let texts = [
             ("membership", self.membership),
+            ("prev_sender", self.prev_sender.map(UserId::as_str)),
             ("replaces_state", self.replaces_state.map(EventId::as_str)),
             ("transaction_id", self.transaction_id),
         ];
@@ -186,13 +189,14 @@ mod tests {
             age: Some(-5),
             transaction_id: Some("t\"1"),
             prev_content: Some(&content),
+            prev_sender: Some(ruma::user_id!("@before:domain")),
             replaces_state: Some(event_id!("$old")),
             redacted_because: Some(&because),
             membership: Some("join"),
             relations: Some(&relations),
         };
         let expected = json!({
-            "age": -5, "transaction_id": "t\"1", "prev_content": { "a": 1 }, "replaces_state": "$old",
+            "age": -5, "transaction_id": "t\"1", "prev_content": { "a": 1 }, "prev_sender": "@before:domain", "replaces_state": "$old",
             "redacted_because": { "type": "m.room.redaction" }, "membership": "join", "m.relations": {},
         });
         assert_eq!(shown(&event, None, &unsigned)["unsigned"], expected);

@@ -299,11 +299,11 @@ fn room_for(
     };
     let Some(Membership::Leave | Membership::Ban) = membership_in(pdu.content.get()) else { return refused };
     let Some(row) = view.snapshot.get::<UserRooms>(&(&user, view.nid))? else { return refused };
-    // Whether the sender may do that we can't know without the room's state, so only those are believed who have to do
-    // with the invite, or the server that a knock is for.
+    // Whether the sender may do that we can't know without the room's state, so only who invited is believed, and
+    // of a knock the server that refuses it itself.
     let member = view.event(row.event)?;
     let is_believed = match row.membership {
-        Membership::Invite => member.sender.server_name() == pdu.sender.server_name(),
+        Membership::Invite => member.sender == pdu.sender,
         Membership::Knock => origin == pdu.sender.server_name(),
         Membership::Join | Membership::Leave | Membership::Ban => false,
     };

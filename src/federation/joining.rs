@@ -208,7 +208,7 @@ async fn enter(server: &Arc<Server>, room: RoomNid, event: Verified, state: Vec<
             Ok((known, remote::is_resident(&view)?))
         })
         .await?;
-    let place = if is_resident { Place::Live } else { Place::Entry };
+    let place = if is_resident { Place::Admitted } else { Place::Entry };
     let incoming = Incoming { event, place, given: vec![given.into()] };
     let appended = append::take_in(server, room, vec![incoming]).await?;
     match appended.into_iter().next().map(|appended| appended.verdict) {

@@ -115,14 +115,17 @@ impl Asker {
                     debug!(%id, "an earlier event can't be part of the room: {error:?}");
                 }
             }
+            // Whoever sends an event and keeps back what was before it could else say what the room is like there. An
+            // earlier event does no such harm: what it follows on is resolved together with the room as we know it.
+            if let Some(missing) = self.lacking(&event).await?.prev.first() {
+                return Err(Error::not_found(format!("Its previous event {missing} can't be had")));
+            }
         }
         self.take_in_next(event).await
     }
 
-    /// Makes an event part of the room: whatever of its previous events is not there by now is left out, and the state
-    /// after it asked for.
+    /// Makes an event part of the room. The state after those of its previous events that are not there is asked for.
     async fn take_in_next(&self, event: Verified) -> Result<()> {
-        self.complete_auth_events(&event).await?;
         let lacking = self.lacking(&event).await?;
         if lacking.is_known {
             return Ok(());
@@ -131,6 +134,7 @@ impl Asker {
         for missing in &lacking.prev {
             given.push(self.state_after(missing).await?.into());
         }
+        self.complete_auth_events(&event).await?;
         let incoming = Incoming { event, place: Place::Live, given };
         append::take_in(&self.server, self.room, vec![incoming]).await?;
         Ok(())

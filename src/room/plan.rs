@@ -55,6 +55,9 @@ pub enum Place {
     Live,
     /// At the end, and only what was given counts of what was before: the server comes into the room by this event.
     Entry,
+    /// At the end, of a room that we are in: a server that knows more of it let a user of ours in, so that it does not
+    /// matter what the room as we know it says to that.
+    Admitted,
     /// In the past, at this place of the timeline.
     Past(RoomPos),
 }
@@ -141,7 +144,7 @@ impl Plan {
         let ends = view.forward_extremities()?;
         let (ends_replaced, ends_kept): (Vec<_>, Vec<_>) = match place {
             Place::Entry if is_accepted => (ends, Vec::new()),
-            Place::Live if is_accepted => {
+            Place::Live | Place::Admitted if is_accepted => {
                 let followed = prev.accepted(view)?;
                 ends.into_iter().partition(|end| followed.contains(end))
             }
@@ -229,7 +232,7 @@ impl Plan {
         tx.put::<tables::Rooms>(&room, &self.room_row);
         if self.verdict == Verdict::Accepted {
             let place = match self.place {
-                Place::Live | Place::Entry => {
+                Place::Live | Place::Entry | Place::Admitted => {
                     log::note(tx, room, event);
                     tx.put::<tables::ForwardExtremities>(&(room, event), &());
                     RoomPos::from(pos)

@@ -59,6 +59,7 @@ pub struct Reader<'v, 's> {
 /// The state event that another one took the place of.
 struct Replaced {
     event_id: OwnedEventId,
+    sender: OwnedUserId,
     /// `None` if the reader may not see it.
     content: Option<Box<RawValue>>,
 }
@@ -186,6 +187,10 @@ impl<'v, 's> Reader<'v, 's> {
             age: Some(i64::try_from(self.now_ms).unwrap_or(i64::MAX).saturating_sub_unsigned(event.origin_server_ts)),
             transaction_id: transaction_id.as_deref(),
             prev_content: replaced.as_ref().and_then(|replaced| replaced.content.as_deref()),
+            prev_sender: replaced
+                .as_ref()
+                .filter(|replaced| replaced.content.is_some())
+                .map(|replaced| &*replaced.sender),
             replaces_state: replaced.as_ref().map(|replaced| &*replaced.event_id),
             redacted_because: beside.redacted_because,
             membership: membership.as_ref().map(AsRef::as_ref),
@@ -238,8 +243,13 @@ impl<'v, 's> Reader<'v, 's> {
     fn replaced(&self, event: &StoredEvent) -> Result<Option<Replaced>> {
         let Some(nid) = event.replaces.map(EventNid) else { return Ok(None) };
         let replaced = self.view().event(nid)?;
-        let content = if self.sight.may_see(nid, &replaced)? { Some(self.content(&replaced)?) } else { None };
-        Ok(Some(Replaced { event_id: replaced.event_id, content }))
+        // Of an invite from a room that we were not in then we know no place, but it was shown to who was invited.
+        let is_his_own = replaced.flags.outlier
+            && replaced.event_type == "m.room.member"
+            && replaced.state_key.as_deref() == Some(self.sight.user_id.as_str());
+        let may_see = is_his_own || self.sight.may_see(nid, &replaced)?;
+        let content = if may_see { Some(self.content(&replaced)?) } else { None };
+        Ok(Some(Replaced { event_id: replaced.event_id, sender: replaced.sender, content }))
     }
 }
 

@@ -246,10 +246,36 @@ async fn where_what_is_missing_can_not_be_had_the_state_is_asked_for_and_the_res
         room.say(&format!("missed {number}"));
     }
     room.add("@alice:there", "m.room.topic", Some(""), json!({ "topic": "new" }));
+    let told = room.say("told");
     let last = room.say("last");
+    let missing = room.events(std::slice::from_ref(&told));
+    world.peer.on(Method::POST, "/_matrix/federation/v1/get_missing_events/", move |_| json!({ "events": missing }));
     room.send(&world.here, vec![room.event(&last)]).await.ok();
     world.until_seen(&last).await;
+    assert_eq!(world.bob.event(&room.id, &told).await.status, 200);
     assert_eq!(world.bob.state(&room.id, "m.room.topic", "").await.ok(), json!({ "topic": "new" }));
+    world.check();
+}
+
+#[tokio::test]
+async fn who_keeps_back_what_was_before_his_event_does_not_say_what_the_room_is_like() {
+    let world = joined().await;
+    let room = &world.room;
+    room.add("@alice:there", "m.room.topic", Some(""), json!({ "topic": "kept back" }));
+    let last = room.say("last");
+    room.send(&world.here, vec![room.event(&last)]).await.ok();
+    let sentinel = room.build(
+        "@alice:there",
+        "m.room.message",
+        None,
+        json!({ "body": "sentinel" }),
+        &[id_of(&room.state_event("m.room.member", "@bob:here").unwrap())],
+    );
+    room.send(&world.here, vec![sentinel.clone()]).await.ok();
+    world.until_seen(&id_of(&sentinel)).await;
+    assert_eq!(world.bob.event(&room.id, &last).await.status, 404);
+    assert_eq!(world.network.count("there", "/_matrix/federation/v1/state_ids/"), 0);
+    assert_eq!(world.bob.state(&room.id, "m.room.topic", "").await.status, 404);
     world.check();
 }
 
