@@ -15,7 +15,7 @@ use crate::{
     room::{
         append::{self, Prepared, Verdict},
         membership::{self, Content},
-        remote,
+        show,
     },
     store::RoomNid,
 };
@@ -46,7 +46,7 @@ pub async fn invite(
         .blocking(move |server| {
             let snapshot = server.store.snapshot();
             let view = crate::room::View::of(&server.rooms, &snapshot, room)?;
-            let state = remote::state_for_invited(&view, &inviter)?;
+            let state = show::telling_pdus(&view, view.current_state(), Some(&inviter))?;
             Ok((view.room.version.clone(), view.rules, state))
         })
         .await?;

@@ -1,7 +1,6 @@
 //! Rooms that live on other servers: known by name, perhaps by an invite, and not by their state.
 
-use ruma::{OwnedRoomId, OwnedServerName, RoomVersionId, ServerName, UserId, events::StateEventType};
-use serde_json::value::RawValue;
+use ruma::{OwnedRoomId, OwnedServerName, RoomVersionId, ServerName};
 
 use super::{
     Membership, View, servers,
@@ -70,29 +69,4 @@ pub fn servers(view: &View<'_>, ours: &ServerName) -> Result<Vec<OwnedServerName
     }
     servers::servers_in(view.snapshot, view.nid)?.iter().for_each(|server| add(server));
     Ok(servers)
-}
-
-/// What a server is told of a room whose user `inviter` invites: a few events of the current state, whole, so that it can
-/// check them.
-///
-/// <https://spec.matrix.org/v1.19/client-server-api/#stripped-state>
-pub fn state_for_invited(view: &View<'_>, inviter: &UserId) -> Result<Vec<Box<RawValue>>> {
-    let types = [
-        StateEventType::RoomCreate,
-        StateEventType::RoomName,
-        StateEventType::RoomAvatar,
-        StateEventType::RoomTopic,
-        StateEventType::RoomJoinRules,
-        StateEventType::RoomCanonicalAlias,
-        StateEventType::RoomEncryption,
-    ];
-    let keys = types.into_iter().map(|event_type| (event_type, ""));
-    let mut told = Vec::new();
-    for (event_type, key) in keys.chain([(StateEventType::RoomMember, inviter.as_str())]) {
-        let Some(event) = view.state_event(view.current_state(), &event_type, key)? else { continue };
-        let json = event.view().federation_json(view.room_id(), view.rules);
-        let json = String::from_utf8(json).map_err(Error::internal)?;
-        told.push(RawValue::from_string(json).map_err(Error::internal)?);
-    }
-    Ok(told)
 }

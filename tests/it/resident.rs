@@ -7,6 +7,7 @@ mod joins;
 mod knocks;
 mod leaving;
 mod restricted;
+mod third_party;
 
 use chappe::event::rules;
 use ruma::{RoomVersionId, room_version_rules::RoomVersionRules, signatures::reference_hash};

@@ -8,6 +8,7 @@ pub mod handshake;
 pub mod history;
 pub mod invite;
 pub mod state;
+pub mod third_party;
 
 use ruma::{RoomId, ServerName, events::StateEventType};
 

@@ -9,6 +9,7 @@ mod knocks;
 mod leaving;
 mod query;
 mod spaces;
+mod third_party_invites;
 mod transactions;
 mod version;
 
@@ -36,6 +37,7 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(leaving::router())
         .merge(query::router())
         .merge(spaces::router())
+        .merge(third_party_invites::router())
         .merge(transactions::router())
         .merge(version::router())
 }
