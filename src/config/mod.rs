@@ -62,7 +62,7 @@ pub use self::{
     tls::Tls,
     turn::Turn,
     user_directory::UserDirectory,
-    well_known::{Contact, Support, WellKnown},
+    well_known::{Contact, RtcTransport, Support, WellKnown},
 };
 
 /// The effective configuration. Names and defaults of the keys stay as they are for good: they are

@@ -16,6 +16,19 @@ pub struct WellKnown {
     pub server: Option<OwnedServerName>,
     /// Whom users and other administrators may turn to.
     pub support: Option<Support>,
+    /// What calls of groups go through (MatrixRTC).
+    #[serde(default)]
+    pub rtc_transports: Vec<RtcTransport>,
+}
+
+/// `[[global.well_known.rtc_transports]]`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RtcTransport {
+    /// `livekit`, the only one that clients know.
+    pub r#type: String,
+    /// URL of the service that lets users into LiveKit.
+    pub livekit_service_url: String,
 }
 
 /// `[global.well_known.support]`. At least one of the two must be given.
@@ -46,6 +59,15 @@ impl WellKnown {
                 "is not the URL of a web server",
                 "write it as \"https://matrix.example.org\", without a path",
             );
+        }
+        for transport in &self.rtc_transports {
+            if transport.r#type != "livekit" || !transport.livekit_service_url.starts_with("https://") {
+                errors.add(
+                    "well_known.rtc_transports",
+                    "has what is no LiveKit service",
+                    "write { type = \"livekit\", livekit_service_url = \"https://...\" }",
+                );
+            }
         }
         let Some(support) = &self.support else { return };
         if support.support_page.is_none() && support.contacts.is_empty() {

@@ -88,7 +88,7 @@ fn html(status: StatusCode, language: &str, title: &str, body: &str) -> Response
     (status, headers, html).into_response()
 }
 
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     let escape = |c: char| match c {
         '&' => "&amp;".to_owned(),
         '<' => "&lt;".to_owned(),

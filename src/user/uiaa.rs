@@ -278,6 +278,67 @@ impl Demand<'_> {
     }
 }
 
+/// How a stage stands for whoever looks at its page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnPage {
+    Open,
+    Passed,
+    /// The session is unknown, used or too old.
+    Ended,
+}
+
+/// How a stage of a session stands. Error: `M_UNRECOGNIZED` if there is no page for such a stage.
+pub fn look_at(server: &Server, session: &str, stage: &str) -> Result<OnPage> {
+    let stage = stage_with_page(stage)?;
+    Ok(match find(server, session) {
+        None => OnPage::Ended,
+        Some((_, session)) if session.completed.contains(&stage) => OnPage::Passed,
+        Some(_) => OnPage::Open,
+    })
+}
+
+/// Completes a stage of a session by what somebody gave on its page, if that proves it.
+pub async fn prove_on_page(server: &Arc<Server>, id: &str, stage: &str, secret: String) -> Result<OnPage> {
+    let stage = stage_with_page(stage)?;
+    let Some((sessions, session)) = find(server, id) else { return Ok(OnPage::Ended) };
+    if session.completed.contains(&stage) {
+        return Ok(OnPage::Passed);
+    }
+    let is_proven = match (&stage, &session.caller) {
+        (AuthType::Password, Some(caller)) => account::check_password(server, &caller.user_id, secret).await?,
+        (_, Some(_)) | (AuthType::Password, None) => false,
+        (stage, None) => {
+            let mut with_it = session.completed.clone();
+            with_it.push(stage.clone());
+            let is_next = registration::flows(&server.config).iter().any(|flow| flow.stages.starts_with(&with_it));
+            is_next && (*stage != AuthType::RegistrationToken || registration::is_valid_token(&server.config, &secret))
+        }
+    };
+    if !is_proven {
+        return Ok(OnPage::Open);
+    }
+    let noted = sessions.with(server.clock.now_ms(), id, |session| {
+        if !session.completed.contains(&stage) {
+            session.completed.push(stage);
+        }
+    });
+    Ok(if noted.is_some() { OnPage::Passed } else { OnPage::Ended })
+}
+
+fn find<'s>(server: &'s Server, id: &str) -> Option<(&'s Expiring<Session>, Session)> {
+    let now_ms = server.clock.now_ms();
+    [&server.uiaa.of_users, &server.uiaa.of_strangers]
+        .into_iter()
+        .find_map(|sessions| Some((sessions, sessions.with(now_ms, id, |session| session.clone())?)))
+}
+
+fn stage_with_page(stage: &str) -> Result<AuthType> {
+    match AuthType::from(stage) {
+        known @ (AuthType::Dummy | AuthType::Password | AuthType::RegistrationToken | AuthType::Terms) => Ok(known),
+        _ => Err(Error::unrecognized("There is no page for that")),
+    }
+}
+
 /// Nothing but JSON comes here, but ruma does not look into what it ignores: text there need not be UTF-8.
 fn unreadable(error: &serde_json::Error) -> Error {
     let kind = if error.is_data() { ErrorKind::BadJson } else { ErrorKind::NotJson };

@@ -41,3 +41,19 @@ async fn without_a_turn_server_there_is_nothing_to_tell() {
     let given = server.user("alice").await.get(PATH).await.ok();
     assert_eq!((&given["username"], &given["password"]), (&json!("all"), &json!("same")));
 }
+
+#[tokio::test]
+async fn clients_learn_what_calls_of_groups_go_through() {
+    let transport = json!({ "type": "livekit", "livekit_service_url": "https://livekit.example.org" });
+    let server = TestServer::with(|config| {
+        config.well_known.client = Some("https://example.org".to_owned());
+        config.well_known.rtc_transports = vec![serde_json::from_value(transport.clone()).unwrap()];
+    })
+    .await;
+    let known = server.get("/.well-known/matrix/client").await.ok();
+    assert_eq!(known["org.matrix.msc4143.rtc_foci"], json!([transport]));
+    assert_eq!(known["m.homeserver"], json!({ "base_url": "https://example.org" }));
+    let path = "/_matrix/client/unstable/org.matrix.msc4143/rtc/transports";
+    assert_eq!(server.user("alice").await.get(path).await.ok(), json!({ "rtc_transports": [transport] }));
+    assert_eq!(server.get(path).await.error(), (401, "M_MISSING_TOKEN"));
+}

@@ -20,6 +20,7 @@ use crate::{
         extract::{Client, Matrix},
     },
     room::membership::{self, Content},
+    user::moderation,
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -37,6 +38,7 @@ async fn by_id(
 ) -> Result<Matrix<join_room_by_id::v3::Response>> {
     server.limits.message(&sender.user_id)?;
     refuse_signed(body.third_party_signed.as_ref())?;
+    moderation::check_not_suspended(&server.store.snapshot(), &sender.user_id)?;
     joining::join(&server, &sender.user_id, &body.room_id, &[], extra(&raw)?).await?;
     Ok(Matrix(join_room_by_id::v3::Response::new(body.room_id)))
 }
@@ -49,6 +51,7 @@ async fn by_id_or_alias(
 ) -> Result<Matrix<join_room_by_id_or_alias::v3::Response>> {
     server.limits.message(&sender.user_id)?;
     refuse_signed(body.third_party_signed.as_ref())?;
+    moderation::check_not_suspended(&server.store.snapshot(), &sender.user_id)?;
     if let Ok(alias) = <&RoomAliasId>::try_from(&*body.room_id_or_alias) {
         appservice::query::alias(&server, alias).await?;
     }

@@ -13,6 +13,7 @@ use crate::{
         endpoint,
         extract::{Client, Matrix},
     },
+    user::moderation,
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -26,6 +27,7 @@ async fn knock(
     Client { sender, body, .. }: Client<Request>,
 ) -> Result<Matrix<Response>> {
     server.limits.message(&sender.user_id)?;
+    moderation::check_not_suspended(&server.store.snapshot(), &sender.user_id)?;
     let (room_id, via) = joining::find(&server, &body.room_id_or_alias, body.via).await?;
     knocking::knock(&server, &sender.user_id, &room_id, &via, body.reason).await?;
     Ok(Matrix(Response::new(room_id)))

@@ -4,6 +4,7 @@ mod account;
 mod account_data;
 mod admin;
 mod appservices;
+mod auth_fallback;
 mod banning;
 mod capabilities;
 mod create_room;
@@ -65,6 +66,7 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(account_data::router())
         .merge(admin::router())
         .merge(appservices::router())
+        .merge(auth_fallback::router())
         .merge(banning::router())
         .merge(capabilities::router())
         .merge(create_room::router())

@@ -6,9 +6,12 @@ use std::sync::Arc;
 use axum::{Router, extract::State, routing::get};
 use ruma::{
     OwnedServerName,
-    api::client::discovery::{
-        discover_homeserver::{self, HomeserverInfo},
-        discover_support,
+    api::client::{
+        discovery::{
+            discover_homeserver::{self, HomeserverInfo},
+            discover_support,
+        },
+        rtc::transports,
     },
 };
 use serde::Serialize;
@@ -18,7 +21,7 @@ use crate::{
     error::{Error, Result},
     http::{
         endpoint,
-        extract::{Json, Matrix},
+        extract::{Client, Json, Matrix},
     },
 };
 
@@ -26,6 +29,7 @@ pub fn router() -> Router<Arc<Server>> {
     Router::new()
         .merge(endpoint::<discover_homeserver::Request, _, _>(client))
         .merge(endpoint::<discover_support::Request, _, _>(support))
+        .merge(endpoint::<transports::v1::Request, _, _>(rtc_transports))
         .route("/.well-known/matrix/server", get(server_address))
 }
 
@@ -35,9 +39,31 @@ fn not_configured() -> Error {
 
 /// `GET /.well-known/matrix/client`
 /// <https://spec.matrix.org/v1.19/client-server-api/#getwell-knownmatrixclient>
-async fn client(State(server): State<Arc<Server>>) -> Result<Matrix<discover_homeserver::Response>> {
+async fn client(State(server): State<Arc<Server>>) -> Result<Json<ClientInfo>> {
     let base_url = server.config.well_known.client.clone().ok_or_else(not_configured)?;
-    Ok(Matrix(discover_homeserver::Response::new(HomeserverInfo::new(base_url))))
+    let rtc_foci = server.config.well_known.rtc_transports.clone();
+    Ok(Json(ClientInfo { homeserver: HomeserverInfo::new(base_url), rtc_foci }))
+}
+
+/// With what ruma leaves out.
+#[derive(Serialize)]
+struct ClientInfo {
+    #[serde(rename = "m.homeserver")]
+    homeserver: HomeserverInfo,
+    /// <https://github.com/matrix-org/matrix-spec-proposals/pull/4143>
+    #[serde(rename = "org.matrix.msc4143.rtc_foci", skip_serializing_if = "Vec::is_empty")]
+    rtc_foci: Vec<config::RtcTransport>,
+}
+
+#[derive(Serialize)]
+struct Transports {
+    rtc_transports: Vec<config::RtcTransport>,
+}
+
+/// `GET /rtc/transports`
+/// <https://github.com/matrix-org/matrix-spec-proposals/pull/4143>
+async fn rtc_transports(State(server): State<Arc<Server>>, _: Client<transports::v1::Request>) -> Json<Transports> {
+    Json(Transports { rtc_transports: server.config.well_known.rtc_transports.clone() })
 }
 
 #[derive(Serialize)]
