@@ -2,7 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::{Server, appservice, federation::inbox, push, room::upgrade::carry_over, sweep, user::directory};
+use crate::{
+    Server, appservice,
+    federation::inbox,
+    push,
+    room::{delayed, upgrade::carry_over},
+    sweep,
+    user::directory,
+};
 
 /// Starts it all; it ends with the server's `shutdown`.
 pub fn start(server: &Arc<Server>) {
@@ -10,6 +17,7 @@ pub fn start(server: &Arc<Server>) {
     tokio::spawn(inbox::resume(Arc::clone(server)));
     tokio::spawn(push::reader::run(Arc::clone(server)));
     tokio::spawn(sweep::run(Arc::clone(server)));
+    tokio::spawn(delayed::run(Arc::clone(server)));
     tokio::spawn(carry_over::run(Arc::clone(server)));
     tokio::spawn(directory::remote::run(Arc::clone(server)));
 }

@@ -16,7 +16,7 @@ use crate::{
     push::{deliver::Deliveries, unread::Unread},
     random::Random,
     rate_limit::RateLimits,
-    room::{Rooms, hierarchy, search, typing::Typing},
+    room::{Rooms, delayed::Delayed, hierarchy, search, typing::Typing},
     store::{self, Snapshot, Store},
     sync::{UserRoomLists, Wakers, sliding},
     tables,
@@ -53,6 +53,8 @@ pub struct Server {
     /// The order of what is in `typing` and `presence`.
     pub ephemeral: Arc<Order>,
     pub typing: Typing,
+    /// Who works on events that are to be sent later.
+    pub delayed: Delayed,
     pub presence: Presence,
     /// What users have not read, as far as it was counted.
     pub unread: Unread,
@@ -123,6 +125,7 @@ impl Server {
         let ephemeral = Arc::new(Order::new(&clock));
         Ok(Arc::new(Self {
             typing: Typing::new(&ephemeral, &clock),
+            delayed: Delayed::default(),
             presence: Presence::new(config.allow_presence, &ephemeral, &clock),
             unread: Unread::new(config.memory_budget.bytes() / 32),
             pushes: Deliveries::default(),

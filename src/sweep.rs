@@ -9,7 +9,10 @@ use crate::{
     error::{Error, Result},
     federation::inbox,
     log, media,
-    room::tables::{EventTransactions, Transactions},
+    room::{
+        delayed,
+        tables::{EventTransactions, Transactions},
+    },
     store::{self, Row},
     sync::sliding,
     user::tables::ToDeviceTransactions,
@@ -49,6 +52,7 @@ pub async fn once(server: &Arc<Server>) -> Result<usize> {
     Ok(transactions(server).await?
         + sliding::sweep(server).await?
         + inbox::sweep(server).await?
+        + delayed::sweep(server).await?
         + to_device_transactions(server).await?
         + media::pending::remove_expired(server).await?)
 }

@@ -9,7 +9,7 @@ use crate::{
     log,
     media::tables as media,
     push,
-    room::tables as room,
+    room::{delayed::tables as delayed, tables as room},
     store::{Family, Migration, Record, Store, Table, TableInfo},
     sync::sliding::tables as sliding,
     user::{directory, keys::tables as keys, tables as user},
@@ -34,6 +34,7 @@ pub fn all() -> impl Iterator<Item = &'static TableInfo> {
         .chain(sliding::ALL)
         .chain(federation::ALL)
         .chain(&directory::TABLES)
+        .chain(delayed::ALL)
 }
 
 const OWN: [TableInfo; 1] = [TableInfo::of::<SigningKey>()];

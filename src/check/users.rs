@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 
 use super::Checker;
 use crate::{
-    room::{server_notices::NoticeRooms, tables::Rooms},
+    room::{
+        delayed::tables::{DelayedDue, DelayedEvents, DelayedOfUser, DelayedTransactions},
+        server_notices::NoticeRooms,
+        tables::Rooms,
+    },
     store::Result,
     sync::sliding::tables::{Connections, SentRooms},
     user::{
@@ -31,6 +35,7 @@ pub fn check(checker: &mut Checker<'_>) {
     checker.run("e-mail addresses", emails);
     checker.run("user directory", user_directory);
     checker.run("notice rooms", notice_rooms);
+    checker.run("delayed events", delayed_events);
 }
 
 /// Each address is one account's, and found from both.
@@ -252,5 +257,35 @@ fn notice_rooms(checker: &mut Checker<'_>) -> Result<()> {
         let is_there = checker.snapshot.contains::<Rooms>(&row.value)?;
         checker.expect("notice rooms", is_there, || format!("{:?} has a room that is not there", row.key()));
     }
+    Ok(())
+}
+
+/// Each delayed event is its user's, and waits for its time unless it has come to an end.
+fn delayed_events(checker: &mut Checker<'_>) -> Result<()> {
+    let name = "delayed events";
+    let (mut count, mut waiting, mut transactions) = (0, 0, 0);
+    for row in checker.snapshot.list::<DelayedEvents>(&()) {
+        let row = row?;
+        let (delay_id, event) = (row.key()?, &row.value);
+        let is_listed = checker.snapshot.contains::<DelayedOfUser>(&(&event.user_id, delay_id))?;
+        let is_due = checker.snapshot.contains::<DelayedDue>(&(event.due_ms(), delay_id))?;
+        let agrees = is_listed && is_due == event.end.is_none();
+        checker.expect(name, agrees, || format!("{delay_id} of {} has the wrong rows", event.user_id));
+        if let Some((device_id, scope, txn_id)) = &event.transaction {
+            let key = (&*event.user_id, &**device_id, scope.as_str(), txn_id.as_str());
+            let found = checker.snapshot.get::<DelayedTransactions>(&key)?;
+            checker.expect(name, found.as_deref() == Some(delay_id), || format!("{delay_id} has lost its transaction"));
+            transactions += 1;
+        }
+        count += 1;
+        waiting += usize::from(is_due);
+    }
+    let found = [
+        checker.snapshot.list::<DelayedOfUser>(&()).count(),
+        checker.snapshot.list::<DelayedDue>(&()).count(),
+        checker.snapshot.list::<DelayedTransactions>(&()).count(),
+    ];
+    let expected = [count, waiting, transactions];
+    checker.expect(name, found == expected, || format!("of users, due, of transactions: {found:?}, not {expected:?}"));
     Ok(())
 }

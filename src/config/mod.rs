@@ -4,7 +4,8 @@
 //! each key does for an administrator is said in the `conduit.toml` at the root of the repository.
 
 mod byte_size;
-pub mod duration;
+pub mod delayed_events;
+mod duration;
 mod error;
 mod federation;
 mod hint;
@@ -45,6 +46,7 @@ use tracing_subscriber::EnvFilter;
 use self::setting::SECRET_KEYS;
 pub use self::{
     byte_size::ByteSize,
+    delayed_events::DelayedEvents,
     error::ConfigError,
     federation::{Federation, ServerPattern},
     mail::{Encryption, Language, Mail},
@@ -140,6 +142,7 @@ pub struct Config {
 
     pub federation: Federation,
     pub mail: Option<Mail>,
+    pub delayed_events: DelayedEvents,
     pub media: Media,
     pub push: Push,
     pub user_directory: UserDirectory,
@@ -199,6 +202,7 @@ impl Config {
             appservice_registrations: Vec::new(),
             federation: Federation::default(),
             mail: None,
+            delayed_events: DelayedEvents::default(),
             media: Media::default(),
             push: Push::default(),
             user_directory: UserDirectory::default(),

@@ -14,6 +14,8 @@ pub struct Unsigned<'a> {
     pub age: Option<i64>,
     /// Only for the device that sent the event with it.
     pub transaction_id: Option<&'a str>,
+    /// Only for the user who had the event sent later (MSC4140).
+    pub delay_id: Option<&'a str>,
     /// The content of the state event that this one replaced, if the reader may see it.
     pub prev_content: Option<&'a RawValue>,
     /// The sender of that state event. NOTSPEC: servers have always sent it, and clients read who invited from it.
@@ -38,6 +40,7 @@ impl Unsigned<'_> {
         let texts = [
             ("membership", self.membership),
             ("prev_sender", self.prev_sender.map(UserId::as_str)),
+            ("org.matrix.msc4140.delay_id", self.delay_id),
             ("replaces_state", self.replaces_state.map(EventId::as_str)),
             ("transaction_id", self.transaction_id),
         ];
@@ -188,6 +191,7 @@ mod tests {
         let unsigned = Unsigned {
             age: Some(-5),
             transaction_id: Some("t\"1"),
+            delay_id: Some("d"),
             prev_content: Some(&content),
             prev_sender: Some(ruma::user_id!("@before:domain")),
             replaces_state: Some(event_id!("$old")),
@@ -198,6 +202,7 @@ mod tests {
         let expected = json!({
             "age": -5, "transaction_id": "t\"1", "prev_content": { "a": 1 }, "prev_sender": "@before:domain", "replaces_state": "$old",
             "redacted_because": { "type": "m.room.redaction" }, "membership": "join", "m.relations": {},
+            "org.matrix.msc4140.delay_id": "d",
         });
         assert_eq!(shown(&event, None, &unsigned)["unsigned"], expected);
         let transaction = Unsigned { transaction_id: Some("1"), ..Unsigned::default() };

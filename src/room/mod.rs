@@ -7,6 +7,7 @@ pub mod append;
 pub mod by_time;
 pub mod children;
 pub mod create;
+pub mod delayed;
 pub mod directory;
 pub mod ends;
 pub mod event_filter;

@@ -20,6 +20,7 @@ use crate::{
     error::{Error, Result},
     event::Draft,
     federation::inviting,
+    store::RoomNid,
     user::session::Caller,
 };
 
@@ -54,12 +55,51 @@ pub async fn message_at(
     let key = transaction(caller, format!("send/{event_type}"), txn_id);
     let sender = caller.user_id.clone();
     append::act(server, room, &caller.user_id, Some(key), move |_, view| {
-        if event_type == TimelineEventType::RoomRedaction {
-            redact::check(view, &sender, &redact::target_in(&content)?)?;
+        let draft = message_draft(view, &sender, event_type, content)?;
+        Ok(Step::Send(Draft { origin_server_ts: at, ..draft }))
+    })
+    .await
+}
+
+fn message_draft(
+    view: &View<'_>,
+    sender: &UserId,
+    event_type: TimelineEventType,
+    content: Box<RawValue>,
+) -> Result<Draft> {
+    if event_type == TimelineEventType::RoomRedaction {
+        redact::check(view, sender, &redact::target_in(&content)?)?;
+    }
+    check_annotation(view, sender, &event_type, &content)?;
+    check_thread(view, &content)?;
+    Ok(Draft::message(event_type, content))
+}
+
+/// Sends an event, of state if it has a key, that a user asked for some time ago, once for each `key`.
+///
+/// Errors: those of [`message`] and [`state`].
+pub(super) async fn later(
+    server: &Arc<Server>,
+    sender: &UserId,
+    room: RoomNid,
+    event_type: TimelineEventType,
+    state_key: Option<String>,
+    content: Box<RawValue>,
+    key: TransactionKey,
+) -> Result<OwnedEventId> {
+    if event_type == TimelineEventType::RoomMember
+        && let Some((target, content)) =
+            state_key.as_ref().and_then(|target| membership::invited_elsewhere(server, target, &content))
+    {
+        return inviting::invite(server, sender, &target, room, content).await;
+    }
+    let user = sender.to_owned();
+    append::act(server, room, sender, Some(key), move |server, view| match state_key {
+        None => Ok(Step::Send(message_draft(view, &user, event_type, content)?)),
+        Some(state_key) => {
+            let draft = state_draft(server, view, &user, event_type.to_string().into(), state_key, content)?;
+            state_step(view, &user, draft)
         }
-        check_annotation(view, &sender, &event_type, &content)?;
-        check_thread(view, &content)?;
-        Ok(Step::Send(Draft { origin_server_ts: at, ..Draft::message(event_type, content) }))
     })
     .await
 }
@@ -143,19 +183,34 @@ pub async fn state_at(
     }
     let user = sender.to_owned();
     append::act(server, room, sender, None, move |server, view| {
-        let draft = match event_type {
-            StateEventType::RoomMember => membership::by_state(server, view, &user, &state_key, &content)?,
-            _ => {
-                check_state(view, &event_type, &state_key, &content)?;
-                Draft::state(event_type, state_key, content)
-            }
-        };
-        Ok(match same_state(view, &user, &draft)? {
-            Some(event_id) => Step::Done(event_id),
-            None => Step::Send(Draft { origin_server_ts: at, ..draft }),
-        })
+        let draft = state_draft(server, view, &user, event_type, state_key, content)?;
+        state_step(view, &user, Draft { origin_server_ts: at, ..draft })
     })
     .await
+}
+
+fn state_draft(
+    server: &Server,
+    view: &View<'_>,
+    sender: &UserId,
+    event_type: StateEventType,
+    state_key: String,
+    content: Box<RawValue>,
+) -> Result<Draft> {
+    match event_type {
+        StateEventType::RoomMember => membership::by_state(server, view, sender, &state_key, &content),
+        _ => {
+            check_state(view, &event_type, &state_key, &content)?;
+            Ok(Draft::state(event_type, state_key, content))
+        }
+    }
+}
+
+fn state_step(view: &View<'_>, sender: &UserId, draft: Draft) -> Result<Step> {
+    Ok(match same_state(view, sender, &draft)? {
+        Some(event_id) => Step::Done(event_id),
+        None => Step::Send(draft),
+    })
 }
 
 /// What is known to be wrong before the rules of the room are asked: they would only say that it is forbidden.

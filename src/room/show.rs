@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use super::{
     Membership, View,
     aggregations::{self, Budget},
-    invited,
+    delayed, invited,
     read::Found,
     tables::EventTransactions,
     timeline::Entry,
@@ -180,12 +180,13 @@ impl<'v, 's> Reader<'v, 's> {
                 return Ok(());
             }
         };
-        let transaction_id = self.transaction_id(nid, &event)?;
+        let (transaction_id, delay_id) = self.sent_by(nid, &event)?;
         let replaced = self.replaced(&event)?;
         let membership = self.sight.membership_at(&event)?.map(Membership::to_state);
         let unsigned = Unsigned {
             age: Some(i64::try_from(self.now_ms).unwrap_or(i64::MAX).saturating_sub_unsigned(event.origin_server_ts)),
             transaction_id: transaction_id.as_deref(),
+            delay_id: delay_id.as_deref(),
             prev_content: replaced.as_ref().and_then(|replaced| replaced.content.as_deref()),
             prev_sender: replaced
                 .as_ref()
@@ -233,11 +234,17 @@ impl<'v, 's> Reader<'v, 's> {
         Ok(is_erased)
     }
 
-    /// The transaction id that this very device sent the event with.
-    fn transaction_id(&self, nid: EventNid, event: &StoredEvent) -> Result<Option<String>> {
-        let Some(device_id) = self.device_id.filter(|_| event.sender == self.sight.user_id) else { return Ok(None) };
+    /// The transaction id that this very device sent the event with, and the delay id under which the user had it sent.
+    fn sent_by(&self, nid: EventNid, event: &StoredEvent) -> Result<(Option<String>, Option<String>)> {
+        let Some(device_id) = self.device_id.filter(|_| event.sender == self.sight.user_id) else {
+            return Ok((None, None));
+        };
         let sent = self.view().snapshot.get::<EventTransactions>(&(self.view().nid, nid))?;
-        Ok(sent.filter(|sent| sent.device_id == device_id).map(|sent| sent.txn_id))
+        Ok(match sent {
+            Some(sent) if delayed::is_delay_id(&sent) => (None, Some(sent.txn_id)),
+            Some(sent) if sent.device_id == device_id => (Some(sent.txn_id), None),
+            _ => (None, None),
+        })
     }
 
     fn replaced(&self, event: &StoredEvent) -> Result<Option<Replaced>> {

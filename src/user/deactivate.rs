@@ -16,7 +16,7 @@ use crate::{
     Server,
     error::{Error, Result},
     push::pushers,
-    room::{Membership, membership, server_notices::NoticeRooms, tables::UserRooms},
+    room::{Membership, delayed, membership, server_notices::NoticeRooms, tables::UserRooms},
     store::{RoomNid, Snapshot},
 };
 
@@ -78,6 +78,7 @@ async fn close(server: &Server, user_id: OwnedUserId, is_erased: bool) -> Result
             backup::delete_user(tx, &user_id);
             pushers::delete_user(tx, &user_id)?;
             email::delete_user(tx, &user_id)?;
+            delayed::delete_user(tx, &user_id)?;
             tx.delete_all::<AccountData>(&&*user_id);
             tx.delete_all::<AccountDataChanges>(&&*user_id);
             tx.delete_all::<Filters>(&&*user_id);

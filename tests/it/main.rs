@@ -7,6 +7,7 @@ mod appservices;
 mod auth_fallback;
 mod backup;
 mod cross_signing;
+mod delayed;
 mod devices;
 mod directory;
 mod emails;

@@ -30,15 +30,20 @@ async fn capabilities(
     Client { sender, .. }: Client<get_capabilities::v3::Request>,
 ) -> Result<Json<Value>> {
     let available: BTreeMap<_, _> = (1..=NEWEST_ROOM_VERSION).map(|version| (version.to_string(), "stable")).collect();
+    let delayed = &server.config.delayed_events;
     let mut capabilities = json!({
-            "m.room_versions": {"default": server.config.default_room_version, "available": available},
-            "m.change_password": {"enabled": true},
-            "m.get_login_token": {"enabled": true},
-            "m.profile_fields": {"enabled": true},
-            "m.set_displayname": {"enabled": true},
-            "m.set_avatar_url": {"enabled": true},
-            "m.3pid_changes": {"enabled": server.config.mail.is_some()},
+        "m.room_versions": {"default": server.config.default_room_version, "available": available},
+        "m.change_password": {"enabled": true},
+        "m.get_login_token": {"enabled": true},
+        "m.profile_fields": {"enabled": true},
+        "m.set_displayname": {"enabled": true},
+        "m.set_avatar_url": {"enabled": true},
+        "m.3pid_changes": {"enabled": server.config.mail.is_some()},
         "m.forget_forced_upon_leave": {"enabled": false},
+        "org.matrix.msc4140.delayed_events": {
+            "max_delay_ms": u64::try_from(delayed.max_delay.as_millis()).unwrap_or(u64::MAX),
+            "max_scheduled": delayed.max_scheduled,
+        },
     });
     if account::is_admin(&server.store.snapshot(), &sender.user_id)? {
         capabilities["m.account_moderation"] = json!({"suspend": true, "lock": true});

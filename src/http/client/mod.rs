@@ -9,6 +9,7 @@ mod banning;
 mod capabilities;
 mod create_room;
 mod cross_signing;
+mod delayed_events;
 mod devices;
 mod event_by_time;
 mod filter;
@@ -71,6 +72,7 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(capabilities::router())
         .merge(create_room::router())
         .merge(cross_signing::router())
+        .merge(delayed_events::router())
         .merge(devices::router())
         .merge(event_by_time::router())
         .merge(filter::router())

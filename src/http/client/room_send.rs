@@ -2,15 +2,25 @@
 
 use std::sync::Arc;
 
-use axum::{Router, extract::State, routing::put};
+use axum::{
+    Router,
+    extract::{RawQuery, State},
+    response::{IntoResponse, Response},
+    routing::put,
+};
 use ruma::{
     MilliSecondsSinceUnixEpoch,
     api::{
-        client::{message::send_message_event, state::send_state_event},
+        client::{
+            delayed_events::{delayed_message_event, delayed_state_event},
+            message::send_message_event,
+            state::send_state_event,
+        },
         error::ErrorKind,
     },
 };
 
+use super::delayed_events::delay_in;
 use crate::{
     Server,
     error::{Error, Result},
@@ -18,7 +28,10 @@ use crate::{
         endpoint,
         extract::{Client, Matrix},
     },
-    room::send,
+    room::{
+        delayed::{self, NewEvent},
+        send,
+    },
     user::{presence, session::Caller},
 };
 
@@ -39,9 +52,17 @@ pub fn router() -> Router<Arc<Server>> {
 /// <https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidsendeventtypetxnid>
 async fn message_event(
     State(server): State<Arc<Server>>,
+    RawQuery(query): RawQuery,
     Client { sender, body, raw }: Client<send_message_event::v3::Request>,
-) -> Result<Matrix<send_message_event::v3::Response>> {
+) -> Result<Response> {
     server.limits.message(&sender.user_id)?;
+    if let Some(delay) = delay_in(query.as_deref())? {
+        let content = String::from_utf8_lossy(&raw).into_owned();
+        let (event_type, txn_id) = (body.event_type.to_string(), Some(body.txn_id.to_string()));
+        let new = NewEvent { event_type, state_key: None, content, delay, txn_id };
+        let delay_id = delayed::schedule(&server, &sender, &body.room_id, new).await?;
+        return Ok(Matrix(delayed_message_event::unstable::Response::new(delay_id)).into_response());
+    }
     if raw.is_empty() {
         return Err(Error::refused(ErrorKind::NotJson, "The body is empty")); // ruma takes that for `{}`
     }
@@ -50,21 +71,29 @@ async fn message_event(
     let txn_id = body.txn_id.as_str();
     let event_id = send::message_at(&server, &sender, &body.room_id, event_type, content, txn_id, at).await?;
     presence::active(&server, &sender.user_id, &sender.device_id);
-    Ok(Matrix(send_message_event::v3::Response::new(event_id)))
+    Ok(Matrix(send_message_event::v3::Response::new(event_id)).into_response())
 }
 
 /// `PUT /rooms/{roomId}/state/{eventType}/{stateKey}`
 /// <https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidstateeventtypestatekey>
 async fn state_event(
     State(server): State<Arc<Server>>,
-    Client { sender, body, .. }: Client<send_state_event::v3::Request>,
-) -> Result<Matrix<send_state_event::v3::Response>> {
+    RawQuery(query): RawQuery,
+    Client { sender, body, raw }: Client<send_state_event::v3::Request>,
+) -> Result<Response> {
     server.limits.message(&sender.user_id)?;
+    if let Some(delay) = delay_in(query.as_deref())? {
+        let content = String::from_utf8_lossy(&raw).into_owned();
+        let (event_type, state_key) = (body.event_type.to_string(), Some(body.state_key));
+        let new = NewEvent { event_type, state_key, content, delay, txn_id: None };
+        let delay_id = delayed::schedule(&server, &sender, &body.room_id, new).await?;
+        return Ok(Matrix(delayed_state_event::unstable::Response::new(delay_id)).into_response());
+    }
     let content = body.body.into_json();
     let at = timestamp(&sender, body.timestamp);
     let (user, key) = (&sender.user_id, body.state_key);
     let event_id = send::state_at(&server, user, &body.room_id, body.event_type, key, content, at).await?;
-    Ok(Matrix(send_state_event::v3::Response::new(event_id)))
+    Ok(Matrix(send_state_event::v3::Response::new(event_id)).into_response())
 }
 
 /// When an event happened, if an application service says so; nobody else is believed.

@@ -29,6 +29,7 @@ const FEATURES: &[&str] = &[
     "org.matrix.msc3874",                             // messages with some relation only
     "org.matrix.msc3881",                             // pushers that are switched off
     "org.matrix.msc3916.stable",                      // authenticated media, v1.11
+    "org.matrix.msc4140",                             // delayed events
     "org.matrix.msc4155",                             // invites by some users and servers only
     "org.matrix.simplified_msc3575",                  // sliding sync, MSC4186
     "uk.half-shot.msc2666.query_mutual_rooms.stable", // v1.19

@@ -68,7 +68,7 @@ async fn unread_counts_come_with_news_and_with_what_was_read() {
     bob.join(&room).await;
     let mut client = Connection::with_list(&alice, [0, 9]);
     client.next().await;
-    let event = bob.say(&room, "alice, look").await;
+    let event = bob.say(&room, "look").await;
     let shown = client.next().await["rooms"][&room].take();
     assert_eq!((&shown["notification_count"], &shown["highlight_count"]), (&json!(1), &json!(0)));
     alice.post(&format!("/v3/rooms/{room}/receipt/m.read/{event}"), json!({})).await.ok();
