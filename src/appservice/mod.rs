@@ -20,12 +20,14 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
-use self::ephemeral::Mailbox;
 pub use self::registration::{Appservice, Interest};
+use self::{ephemeral::Mailbox, tables::Invites};
 use crate::{
     Server,
     config::Config,
     error::{Error, Result},
+    room::{Membership, tables::UserRooms},
+    store::{RoomNid, Transaction},
     user::{account, device, session::Caller},
 };
 
@@ -153,6 +155,27 @@ pub fn caller(server: &Server, token: &str, assertion: Assertion) -> Result<Opti
         return Err(Error::refused(custom("M_UNKNOWN_DEVICE"), "The user has no such device"));
     }
     Ok(Some(caller))
+}
+
+/// Notes for the services of `user` that he was invited to a room that we are not in: such an event is not in the log.
+pub async fn invited(server: &Server, user: &UserId, room: RoomNid) -> Result<()> {
+    let told = |service: &&Arc<Running>| service.registration.url.is_some() && service.registration.has_user(user);
+    let services: Vec<String> =
+        server.appservices.iter().filter(told).map(|service| service.registration.id.clone()).collect();
+    if services.is_empty() {
+        return Ok(());
+    }
+    let user = user.to_owned();
+    let write = move |tx: &mut Transaction<'_>| {
+        let row = tx.get::<UserRooms>(&(&user, room))?.filter(|row| row.membership == Membership::Invite);
+        if let Some(row) = row {
+            for service in &services {
+                tx.put::<Invites>(&(service, row.since, room), &row.event);
+            }
+        }
+        Ok(())
+    };
+    server.store.commit(write).await
 }
 
 pub fn exclusive(message: &'static str) -> Error {

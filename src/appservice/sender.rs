@@ -7,7 +7,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     Running, call,
-    tables::{Cursor, Cursors, ToDeviceRows, Transaction, Transactions},
+    tables::{Cursor, Cursors, Invites, ToDeviceRows, Transaction, Transactions},
     transaction::News,
 };
 use crate::{
@@ -56,6 +56,7 @@ async fn forget_removed(server: &Server) -> Result<()> {
                     tx.delete::<LogReaders>(&name);
                     tx.delete::<Transactions>(&service);
                     tx.delete_all::<ToDeviceRows>(&service);
+                    tx.delete_all::<Invites>(&service);
                 }
             }
             Ok(())
@@ -146,6 +147,7 @@ fn has_news(server: &Server, service: &Running, after: StreamPos, looked_at: Str
     let recent = server.store.recent();
     recent.may_have_changed::<Log>(Group::of(Log::NAME), after)
         || recent.may_have_changed::<ToDeviceRows>(Group::of(&*registration.id), looked_at)
+        || recent.may_have_changed::<Invites>(Group::of(&*registration.id), looked_at)
         || registration.wants_encryption && recent.may_have_changed::<KeyChanges>(Group::of(()), looked_at)
         || !service.mailbox.is_empty()
 }

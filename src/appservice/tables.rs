@@ -3,13 +3,14 @@
 use ruma::{OwnedDeviceId, OwnedUserId};
 use serde::{Deserialize, Serialize};
 
-use crate::store::{Family, Group, Record, RoomNid, StreamPos, Table, TableInfo};
+use crate::store::{EventNid, Family, Group, Record, RoomNid, StreamPos, Table, TableInfo};
 
 pub const ALL: &[TableInfo] = &[
     TableInfo::of::<Cursors>(),
     TableInfo::of::<Transactions>(),
     TableInfo::of::<ToDeviceRows>(),
     TableInfo::of::<NetworkRooms>(),
+    TableInfo::of::<Invites>(),
 ];
 
 /// How far each service was told, apart from the log of events, where it is a reader.
@@ -84,4 +85,19 @@ impl Table for NetworkRooms {
     /// The network as clients name it, see [`super::third_party::instance_id`].
     type Key<'a> = (&'a str, RoomNid);
     type Value = ();
+}
+
+/// Invites of services' users to rooms that we are not in, which the services are to be told: they are not in the log.
+pub struct Invites;
+impl Table for Invites {
+    const NAME: &'static str = "appservice_invites";
+    const FAMILY: Family = Family::Queue;
+    const ID: u8 = 183;
+    /// The service's id, and the invite's place.
+    type Key<'a> = (&'a str, StreamPos, RoomNid);
+    type Value = EventNid;
+
+    fn group(&(service, ..): &Self::Key<'_>) -> Option<Group> {
+        Some(Group::of(service))
+    }
 }

@@ -7,11 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 use serde::Serialize;
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::{
+    Map, Value, json,
+    value::{RawValue, to_raw_value},
+};
 
 use super::{
     Running, interest,
-    tables::{Cursor, Cursors, Receiver, ToDeviceRows, Transactions},
+    tables::{Cursor, Cursors, Invites, Receiver, ToDeviceRows, Transactions},
 };
 use crate::{
     Server,
@@ -22,8 +25,11 @@ use crate::{
         stored::{DecodeError, EventView},
     },
     log,
-    room::{View, tables::Rooms},
-    store::{EventNid, Group, Row, Scan, Snapshot, StreamPos, Transaction},
+    room::{
+        View, show,
+        tables::{Events, Rooms},
+    },
+    store::{EventNid, Group, RoomNid, Row, Scan, Snapshot, StreamPos, Transaction},
     user::{
         device, keys,
         tables::{KeyChanges, ToDevice},
@@ -78,6 +84,7 @@ pub struct News {
     events: Option<StreamPos>,
     key_changes: StreamPos,
     to_device: Vec<(StreamPos, u32, Receiver)>,
+    invites: Vec<(StreamPos, RoomNid)>,
     /// There may be more of what has no cursor in the log.
     has_more: bool,
 }
@@ -100,6 +107,7 @@ impl News {
                 body.events.push(shown(server, &view, &event)?);
             }
         }
+        let invites = invites(server, &snapshot, &registration.id, &mut body.events)?;
         let (to_device, messages) = to_device_messages(&snapshot, &registration.id)?;
         body.to_device = messages;
         let known = snapshot.get::<Cursors>(&&*registration.id)?.unwrap_or_default();
@@ -114,7 +122,7 @@ impl News {
             body.ephemeral = service.mailbox.take(EPHEMERAL);
         }
         let body = (!body.is_empty()).then(|| serde_json::to_string(&body)).transpose().map_err(Error::internal)?;
-        Ok(Self { body, events: last, key_changes, to_device, has_more })
+        Ok(Self { body, events: last, key_changes, to_device, invites, has_more })
     }
 
     /// How far the log was read, if there was anything to read.
@@ -132,7 +140,7 @@ impl News {
 
     /// Nothing to tell and nowhere to go on from.
     pub fn is_nothing(&self) -> bool {
-        self.body.is_none() && self.events.is_none()
+        self.body.is_none() && self.events.is_none() && self.invites.is_empty()
     }
 
     /// Makes it the transaction that the service is told next.
@@ -147,6 +155,9 @@ impl News {
         for (pos, number, receiver) in &self.to_device {
             tx.delete::<ToDeviceRows>(&(service, *pos, *number));
             by_device.entry((&*receiver.user_id, &*receiver.device_id)).or_default().push(*pos);
+        }
+        for (pos, room) in &self.invites {
+            tx.delete::<Invites>(&(service, *pos, *room));
         }
         for ((user, device), places) in by_device {
             to_device::delete(tx, user, device, places)?;
@@ -195,6 +206,28 @@ fn shown(server: &Server, view: &View<'_>, event: &StoredEvent) -> Result<Box<Ra
 }
 
 type Waiting = Vec<(StreamPos, u32, Receiver)>;
+
+/// Adds the invites that wait for a service to `events`, with what is known of their rooms.
+fn invites(
+    server: &Server,
+    snapshot: &Snapshot<'_>,
+    service: &str,
+    events: &mut Vec<Box<RawValue>>,
+) -> Result<Vec<(StreamPos, RoomNid)>> {
+    let mut places = Vec::new();
+    for row in snapshot.list::<Invites>(&service).take(EVENTS) {
+        let row = row?;
+        let (_, pos, room) = row.key()?;
+        places.push((pos, room));
+        // It goes when it is declined.
+        let Some(event) = snapshot.get::<Events>(&(room, row.value))? else { continue };
+        let view = View::of(&server.rooms, snapshot, room)?;
+        let mut json: Value = serde_json::from_str(shown(server, &view, &event)?.get()).map_err(Error::internal)?;
+        json["unsigned"]["invite_room_state"] = json!(show::stripped_state(&view, row.value)?);
+        events.push(to_raw_value(&json).map_err(Error::internal)?);
+    }
+    Ok(places)
+}
 
 /// The messages that wait for devices of a service, with their receivers.
 fn to_device_messages(snapshot: &Snapshot<'_>, service: &str) -> Result<(Waiting, Vec<Value>)> {

@@ -2,7 +2,7 @@
 
 use super::Checker;
 use crate::{
-    appservice::tables::{Cursors, NetworkRooms, ToDeviceRows, Transactions},
+    appservice::tables::{Cursors, Invites, NetworkRooms, ToDeviceRows, Transactions},
     push::{
         pushers::{Pushers, PushersByKey},
         queue::{Badges, PushQueue},
@@ -75,6 +75,12 @@ fn appservices(checker: &mut Checker<'_>) -> Result<()> {
         let cursor = checker.snapshot.get::<Cursors>(&service)?;
         let is_last = cursor.is_some_and(|cursor| cursor.transaction == row.value.number);
         checker.expect("application services", is_last, || format!("the transaction of {service} is not its last"));
+    }
+    for row in checker.snapshot.list::<Invites>(&()) {
+        let row = row?;
+        let (service, _, room) = row.key()?;
+        let is_there = checker.snapshot.contains::<Rooms>(&room)?;
+        checker.expect("application services", is_there, || format!("an invite of {service} is to no room"));
     }
     for row in checker.snapshot.list::<ToDeviceRows>(&()) {
         let row = row?;

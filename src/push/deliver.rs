@@ -23,7 +23,7 @@ use crate::{
     error::{Error, Result},
     log,
     outgoing::{self, Limits},
-    room::{View, tables::Rooms},
+    room::{View, tables::Events},
     store::{Snapshot, StreamPos, Transaction},
 };
 
@@ -219,7 +219,8 @@ fn of_event(
     waiting: &Waiting,
     unread: u64,
 ) -> Result<Option<Notification>> {
-    if !snapshot.contains::<Rooms>(&waiting.room)? {
+    // An invitation from elsewhere goes when it is declined.
+    if !snapshot.contains::<Events>(&(waiting.room, waiting.push.event))? {
         return Ok(None);
     }
     let view = View::of(&server.rooms, snapshot, waiting.room)?;

@@ -21,7 +21,7 @@ use crate::{
         Letter, address,
         letter::{self, Unread},
     },
-    room::{View, tables::Rooms},
+    room::{View, tables::Events},
     store::{Snapshot, Transaction},
 };
 
@@ -83,7 +83,7 @@ fn write(server: &Server, key: &PusherKey, pusher: &Pusher, waiting: &[Waiting])
     let language = if pusher.lang.to_lowercase().starts_with("fr") { Language::French } else { Language::English };
     let (mut unread, mut count) = (Vec::new(), 0);
     for Waiting { pos, room, push } in waiting.iter().filter(|_| pusher.is_enabled) {
-        if !snapshot.contains::<Rooms>(room)? {
+        if !snapshot.contains::<Events>(&(*room, push.event))? {
             continue;
         }
         let view = View::of(&server.rooms, &snapshot, *room)?;

@@ -21,7 +21,7 @@ use crate::{
         Membership, View,
         tables::{Rooms, UserRooms},
     },
-    store::{Group, Snapshot, StreamPos, Table, Transaction},
+    store::{Group, RoomNid, Snapshot, StreamPos, Table, Transaction},
 };
 
 /// The name of this reader in the log.
@@ -92,11 +92,7 @@ async fn work(server: Arc<Server>, entries: Vec<Entry>) -> Result<()> {
     let readers = plan.readers.clone();
     let write = move |tx: &mut Transaction<'_>| {
         for (key, entry, push) in &plan.pushes {
-            // It may have been removed meanwhile.
-            if tx.before().contains::<Pushers>(&key.parts())? {
-                let (user, app_id, pushkey) = key.parts();
-                tx.put::<PushQueue>(&(user, app_id, pushkey, entry.pos, entry.room), push);
-            }
+            put(tx, key, entry, push)?;
         }
         for user in &plan.readers {
             queue::has_read(tx, user)?;
@@ -109,6 +105,48 @@ async fn work(server: Arc<Server>, entries: Vec<Entry>) -> Result<()> {
     to_wake.into_iter().for_each(|key| deliver::wake(&server, key));
     for user in readers {
         deliver::wake_user(&server, &user);
+    }
+    Ok(())
+}
+
+/// Notes for the pushers of `user` that he was invited to a room that we are not in: such an event is not in the log.
+pub async fn invited(server: &Arc<Server>, user: &UserId, room: RoomNid) -> Result<()> {
+    let owner = user.to_owned();
+    let pushes = server.blocking(move |server| invitation(server, &owner, room)).await?;
+    let to_wake: Vec<PusherKey> = pushes.iter().map(|(key, ..)| key.clone()).collect();
+    if to_wake.is_empty() {
+        return Ok(());
+    }
+    let write = move |tx: &mut Transaction<'_>| {
+        for (key, entry, push) in &pushes {
+            put(tx, key, entry, push)?;
+        }
+        Ok::<_, Error>(())
+    };
+    server.store.commit(write).await?;
+    to_wake.into_iter().for_each(|key| deliver::wake(server, key));
+    Ok(())
+}
+
+fn invitation(server: &Server, user: &UserId, room: RoomNid) -> Result<Vec<(PusherKey, Entry, Push)>> {
+    let snapshot = server.store.snapshot();
+    let keys = server.pushes.known.get(server, &snapshot)?.get(user).cloned().unwrap_or_default();
+    let Some(row) = snapshot.get::<UserRooms>(&(user, room))?.filter(|_| !keys.is_empty()) else {
+        return Ok(Vec::new());
+    };
+    let view = View::of(&server.rooms, &snapshot, room)?;
+    let entry = Entry { pos: row.since, room, event: row.event };
+    let Some(told) = tell(server, &view, user, &entry, &view.event(row.event)?)? else { return Ok(Vec::new()) };
+    let actions = serde_json::to_string(&told.actions).map_err(Error::internal)?;
+    let push = Push { event: row.event, actions, at_ms: server.clock.now_ms() };
+    Ok(keys.into_iter().map(|key| (key, entry, push.clone())).collect())
+}
+
+/// Puts what a pusher has to tell into its queue, unless it was removed meanwhile.
+fn put(tx: &mut Transaction<'_>, key: &PusherKey, entry: &Entry, push: &Push) -> Result<()> {
+    if tx.before().contains::<Pushers>(&key.parts())? {
+        let (user, app_id, pushkey) = key.parts();
+        tx.put::<PushQueue>(&(user, app_id, pushkey, entry.pos, entry.room), push);
     }
     Ok(())
 }
@@ -127,7 +165,7 @@ fn work_out(server: &Server, entries: &[Entry]) -> Result<Plan> {
             plan.readers.push(event.sender.clone());
         }
         let members = server.wakers.local_members(server, entry.room)?;
-        let invited = invited(server, &event);
+        let invited = invited_by(server, &event);
         for user in members.iter().chain(invited.as_ref()) {
             let Some(keys) = pushers.get(user) else { continue };
             let Some(told) = tell(server, &view, user, entry, &event)? else { continue };
@@ -142,7 +180,7 @@ fn work_out(server: &Server, entries: &[Entry]) -> Result<Plan> {
 }
 
 /// Our own user whom an event invites.
-fn invited(server: &Server, event: &StoredEvent) -> Option<OwnedUserId> {
+fn invited_by(server: &Server, event: &StoredEvent) -> Option<OwnedUserId> {
     if event.event_type != "m.room.member" {
         return None;
     }

@@ -12,9 +12,10 @@ use super::{
     tables::{EventIds, EventPlace, Events, UserRooms},
 };
 use crate::{
-    Server,
+    Server, appservice,
     error::{Error, Result},
     event::{Flags, Placement, StoredEvent, Verified},
+    push,
     store::{EventNid, Family, Json, RoomNid, Table, Transaction},
     user::account,
 };
@@ -71,7 +72,9 @@ pub async fn receive(
         })
         .await?;
     let room = remote::claim(server, event.pdu().room_id.clone(), version).await?;
-    set(server, room, user, Membership::Invite, event, stripped(state)).await
+    set(server, room, user.clone(), Membership::Invite, event, stripped(state)).await?;
+    appservice::invited(server, &user, room).await?;
+    push::reader::invited(server, &user, room).await
 }
 
 /// Whether the user is invited, or knocks, by an event that has no place in the room as we know it.

@@ -1,11 +1,15 @@
 //! Being told of events by push gateways: <https://spec.matrix.org/v1.19/client-server-api/#push-notifications>
 
+use std::time::Duration;
+
+use axum::{Router, routing::post};
 use chappe::background;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use crate::{
     receipts::read,
-    support::{TestServer, User, auth_of, listener::Listener, room::event_id},
+    support::{TestNetwork, TestServer, User, auth_of, listener::Listener, room::event_id},
 };
 
 const PATH: &str = "/_matrix/push/v1/notify";
@@ -209,6 +213,29 @@ async fn an_invitation_is_told() {
     let told = next(&gateway).await;
     assert_eq!((&told["type"], &told["room_id"]), (&json!("m.room.member"), &json!(room)));
     assert_eq!(told["user_is_target"], true);
+}
+
+#[tokio::test]
+async fn an_invitation_of_another_server_is_told() {
+    let network = TestNetwork::new();
+    let (here, there) = (network.server("a.example").await, network.server("b.example").await);
+    background::start(here.inside());
+    let (told, mut tell) = mpsc::unbounded_channel();
+    let gateway = Router::new().route(
+        PATH,
+        post(async move |body: String| {
+            let _ = told.send(serde_json::from_str::<Value>(&body).unwrap()["notification"].clone());
+            "{}"
+        }),
+    );
+    network.add("push.example", gateway);
+    let (alice, bob) = (here.user("alice").await, there.user("bob").await);
+    set(&alice, pusher("key", json!({ "url": format!("https://push.example{PATH}") }))).await;
+    let room = bob.create_room(json!({ "preset": "private_chat" })).await;
+    bob.try_invite(&room, &alice).await.ok();
+    let notification = tokio::time::timeout(Duration::from_secs(20), tell.recv()).await.unwrap().unwrap();
+    assert_eq!((&notification["room_id"], &notification["sender"]), (&json!(room), &json!(bob.id)));
+    assert_eq!(notification["user_is_target"], true);
 }
 
 #[tokio::test]
