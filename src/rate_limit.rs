@@ -207,6 +207,7 @@ mod tests {
         message = { burst = 2, every = "200 ms" }
         upload = { burst = 2, every = "1 s" }
         thumbnail = { burst = 2, every = "1 s" }
+        letter = { burst = 2, every = "10 min" }
     "#;
 
     fn wait_of(error: Error) -> Duration {

@@ -353,7 +353,7 @@ mod tests {
                 { "rule_id": ".m.rule.message", "default": true, "enabled": true, "actions": [], "conditions": [] },
             ],
         }});
-        let defaults = Ruleset::server_default(user_id!("@a:domain"));
+        let defaults = defaults::rules(user_id!("@a:domain"));
         let rules = decode(&kept.to_string(), defaults.clone()).unwrap();
         assert!(rules.get(RuleKind::Override, ".m.rule.master").unwrap().enabled());
         assert!(!rules.get(RuleKind::Override, "own").unwrap().enabled());
