@@ -15,7 +15,7 @@ pub struct Turn {
     /// `static-auth-secret` of the TURN server; comes from `secret_file` if that is set.
     pub secret: Option<Secret>,
     pub secret_file: Option<PathBuf>,
-    /// Instead of `secret`: the same for everybody.
+    /// Without a `secret`: the same for everybody.
     pub username: Option<String>,
     pub password: Option<Secret>,
     /// How long what a client gets is good.
@@ -37,11 +37,10 @@ impl Turn {
                 "write them as [\"turn:turn.example.org?transport=udp\", \"turns:turn.example.org\"]",
             );
         }
-        let has_login = self.username.is_some() && self.password.is_some();
-        if self.secret.is_some() == has_login {
+        if self.secret.is_none() && (self.username.is_none() || self.password.is_none()) {
             errors.add(
                 "turn.secret",
-                "or `username` and `password` must be given, and not both",
+                "or `username` and `password` must be given",
                 "copy `static-auth-secret` of your TURN server",
             );
         }
