@@ -287,16 +287,20 @@ fn power_levels(creator: &UserId, new: &NewRoom, rules: &RoomVersionRules) -> Va
 }
 
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3createroom> (the table of presets)
-fn preset_state(preset: Preset) -> [(&'static str, Value); 3] {
-    let (join_rule, guest_access) = match preset {
-        Preset::PrivateChat | Preset::TrustedPrivateChat => ("invite", "can_join"),
-        Preset::PublicChat => ("public", "forbidden"),
+fn preset_state(preset: Preset) -> Vec<(&'static str, Value)> {
+    let (join_rule, is_open_to_guests) = match preset {
+        Preset::PrivateChat | Preset::TrustedPrivateChat => ("invite", true),
+        Preset::PublicChat => ("public", false),
     };
-    [
+    let mut state = vec![
         ("m.room.join_rules", json!({ "join_rule": join_rule })),
         ("m.room.history_visibility", json!({ "history_visibility": "shared" })),
-        ("m.room.guest_access", json!({ "guest_access": guest_access })),
-    ]
+    ];
+    // Without this event guests are not let in, which other servers, too, leave unsaid.
+    if is_open_to_guests {
+        state.push(("m.room.guest_access", json!({ "guest_access": "can_join" })));
+    }
+    state
 }
 
 fn state(event_type: &str, content: &Value) -> Draft {
