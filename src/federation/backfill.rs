@@ -43,7 +43,7 @@ pub async fn fill(server: &Arc<Server>, room: RoomNid, until: RoomPos) -> Result
         let find = move |server: &Server| {
             let snapshot = server.store.snapshot();
             let view = View::of(&server.rooms, &snapshot, room)?;
-            let is_here = !view.local_members()?.is_empty();
+            let is_here = view.is_resident()?;
             let Some(gap) = gaps::below(&view, until)?.filter(|_| is_here) else { return Ok(None) };
             let Some(event) = snapshot.get::<Timeline>(&(room, gap.pos))? else { return Ok(None) };
             Ok(Some((gap, gaps::missing_before(&view, event)?, remote::servers(&view, server.name())?)))

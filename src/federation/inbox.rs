@@ -285,7 +285,7 @@ fn room_for(
     origin: &ServerName,
     event: &Received,
 ) -> Result<Result<Room, &'static str>> {
-    if !view.local_members()?.is_empty() {
+    if view.is_resident()? {
         return Ok(match acl::allows(view, origin)? {
             true => Ok(Room::Resident(view.nid)),
             false => Err("Your server is not allowed to take part in this room"),
