@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     Server, appservice,
-    federation::inbox,
+    federation::{inbox, queue},
     push,
     room::{delayed, upgrade::carry_over},
     sweep,
@@ -13,6 +13,7 @@ use crate::{
 
 /// Starts it all; it ends with the server's `shutdown`.
 pub fn start(server: &Arc<Server>) {
+    queue::start(server);
     tokio::spawn(appservice::sender::run(Arc::clone(server)));
     tokio::spawn(inbox::resume(Arc::clone(server)));
     tokio::spawn(push::reader::run(Arc::clone(server)));

@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     hash::Hash,
     net::{IpAddr, Ipv6Addr},
+    num::NonZeroU32,
     time::Duration,
 };
 
@@ -14,7 +15,7 @@ use governor::{
     state::keyed::DashMapStateStore,
 };
 use parking_lot::Mutex;
-use ruma::{OwnedUserId, UserId};
+use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 
 use crate::{
     clock::Clock,
@@ -34,6 +35,7 @@ pub struct RateLimits {
     message: Option<Limit<OwnedUserId>>,
     upload: Option<Limit<OwnedUserId>>,
     thumbnail: Option<Limit<OwnedUserId>>,
+    key_claim: Option<Limit<OwnedServerName>>,
     /// Whom application services act for that no limit holds for.
     is_unlimited: Box<dyn Fn(&UserId) -> bool + Send + Sync>,
 }
@@ -53,6 +55,7 @@ impl RateLimits {
             message: config.message().map(|quota| Limit::new(quota, clock)),
             upload: config.upload().map(|quota| Limit::new(quota, clock)),
             thumbnail: config.thumbnail().map(|quota| Limit::new(quota, clock)),
+            key_claim: config.key_claim().map(|quota| Limit::new(quota, clock)),
         }
     }
 
@@ -91,6 +94,11 @@ impl RateLimits {
             Some(limit) if !(self.is_unlimited)(user) => limit.check(&user.to_owned()),
             _ => Ok(()),
         }
+    }
+
+    /// One-time keys, as many as `count`, that another server claims: all or none.
+    pub fn key_claim(&self, origin: &ServerName, count: u32) -> Result<()> {
+        self.key_claim.as_ref().map_or(Ok(()), |limit| limit.check_many(&origin.to_owned(), count))
     }
 
     /// Somebody is about to try a password of this user.
@@ -141,6 +149,19 @@ impl<K: Clone + Eq + Hash> Limit<K> {
 
     fn check(&self, key: &K) -> Result<()> {
         self.count(key).map(drop).map_err(Error::limit_exceeded)
+    }
+
+    /// As [`Self::check`], for `count` at once; more than the limit ever allows must wait as long as for all of it.
+    fn check_many(&self, key: &K, count: u32) -> Result<()> {
+        let Some(count) = NonZeroU32::new(count) else { return Ok(()) };
+        if self.limiter.len() >= CLEANED_AT {
+            self.limiter.retain_recent();
+        }
+        match self.limiter.check_key_n(key, count) {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(not_until)) => Err(Error::limit_exceeded(not_until.wait_time_from(clock::Clock::now(&self.clock)))),
+            Err(_) => Err(Error::too_large("More than this server ever allows at once")),
+        }
     }
 
     /// How many are left now, or how long to wait.
@@ -208,6 +229,7 @@ mod tests {
         upload = { burst = 2, every = "1 s" }
         thumbnail = { burst = 2, every = "1 s" }
         letter = { burst = 2, every = "10 min" }
+        key_claim = { burst = 2, every = "1 s" }
     "#;
 
     fn wait_of(error: Error) -> Duration {

@@ -10,7 +10,7 @@ use crate::{
     config::Config,
     ephemeral::Order,
     error::{Error, Result},
-    federation::{Federation, inbox::Inbox},
+    federation::{Federation, inbox::Inbox, queue},
     mail::Mail,
     media, outgoing,
     push::{deliver::Deliveries, unread::Unread},
@@ -20,7 +20,7 @@ use crate::{
     store::{self, Snapshot, Store},
     sync::{UserRoomLists, Wakers, sliding},
     tables,
-    user::{email::Proofs, expiring::Expiring, password::Passwords, presence::Presence, shared_secret, uiaa},
+    user::{email::Proofs, expiring::Expiring, keys, password::Passwords, presence::Presence, shared_secret, uiaa},
 };
 
 /// How many login tokens, and nonces of shared-secret registration, are kept at a time: the oldest make room.
@@ -40,6 +40,10 @@ pub struct Server {
     pub federation: Federation,
     /// Everything that goes out.
     pub outgoing: outgoing::Client,
+    /// The tasks that send to other servers.
+    pub senders: queue::Senders,
+    /// Users of other servers whose devices are being fetched again.
+    pub resyncs: keys::remote::Resyncs,
     /// A lock per room, and what is known of rooms in memory.
     pub rooms: Rooms,
     /// Who waits for news.
@@ -137,6 +141,8 @@ impl Server {
             key,
             federation: Federation::default(),
             outgoing,
+            senders: queue::Senders::default(),
+            resyncs: keys::remote::Resyncs::default(),
             rooms,
             wakers: Wakers::default(),
             user_rooms: UserRoomLists::default(),

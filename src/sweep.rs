@@ -15,7 +15,10 @@ use crate::{
     },
     store::{self, Row},
     sync::sliding,
-    user::tables::ToDeviceTransactions,
+    user::{
+        keys::remote,
+        tables::{ReceivedToDevice, ToDeviceTransactions},
+    },
 };
 
 const EVERY: Duration = Duration::from_secs(60 * 60);
@@ -54,6 +57,8 @@ pub async fn once(server: &Arc<Server>) -> Result<usize> {
         + inbox::sweep(server).await?
         + delayed::sweep(server).await?
         + to_device_transactions(server).await?
+        + received_to_device(server).await?
+        + remote::sweep(server).await?
         + media::pending::remove_expired(server).await?)
 }
 
@@ -108,6 +113,32 @@ async fn to_device_transactions(server: &Arc<Server>) -> Result<usize> {
             .commit(move |tx| {
                 for row in batch {
                     tx.delete::<ToDeviceTransactions>(&row.key()?);
+                }
+                Ok::<_, Error>(())
+            })
+            .await?;
+    }
+    Ok(removed)
+}
+
+async fn received_to_device(server: &Arc<Server>) -> Result<usize> {
+    let oldest = oldest_transaction_ms(server);
+    let is_old = move |row: &Row<ReceivedToDevice>| row.value < oldest;
+    let old: Vec<_> = server
+        .read(move |snapshot| {
+            let rows = snapshot.list::<ReceivedToDevice>(&());
+            Ok(rows.filter(|row| row.as_ref().map_or(true, is_old)).collect::<store::Result<_>>()?)
+        })
+        .await?;
+    let removed = old.len();
+    let mut old = old.into_iter().peekable();
+    while old.peek().is_some() {
+        let batch: Vec<_> = old.by_ref().take(BATCH).collect();
+        server
+            .store
+            .commit(move |tx| {
+                for row in batch {
+                    tx.delete::<ReceivedToDevice>(&row.key()?);
                 }
                 Ok::<_, Error>(())
             })

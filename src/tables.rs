@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     appservice::tables as appservices,
-    federation::{inbox, tables as federation},
+    federation::{inbox, queue::tables as queue, tables as federation},
     log,
     media::tables as media,
     push,
@@ -30,6 +30,7 @@ pub fn all() -> impl Iterator<Item = &'static TableInfo> {
         .chain(media::ALL)
         .chain(keys::ALL)
         .chain(push::ALL)
+        .chain(queue::ALL)
         .chain(appservices::ALL)
         .chain(sliding::ALL)
         .chain(federation::ALL)

@@ -1,5 +1,6 @@
 //! `chappe check` and `chappe inspect`: the whole database, read for people.
 
+mod federation;
 mod graph;
 mod indexes;
 mod media;
@@ -88,6 +89,7 @@ pub fn check(store: &Store, server_name: &ruma::ServerName) -> Result<Report> {
     indexes::check(&mut checker);
     push::check(&mut checker);
     users::check(&mut checker);
+    federation::check(&mut checker);
     media::check(&mut checker, store);
     checker.progress.finish_and_clear();
     Ok(checker.report)

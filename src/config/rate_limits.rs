@@ -21,6 +21,7 @@ pub struct RateLimits {
     message: Limit,
     upload: Limit,
     thumbnail: Limit,
+    key_claim: Limit,
 }
 
 /// At most `burst` requests at once; each request is given back after a further `every`.
@@ -68,6 +69,11 @@ impl RateLimits {
         self.quota(self.thumbnail)
     }
 
+    /// One-time keys that one server claims.
+    pub fn key_claim(&self) -> Option<Quota> {
+        self.quota(self.key_claim)
+    }
+
     fn quota(&self, limit: Limit) -> Option<Quota> {
         let quota = Quota::with_period(limit.every).map(|quota| quota.allow_burst(limit.burst));
         quota.filter(|_| self.enabled)
@@ -82,6 +88,7 @@ impl RateLimits {
             ("rate_limits.message", self.message),
             ("rate_limits.upload", self.upload),
             ("rate_limits.thumbnail", self.thumbnail),
+            ("rate_limits.key_claim", self.key_claim),
         ] {
             if limit.every.is_zero() {
                 errors.add(key, "gives requests back every 0 s", "set `every` to 1 ms or more, or `enabled = false`");
@@ -108,6 +115,8 @@ impl Default for RateLimits {
             upload: limit(100, 1_000),
             // A new client shows hundreds of rooms at once, each with a picture.
             thumbnail: limit(500, 500),
+            // Somebody begins to encrypt in a room with all of us.
+            key_claim: limit(5_000, 50),
         }
     }
 }

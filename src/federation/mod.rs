@@ -5,6 +5,7 @@
 pub mod backfill;
 pub mod backoff;
 mod discovery;
+pub mod edu;
 pub mod events;
 pub mod handshake;
 pub mod inbox;
@@ -15,6 +16,7 @@ pub mod knocking;
 pub mod leaving;
 pub mod missing;
 pub mod query;
+pub mod queue;
 pub mod refusal;
 pub mod relay;
 mod request;

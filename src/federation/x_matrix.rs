@@ -14,6 +14,7 @@ use ruma::{
 use super::{
     backoff, check_allowed,
     keys::{self, Wanted},
+    queue,
 };
 use crate::{
     Server,
@@ -42,6 +43,7 @@ pub async fn authenticate(server: &Arc<Server>, request: &http::Request<Bytes>) 
         return Err(unauthorized(format!("No signature of {origin} on this request could be checked")));
     }
     backoff::succeeded(server, &origin).await?;
+    queue::is_alive(server, &origin);
     Ok(origin)
 }
 

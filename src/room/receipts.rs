@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, UserId};
+use ruma::{EventId, OwnedEventId, OwnedServerName, OwnedUserId, RoomId, UserId};
 use serde_json::json;
 
 use super::{
@@ -18,9 +18,13 @@ use crate::{
     appservice::ephemeral,
     error::{Error, Result},
     event::StoredEvent,
+    federation::queue::{self, Additions, tables::Item},
     push,
     store::{self, RoomNid, RoomPos, Snapshot, StreamPos, Table, Transaction},
 };
+
+/// The type of receipts that everybody is told.
+pub const PUBLIC: &str = "m.read";
 
 /// What somebody has read up to an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +60,7 @@ impl Kind {
     /// As what receipts of this kind are kept and told.
     fn receipt_type(self) -> Option<&'static str> {
         match self {
-            Self::Public => Some("m.read"),
+            Self::Public => Some(PUBLIC),
             Self::Private => Some("m.read.private"),
             Self::FullyRead => None,
         }
@@ -91,7 +95,8 @@ pub async fn set(server: &Arc<Server>, user: &UserId, room_id: &RoomId, marks: V
     let work = move |server: &Server| Plan::work_out(server, owner, &room_id, marks);
     let plan = server.blocking(work).await?;
     let room = plan.room;
-    let moved = server.store.commit(move |tx| plan.write(tx)).await?;
+    let (moved, destinations) = server.store.commit(move |tx| plan.write(tx)).await?;
+    destinations.into_iter().for_each(|destination| queue::wake(server, destination));
     push::deliver::wake_user(server, user);
     tell_services(server, room, user, &moved)?;
     if moved.iter().any(|mark| mark.kind == Kind::Public) {
@@ -121,6 +126,8 @@ struct Plan {
     room: RoomNid,
     user: OwnedUserId,
     marks: Vec<(Mark, RoomPos)>,
+    /// The other servers that hear of public ones.
+    others: Vec<OwnedServerName>,
     now_ms: u64,
 }
 
@@ -138,12 +145,14 @@ impl Plan {
             placed.push((mark, pos));
         }
         let room = view.nid;
-        Ok(Self { room, user, marks: placed, now_ms: server.clock.now_ms() })
+        let others = queue::others_in(server, &snapshot, room)?;
+        Ok(Self { room, user, marks: placed, others, now_ms: server.clock.now_ms() })
     }
 
-    /// The marks that moved.
-    fn write(self, tx: &mut Transaction<'_>) -> Result<Vec<Mark>> {
+    /// The marks that moved, and the servers that are told.
+    fn write(self, tx: &mut Transaction<'_>) -> Result<(Vec<Mark>, Vec<OwnedServerName>)> {
         let mut moved = Vec::new();
+        let mut additions = Additions::default();
         for (mark, pos) in self.marks {
             let has_moved = match mark.kind.receipt_type() {
                 Some(receipt_type) => {
@@ -152,14 +161,20 @@ impl Plan {
                 }
                 None => read_markers::put(tx, self.room, &self.user, &mark.event_id, pos)?,
             };
-            if has_moved {
-                moved.push(mark);
+            if !has_moved {
+                continue;
             }
+            if mark.kind == Kind::Public {
+                let (user, thread) = (self.user.clone(), mark.thread.key().to_owned());
+                let item = Item::Receipt { room: self.room, user, thread };
+                self.others.iter().for_each(|other| additions.add(other.clone(), item.clone()));
+            }
+            moved.push(mark);
         }
         if !moved.is_empty() {
             push::queue::has_read(tx, &self.user)?;
         }
-        Ok(moved)
+        Ok((moved, additions.write(tx)?))
     }
 }
 
@@ -214,6 +229,24 @@ fn put(
     tx.put::<ReceiptChanges>(&(room, changed, user, receipt_type, thread), &());
     tx.put::<Receipts>(&key, &Receipt { event_id, ts_ms, changed });
     Ok(true)
+}
+
+/// A public receipt that another server sent for its user. The event may not have come yet; a thread must be known.
+pub fn put_remote(
+    tx: &mut Transaction<'_>,
+    room: RoomNid,
+    user: &UserId,
+    thread: &Thread,
+    event_id: OwnedEventId,
+    ts_ms: u64,
+) -> Result<bool> {
+    if let Thread::Of(root) = thread
+        && position(tx.before(), room, root)?.is_none()
+    {
+        return Ok(false);
+    }
+    let pos = position(tx.before(), room, &event_id)?.unwrap_or(RoomPos::MAX);
+    put(tx, (room, user, PUBLIC, thread.key()), event_id, pos, ts_ms)
 }
 
 /// One receipt of one user.

@@ -10,13 +10,16 @@ use std::{
 
 use parking_lot::Mutex;
 use ruma::{OwnedUserId, RoomId, UserId};
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::{Membership, View, visibility::not_in_room};
-use crate::{Server, appservice, clock::Clock, ephemeral::Order, error::Result, store::RoomNid};
+use crate::{Server, appservice, clock::Clock, ephemeral::Order, error::Result, federation::queue, store::RoomNid};
 
 /// The longest that somebody counts as typing without saying so again. Source: our choice; clients ask for 30 seconds.
 const MAX_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long somebody on another server counts as typing. Source: our choice, as Synapse has it.
+const REMOTE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a room in which nobody types any more is remembered, so that clients hear of the end.
 const REMEMBERED: Duration = Duration::from_secs(600);
@@ -34,6 +37,8 @@ struct State {
     forgotten: u64,
     /// The next moment at which something ends by itself, in milliseconds since the Unix epoch.
     next_end_ms: u64,
+    /// Who stopped by the clock, for other servers. Whoever began has a task that takes it.
+    over: Vec<(RoomNid, OwnedUserId)>,
 }
 
 #[derive(Default)]
@@ -47,7 +52,7 @@ struct RoomState {
 
 impl Typing {
     pub fn new(order: &Arc<Order>, clock: &Clock) -> Self {
-        let state = State { rooms: HashMap::new(), forgotten: order.newest(), next_end_ms: u64::MAX };
+        let state = State { rooms: HashMap::new(), forgotten: order.newest(), next_end_ms: u64::MAX, over: Vec::new() };
         Self { order: Arc::clone(order), clock: clock.clone(), state: Mutex::new(state) }
     }
 
@@ -94,17 +99,24 @@ impl Typing {
         if now_ms < state.next_end_ms {
             return Vec::new();
         }
-        let mut ended = Vec::new();
+        let (mut ended, mut over) = (Vec::new(), Vec::new());
         for (room, typists) in &mut state.rooms {
-            let before = typists.users.len();
-            typists.users.retain(|_, until| *until > now_ms);
-            if typists.users.len() < before {
+            let stopped: Vec<_> =
+                typists.users.extract_if(.., |_, until| *until <= now_ms).map(|(user, _)| user).collect();
+            if !stopped.is_empty() {
                 (typists.changed, typists.changed_ms) = (self.order.next(), now_ms);
                 ended.push(*room);
+                over.extend(stopped.into_iter().map(|user| (*room, user)));
             }
         }
+        state.over.extend(over);
         state.forget(now_ms);
         ended
+    }
+
+    /// Who stopped by the clock since this was last asked.
+    fn take_over(&self) -> Vec<(RoomNid, OwnedUserId)> {
+        std::mem::take(&mut self.state.lock().over)
     }
 }
 
@@ -145,7 +157,22 @@ pub async fn set(server: &Arc<Server>, user: &UserId, room_id: &RoomId, timeout:
     if let Some(timeout) = timeout {
         tokio::spawn(expire_after(Arc::downgrade(server), timeout));
     }
-    Ok(())
+    tell_others(server, room, user.to_owned(), timeout.is_some()).await
+}
+
+async fn tell_others(server: &Arc<Server>, room: RoomNid, user: OwnedUserId, is_typing: bool) -> Result<()> {
+    let whole = Arc::clone(server);
+    server.blocking(move |_| Ok(queue::typing(&whole, room, &user, is_typing)?)).await
+}
+
+/// Another server says that a user of its, who is in the room, types or stopped.
+pub fn set_remote(server: &Arc<Server>, room: RoomNid, user: &UserId, is_typing: bool) {
+    let timeout_ms = u64::try_from(REMOTE_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
+    server.typing.set(room, user, is_typing.then(|| server.clock.now_ms().saturating_add(timeout_ms)));
+    server.wakers.room(server, room);
+    if is_typing {
+        tokio::spawn(expire_after(Arc::downgrade(server), REMOTE_TIMEOUT));
+    }
 }
 
 /// Tells application services who types in a room now.
@@ -163,6 +190,11 @@ async fn expire_after(server: Weak<Server>, timeout: Duration) {
     for room in server.typing.expire() {
         server.wakers.room(&server, room);
         tell_services(&server, room);
+    }
+    for (room, user) in server.typing.take_over().into_iter().filter(|(_, user)| server.is_ours(user)) {
+        if let Err(error) = tell_others(&server, room, user, false).await {
+            error!("other servers are not told that somebody stopped typing: {error:?}");
+        }
     }
 }
 
@@ -196,6 +228,7 @@ mod tests {
         assert!(typing.expire().is_empty());
         clock.advance(Duration::from_secs(30));
         assert_eq!(typing.expire(), [ROOM]);
+        assert_eq!(typing.take_over(), [(ROOM, alice.to_owned())]);
         assert!(typing.changed_rooms(seen).contains(&ROOM));
         assert!(typing.news(ROOM, Some(seen)).unwrap().is_empty());
         assert_eq!(typing.news(ROOM, None), None);

@@ -19,6 +19,7 @@ use crate::{
     room::{
         View,
         event_filter::EventFilter,
+        servers::is_joined,
         tables::{Receipt, ReceiptChanges, Receipts},
     },
     store::{Group, Scan, StreamPos},
@@ -66,10 +67,15 @@ pub fn write(context: &Context<'_>, view: &View<'_>, after: Option<StreamPos>, o
 
 /// The event that tells who types, if a client that has seen the changes up to `since` should be told.
 pub fn typing(context: &Context<'_>, view: &View<'_>, since: Option<u64>) -> Result<Option<Value>> {
-    let Some(mut typing) = context.server.typing.news(view.nid, since) else { return Ok(None) };
-    let members = context.server.wakers.local_members(context.server, view.nid)?; // somebody may have left since
-    typing.retain(|user| members.contains(user) && !context.ignored.contains(user));
-    Ok(Some(json!({ "type": "m.typing", "content": { "user_ids": typing } })))
+    let Some(typing) = context.server.typing.news(view.nid, since) else { return Ok(None) };
+    let mut there = Vec::with_capacity(typing.len());
+    for user in typing.into_iter().filter(|user| !context.ignored.contains(user)) {
+        // Somebody may have left since.
+        if is_joined(context.server, context.snapshot, view.nid, &user)? {
+            there.push(user);
+        }
+    }
+    Ok(Some(json!({ "type": "m.typing", "content": { "user_ids": there } })))
 }
 
 pub fn receipt_event(content: Content) -> Value {

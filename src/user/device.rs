@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 
 use super::{
-    keys::{self, tables::DeviceKeys},
+    keys::{self, Changed, tables::DeviceKeys},
     session,
     tables::{Device, Devices},
     to_device,
@@ -69,7 +69,7 @@ fn write_name(tx: &mut Transaction<'_>, user: &UserId, device: &DeviceId, displa
     tx.put::<Devices>(&(user, device), &Device { display_name: Some(display_name), ..row });
     // The name is shown with the keys.
     if tx.before().contains::<DeviceKeys>(&(user, device))? {
-        keys::changed(tx, user)?;
+        keys::changed(tx, user, Changed::Device(device))?;
     }
     Ok(())
 }

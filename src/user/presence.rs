@@ -17,7 +17,12 @@ use crate::{
     clock::Clock,
     ephemeral::Order,
     error::{Error, Result},
-    room::{Membership, tables::UserRooms},
+    federation::queue,
+    room::{
+        Membership,
+        servers::{RemoteRooms, is_joined},
+        tables::UserRooms,
+    },
     store::{self, Snapshot},
 };
 
@@ -29,6 +34,11 @@ const IDLE_AFTER_MS: u64 = 5 * 60_000;
 
 /// How long somebody who is offline and left no message is remembered.
 const REMEMBERED_MS: u64 = 24 * 3_600_000;
+
+/// How often others are told again of a user who is here, and after what time without that one of theirs counts as gone.
+/// Source: our choice, as Synapse has them.
+const TOLD_EVERY_MS: u64 = 25 * 60_000;
+const REMOTE_TIMEOUT_MS: u64 = 30 * 60_000;
 
 /// Longest status message, in bytes. Source: our choice.
 const MAX_STATUS_BYTES: usize = 1_024;
@@ -95,9 +105,12 @@ struct Entry {
     devices: HashMap<OwnedDeviceId, Device>,
     status_msg: Option<String>,
     last_active_ms: Option<u64>,
+    /// Of a user of another server: what it said, and until when that counts.
+    remote: Option<(State, u64)>,
     /// As it was last told.
     state: State,
     changed: u64,
+    changed_ms: u64,
 }
 
 #[derive(Default)]
@@ -113,6 +126,9 @@ struct Device {
 impl Entry {
     /// What the user is at `now_ms`.
     fn state_at(&self, now_ms: u64) -> State {
+        if let Some((state, until_ms)) = self.remote {
+            return if until_ms > now_ms { state } else { State::Offline };
+        }
         let is_here = |device: &&Device| device.syncing > 0 || device.last_seen_ms + OFFLINE_AFTER_MS > now_ms;
         let state = self.devices.values().filter(is_here).map(|device| device.state).max().unwrap_or_default();
         let is_idle = self.last_active_ms.is_none_or(|active| active + IDLE_AFTER_MS <= now_ms);
@@ -126,10 +142,10 @@ impl Entry {
 
 impl Known {
     /// Gives the user's change the number `changed`.
-    fn mark(&mut self, user: &UserId, changed: u64) {
+    fn mark(&mut self, user: &UserId, changed: u64, now_ms: u64) {
         let Some(entry) = self.users.get_mut(user) else { return };
         self.changes.remove(&entry.changed);
-        entry.changed = changed;
+        (entry.changed, entry.changed_ms) = (changed, now_ms);
         self.changes.insert(changed, user.to_owned());
     }
 }
@@ -191,7 +207,7 @@ impl Presence {
         let has_changed = must_tell || state != entry.state;
         entry.state = state;
         if has_changed {
-            known.mark(user, self.order.next());
+            known.mark(user, self.order.next(), now_ms);
         }
         has_changed
     }
@@ -213,6 +229,9 @@ impl Presence {
             {
                 gone.push((user.clone(), entry.changed));
             }
+            if entry.remote.is_some_and(|(_, until_ms)| until_ms <= now_ms) {
+                entry.remote = None;
+            }
             entry.devices.retain(|_, device| device.syncing > 0 || device.last_seen_ms + OFFLINE_AFTER_MS > now_ms);
         }
         for (user, number) in gone {
@@ -220,15 +239,30 @@ impl Presence {
             known.changes.remove(&number);
         }
         for user in &changed {
-            known.mark(user, self.order.next());
+            known.mark(user, self.order.next(), now_ms);
         }
         changed
+    }
+
+    /// Users who have been here for so long that other servers must be told again.
+    fn to_be_repeated(&self) -> Vec<OwnedUserId> {
+        let now_ms = self.clock.now_ms();
+        let mut known = self.known.lock();
+        let long = known.users.iter_mut().filter(|(_, entry)| {
+            let is_here = entry.remote.is_none() && entry.state > State::Offline;
+            is_here && entry.changed_ms.saturating_add(TOLD_EVERY_MS) <= now_ms
+        });
+        long.map(|(user, entry)| {
+            entry.changed_ms = now_ms;
+            user.clone()
+        })
+        .collect()
     }
 
     /// Whether nothing will change by itself, so that the sweep may end; the next device starts it again.
     fn is_at_rest(&self) -> bool {
         let mut known = self.known.lock();
-        known.is_swept = known.users.values().any(|entry| !entry.devices.is_empty());
+        known.is_swept = known.users.values().any(|entry| !entry.devices.is_empty() || entry.remote.is_some());
         !known.is_swept
     }
 }
@@ -302,6 +336,19 @@ pub fn profile_changed(server: &Arc<Server>, user: &UserId) {
     }
 }
 
+/// What another server says of a user of its, with whom we share a room: `last_active_ago_ms` is by its clock.
+pub fn set_remote(server: &Arc<Server>, user: &UserId, state: State, status: Option<String>, last_active_ago_ms: u64) {
+    let status = status.filter(|status| status.len() <= MAX_STATUS_BYTES);
+    let has_changed = server.presence.update(user, |entry, now_ms| {
+        let has_new_status = entry.status_msg != status;
+        entry.status_msg = status;
+        entry.last_active_ms = Some(now_ms.saturating_sub(last_active_ago_ms));
+        entry.remote = Some((state, now_ms.saturating_add(REMOTE_TIMEOUT_MS)));
+        has_new_status
+    });
+    tell(server, user, has_changed);
+}
+
 /// Whether `viewer` may see the presence of `user`: of himself, and of those with whom he is in a room.
 pub fn is_visible(server: &Server, snapshot: &Snapshot<'_>, viewer: &UserId, user: &UserId) -> store::Result<bool> {
     if viewer == user {
@@ -309,11 +356,8 @@ pub fn is_visible(server: &Server, snapshot: &Snapshot<'_>, viewer: &UserId, use
     }
     for row in snapshot.list::<UserRooms>(&viewer) {
         let row = row?;
-        if row.value.membership == Membership::Join {
-            let members = server.wakers.local_members(server, row.key()?.1)?;
-            if members.iter().any(|member| member == user) {
-                return Ok(true);
-            }
+        if row.value.membership == Membership::Join && is_joined(server, snapshot, row.key()?.1, user)? {
+            return Ok(true);
         }
     }
     Ok(false)
@@ -332,20 +376,38 @@ fn tell(server: &Arc<Server>, user: &UserId, has_changed: bool) {
     }
 }
 
-fn wake(server: &Server, user: &UserId) {
+fn wake(server: &Arc<Server>, user: &UserId) {
+    tell_others(server, user.to_owned());
     server.wakers.user(user);
     let rooms = || -> store::Result<()> {
-        for row in server.store.snapshot().list::<UserRooms>(&user) {
+        let snapshot = server.store.snapshot();
+        for row in snapshot.list::<UserRooms>(&user) {
             let row = row?;
             if row.value.membership == Membership::Join {
                 server.wakers.room(server, row.key()?.1);
             }
+        }
+        for row in snapshot.list::<RemoteRooms>(&user) {
+            server.wakers.room(server, row?.key()?.1);
         }
         Ok(())
     };
     if let Err(error) = rooms() {
         error!("the rooms of {user} can't be read, so nobody hears of his presence: {error}");
     }
+}
+
+/// Tells the servers of a user's rooms of one of ours.
+fn tell_others(server: &Arc<Server>, user: OwnedUserId) {
+    if !server.is_ours(&user) {
+        return;
+    }
+    let server = Arc::clone(server);
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = queue::presence(&server, &user) {
+            error!("the rooms of {user} can't be read, so other servers do not hear of his presence: {error}");
+        }
+    });
 }
 
 /// Tells of those who become idle or offline, as long as there is anybody who could.
@@ -355,6 +417,9 @@ async fn sweep(server: Weak<Server>) {
         let Some(server) = server.upgrade() else { return };
         for user in server.presence.expire() {
             wake(&server, &user);
+        }
+        for user in server.presence.to_be_repeated() {
+            tell_others(&server, user);
         }
         if server.presence.is_at_rest() {
             return;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, RoomId, UserId};
+use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, RoomId, ServerName, UserId};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -23,6 +23,7 @@ pub const ALL: &[TableInfo] = &[
     TableInfo::of::<ToDevice>(),
     TableInfo::of::<ToDeviceCounts>(),
     TableInfo::of::<ToDeviceTransactions>(),
+    TableInfo::of::<ReceivedToDevice>(),
     TableInfo::of::<Backups>(),
     TableInfo::of::<BackupKeys>(),
     TableInfo::of::<KeyChanges>(),
@@ -317,6 +318,18 @@ impl Table for ToDeviceTransactions {
     const ID: u8 = 51;
     /// The sending user and device, event type, transaction id.
     type Key<'a> = (&'a UserId, &'a DeviceId, &'a str, &'a str);
+    /// When, in milliseconds since the Unix epoch.
+    type Value = u64;
+}
+
+/// The ids of the to-device messages that other servers sent: a repeated one is delivered once. Rows are removed when
+/// they are older than any server repeats a transaction.
+pub struct ReceivedToDevice;
+impl Table for ReceivedToDevice {
+    const NAME: &'static str = "received_to_device";
+    const FAMILY: Family = Family::Queue;
+    const ID: u8 = 142;
+    type Key<'a> = (&'a ServerName, &'a str);
     /// When, in milliseconds since the Unix epoch.
     type Value = u64;
 }

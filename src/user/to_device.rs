@@ -7,15 +7,14 @@ use std::{
     sync::Arc,
 };
 
-use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId, to_device::DeviceIdOrAllDevices};
+use ruma::{DeviceId, OwnedDeviceId, OwnedServerName, OwnedUserId, UserId, to_device::DeviceIdOrAllDevices};
 use serde::Serialize;
-use serde_json::value::RawValue;
-use tracing::debug;
+use serde_json::{json, value::RawValue};
 
 use super::{
     device,
     session::Caller,
-    tables::{ToDevice, ToDeviceCounts, ToDeviceTransactions},
+    tables::{ReceivedToDevice, ToDevice, ToDeviceCounts, ToDeviceTransactions},
 };
 use crate::{
     Server,
@@ -24,6 +23,7 @@ use crate::{
         tables::{Receiver, ToDeviceRows},
     },
     error::{Error, Result},
+    federation::queue::{self, Additions, tables::Item},
     plain_json,
     store::{self, Json, Scan, Snapshot, StreamPos, Transaction},
 };
@@ -44,6 +44,10 @@ const MAX_ID_BYTES: usize = 255;
 const MAX_QUEUED: u64 = 20_000;
 const DROPPED_AT_ONCE: usize = 1_000;
 
+/// How large a part of a request goes to another server at once, in bytes; one message may be larger. Source: our choice,
+/// less than what any server refuses.
+const MAX_PART_BYTES: usize = 40_000;
+
 /// Contents by receiver, as a client wrote them.
 pub type Contents = BTreeMap<OwnedUserId, BTreeMap<DeviceIdOrAllDevices, Box<RawValue>>>;
 
@@ -54,11 +58,53 @@ pub struct Sending {
     pub contents: Contents,
 }
 
-/// Queues the messages for our own devices, all or none; durable when this returns. A transaction id that the sending
+/// Queues the messages for our own devices and for other servers, all or none; durable when this returns. A transaction id that the sending
 /// device has used for this event type already does nothing. Users and devices that do not exist are left out.
 pub async fn send(server: &Arc<Server>, sender: Caller, sending: Sending) -> Result<()> {
     let batch = server.blocking(move |server| Batch::new(server, sender, sending)).await?;
-    let woken = server.store.commit(move |tx| batch.write(tx)).await?;
+    let (woken, destinations) = server.store.commit(move |tx| batch.write(tx)).await?;
+    woken.iter().for_each(|user| server.wakers.user(user));
+    destinations.into_iter().for_each(|destination| queue::wake(server, destination));
+    Ok(())
+}
+
+/// An `m.direct_to_device` of a server whose user `sender` is.
+pub struct Received {
+    pub sender: OwnedUserId,
+    pub event_type: String,
+    pub message_id: String,
+    pub messages: Contents,
+}
+
+/// Queues what another server sent for devices of ours; durable when this returns. What was received before, and what is
+/// for nobody here, does nothing.
+pub async fn receive(server: &Arc<Server>, received: Received) -> Result<()> {
+    let Received { sender, event_type, message_id, messages } = received;
+    if event_type.len() > MAX_ID_BYTES || message_id.len() > MAX_ID_BYTES {
+        return Err(Error::invalid_param("event type or message id are too long"));
+    }
+    if messages.values().map(BTreeMap::len).sum::<usize>() > MAX_MESSAGES {
+        return Err(too_many());
+    }
+    let mut ours = BTreeMap::new();
+    for (user, contents) in messages.into_iter().filter(|(user, _)| server.is_ours(user)) {
+        let readable = contents.into_iter().filter_map(|(device, content)| {
+            let message = message(&sender, &event_type, &content).ok()?;
+            Some((device, message))
+        });
+        ours.insert(user, readable.collect::<BTreeMap<_, _>>());
+    }
+    let at_ms = server.clock.now_ms();
+    let services: Vec<_> = server.appservices.told_to_device().cloned().collect();
+    let write = move |tx: &mut Transaction<'_>| {
+        let key = (sender.server_name(), message_id.as_str());
+        if tx.get::<ReceivedToDevice>(&key)?.is_some() {
+            return Ok(BTreeSet::new());
+        }
+        tx.put::<ReceivedToDevice>(&key, &at_ms);
+        enqueue_all(tx, &ours, &services)
+    };
+    let woken = server.store.commit(write).await?;
     woken.iter().for_each(|user| server.wakers.user(user));
     Ok(())
 }
@@ -69,10 +115,14 @@ struct Batch {
     event_type: String,
     txn_id: String,
     at_ms: u64,
-    messages: BTreeMap<OwnedUserId, BTreeMap<DeviceIdOrAllDevices, Json>>,
+    messages: Messages,
+    to_others: Additions,
     /// The application services that are told what their users get.
     services: Vec<Arc<Appservice>>,
 }
+
+/// Events by receiver, as he reads them.
+type Messages = BTreeMap<OwnedUserId, BTreeMap<DeviceIdOrAllDevices, Json>>;
 
 impl Batch {
     fn new(server: &Server, sender: Caller, sending: Sending) -> Result<Self> {
@@ -85,12 +135,11 @@ impl Batch {
         if contents.values().map(BTreeMap::len).sum::<usize>() > MAX_MESSAGES {
             return Err(too_many());
         }
+        let (ours, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            contents.into_iter().partition(|(user, _)| server.is_ours(user));
+        let to_others = for_others(server, &sender.user_id, &event_type, others)?;
         let mut messages = BTreeMap::new();
-        for (user, contents) in contents {
-            if !server.is_ours(&user) {
-                debug!(%user, "a to-device message to another server is not sent: there is no federation");
-                continue;
-            }
+        for (user, contents) in ours {
             let to_user: Result<_> = contents
                 .into_iter()
                 .map(|(device, content)| Ok((device, message(&sender.user_id, &event_type, &content)?)))
@@ -98,33 +147,16 @@ impl Batch {
             messages.insert(user, to_user?);
         }
         let services = server.appservices.told_to_device().cloned().collect();
-        Ok(Self { sender, event_type, txn_id, at_ms: server.clock.now_ms(), messages, services })
+        Ok(Self { sender, event_type, txn_id, at_ms: server.clock.now_ms(), messages, to_others, services })
     }
 
-    /// Gives the users who have news.
-    fn write(self, tx: &mut Transaction<'_>) -> Result<BTreeSet<OwnedUserId>> {
+    /// Gives the users who have news, and the servers that have.
+    fn write(self, tx: &mut Transaction<'_>) -> Result<(BTreeSet<OwnedUserId>, Vec<OwnedServerName>)> {
         if !self.begin_transaction(tx)? {
-            return Ok(BTreeSet::new());
+            return Ok((BTreeSet::new(), Vec::new()));
         }
-        let mut woken = BTreeSet::new();
-        let (mut count, mut bytes, mut number) = (0, 0, 0);
-        for (user, messages) in &self.messages {
-            for (device, message) in receivers(tx.before(), user, messages)? {
-                count += 1;
-                bytes += message.0.get().len();
-                if count > MAX_MESSAGES || bytes > MAX_REQUEST_BYTES {
-                    return Err(too_many());
-                }
-                enqueue(tx, user, &device, message)?;
-                for service in self.services.iter().filter(|service| service.has_user(user)) {
-                    let receiver = Receiver { user_id: user.clone(), device_id: device.clone() };
-                    tx.put::<ToDeviceRows>(&(&service.id, tx.pos(), number), &receiver);
-                    number += 1;
-                }
-                woken.insert(user.clone());
-            }
-        }
-        Ok(woken)
+        let woken = enqueue_all(tx, &self.messages, &self.services)?;
+        Ok((woken, self.to_others.write(tx)?))
     }
 
     /// Notes the transaction id; false if it was known.
@@ -137,6 +169,65 @@ impl Batch {
         tx.put::<ToDeviceTransactions>(&key, &self.at_ms);
         Ok(true)
     }
+}
+
+/// What other servers are sent, in parts of bounded size, each with an id of its own.
+fn for_others(server: &Server, sender: &UserId, event_type: &str, others: Contents) -> Result<Additions> {
+    let mut parts = BTreeMap::<OwnedServerName, Vec<(usize, Contents)>>::new();
+    for (user, contents) in others {
+        if !queue::may_tell(server, user.server_name()) {
+            continue;
+        }
+        let of_server = parts.entry(user.server_name().to_owned()).or_default();
+        for (device, content) in contents {
+            check_content(content.get())?;
+            let size = content.get().len() + user.as_str().len() + MAX_ID_BYTES;
+            match of_server.last_mut().filter(|(used, _)| used + size <= MAX_PART_BYTES) {
+                Some((used, part)) => {
+                    *used += size;
+                    part.entry(user.clone()).or_default().insert(device, content);
+                }
+                None => of_server.push((size, BTreeMap::from([(user.clone(), BTreeMap::from([(device, content)]))]))),
+            }
+        }
+    }
+    let mut additions = Additions::default();
+    for (destination, parts) in parts {
+        for (_, messages) in parts {
+            let message_id = server.random.text(24);
+            let content =
+                json!({ "sender": sender, "type": event_type, "message_id": message_id, "messages": messages });
+            additions.add(destination.clone(), Item::ToDevice { content: content.to_string() });
+        }
+    }
+    Ok(additions)
+}
+
+/// Puts messages into the queues of the devices that there are; gives the users who have news.
+fn enqueue_all(
+    tx: &mut Transaction<'_>,
+    messages: &Messages,
+    services: &[Arc<Appservice>],
+) -> Result<BTreeSet<OwnedUserId>> {
+    let mut woken = BTreeSet::new();
+    let (mut count, mut bytes, mut number) = (0, 0, 0);
+    for (user, messages) in messages {
+        for (device, message) in receivers(tx.before(), user, messages)? {
+            count += 1;
+            bytes += message.0.get().len();
+            if count > MAX_MESSAGES || bytes > MAX_REQUEST_BYTES {
+                return Err(too_many());
+            }
+            enqueue(tx, user, &device, message)?;
+            for service in services.iter().filter(|service| service.has_user(user)) {
+                let receiver = Receiver { user_id: user.clone(), device_id: device.clone() };
+                tx.put::<ToDeviceRows>(&(&service.id, tx.pos(), number), &receiver);
+                number += 1;
+            }
+            woken.insert(user.clone());
+        }
+    }
+    Ok(woken)
 }
 
 fn too_many() -> Error {

@@ -6,6 +6,7 @@ mod aliases;
 mod appservices;
 mod auth_fallback;
 mod backup;
+mod between_servers;
 mod cross_signing;
 mod delayed;
 mod devices;

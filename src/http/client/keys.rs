@@ -1,6 +1,6 @@
 //! <https://spec.matrix.org/v1.19/client-server-api/#key-management-api>
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{Router, extract::State};
 use ruma::{
@@ -23,6 +23,12 @@ use crate::{
         keys::{self, Upload},
     },
 };
+
+/// How long other servers have to answer, if the client does not say, and at most.
+///
+/// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keysquery>
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub fn router() -> Router<Arc<Server>> {
     Router::new()
@@ -50,30 +56,37 @@ async fn upload_keys(
 /// `POST /keys/query`
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keysquery>
 ///
-/// `timeout` is for other servers, which we do not ask yet.
+/// `timeout` is for other servers.
 async fn get_keys(
     State(server): State<Arc<Server>>,
     Client { sender, body, .. }: Client<get_keys::v3::Request>,
 ) -> Result<Matrix<get_keys::v3::Response>> {
-    let answer = server.blocking(move |server| {
+    let timeout = body.timeout.unwrap_or(ANSWER_WITHIN).min(MAX_TIMEOUT);
+    let (ours, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        body.device_keys.into_iter().partition(|(user, _)| server.is_ours(user));
+    let others = keys::remote::query_remote(&server, &sender.user_id, others, timeout).await?;
+    let found = server.blocking(move |server| {
         let snapshot = server.store.snapshot();
-        let mut answer = get_keys::v3::Response::new();
-        for (user, devices) in body.device_keys {
-            if !server.is_ours(&user) {
-                answer.failures.insert(user.server_name().to_string(), unreachable());
-            } else if account::get(&snapshot, &user)?.is_some() {
-                let found = keys::query(&snapshot, &sender.user_id, &user, &devices)?;
-                let devices = found.devices.into_iter().map(|(device, keys)| (device, Raw::from_json(keys)));
-                answer.device_keys.insert(user.clone(), devices.collect());
-                let raw = |key: Option<Box<RawValue>>| key.map(|key| (user.clone(), Raw::from_json(key)));
-                answer.master_keys.extend(raw(found.master));
-                answer.self_signing_keys.extend(raw(found.self_signing));
-                answer.user_signing_keys.extend(raw(found.user_signing));
+        let mut found = Vec::new();
+        for (user, devices) in ours {
+            if account::get(&snapshot, &user)?.is_some() {
+                let keys = keys::query(&snapshot, Some(&sender.user_id), &user, &devices)?;
+                found.push((user, keys));
             }
         }
-        Ok(answer)
+        Ok(found)
     });
-    Ok(Matrix(answer.await?))
+    let mut answer = get_keys::v3::Response::new();
+    for (user, found) in found.await?.into_iter().chain(others.found) {
+        let devices = found.devices.into_iter().map(|(device, keys)| (device, Raw::from_json(keys)));
+        answer.device_keys.insert(user.clone(), devices.collect());
+        let raw = |key: Option<Box<RawValue>>| key.map(|key| (user.clone(), Raw::from_json(key)));
+        answer.master_keys.extend(raw(found.master));
+        answer.self_signing_keys.extend(raw(found.self_signing));
+        answer.user_signing_keys.extend(raw(found.user_signing));
+    }
+    answer.failures = others.failures.into_iter().map(|(name, error)| (name.to_string(), failure(&error))).collect();
+    Ok(Matrix(answer))
 }
 
 /// `POST /keys/claim`
@@ -96,7 +109,10 @@ async fn claim_keys(
             of_user.insert(device, BTreeMap::from([(id, key)]));
         }
     }
-    answer.failures = others.into_keys().map(|user| (user.server_name().to_string(), unreachable())).collect();
+    let timeout = body.timeout.unwrap_or(ANSWER_WITHIN).min(MAX_TIMEOUT);
+    let others = keys::remote::claim_remote(&server, others, timeout).await;
+    answer.one_time_keys.extend(others.found);
+    answer.failures = others.failures.into_iter().map(|(name, error)| (name.to_string(), failure(&error))).collect();
     Ok(Matrix(answer))
 }
 
@@ -113,6 +129,11 @@ async fn get_key_changes(
 }
 
 /// What is said of another server in `failures`.
-fn unreachable() -> JsonValue {
-    json!({ "errcode": "M_UNKNOWN", "error": "This server does not ask other servers yet" })
+fn failure(error: &Error) -> JsonValue {
+    let reason = match error {
+        Error::Remote { source, .. } => source.to_string(),
+        Error::Refused { message, .. } => message.to_string(),
+        _ => "its answer could not be worked on".to_owned(),
+    };
+    json!({ "errcode": "M_UNKNOWN", "error": reason })
 }

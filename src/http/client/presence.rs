@@ -38,7 +38,8 @@ async fn get(
         if !presence::is_visible(server, &snapshot, &sender.user_id, &body.user_id)? {
             return Err(Error::forbidden("You are not allowed to see their presence"));
         }
-        if account::get(&snapshot, &body.user_id)?.is_none() || !server.presence.is_enabled() {
+        let is_unknown = server.is_ours(&body.user_id) && account::get(&snapshot, &body.user_id)?.is_none();
+        if is_unknown || !server.presence.is_enabled() {
             return Err(Error::not_found("Nothing is known of the presence of this user"));
         }
         Ok(())

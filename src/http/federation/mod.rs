@@ -1,6 +1,7 @@
 //! The server-server API: a file per section of the specification, each with a `router()`.
 
 mod backfill;
+mod end_to_end_encryption;
 mod events;
 mod invites;
 mod joins;
@@ -29,6 +30,7 @@ use crate::{Server, federation::resident::answer::Pieces};
 pub fn router() -> Router<Arc<Server>> {
     Router::new()
         .merge(backfill::router())
+        .merge(end_to_end_encryption::router())
         .merge(events::router())
         .merge(invites::router())
         .merge(joins::router())

@@ -8,7 +8,7 @@ use ruma::api::federation::transactions::send_transaction_message::v1::{Request,
 use crate::{
     Server,
     error::Result,
-    federation::inbox,
+    federation::{edu, inbox},
     http::{
         endpoint,
         extract::{Federation, Matrix},
@@ -27,5 +27,8 @@ async fn send(
 ) -> Result<Matrix<Response>> {
     inbox::check_size(&origin, &body)?;
     let answer = inbox::receive(&server, &origin, body.transaction_id.as_str(), body.pdus).await?;
+    for message in body.edus {
+        edu::receive(&server, &origin, message).await?;
+    }
     Ok(Matrix(Response::new(answer)))
 }

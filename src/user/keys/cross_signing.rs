@@ -8,7 +8,7 @@ use ruma::{
 use vodozemac::Ed25519PublicKey;
 
 use super::{
-    announce, changed,
+    Changed, announce, changed,
     signed::{self, SignedObject, is_signed},
     tables::{
         CrossSigningKey, CrossSigningKeys, DeviceKeys, OwnSignatures, Usage, UserSignatureChanges, UserSignatures,
@@ -75,9 +75,9 @@ enum Outcome {
 /// Keys of the right form, in the order of `Usage`. Their signatures were not verified.
 struct Checked(Vec<NewKey>);
 
-struct NewKey {
-    usage: Usage,
-    key: CrossSigningKey,
+pub(super) struct NewKey {
+    pub usage: Usage,
+    pub key: CrossSigningKey,
     /// By the user's own keys: key id and signature.
     signatures: Vec<(String, String)>,
 }
@@ -128,7 +128,7 @@ impl Checked {
         for new in self.0.iter().filter(|new| is_master_new || is_new(new)) {
             new.put(tx, user, &master)?;
         }
-        changed(tx, user)?;
+        changed(tx, user, Changed::SigningKeys)?;
         Ok(Outcome::Stored)
     }
 
@@ -152,7 +152,7 @@ impl Before {
 }
 
 impl NewKey {
-    fn new(user: &UserId, usage: Usage, json: &str) -> Result<Self> {
+    pub fn new(user: &UserId, usage: Usage, json: &str) -> Result<Self> {
         let object = SignedObject::parse(json)?;
         let owner = object.text("user_id").ok_or_else(|| Error::bad_json("`user_id` must be a string"))?;
         if owner != user {
@@ -261,7 +261,7 @@ pub fn delete_user(tx: &mut Transaction<'_>, user: &UserId) -> store::Result<()>
     for (usage, key) in &before.0 {
         forget(tx, user, *usage, &key.public_key)?;
     }
-    if before.0.is_empty() { Ok(()) } else { changed(tx, user) }
+    if before.0.is_empty() { Ok(()) } else { changed(tx, user, Changed::SigningKeys) }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod claim;
 mod cross_signing;
 pub mod one_time;
 mod query;
+pub mod remote;
 mod signatures;
 mod signed;
 pub mod tables;
@@ -25,14 +26,31 @@ pub use self::{
 };
 use crate::{
     Server,
-    room::{Membership, tables::UserRooms},
+    federation::queue,
+    room::{Membership, servers::RemoteRooms, tables::UserRooms},
     store::{self, Result, Transaction},
     user::tables::{KeyChanges, LastKeyChange},
 };
 
-/// Notes that the devices or cross-signing keys of `user` changed: everybody who shares a room with him is told by
-/// `/sync`. Belongs into the transaction that changes them; call [`announce`] after it.
-pub fn changed(tx: &mut Transaction<'_>, user: &UserId) -> Result<()> {
+/// What of a user's keys changed.
+#[derive(Clone, Copy, Debug)]
+pub enum Changed<'a> {
+    /// A device of one of our users, or what is shown of it.
+    Device(&'a DeviceId),
+    /// The cross-signing keys of one of our users.
+    SigningKeys,
+    /// Something of a user of another server, whose affair it is to tell others.
+    Remote,
+}
+
+/// Notes that the devices or cross-signing keys of `user` changed: everybody who shares a room with him is told, by
+/// `/sync` or by his own server. Belongs into the transaction that changes them; call [`announce`] after it.
+pub fn changed(tx: &mut Transaction<'_>, user: &UserId, what: Changed<'_>) -> Result<()> {
+    match what {
+        Changed::Device(device) => queue::note_device_update(tx, user, device.as_str()),
+        Changed::SigningKeys => queue::note_device_update(tx, user, ""),
+        Changed::Remote => {}
+    }
     if let Some(last) = tx.get::<LastKeyChange>(&user)? {
         tx.delete::<KeyChanges>(&(last, user));
     }
@@ -52,11 +70,15 @@ pub fn announce(server: &Server, user: &UserId) {
 }
 
 fn wake_room_mates(server: &Server, user: &UserId) -> store::Result<()> {
-    for row in server.store.snapshot().list::<UserRooms>(&user) {
+    let snapshot = server.store.snapshot();
+    for row in snapshot.list::<UserRooms>(&user) {
         let row = row?;
         if row.value.membership == Membership::Join {
             server.wakers.room(server, row.key()?.1);
         }
+    }
+    for row in snapshot.list::<RemoteRooms>(&user) {
+        server.wakers.room(server, row?.key()?.1);
     }
     Ok(())
 }
@@ -67,7 +89,7 @@ pub fn delete_device(tx: &mut Transaction<'_>, user: &UserId, device: &DeviceId)
     if tx.get::<tables::DeviceKeys>(&(user, device))?.is_some() {
         tx.delete::<tables::DeviceKeys>(&(user, device));
         delete_signatures_of_device(tx, user, device)?;
-        changed(tx, user)?;
+        changed(tx, user, Changed::Device(device))?;
     }
     Ok(())
 }

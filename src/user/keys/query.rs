@@ -23,15 +23,23 @@ pub struct UserKeys {
     pub user_signing: Option<Box<RawValue>>,
 }
 
-/// The keys of a local user, as `asker` may see them: of these devices, or of all if none is named.
-pub fn query(snapshot: &Snapshot<'_>, asker: &UserId, user: &UserId, devices: &[OwnedDeviceId]) -> Result<UserKeys> {
+/// The kept keys of a user, as `asker` may see them, or another server if that is `None`: of these devices, or of all if
+/// none is named.
+pub fn query(
+    snapshot: &Snapshot<'_>,
+    asker: Option<&UserId>,
+    user: &UserId,
+    devices: &[OwnedDeviceId],
+) -> Result<UserKeys> {
     let signatures = Signatures::load(snapshot, asker, user)?;
     let mut found = UserKeys::default();
     for row in snapshot.list::<DeviceKeys>(&user) {
         let row = row?;
         let device = row.key()?.1;
         if devices.is_empty() || devices.iter().any(|wanted| wanted == device) {
-            let name = device::get(snapshot, user, device)?.and_then(|device| device.display_name);
+            // Names of devices say where people are and what they use: nothing for other servers.
+            let device_row = asker.map(|_| device::get(snapshot, user, device)).transpose()?.flatten();
+            let name = device_row.and_then(|device| device.display_name);
             let unsigned = Unsigned { device_display_name: name };
             let keys = signatures.splice::<DeviceKeys>(&row.value, device.as_str(), Some(&unsigned))?;
             found.devices.insert(device.to_owned(), keys);
@@ -44,7 +52,7 @@ pub fn query(snapshot: &Snapshot<'_>, asker: &UserId, user: &UserId, devices: &[
     };
     found.master = cross_signing(Usage::Master)?;
     found.self_signing = cross_signing(Usage::SelfSigning)?;
-    if asker == user {
+    if asker == Some(user) {
         found.user_signing = cross_signing(Usage::UserSigning)?;
     }
     Ok(found)
@@ -63,28 +71,31 @@ struct Signatures<'a> {
     user: &'a UserId,
     /// By what is signed, then by the id of the key that signed it.
     own: BTreeMap<String, BTreeMap<String, String>>,
-    asker: &'a UserId,
-    /// The master key that the asker's user-signing key signed, the id of that key, and the signature.
-    by_asker: Option<(String, BTreeMap<String, String>)>,
+    /// Who asks, the master key that his user-signing key signed, and the id of that key with the signature.
+    by_asker: Option<(&'a UserId, String, BTreeMap<String, String>)>,
 }
 
 impl<'a> Signatures<'a> {
-    fn load(snapshot: &Snapshot<'_>, asker: &'a UserId, user: &'a UserId) -> store::Result<Self> {
+    fn load(snapshot: &Snapshot<'_>, asker: Option<&'a UserId>, user: &'a UserId) -> store::Result<Self> {
         let mut own = BTreeMap::<_, BTreeMap<_, _>>::new();
         for row in snapshot.list::<OwnSignatures>(&user) {
             let row = row?;
             let (_, target, key_id) = row.key()?;
             own.entry(target.to_owned()).or_default().insert(key_id.to_owned(), row.value);
         }
-        let by_asker = snapshot.get::<UserSignatures>(&(asker, user))?;
-        let by_asker = by_asker.map(|row| (row.master_key, BTreeMap::from([(row.key_id, row.signature)])));
-        Ok(Self { user, own, asker, by_asker })
+        let mut by_asker = None;
+        if let Some(asker) = asker
+            && let Some(row) = snapshot.get::<UserSignatures>(&(asker, user))?
+        {
+            by_asker = Some((asker, row.master_key, BTreeMap::from([(row.key_id, row.signature)])));
+        }
+        Ok(Self { user, own, by_asker })
     }
 
     fn of(&self, target: &str) -> BTreeMap<&UserId, &BTreeMap<String, String>> {
         let own = self.own.get(target).map(|signatures| (self.user, signatures));
-        let by_asker = self.by_asker.as_ref().filter(|(master_key, _)| master_key == target);
-        own.into_iter().chain(by_asker.map(|(_, signatures)| (self.asker, signatures))).collect()
+        let by_asker = self.by_asker.as_ref().filter(|(_, master_key, _)| master_key == target);
+        own.into_iter().chain(by_asker.map(|(asker, _, signatures)| (*asker, signatures))).collect()
     }
 
     /// `body`, a JSON object of table `T` with fields, with `signatures` and `unsigned` added to it.

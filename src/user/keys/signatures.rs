@@ -6,7 +6,7 @@ use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 use serde_json::value::RawValue;
 
 use super::{
-    announce, changed,
+    Changed, announce, changed,
     signed::{self, SignedObject, is_signed},
     tables::{CrossSigningKeys, DeviceKeys, OwnSignatures, Usage, UserSignature, UserSignatureChanges, UserSignatures},
 };
@@ -96,6 +96,13 @@ impl KeyOf {
                 let key = snapshot.get::<CrossSigningKeys>(&(user, *usage))?;
                 Ok(key.map(|key| StoredKey { body: key.body, public_key: key.public_key }))
             }
+        }
+    }
+
+    fn as_changed(&self) -> Changed<'_> {
+        match self {
+            Self::Device(device) => Changed::Device(device),
+            Self::CrossSigning(_) => Changed::SigningKeys,
         }
     }
 
@@ -241,13 +248,13 @@ fn store_all(tx: &mut Transaction<'_>, signer: &UserId, verified: Vec<Verified>)
         if !key.holds(tx.before(), signer)? {
             stored.outdated.push((key.owner, key.name));
         } else if key.owner == *signer {
-            stored.is_own_key_signed |= put_own(tx, signer, &key)?;
+            if put_own(tx, signer, &key)? {
+                stored.is_own_key_signed = true;
+                changed(tx, signer, key.target.0.as_changed())?;
+            }
         } else {
             put_of_user(tx, signer, key)?;
         }
-    }
-    if stored.is_own_key_signed {
-        changed(tx, signer)?;
     }
     Ok(stored)
 }

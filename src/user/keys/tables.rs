@@ -3,6 +3,7 @@
 use ruma::{DeviceId, UserId};
 use serde::{Deserialize, Serialize};
 
+use super::remote::RemoteUsers;
 use crate::store::{Family, Group, Key, Record, StreamPos, Table, TableInfo};
 
 pub const ALL: &[TableInfo] = &[
@@ -16,9 +17,10 @@ pub const ALL: &[TableInfo] = &[
     TableInfo::of::<OneTimeKeyCounts>(),
     TableInfo::of::<ClaimedKeys>(),
     TableInfo::of::<FallbackKeys>(),
+    TableInfo::of::<RemoteUsers>(),
 ];
 
-/// The identity keys of devices.
+/// The identity keys of devices; of other servers' users as long as `RemoteUsers` has them.
 pub struct DeviceKeys;
 impl Table for DeviceKeys {
     const NAME: &'static str = "device_keys";
@@ -80,7 +82,8 @@ impl Key<'_> for Usage {
     }
 }
 
-/// Signatures that users' own keys made about their own keys; everybody may see them. Each was verified.
+/// Signatures that users' own keys made about their own keys; everybody may see them. Each was verified, but for those of
+/// other servers' users, as long as `RemoteUsers` has them.
 pub struct OwnSignatures;
 impl Table for OwnSignatures {
     const NAME: &'static str = "own_signatures";

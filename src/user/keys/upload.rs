@@ -10,7 +10,7 @@ use ruma::{
 use vodozemac::{Curve25519PublicKey, base64_decode};
 
 use super::{
-    announce, changed, delete_signatures_of_device,
+    Changed, announce, changed, delete_signatures_of_device,
     one_time::{self, NewKey},
     signed::{self, SignedObject, is_signed},
     tables::{CrossSigningKeys, DeviceKeys, OwnSignatures, Usage},
@@ -97,7 +97,7 @@ impl Checked {
             }
             is_identity_changed = keys.store(tx, caller, before.as_deref())?;
             if is_identity_changed {
-                changed(tx, user)?;
+                changed(tx, user, Changed::Device(device))?;
             }
         }
         let mut keys = one_time::Keys::open(tx, user, device, has_new_identity)?;

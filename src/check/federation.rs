@@ -1,0 +1,62 @@
+//! What is kept for and of other servers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ruma::{OwnedServerName, OwnedUserId};
+
+use super::Checker;
+use crate::{
+    federation::queue::tables::{Destinations, Item, Queue},
+    room::tables::Events,
+    store::Result,
+    user::keys::{
+        remote::RemoteUsers,
+        tables::{CrossSigningKeys, DeviceKeys},
+    },
+};
+
+pub fn check(checker: &mut Checker<'_>) {
+    checker.run("queues", queues);
+    checker.run("keys of other servers' users", remote_keys);
+}
+
+/// Queues are counted, and their events are there.
+fn queues(checker: &mut Checker<'_>) -> Result<()> {
+    let mut found = BTreeMap::<OwnedServerName, u64>::new();
+    for row in checker.snapshot.list::<Queue>(&()) {
+        let row = row?;
+        let (destination, ..) = row.key()?;
+        *found.entry(destination.to_owned()).or_default() += 1;
+        if let Item::Event { room, event } = &row.value {
+            let is_there = checker.snapshot.contains::<Events>(&(*room, *event))?;
+            checker.expect("queues", is_there, || format!("event {event} of room {room} waits and is not there"));
+        }
+    }
+    for row in checker.snapshot.list::<Destinations>(&()) {
+        let row = row?;
+        let destination = row.key()?;
+        let count = found.remove(destination).unwrap_or_default();
+        checker.expect("queues", count == row.value.rows, || {
+            format!("{destination} has {count} rows, counted {}", row.value.rows)
+        });
+    }
+    checker.expect("queues", found.is_empty(), || format!("{found:?} are not counted"));
+    Ok(())
+}
+
+/// Whoever has keys here and no account is among the users of other servers whose keys are kept.
+fn remote_keys(checker: &mut Checker<'_>) -> Result<()> {
+    let mut owners = BTreeSet::<OwnedUserId>::new();
+    for row in checker.snapshot.list::<DeviceKeys>(&()) {
+        owners.insert(row?.key()?.0.to_owned());
+    }
+    for row in checker.snapshot.list::<CrossSigningKeys>(&()) {
+        owners.insert(row?.key()?.0.to_owned());
+    }
+    let ours = checker.server_name;
+    for user in owners.iter().filter(|user| user.server_name() != ours) {
+        let is_kept = checker.snapshot.contains::<RemoteUsers>(&&**user)?;
+        checker.expect("keys of other servers' users", is_kept, || format!("{user} has keys here"));
+    }
+    Ok(())
+}

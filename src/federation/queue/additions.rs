@@ -1,0 +1,133 @@
+//! Putting things into queues, and keeping the queues short.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use ruma::{OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName};
+use tracing::warn;
+
+use super::tables::{Backlog, Destinations, Item, Queue};
+use crate::{
+    room::tables::ForwardExtremities,
+    store::{self, RoomNid, Row, StreamPos, Transaction},
+};
+
+/// With how many rows a queue is shortened for the first time: twenty transactions. Source: our choice,
+/// docs/architecture.md.
+const LONG: u64 = 1_000;
+
+/// How many to-device messages wait for a server at most; the oldest make room. Source: our choice, docs/security.md.
+const MAX_TO_DEVICE: usize = 5_000;
+
+/// What one transaction puts into queues. A transaction writes one of these at most.
+#[derive(Debug, Default)]
+pub struct Additions(BTreeMap<OwnedServerName, Vec<(Option<StreamPos>, Item)>>);
+
+impl Additions {
+    pub fn add(&mut self, destination: OwnedServerName, item: Item) {
+        self.0.entry(destination).or_default().push((None, item));
+    }
+
+    /// An event, in its place: `at` is where it is in the order of all changes.
+    pub fn add_event(&mut self, destination: OwnedServerName, at: StreamPos, item: Item) {
+        self.0.entry(destination).or_default().push((Some(at), item));
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Gives the servers whose senders must be woken.
+    pub fn write(self, tx: &mut Transaction<'_>) -> store::Result<Vec<OwnedServerName>> {
+        for (destination, items) in &self.0 {
+            let known = tx.get::<Destinations>(&&**destination)?;
+            let mut backlog = known.unwrap_or(Backlog { rows: 0, shortened_at: LONG });
+            for (number, (at, item)) in (1..).zip(items) {
+                let key = match at {
+                    Some(at) => (&**destination, *at, 0),
+                    None => (&**destination, tx.pos(), number),
+                };
+                if !tx.before().contains::<Queue>(&key)? {
+                    tx.put::<Queue>(&key, item);
+                    backlog.rows += 1;
+                }
+            }
+            if backlog.rows > backlog.shortened_at {
+                backlog.rows = backlog.rows.saturating_sub(shorten(tx, destination)?);
+                backlog.shortened_at = LONG.max(backlog.rows.saturating_mul(2));
+            }
+            tx.put::<Destinations>(&&**destination, &backlog);
+        }
+        Ok(self.0.into_keys().collect())
+    }
+}
+
+/// Removes rows that were sent; those that are gone already do not count.
+pub fn remove(tx: &mut Transaction<'_>, destination: &ServerName, rows: &[(StreamPos, u32)]) -> store::Result<()> {
+    let mut removed = 0;
+    for &(pos, number) in rows {
+        let key = (destination, pos, number);
+        if tx.before().contains::<Queue>(&key)? {
+            tx.delete::<Queue>(&key);
+            removed += 1;
+        }
+    }
+    let Some(backlog) = tx.get::<Destinations>(&destination)? else { return Ok(()) };
+    match backlog.rows.saturating_sub(removed) {
+        0 => tx.delete::<Destinations>(&destination),
+        rows => tx.put::<Destinations>(&destination, &Backlog { rows, ..backlog }),
+    }
+    Ok(())
+}
+
+/// Removes from a long queue what need not be sent: older events of rooms, whose newest lead the other server to them;
+/// what a newer row tells again. Gives the number of rows that went. What is being sent at the moment may be among them.
+fn shorten(tx: &mut Transaction<'_>, destination: &ServerName) -> store::Result<u64> {
+    let rows: Vec<Row<Queue>> = tx.before().list::<Queue>(&destination).collect::<store::Result<_>>()?;
+    let mut kept = Kept::default();
+    let mut removed = 0;
+    for row in rows.iter().rev() {
+        if !kept.keeps(tx, &row.value)? {
+            tx.delete::<Queue>(&row.key()?);
+            removed += 1;
+        }
+    }
+    warn!(%destination, removed, rows = rows.len(), "a long queue was shortened: the server has not taken anything for a while");
+    if kept.dropped_to_device > 0 {
+        let dropped = kept.dropped_to_device;
+        warn!(%destination, dropped, "to-device messages are lost: too many wait for this server");
+    }
+    Ok(removed)
+}
+
+/// What of a queue was kept so far, from its end on.
+#[derive(Default)]
+struct Kept {
+    rooms: BTreeSet<RoomNid>,
+    receipts: HashSet<(RoomNid, OwnedUserId, String)>,
+    devices: HashSet<(OwnedUserId, OwnedDeviceId)>,
+    signing_keys: HashSet<OwnedUserId>,
+    to_device: usize,
+    dropped_to_device: usize,
+}
+
+impl Kept {
+    fn keeps(&mut self, tx: &Transaction<'_>, item: &Item) -> store::Result<bool> {
+        Ok(match item {
+            Item::Event { room, event } => {
+                self.rooms.insert(*room) || tx.before().contains::<ForwardExtremities>(&(*room, *event))?
+            }
+            Item::Receipt { room, user, thread } => self.receipts.insert((*room, user.clone(), thread.clone())),
+            // The other server notices the gap by `prev_id`, and asks for all devices.
+            Item::Device { user, device, .. } => self.devices.insert((user.clone(), device.clone())),
+            Item::SigningKeys { user } => self.signing_keys.insert(user.clone()),
+            Item::ToDevice { .. } if self.to_device < MAX_TO_DEVICE => {
+                self.to_device += 1;
+                true
+            }
+            Item::ToDevice { .. } => {
+                self.dropped_to_device += 1;
+                false
+            }
+        })
+    }
+}

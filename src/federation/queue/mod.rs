@@ -1,0 +1,81 @@
+//! What we tell other servers. Each destination has a queue of rows that point to what is to be sent, and, while there is
+//! anything in it, a task that sends transactions one after the other.
+//!
+//! <https://spec.matrix.org/v1.19/server-server-api/#transactions>
+
+mod additions;
+mod device_lists;
+mod events;
+mod sender;
+pub mod tables;
+mod transaction;
+
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use ruma::{OwnedServerName, OwnedUserId, UserId};
+
+pub use self::{
+    additions::Additions,
+    device_lists::note as note_device_update,
+    sender::{Senders, is_alive, is_sending, wake},
+};
+use crate::{
+    Server,
+    room::{Membership, servers::servers_in, tables::UserRooms},
+    store::{self, RoomNid, Snapshot},
+};
+
+/// Starts the readers, and the senders of what was left by the last run.
+pub fn start(server: &Arc<Server>) {
+    tokio::spawn(events::follow(Arc::clone(server)));
+    tokio::spawn(device_lists::follow(Arc::clone(server)));
+    tokio::spawn(sender::resume(Arc::clone(server)));
+}
+
+/// The other servers in a room that we may talk to.
+pub fn others_in(server: &Server, snapshot: &Snapshot<'_>, room: RoomNid) -> store::Result<Vec<OwnedServerName>> {
+    let mut servers = servers_in(snapshot, room)?;
+    servers.retain(|name| may_tell(server, name));
+    Ok(servers)
+}
+
+/// The other servers of all rooms that one of our users is joined to.
+pub fn others_of(server: &Server, snapshot: &Snapshot<'_>, user: &UserId) -> store::Result<BTreeSet<OwnedServerName>> {
+    let mut servers = BTreeSet::new();
+    for row in snapshot.list::<UserRooms>(&user) {
+        let row = row?;
+        if row.value.membership == Membership::Join {
+            servers.extend(servers_in(snapshot, row.key()?.1)?);
+        }
+    }
+    servers.retain(|name| may_tell(server, name));
+    Ok(servers)
+}
+
+/// Whether a server is another one, which our configuration lets us talk to.
+pub fn may_tell(server: &Server, name: &ruma::ServerName) -> bool {
+    name != server.name() && super::allows(server, name)
+}
+
+/// Tells the other servers of a room, while they can be reached, that a user of ours types or stopped.
+pub fn typing(server: &Arc<Server>, room: RoomNid, user: &UserId, is_typing: bool) -> store::Result<()> {
+    if !server.is_ours(user) {
+        return Ok(());
+    }
+    let destinations = others_in(server, &server.store.snapshot(), room)?;
+    sender::add_ephemeral(server, destinations, |ephemeral| ephemeral.typing(room, user.to_owned(), is_typing));
+    Ok(())
+}
+
+/// Tells the servers of a user's rooms, while they can be reached, what he is now.
+pub fn presence(server: &Arc<Server>, user: &OwnedUserId) -> store::Result<()> {
+    if !server.is_ours(user) {
+        return Ok(());
+    }
+    let destinations = others_of(server, &server.store.snapshot(), user)?;
+    sender::add_ephemeral(server, destinations, |ephemeral| ephemeral.presence(user.clone()));
+    Ok(())
+}

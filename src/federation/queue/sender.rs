@@ -1,0 +1,248 @@
+//! The tasks that send: one per destination, while there is something to send.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use ruma::{OwnedServerName, ServerName};
+use tokio::sync::Notify;
+use tracing::{debug, error, info, warn};
+
+use super::{
+    additions,
+    tables::Destinations,
+    transaction::{Ephemeral, Prepared},
+};
+use crate::{
+    Server,
+    error::{Error, RemoteError, Result},
+    federation::{backoff, request},
+    store,
+};
+
+/// How long a sender waits after our own disk or another part of us failed, or a server said "later" without saying when.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// How often a transaction of one row is refused before the row is thrown away, so that the others can go.
+const REFUSALS: u32 = 3;
+
+/// The senders that run.
+#[derive(Default)]
+pub struct Senders(Mutex<HashMap<OwnedServerName, Arc<Destination>>>);
+
+/// What a sender is told from outside.
+#[derive(Default)]
+pub(super) struct Destination {
+    /// There may be something new to send.
+    has_news: AtomicBool,
+    /// Ends a pause.
+    awake: Notify,
+    ephemeral: Mutex<Ephemeral>,
+}
+
+/// Sees to it that what is in a server's queue is sent.
+pub fn wake(server: &Arc<Server>, destination: OwnedServerName) {
+    with_sender(server, destination, |_| ());
+}
+
+/// A server that failed us works again, since it has just sent us something: sends it at once what waits for it.
+pub fn is_alive(server: &Server, destination: &ServerName) {
+    if let Some(sender) = server.senders.0.lock().get(destination) {
+        sender.awake.notify_one();
+    }
+}
+
+/// Whether something is being sent, or waits for a server to work again.
+pub fn is_sending(server: &Server, destination: &ServerName) -> bool {
+    server.senders.0.lock().contains_key(destination)
+}
+
+/// Adds what is sent only if the server can be reached now.
+pub(super) fn add_ephemeral(
+    server: &Arc<Server>,
+    destinations: impl IntoIterator<Item = OwnedServerName>,
+    add: impl Fn(&mut Ephemeral),
+) {
+    for destination in destinations {
+        with_sender(server, destination, |sender| add(&mut sender.ephemeral.lock()));
+    }
+}
+
+fn with_sender(server: &Arc<Server>, name: OwnedServerName, tell: impl FnOnce(&Destination)) {
+    let mut senders = server.senders.0.lock();
+    let (sender, is_new) = match senders.get(&name) {
+        Some(running) => (Arc::clone(running), false),
+        None => (Arc::default(), true),
+    };
+    tell(&sender);
+    sender.has_news.store(true, Ordering::Release);
+    if is_new {
+        senders.insert(name.clone(), Arc::clone(&sender));
+        tokio::spawn(run(Arc::clone(server), name, sender));
+    }
+}
+
+/// Starts the senders of the queues that the last run of the server left.
+pub async fn resume(server: Arc<Server>) {
+    let read = |snapshot: &store::Snapshot<'_>| {
+        let rows = snapshot.list::<Destinations>(&());
+        Ok(rows.map(|row| row.and_then(|row| Ok(row.key()?.to_owned()))).collect::<store::Result<Vec<_>>>()?)
+    };
+    match server.read(read).await {
+        Ok(destinations) => destinations.into_iter().for_each(|destination| wake(&server, destination)),
+        Err(error) => error!("the queues to other servers can't be read: {error:?}"),
+    }
+}
+
+/// Sends until there is nothing left.
+async fn run(server: Arc<Server>, name: OwnedServerName, sender: Arc<Destination>) {
+    let work = async {
+        let mut sending = Sending { server: &server, name: &name, sender: &sender, refusals: 0, at_most: usize::MAX };
+        loop {
+            match sending.send_next().await {
+                Ok(true) => {}
+                Ok(false) => {
+                    let mut senders = server.senders.0.lock();
+                    if !sender.has_news.load(Ordering::Acquire) {
+                        senders.remove(&name);
+                        return;
+                    }
+                }
+                Err(error) => {
+                    sender.ephemeral.lock().clear(); // it will be old when the server is back
+                    if let Err(error) = sending.pause(error).await {
+                        error!(destination = %name, "what waits for a server can't be sent: {error:?}");
+                        tokio::time::sleep(RETRY).await;
+                    }
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = server.shutdown.cancelled() => {}
+        () = work => {}
+    }
+}
+
+struct Sending<'s> {
+    server: &'s Arc<Server>,
+    name: &'s ServerName,
+    sender: &'s Destination,
+    /// How often the present transaction was refused.
+    refusals: u32,
+    /// Of how many rows a transaction is made.
+    at_most: usize,
+}
+
+impl Sending<'_> {
+    /// Sends one transaction; `false` if there is nothing to send.
+    async fn send_next(&mut self) -> Result<bool> {
+        self.sender.has_news.store(false, Ordering::Release);
+        if let Some(until) = self.left_alone_until().await? {
+            return Err(Error::remote(self.name, RemoteError::BackingOff { until_ms: until }));
+        }
+        let (name, at_most) = (self.name.to_owned(), self.at_most);
+        let ephemeral = std::mem::take(&mut *self.sender.ephemeral.lock());
+        let prepare = move |server: &Server| Prepared::read(server, &name, ephemeral, at_most);
+        let Some(prepared) = self.server.blocking(prepare).await? else { return Ok(false) };
+        let Prepared { request: transaction, rows } = prepared;
+        if let Some(transaction) = transaction {
+            match request(self.server, self.name, transaction).await {
+                Ok(answer) => self.report(&answer),
+                Err(Error::Remote { source: RemoteError::Refused(refusal), .. })
+                    if refusal.status_code.is_client_error() && !is_temporary(refusal.status_code) =>
+                {
+                    return self.refused(&refusal, rows).await.map(|()| true);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        (self.refusals, self.at_most) = (0, usize::MAX);
+        self.remove(rows).await?;
+        Ok(true)
+    }
+
+    fn report(&self, answer: &ruma::api::federation::transactions::send_transaction_message::v1::Response) {
+        for (event, outcome) in &answer.pdus {
+            if let Err(reason) = outcome {
+                debug!(destination = %self.name, %event, reason, "an event was not accepted by a server");
+            }
+        }
+    }
+
+    /// A server that refuses a transaction may be offended by one thing in it: the smaller ones go, and what is refused
+    /// alone is thrown away.
+    async fn refused(&mut self, refusal: &ruma::api::error::Error, rows: Vec<(store::StreamPos, u32)>) -> Result<()> {
+        warn!(destination = %self.name, rows = rows.len(), %refusal, "a server refuses a transaction");
+        if rows.len() > 1 {
+            self.at_most = rows.len() / 2;
+            return Ok(());
+        }
+        self.refusals += 1;
+        if self.refusals < REFUSALS && !rows.is_empty() {
+            self.wait(RETRY).await;
+            return Ok(());
+        }
+        if !rows.is_empty() {
+            error!(destination = %self.name, row = ?rows, "thrown away: a server refuses it again and again");
+        }
+        self.refusals = 0;
+        self.remove(rows).await
+    }
+
+    async fn remove(&self, rows: Vec<(store::StreamPos, u32)>) -> Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let name = self.name.to_owned();
+        // Not durable yet: if it is lost, the rows are sent once more, which does no harm.
+        let remove = move |tx: &mut store::Transaction<'_>| additions::remove(tx, &name, &rows);
+        self.server.store.write(remove).await?;
+        Ok(())
+    }
+
+    async fn left_alone_until(&self) -> Result<Option<u64>> {
+        let name = self.name.to_owned();
+        self.server.blocking(move |server| Ok(backoff::until(server, &name)?)).await
+    }
+
+    /// Waits until the server may be tried again, or sends us something.
+    async fn pause(&self, cause: Error) -> Result<()> {
+        match &cause {
+            Error::Remote { source: RemoteError::BackingOff { .. }, .. } => {}
+            Error::Remote { source, .. } => {
+                info!(destination = %self.name, "a server can't be told anything: {source}")
+            }
+            _ => return Err(cause),
+        }
+        let until = self.left_alone_until().await?;
+        let now = self.server.clock.now_ms();
+        let left = until.map_or(RETRY, |until| Duration::from_millis(until.saturating_sub(now)));
+        // Not all senders at the same moment, after an outage of our own.
+        let jitter = Duration::from_millis(u64::from(self.server.random.bytes::<1>()[0]) * 4);
+        self.wait(left + jitter).await;
+        Ok(())
+    }
+
+    async fn wait(&self, time: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(time) => {}
+            () = self.sender.awake.notified() => {}
+        }
+    }
+}
+
+/// Whether the same request may succeed later: too many at the moment, not let in at the moment, an endpoint that a
+/// reverse proxy does not find at the moment.
+fn is_temporary(status: http::StatusCode) -> bool {
+    use http::StatusCode;
+    let temporary =
+        [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND, StatusCode::TOO_MANY_REQUESTS];
+    temporary.contains(&status)
+}

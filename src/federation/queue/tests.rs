@@ -1,0 +1,126 @@
+use ruma::{OwnedServerName, server_name};
+
+use super::{
+    Additions,
+    tables::{Destinations, Item, Queue},
+    transaction::{Ephemeral, Prepared},
+};
+use crate::{
+    room::testing::{TestRoom, user},
+    store::{EventNid, Row, StreamPos},
+};
+
+const OTHER: &str = "b.test";
+
+fn other() -> OwnedServerName {
+    server_name!("b.test").to_owned()
+}
+
+/// Puts things into the queue of [`OTHER`], each in a transaction of its own.
+fn fill(room: &TestRoom, items: Vec<Item>) {
+    for item in items {
+        room.change(move |tx| {
+            let mut additions = Additions::default();
+            additions.add(other(), item);
+            additions.write(tx).unwrap();
+        });
+    }
+}
+
+fn rows(room: &TestRoom) -> Vec<Item> {
+    let snapshot = room.server.store.snapshot();
+    let rows = snapshot.list::<Queue>(&&*other());
+    let rows: Vec<_> = rows.map(|row| row.map(|row: Row<Queue>| row.value).unwrap()).collect();
+    let counted = snapshot.get::<Destinations>(&&*other()).unwrap().map_or(0, |backlog| backlog.rows);
+    assert_eq!(rows.len() as u64, counted, "rows are counted");
+    rows
+}
+
+fn to_device(size: usize) -> Item {
+    Item::ToDevice { content: format!(r#"{{"n":"{}"}}"#, "x".repeat(size)) }
+}
+
+#[test]
+fn a_long_queue_keeps_the_newest_of_each_kind() {
+    let room = TestRoom::new();
+    let receipt = |n: u32| Item::Receipt { room: room.nid, user: user("alice"), thread: format!("${}", n % 2) };
+    let device =
+        |n: u64| Item::Device { user: user("alice"), device: "D".into(), stream_id: n, prev_id: n.checked_sub(1) };
+    let mut items = Vec::new();
+    for n in 0..300 {
+        // None of these events is an end of the room.
+        items.extend([Item::Event { room: room.nid, event: EventNid(1_000 + n) }, receipt(n), device(n.into())]);
+    }
+    items.push(to_device(1));
+    items.extend((0..100).map(|n| Item::Event { room: room.nid, event: EventNid(2_000 + n) }));
+    fill(&room, items);
+    let left = rows(&room);
+    assert!(left.len() < 10, "{left:?}");
+    assert!(left.contains(&device(299)) && left.contains(&receipt(298)) && left.contains(&receipt(299)));
+    assert!(left.contains(&to_device(1)), "what nothing newer tells again is kept");
+    assert!(left.contains(&Item::Event { room: room.nid, event: EventNid(2_099) }));
+}
+
+#[test]
+fn a_transaction_is_bounded_in_number_and_size() {
+    let room = TestRoom::new();
+    for _ in 0..60 {
+        room.message("alice", "hello");
+    }
+    fill(&room, vec![Item::Event { room: room.nid, event: EventNid(1) }; 60]);
+    let read = |at_most| Prepared::read(&room.server, &other(), Ephemeral::default(), at_most).unwrap().unwrap();
+    let all = read(usize::MAX);
+    assert_eq!((all.request.unwrap().pdus.len(), all.rows.len()), (50, 50));
+    assert_eq!(read(3).rows.len(), 3);
+
+    let room = TestRoom::new();
+    fill(&room, vec![to_device(60_000); 120]);
+    let prepared = Prepared::read(&room.server, &other(), Ephemeral::default(), usize::MAX).unwrap().unwrap();
+    let request = prepared.request.unwrap();
+    assert!(request.edus.len() < 40 && request.edus.len() == prepared.rows.len(), "{}", request.edus.len());
+}
+
+#[test]
+fn a_repeated_transaction_has_the_same_id_and_no_other_has() {
+    let room = TestRoom::new();
+    room.message("alice", "hello");
+    let read = || {
+        let prepared = Prepared::read(&room.server, &other(), Ephemeral::default(), usize::MAX).unwrap().unwrap();
+        prepared.request.unwrap().transaction_id
+    };
+    fill(&room, vec![to_device(1)]);
+    let first = read();
+    assert_eq!(read(), first);
+    fill(&room, vec![to_device(1)]);
+    assert_ne!(read(), first);
+    let typing = || {
+        let mut ephemeral = Ephemeral::default();
+        ephemeral.typing(room.nid, user("alice"), true);
+        let prepared = Prepared::read(&room.server, server_name!("c.test"), ephemeral, usize::MAX).unwrap().unwrap();
+        prepared.request.unwrap().transaction_id
+    };
+    assert_ne!(typing(), typing(), "typing again after a pause is something new");
+}
+
+#[test]
+fn rows_that_are_gone_already_are_not_counted_twice() {
+    let room = TestRoom::new();
+    fill(&room, vec![to_device(1), to_device(2)]);
+    let prepared = Prepared::read(&room.server, &other(), Ephemeral::default(), 1).unwrap().unwrap();
+    let sent = prepared.rows;
+    for _ in 0..2 {
+        let sent = sent.clone();
+        room.change(move |tx| super::additions::remove(tx, OTHER.try_into().unwrap(), &sent).unwrap());
+    }
+    assert_eq!(rows(&room), [to_device(2)]);
+    room.change(|tx| {
+        let last: Vec<(StreamPos, u32)> = tx
+            .before()
+            .list::<Queue>(&&*other())
+            .map(|row| row.unwrap())
+            .map(|row| (row.key().unwrap().1, row.key().unwrap().2))
+            .collect();
+        super::additions::remove(tx, OTHER.try_into().unwrap(), &last).unwrap();
+    });
+    assert!(room.server.store.snapshot().get::<Destinations>(&&*other()).unwrap().is_none());
+}

@@ -1,0 +1,212 @@
+//! One transaction, made from the first rows of a queue.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ruma::{
+    OwnedUserId, ServerName, UserId,
+    api::federation::transactions::{edu::Edu, send_transaction_message::v1::Request},
+    serde::Raw,
+};
+use serde_json::{Value, json, value::RawValue};
+
+use super::tables::{Item, Queue};
+use crate::{
+    Server,
+    error::{Error, Result},
+    federation::edu,
+    room::View,
+    store::{EventNid, RoomNid, Snapshot, StreamPos},
+};
+
+/// <https://spec.matrix.org/v1.19/server-server-api/#transactions>
+const MAX_PDUS: usize = 50;
+const MAX_EDUS: usize = 100;
+
+/// From how many bytes on nothing is added to a transaction. Source: our choice.
+const MAX_BYTES: usize = 2 << 20;
+
+/// How many changes of typing or presence wait for one server. Source: our choice.
+const MAX_EPHEMERAL: usize = 500;
+
+/// What is in memory only, for one server.
+#[derive(Debug, Default)]
+pub struct Ephemeral {
+    typing: BTreeMap<(RoomNid, OwnedUserId), bool>,
+    presence: BTreeSet<OwnedUserId>,
+}
+
+impl Ephemeral {
+    pub fn typing(&mut self, room: RoomNid, user: OwnedUserId, is_typing: bool) {
+        if self.typing.len() < MAX_EPHEMERAL {
+            self.typing.insert((room, user), is_typing);
+        }
+    }
+
+    pub fn presence(&mut self, user: OwnedUserId) {
+        if self.presence.len() < MAX_EPHEMERAL {
+            self.presence.insert(user);
+        }
+    }
+
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    fn is_empty(&self) -> bool {
+        self.typing.is_empty() && self.presence.is_empty()
+    }
+}
+
+/// A transaction, and the rows that are done with it.
+pub struct Prepared {
+    /// `None` if none of the rows has anything left to say.
+    pub request: Option<Request>,
+    pub rows: Vec<(StreamPos, u32)>,
+}
+
+impl Prepared {
+    /// Of the first `at_most` rows at most; `None` if there is nothing to send.
+    pub fn read(
+        server: &Server,
+        destination: &ServerName,
+        ephemeral: Ephemeral,
+        at_most: usize,
+    ) -> Result<Option<Self>> {
+        let snapshot = server.store.snapshot();
+        let mut parts = Parts { server, snapshot: &snapshot, bytes: 0, pdus: Vec::new(), edus: Vec::new() };
+        let mut receipts = Vec::new();
+        let mut signing_keys = BTreeSet::new();
+        let mut rows = Vec::new();
+        for row in snapshot.list::<Queue>(&destination).take(at_most) {
+            let row = row?;
+            let edus = parts.edus.len() + receipts.len() + signing_keys.len();
+            if parts.pdus.len() >= MAX_PDUS || edus >= MAX_EDUS - 1 || parts.bytes >= MAX_BYTES {
+                break;
+            }
+            let (_, pos, number) = row.key()?;
+            rows.push((pos, number));
+            match row.value {
+                Item::Event { room, event } => parts.event(room, event)?,
+                Item::Receipt { room, user, thread } => receipts.push((room, user, thread)),
+                Item::ToDevice { content } => {
+                    parts.edu("m.direct_to_device", &RawValue::from_string(content).map_err(Error::internal)?)?
+                }
+                Item::Device { user, device, stream_id, prev_id } => {
+                    let content = edu::device_lists::update(&snapshot, &user, &device, stream_id, prev_id)?;
+                    parts.edu("m.device_list_update", &content)?;
+                }
+                Item::SigningKeys { user } => {
+                    signing_keys.insert(user);
+                }
+            }
+        }
+        if rows.is_empty() && ephemeral.is_empty() {
+            return Ok(None);
+        }
+        for content in edu::receipts::contents(server, &snapshot, receipts)? {
+            parts.edu("m.receipt", &content)?;
+        }
+        for user in signing_keys {
+            if let Some(content) = edu::device_lists::signing_keys(&snapshot, &user)? {
+                parts.edu("m.signing_key_update", &content)?;
+            }
+        }
+        parts.ephemeral(ephemeral)?;
+        let request = (!parts.pdus.is_empty() || !parts.edus.is_empty()).then(|| parts.into_request(&rows));
+        Ok(Some(Self { request, rows }))
+    }
+}
+
+struct Parts<'s> {
+    server: &'s Server,
+    snapshot: &'s Snapshot<'s>,
+    bytes: usize,
+    pdus: Vec<Box<RawValue>>,
+    edus: Vec<Raw<Edu>>,
+}
+
+impl Parts<'_> {
+    fn event(&mut self, room: RoomNid, event: EventNid) -> Result<()> {
+        // A room that was removed has nothing to say any more.
+        if !self.snapshot.contains::<crate::room::tables::Rooms>(&room)? {
+            return Ok(());
+        }
+        let view = View::of(&self.server.rooms, self.snapshot, room)?;
+        let json = view.event(event)?.view().federation_json(view.room_id(), view.rules);
+        let json = String::from_utf8(json).map_err(Error::internal)?;
+        self.bytes += json.len();
+        self.pdus.push(RawValue::from_string(json).map_err(Error::internal)?);
+        Ok(())
+    }
+
+    fn edu(&mut self, edu_type: &str, content: &impl serde::Serialize) -> Result<()> {
+        #[derive(serde::Serialize)]
+        struct Whole<'a, T> {
+            edu_type: &'a str,
+            content: &'a T,
+        }
+        let json = serde_json::value::to_raw_value(&Whole { edu_type, content }).map_err(Error::internal)?;
+        self.bytes += json.get().len();
+        self.edus.push(Raw::from_json(json));
+        Ok(())
+    }
+
+    /// As much as there is room for.
+    fn ephemeral(&mut self, ephemeral: Ephemeral) -> Result<()> {
+        let presence: Vec<_> = ephemeral.presence.iter().map(|user| presence(self.server, user)).collect();
+        if !presence.is_empty() && self.edus.len() < MAX_EDUS {
+            self.edu("m.presence", &json!({ "push": presence }))?;
+        }
+        for ((room, user), is_typing) in ephemeral.typing {
+            if self.edus.len() >= MAX_EDUS {
+                break;
+            }
+            let Some(row) = self.snapshot.get::<crate::room::tables::Rooms>(&room)? else { continue };
+            let content = json!({ "room_id": row.room_id, "user_id": user, "typing": is_typing });
+            self.edu("m.typing", &content)?;
+        }
+        Ok(())
+    }
+
+    fn into_request(self, rows: &[(StreamPos, u32)]) -> Request {
+        let now = self.server.clock.now();
+        let chance = if rows.is_empty() { self.server.ephemeral.next() } else { 0 };
+        let id = transaction_id(rows, &self.pdus, &self.edus, chance);
+        let mut request = Request::new(id.into(), self.server.owned_name(), now);
+        request.pdus = self.pdus;
+        request.edus = self.edus;
+        request
+    }
+}
+
+/// A repetition has the id of the first time, and nothing else has: it is made from what the transaction says and from
+/// the rows that say it. `chance` tells apart what has no rows, and is not repeated.
+fn transaction_id(rows: &[(StreamPos, u32)], pdus: &[Box<RawValue>], edus: &[Raw<Edu>], chance: u64) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for (pos, number) in rows {
+        hasher.update(&pos.0.to_be_bytes()).update(&number.to_be_bytes());
+    }
+    let texts = pdus.iter().map(|pdu| pdu.get()).chain(edus.iter().map(|edu| edu.json().get()));
+    for text in texts {
+        hasher.update(&(text.len() as u64).to_be_bytes()).update(text.as_bytes());
+    }
+    hasher.update(&chance.to_be_bytes());
+    let hash = hasher.finalize().to_hex();
+    hash[..32].to_owned()
+}
+
+fn presence(server: &Server, user: &UserId) -> Value {
+    use crate::user::presence::State;
+    let shown = server.presence.get(user);
+    let ago = shown.last_active_ms.map_or(0, |at| server.clock.now_ms().saturating_sub(at));
+    let mut update = json!({
+        "user_id": user,
+        "presence": shown.state.to_ruma(),
+        "last_active_ago": ago,
+        "currently_active": shown.state == State::Online,
+    });
+    if let Some(status) = shown.status_msg {
+        update["status_msg"] = json!(status);
+    }
+    update
+}

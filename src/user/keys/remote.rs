@@ -1,0 +1,532 @@
+//! The keys of other servers' users. They are kept in the tables of our own users' keys while we share a room with the
+//! user, since his server tells us of every change then; otherwise his server is asked each time.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream};
+use parking_lot::Mutex;
+use ruma::{
+    DeviceId, OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, UserId,
+    api::federation::{
+        device::get_devices,
+        keys::{claim_keys, get_keys},
+    },
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::sync::Semaphore;
+use tracing::debug;
+
+use super::{
+    Changed, UserKeys, announce, changed,
+    cross_signing::NewKey,
+    query,
+    signed::SignedObject,
+    tables::{CrossSigningKeys, DeviceKeys, OwnSignatures, Usage},
+};
+use crate::{
+    Server,
+    error::{Error, RemoteError, Result},
+    federation::request,
+    room::servers::shared_rooms,
+    store::{self, Family, Record, Row, Snapshot, StreamPos, Table, Transaction},
+    user::tables::LastKeyChange,
+};
+
+/// How many devices of one user are kept. Source: our choice; more than anybody has in use.
+const MAX_DEVICES: usize = 2_000;
+
+/// How many servers one request of a client asks at a time.
+const SERVERS_AT_ONCE: usize = 20;
+
+/// How many users' devices are fetched again at a time, because something was missed, and how many more wait for that.
+/// Who finds no place is fetched when somebody asks for him.
+const RESYNCS_AT_ONCE: usize = 8;
+const MAX_RESYNCS: usize = 500;
+
+/// How long a server may take to answer that.
+const RESYNC_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The users of other servers whose keys are kept.
+pub struct RemoteUsers;
+impl Table for RemoteUsers {
+    const NAME: &'static str = "remote_users";
+    const FAMILY: Family = Family::User;
+    const ID: u8 = 142;
+    type Key<'a> = &'a UserId;
+    type Value = RemoteList;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteList {
+    /// The last update that is in it; `None` if his server did not say.
+    pub stream_id: Option<u64>,
+    /// It was complete at this moment.
+    pub as_of: StreamPos,
+    /// Something was missed since.
+    pub is_stale: bool,
+}
+
+impl Record for RemoteList {}
+
+/// Whose devices are being fetched again.
+pub struct Resyncs {
+    users: Mutex<HashSet<OwnedUserId>>,
+    places: Semaphore,
+}
+
+impl Default for Resyncs {
+    fn default() -> Self {
+        Self { users: Mutex::default(), places: Semaphore::new(RESYNCS_AT_ONCE) }
+    }
+}
+
+/// Keys as another server gave them: of the right form, and not verified, which clients do.
+#[derive(Default)]
+struct Given {
+    devices: BTreeMap<OwnedDeviceId, SignedObject>,
+    signing_keys: Vec<(NewKey, SignedObject)>,
+}
+
+impl Given {
+    /// What is malformed is left out.
+    fn add_device(&mut self, user: &UserId, device: &DeviceId, json: &str) {
+        if self.devices.len() < MAX_DEVICES
+            && let Some(keys) = device_keys(user, device, json)
+        {
+            self.devices.insert(device.to_owned(), keys);
+        }
+    }
+
+    fn add_signing_key(&mut self, user: &UserId, usage: Usage, json: &str) {
+        if let (Ok(key), Ok(object)) = (NewKey::new(user, usage, json), SignedObject::parse(json)) {
+            self.signing_keys.push((key, object));
+        }
+    }
+
+    fn into_keys(self) -> Result<UserKeys> {
+        let json = |object: &SignedObject| RawValue::from_string(object.with_signatures()).map_err(Error::internal);
+        let mut keys = UserKeys::default();
+        for (device, object) in &self.devices {
+            keys.devices.insert(device.clone(), json(object)?);
+        }
+        for (key, object) in &self.signing_keys {
+            match key.usage {
+                Usage::Master => keys.master = Some(json(object)?),
+                Usage::SelfSigning => keys.self_signing = Some(json(object)?),
+                Usage::UserSigning => {}
+            }
+        }
+        Ok(keys)
+    }
+
+    /// In the place of all that is kept of the user.
+    fn write(&self, tx: &mut Transaction<'_>, user: &UserId) {
+        forget(tx, user);
+        for (device, object) in &self.devices {
+            put_device(tx, user, device, object);
+        }
+        for (key, object) in &self.signing_keys {
+            put_signing_key(tx, user, key, object);
+        }
+    }
+}
+
+fn device_keys(user: &UserId, device: &DeviceId, json: &str) -> Option<SignedObject> {
+    let object = SignedObject::parse(json).ok()?;
+    let is_of_device =
+        object.text("user_id") == Some(user.as_str()) && object.text("device_id") == Some(device.as_str());
+    is_of_device.then_some(object)
+}
+
+fn put_device(tx: &mut Transaction<'_>, user: &UserId, device: &DeviceId, object: &SignedObject) {
+    tx.delete_all::<OwnSignatures>(&(user, device.as_str()));
+    tx.put::<DeviceKeys>(&(user, device), &object.body());
+    for (key_id, signature) in object.signatures_of(user) {
+        tx.put::<OwnSignatures>(&(user, device.as_str(), key_id), &signature.to_owned());
+    }
+}
+
+fn put_signing_key(tx: &mut Transaction<'_>, user: &UserId, key: &NewKey, object: &SignedObject) {
+    tx.put::<CrossSigningKeys>(&(user, key.usage), &key.key);
+    for (key_id, signature) in object.signatures_of(user) {
+        tx.put::<OwnSignatures>(&(user, &key.key.public_key, key_id), &signature.to_owned());
+    }
+}
+
+fn forget(tx: &mut Transaction<'_>, user: &UserId) {
+    tx.delete_all::<DeviceKeys>(&user);
+    tx.delete_all::<CrossSigningKeys>(&user);
+    tx.delete_all::<OwnSignatures>(&user);
+}
+
+/// Whether what is kept of a user's keys is all there is: his server has told us of every change since it was fetched,
+/// because we have shared a room all the time.
+fn is_current(server: &Server, snapshot: &Snapshot<'_>, user: &UserId) -> store::Result<bool> {
+    let Some(list) = snapshot.get::<RemoteUsers>(&user)?.filter(|list| !list.is_stale) else { return Ok(false) };
+    let shared = shared_rooms(server, snapshot, user)?;
+    Ok(shared.iter().any(|(_, since)| *since <= list.as_of))
+}
+
+/// The keys that other servers gave, and why servers gave none.
+#[derive(Default)]
+pub struct Answers<T> {
+    pub found: BTreeMap<OwnedUserId, T>,
+    pub failures: BTreeMap<OwnedServerName, Error>,
+}
+
+/// The keys of other servers' users as `asker` may see them, of these devices, or of all if none is named. Servers that
+/// must be asked and do not answer within `timeout` are among the failures.
+pub async fn query_remote(
+    server: &Arc<Server>,
+    asker: &UserId,
+    wanted: BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>,
+    timeout: Duration,
+) -> Result<Answers<UserKeys>> {
+    let asker = asker.to_owned();
+    let (reader, sought) = (asker.clone(), wanted.clone());
+    let look = move |server: &Server| {
+        let snapshot = server.store.snapshot();
+        let mut answers = Answers::<UserKeys>::default();
+        let mut unknown = BTreeMap::<OwnedServerName, Vec<OwnedUserId>>::new();
+        for (user, devices) in sought {
+            if is_current(server, &snapshot, &user)? {
+                let keys = query(&snapshot, Some(&reader), &user, &devices)?;
+                answers.found.insert(user, keys);
+            } else {
+                unknown.entry(user.server_name().to_owned()).or_default().push(user);
+            }
+        }
+        Ok((answers, unknown))
+    };
+    let (mut answers, unknown) = server.blocking(look).await?;
+    let asked = unknown.into_iter().map(|(name, users)| {
+        let (server, asker) = (Arc::clone(server), asker.clone());
+        async move {
+            let fetched = tokio::time::timeout(timeout, fetch(&server, &name, users, asker)).await;
+            (fetched.unwrap_or_else(|_| Err(too_late(&name))), name)
+        }
+    });
+    let mut asked = stream::iter(asked).buffer_unordered(SERVERS_AT_ONCE);
+    while let Some((fetched, name)) = asked.next().await {
+        match fetched {
+            Ok(found) => answers.found.extend(found),
+            Err(error) => {
+                answers.failures.insert(name, error);
+            }
+        }
+    }
+    for (user, keys) in &mut answers.found {
+        let devices = wanted.get(user).map(Vec::as_slice).unwrap_or_default();
+        keys.devices.retain(|device, _| devices.is_empty() || devices.contains(device));
+    }
+    Ok(answers)
+}
+
+fn too_late(name: &ServerName) -> Error {
+    Error::remote(name, RemoteError::Unreachable("it did not answer in time".to_owned()))
+}
+
+/// Asks a server for all keys of its `users`, and keeps those of users whom we share a room with.
+async fn fetch(
+    server: &Arc<Server>,
+    name: &ServerName,
+    users: Vec<OwnedUserId>,
+    asker: OwnedUserId,
+) -> Result<BTreeMap<OwnedUserId, UserKeys>> {
+    let as_of = server.store.durable_pos();
+    let wanted = users.iter().map(|user| (user.clone(), Vec::new())).collect();
+    let answer = request(server, name, get_keys::v1::Request::new(wanted)).await?;
+    let mut given = BTreeMap::<OwnedUserId, Given>::new();
+    for user in users {
+        let Some(devices) = answer.device_keys.get(&user) else { continue };
+        let of_user = given.entry(user.clone()).or_default();
+        for (device, keys) in devices {
+            of_user.add_device(&user, device, keys.json().get());
+        }
+        if let Some(key) = answer.master_keys.get(&user) {
+            of_user.add_signing_key(&user, Usage::Master, key.json().get());
+        }
+        if let Some(key) = answer.self_signing_keys.get(&user) {
+            of_user.add_signing_key(&user, Usage::SelfSigning, key.json().get());
+        }
+    }
+    let for_write = Arc::clone(server);
+    let write = move |tx: &mut Transaction<'_>| {
+        let mut kept = Vec::new();
+        let mut rest = Vec::new();
+        for (user, given) in given {
+            if keep(&for_write, tx, &user, &given, None, as_of)? { kept.push(user) } else { rest.push((user, given)) }
+        }
+        Ok::<_, Error>((kept, rest))
+    };
+    let (kept, rest) = server.store.write(write).await?.value;
+    let read = move |snapshot: &Snapshot<'_>| {
+        let mut found = BTreeMap::new();
+        for user in kept {
+            let keys = query(snapshot, Some(&asker), &user, &[])?;
+            found.insert(user, keys);
+        }
+        for (user, given) in rest {
+            found.insert(user, given.into_keys()?);
+        }
+        Ok(found)
+    };
+    server.read(read).await
+}
+
+/// Keeps what was given, unless we share no room with the user or heard of a change since we asked.
+fn keep(
+    server: &Server,
+    tx: &mut Transaction<'_>,
+    user: &UserId,
+    given: &Given,
+    stream_id: Option<u64>,
+    as_of: StreamPos,
+) -> Result<bool> {
+    let has_changed = tx.get::<LastKeyChange>(&user)?.is_some_and(|changed| changed > as_of);
+    if has_changed || shared_rooms(server, tx.before(), user)?.is_empty() {
+        return Ok(false);
+    }
+    given.write(tx, user);
+    tx.put::<RemoteUsers>(&user, &RemoteList { stream_id, as_of, is_stale: false });
+    Ok(true)
+}
+
+/// What a server says of a device of its user.
+pub struct Change {
+    pub device: OwnedDeviceId,
+    pub stream_id: u64,
+    /// The updates before this one.
+    pub prev_id: Vec<u64>,
+    /// `None` if it was deleted, or has none.
+    pub keys: Option<Box<RawValue>>,
+}
+
+impl Change {
+    /// Whether nothing is missing between what is kept and this change.
+    fn follows(&self, list: &RemoteList) -> bool {
+        !self.prev_id.is_empty() && self.prev_id.iter().all(|before| Some(*before) == list.stream_id)
+    }
+
+    fn write(&self, tx: &mut Transaction<'_>, user: &UserId) -> bool {
+        match &self.keys {
+            Some(json) => match device_keys(user, &self.device, json.get()) {
+                Some(object) => put_device(tx, user, &self.device, &object),
+                None => return false,
+            },
+            None => {
+                tx.delete::<DeviceKeys>(&(user, &self.device));
+                tx.delete_all::<OwnSignatures>(&(user, self.device.as_str()));
+            }
+        }
+        true
+    }
+}
+
+/// A device of a user of another server changed. Durable when this returns. `M_FORBIDDEN` if we share no room with him.
+pub async fn change(server: &Arc<Server>, user: OwnedUserId, change: Change) -> Result<()> {
+    let owner = user.clone();
+    let write = move |tx: &mut Transaction<'_>, list: Option<RemoteList>| {
+        let Some(list) = list else { return Ok(None) };
+        if list.stream_id == Some(change.stream_id) {
+            return Ok(None); // told twice
+        }
+        let is_whole = !list.is_stale && change.follows(&list) && change.write(tx, &owner);
+        let stream_id = if is_whole { Some(change.stream_id) } else { list.stream_id };
+        Ok(Some(RemoteList { stream_id, is_stale: !is_whole, ..list }))
+    };
+    note(server, user, write).await
+}
+
+/// Cross-signing keys of a user of another server changed.
+pub async fn change_signing_keys(
+    server: &Arc<Server>,
+    user: OwnedUserId,
+    master: Option<Box<RawValue>>,
+    self_signing: Option<Box<RawValue>>,
+) -> Result<()> {
+    let owner = user.clone();
+    let write = move |tx: &mut Transaction<'_>, list: Option<RemoteList>| {
+        let mut given = Given::default();
+        for (usage, key) in [(Usage::Master, master), (Usage::SelfSigning, self_signing)] {
+            if let Some(key) = key {
+                given.add_signing_key(&owner, usage, key.get());
+            }
+        }
+        if list.is_some() {
+            for (key, object) in &given.signing_keys {
+                if let Some(old) = tx.get::<CrossSigningKeys>(&(&owner, key.usage))? {
+                    tx.delete_all::<OwnSignatures>(&(&*owner, old.public_key.as_str()));
+                }
+                put_signing_key(tx, &owner, key, object);
+            }
+        }
+        Ok(list)
+    };
+    note(server, user, write).await
+}
+
+/// Notes that keys of a user of another server changed, with what `write` makes of what is kept of them.
+async fn note(
+    server: &Arc<Server>,
+    user: OwnedUserId,
+    write: impl FnOnce(&mut Transaction<'_>, Option<RemoteList>) -> Result<Option<RemoteList>> + Send + 'static,
+) -> Result<()> {
+    let (for_write, owner) = (Arc::clone(server), user.clone());
+    let work = move |tx: &mut Transaction<'_>| {
+        if shared_rooms(&for_write, tx.before(), &owner)?.is_empty() {
+            return Err(Error::forbidden("nobody here shares a room with the user"));
+        }
+        let list = write(tx, tx.get::<RemoteUsers>(&&*owner)?)?;
+        if let Some(list) = &list {
+            tx.put::<RemoteUsers>(&&*owner, list);
+        }
+        changed(tx, &owner, Changed::Remote)?;
+        Ok(list.is_some_and(|list| list.is_stale))
+    };
+    let is_stale = server.store.commit(work).await?;
+    announce(server, &user);
+    if is_stale {
+        resync(server, user);
+    }
+    Ok(())
+}
+
+/// Fetches all devices of a user again, in the background: some change of them did not reach us.
+fn resync(server: &Arc<Server>, user: OwnedUserId) {
+    {
+        let mut users = server.resyncs.users.lock();
+        if users.len() >= MAX_RESYNCS || !users.insert(user.clone()) {
+            return;
+        }
+    }
+    let server = Arc::clone(server);
+    tokio::spawn(async move {
+        let fetched = async {
+            let _place = server.resyncs.places.acquire().await.map_err(Error::internal)?;
+            server.resyncs.users.lock().remove(&user); // what changes from now on needs another one
+            fetch_devices(&server, &user).await
+        };
+        let outcome = tokio::select! {
+            () = server.shutdown.cancelled() => return,
+            outcome = tokio::time::timeout(RESYNC_TIMEOUT, fetched) => outcome,
+        };
+        match outcome.unwrap_or_else(|_| Err(too_late(user.server_name()))) {
+            Ok(()) => announce(&server, &user),
+            Err(error) => debug!(%user, "devices can't be fetched again, until somebody asks for them: {error:?}"),
+        }
+        server.resyncs.users.lock().remove(&user);
+    });
+}
+
+async fn fetch_devices(server: &Arc<Server>, user: &UserId) -> Result<()> {
+    let as_of = server.store.durable_pos();
+    let answer = request(server, user.server_name(), get_devices::v1::Request::new(user.to_owned())).await?;
+    let mut given = Given::default();
+    for device in &answer.devices {
+        given.add_device(user, &device.device_id, device.keys.json().get());
+    }
+    for (usage, key) in [(Usage::Master, &answer.master_key), (Usage::SelfSigning, &answer.self_signing_key)] {
+        if let Some(key) = key {
+            given.add_signing_key(user, usage, key.json().get());
+        }
+    }
+    let (for_write, owner, stream_id) = (Arc::clone(server), user.to_owned(), u64::from(answer.stream_id));
+    let write = move |tx: &mut Transaction<'_>| {
+        if keep(&for_write, tx, &owner, &given, Some(stream_id), as_of)? {
+            changed(tx, &owner, Changed::Remote)?;
+        }
+        Ok::<_, Error>(())
+    };
+    server.store.commit(write).await
+}
+
+/// Forgets the keys of users whom we share no room with any more; how many users that were.
+pub async fn sweep(server: &Arc<Server>) -> Result<usize> {
+    let select = |server: &Server| {
+        let snapshot = server.store.snapshot();
+        let mut gone = Vec::new();
+        for row in snapshot.list::<RemoteUsers>(&()) {
+            let row: Row<RemoteUsers> = row?;
+            if shared_rooms(server, &snapshot, row.key()?)?.is_empty() {
+                gone.push(row.key()?.to_owned());
+            }
+        }
+        Ok(gone)
+    };
+    let gone = server.blocking(select).await?;
+    let removed = gone.len();
+    for users in gone.chunks(100) {
+        let users = users.to_vec();
+        let delete = move |tx: &mut Transaction<'_>| {
+            for user in &users {
+                tx.delete::<RemoteUsers>(&&**user);
+                forget(tx, user);
+            }
+            Ok::<_, Error>(())
+        };
+        server.store.commit(delete).await?;
+    }
+    Ok(removed)
+}
+
+type OneTimeKeys =
+    BTreeMap<OwnedDeviceId, BTreeMap<ruma::OwnedOneTimeKeyId, ruma::serde::Raw<ruma::encryption::OneTimeKey>>>;
+
+/// Claims one-time keys of other servers' users. Of each device that was asked for its server gives one key at most.
+pub async fn claim_remote(
+    server: &Arc<Server>,
+    wanted: claim_keys::v1::OneTimeKeyClaims,
+    timeout: Duration,
+) -> Answers<OneTimeKeys> {
+    let mut by_server = BTreeMap::<OwnedServerName, claim_keys::v1::OneTimeKeyClaims>::new();
+    for (user, devices) in wanted {
+        by_server.entry(user.server_name().to_owned()).or_default().insert(user, devices);
+    }
+    let asked = by_server.into_iter().map(|(name, wanted)| {
+        let server = Arc::clone(server);
+        async move {
+            let ask = request(&server, &name, claim_keys::v1::Request::new(wanted.clone()));
+            let answer = tokio::time::timeout(timeout, ask).await.unwrap_or_else(|_| Err(too_late(&name)));
+            (answer.map(|answer| asked_for(&wanted, answer.one_time_keys)), name)
+        }
+    });
+    let mut answers = Answers { found: BTreeMap::new(), failures: BTreeMap::new() };
+    let mut asked = stream::iter(asked).buffer_unordered(SERVERS_AT_ONCE);
+    while let Some((answer, name)) = asked.next().await {
+        match answer {
+            Ok(keys) => answers.found.extend(keys),
+            Err(error) => {
+                answers.failures.insert(name, error);
+            }
+        }
+    }
+    answers
+}
+
+/// Of the keys that a server gave, those that it was asked for.
+fn asked_for(
+    wanted: &claim_keys::v1::OneTimeKeyClaims,
+    given: claim_keys::v1::OneTimeKeys,
+) -> BTreeMap<OwnedUserId, OneTimeKeys> {
+    let mut kept = BTreeMap::<OwnedUserId, OneTimeKeys>::new();
+    for (user, devices) in given {
+        let Some(of_user) = wanted.get(&user) else { continue };
+        for (device, keys) in devices {
+            let Some(algorithm) = of_user.get(&device) else { continue };
+            let prefix = format!("{algorithm}:");
+            let key = keys.into_iter().find(|(id, key)| {
+                id.as_str().starts_with(&prefix) && key.json().get().len() <= super::signed::MAX_BYTES
+            });
+            if let Some((id, key)) = key {
+                kept.entry(user.clone()).or_default().insert(device, BTreeMap::from([(id, key)]));
+            }
+        }
+    }
+    kept
+}

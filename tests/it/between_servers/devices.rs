@@ -1,0 +1,237 @@
+use std::time::Duration;
+
+use http::Method;
+use serde_json::{Value, json};
+
+use super::{Pair, Scripted, until, until_synced};
+use crate::support::{Signer, User};
+
+const QUERY: &str = "/_matrix/federation/v1/user/keys/query";
+const CLAIM: &str = "/_matrix/federation/v1/user/keys/claim";
+
+async fn upload(user: &User) -> Signer {
+    let signer = Signer::of_device(user);
+    let one_time_keys = json!({
+        "signed_curve25519:A": signer.one_time_key(user),
+        "signed_curve25519:B": signer.one_time_key(user),
+    });
+    let body = json!({ "device_keys": signer.device_keys(user), "one_time_keys": one_time_keys });
+    user.post("/v3/keys/upload", body).await.ok();
+    signer
+}
+
+async fn query(asker: &User, user: &str) -> Value {
+    asker.post("/v3/keys/query", json!({ "device_keys": { user: [] } })).await.ok()
+}
+
+/// Waits until `user` is told that the devices of `of` changed.
+async fn until_changed(user: &User, since: &str, of: &str) {
+    until_synced(user, since, "a change of devices", |answer| {
+        answer["device_lists"]["changed"].as_array()?.iter().any(|changed| changed == of).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn devices_of_the_other_server_are_fetched_once_and_again_after_a_change() {
+    let pair = Pair::new().await;
+    let Pair { network, alice, bob, .. } = &pair;
+    let since = alice.now().await;
+    let signer = upload(bob).await;
+    until_changed(alice, &since, &bob.id).await;
+    for _ in 0..3 {
+        let answer = query(alice, &bob.id).await;
+        let keys = &answer["device_keys"][&bob.id][&bob.device_id];
+        assert_eq!(keys["keys"][signer.key_id()], json!(signer.public_key()), "{answer}");
+        assert!(keys["signatures"][&bob.id][signer.key_id()].is_string(), "{answer}");
+    }
+    assert_eq!(network.count("b.test", QUERY), 1, "while they share a room it is not asked again");
+    let since = alice.now().await;
+    let tablet = bob.server.log_in("bob").await;
+    upload(&tablet).await;
+    until_changed(alice, &since, &bob.id).await;
+    until("the tablet is known", async || {
+        let answer = query(alice, &bob.id).await;
+        (answer["device_keys"][&bob.id].as_object()?.len() == 2).then_some(())
+    })
+    .await;
+    let since = alice.now().await;
+    tablet.post("/v3/logout", json!({})).await.ok();
+    until_changed(alice, &since, &bob.id).await;
+    until("the tablet is gone", async || {
+        let answer = query(alice, &bob.id).await;
+        (answer["device_keys"][&bob.id].as_object()?.len() == 1).then_some(())
+    })
+    .await;
+    pair.check();
+}
+
+#[tokio::test]
+async fn names_of_devices_stay_at_home() {
+    let pair = Pair::new().await;
+    let Pair { alice, bob, .. } = &pair;
+    upload(bob).await;
+    bob.put(&format!("/v3/devices/{}", bob.device_id), json!({ "display_name": "Bob's secret phone" })).await.ok();
+    let answer = query(alice, &bob.id).await;
+    assert!(answer["device_keys"][&bob.id][&bob.device_id].is_object(), "{answer}");
+    assert!(!answer.to_string().contains("secret"), "{answer}");
+}
+
+#[tokio::test]
+async fn one_time_keys_are_claimed_across_servers_and_never_twice() {
+    let pair = Pair::new().await;
+    let Pair { alice, bob, .. } = &pair;
+    upload(bob).await;
+    let wanted = json!({ "one_time_keys": { &bob.id: { &bob.device_id: "signed_curve25519" } } });
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let answer = alice.post("/v3/keys/claim", wanted.clone()).await.ok();
+        let keys = answer["one_time_keys"][&bob.id][&bob.device_id].as_object().unwrap().clone();
+        ids.extend(keys.keys().cloned());
+    }
+    assert_eq!(ids, ["signed_curve25519:A", "signed_curve25519:B"]);
+    let answer = alice.post("/v3/keys/claim", wanted).await.ok();
+    assert!(answer["one_time_keys"].get(&bob.id).is_none_or(|keys| keys.as_object().unwrap().is_empty()), "{answer}");
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_is_among_the_failures() {
+    let pair = Pair::new().await;
+    let Pair { network, alice, bob, .. } = &pair;
+    network.cut_off("b.test");
+    let answer = query(alice, &bob.id).await;
+    assert!(answer["failures"]["b.test"].is_object(), "{answer}");
+    let wanted = json!({ "one_time_keys": { &bob.id: { &bob.device_id: "signed_curve25519" } } });
+    let answer = alice.post("/v3/keys/claim", wanted).await.ok();
+    assert!(answer["failures"]["b.test"].is_object(), "{answer}");
+}
+
+#[tokio::test]
+async fn joining_a_room_brings_the_devices_of_who_is_there() {
+    let pair = Pair::new().await;
+    let Pair { alice, bob, .. } = &pair;
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    let dave = bob.server.user("dave").await;
+    upload(&dave).await;
+    let since = alice.now().await;
+    super::join(&dave, &room, "a.test").await;
+    until_changed(alice, &since, &dave.id).await;
+    let since = alice.now().await;
+    dave.leave(&room).await;
+    until_synced(alice, &since, "dave left", |answer| {
+        answer["device_lists"]["left"].as_array()?.iter().any(|left| left == dave.id.as_str()).then_some(())
+    })
+    .await;
+}
+
+/// Device keys of `user`, as his server gives them.
+fn keys_of(user: &str, device: &str, key: &str) -> Value {
+    json!({
+        "user_id": user, "device_id": device, "algorithms": [], "signatures": {},
+        "keys": { format!("ed25519:{device}"): key },
+    })
+}
+
+fn update(user: &str, device: &str, stream_id: u64, prev_id: &[u64], keys: &Value) -> Value {
+    let content = json!({
+        "user_id": user, "device_id": device, "stream_id": stream_id, "prev_id": prev_id, "keys": keys,
+    });
+    json!([{ "edu_type": "m.device_list_update", "content": content }])
+}
+
+#[tokio::test]
+async fn an_update_that_follows_is_taken_and_after_a_gap_all_devices_are_fetched() {
+    let scripted = Scripted::new().await;
+    let alice = scripted.peer.user("alice");
+    let devices = |stream_id: u64, key: &str| {
+        let devices = json!([{ "device_id": "D", "keys": keys_of("@alice:there", "D", key) }]);
+        json!({ "user_id": "@alice:there", "stream_id": stream_id, "devices": devices })
+    };
+    let first = devices(5, "first");
+    scripted.peer.on(Method::GET, "/_matrix/federation/v1/user/devices/", move |_| first.clone());
+    scripted.peer.on(
+        Method::POST,
+        QUERY,
+        |_| json!({ "device_keys": { "@alice:there": { "D": keys_of("@alice:there", "D", "zeroth") } } }),
+    );
+    let key = async || {
+        let answer = query(&scripted.bob, &alice).await;
+        answer["device_keys"][&alice]["D"]["keys"]["ed25519:D"].as_str().map(str::to_owned)
+    };
+    assert_eq!(key().await.as_deref(), Some("zeroth"));
+    // It follows something that we have never seen.
+    scripted.send(update(&alice, "D", 5, &[4], &keys_of(&alice, "D", "first"))).await;
+    until("all devices are fetched", async || (key().await.as_deref() == Some("first")).then_some(())).await;
+    assert_eq!(scripted.peer.asked("/_matrix/federation/v1/user/devices/").len(), 1);
+    scripted.send(update(&alice, "D", 6, &[5], &keys_of(&alice, "D", "second"))).await;
+    assert_eq!(key().await.as_deref(), Some("second"), "it follows");
+    scripted.send(update(&alice, "D", 6, &[5], &keys_of(&alice, "D", "second"))).await;
+    assert_eq!(key().await.as_deref(), Some("second"), "told twice");
+    // Keys that are not of that device are not taken, and the list is not trusted any more.
+    let second = devices(9, "third");
+    scripted.peer.on(Method::GET, "/_matrix/federation/v1/user/devices/", move |_| second.clone());
+    scripted.send(update(&alice, "D", 7, &[6], &keys_of("@bob:here", "D", "forged"))).await;
+    until("all devices are fetched again", async || (key().await.as_deref() == Some("third")).then_some(())).await;
+}
+
+#[tokio::test]
+async fn keys_of_others_than_were_asked_for_are_not_taken() {
+    let scripted = Scripted::new().await;
+    let alice = scripted.peer.user("alice");
+    scripted.peer.on(Method::POST, QUERY, |_| {
+        json!({
+            "device_keys": {
+                "@alice:there": { "D": keys_of("@bob:here", "D", "x"), "E": keys_of("@alice:there", "F", "x") },
+                "@bob:here": { "D": keys_of("@bob:here", "D", "x") },
+            },
+            "master_keys": { "@bob:here": {}, "@alice:there": { "usage": "master" } },
+        })
+    });
+    let answer = query(&scripted.bob, &alice).await;
+    assert_eq!(answer["device_keys"], json!({ &alice: {} }), "{answer}");
+    assert!(answer["master_keys"].as_object().is_none_or(serde_json::Map::is_empty), "{answer}");
+    scripted.peer.on(Method::POST, CLAIM, |_| {
+        json!({ "one_time_keys": {
+            "@alice:there": { "D": { "other:A": "x" }, "E": { "signed_curve25519:A": {} } },
+            "@bob:here": { "D": { "signed_curve25519:A": {} } },
+        } })
+    });
+    let wanted = json!({ "one_time_keys": { &alice: { "D": "signed_curve25519" } } });
+    let answer = scripted.bob.post("/v3/keys/claim", wanted).await.ok();
+    assert_eq!(answer["one_time_keys"], json!({}), "{answer}");
+}
+
+#[tokio::test]
+async fn a_server_that_drains_one_time_keys_is_slowed_down() {
+    let network = crate::support::TestNetwork::new();
+    let here = network.server_with("here", |config| config.rate_limits.enabled = true).await;
+    let bob = here.user("bob").await;
+    upload(&bob).await;
+    let peer = network.peer("there");
+    let wanted = json!({ "one_time_keys": { &bob.id: { &bob.device_id: "signed_curve25519" } } });
+    let many: serde_json::Map<_, _> = (0..5_000).map(|n| (n.to_string(), json!("signed_curve25519"))).collect();
+    peer.post(&here, "/v1/user/keys/claim", json!({ "one_time_keys": { &bob.id: many } })).await.ok();
+    let refused = peer.post(&here, "/v1/user/keys/claim", wanted.clone()).await;
+    assert_eq!(refused.status, 429);
+    here.advance(Duration::from_secs(10));
+    peer.post(&here, "/v1/user/keys/claim", wanted).await.ok();
+}
+
+#[tokio::test]
+async fn other_servers_get_the_keys_of_our_users_only() {
+    let network = crate::support::TestNetwork::new();
+    let here = network.server("here").await;
+    let bob = here.user("bob").await;
+    let signer = upload(&bob).await;
+    let peer = network.peer("there");
+    let body = json!({ "device_keys": { &bob.id: [], "@nobody:here": [], "@alice:there": [] } });
+    let answer = peer.post(&here, "/v1/user/keys/query", body).await.ok();
+    assert_eq!(answer["device_keys"].as_object().unwrap().len(), 1, "{answer}");
+    assert_eq!(answer["device_keys"][&bob.id][&bob.device_id]["keys"][signer.key_id()], json!(signer.public_key()));
+    let devices = peer.get(&here, &format!("/v1/user/devices/{}", bob.id)).await.ok();
+    assert_eq!(devices["devices"][0]["device_id"], json!(bob.device_id));
+    assert!(devices["stream_id"].is_u64());
+    for user in ["@nobody:here", "@alice:there"] {
+        assert_eq!(peer.get(&here, &format!("/v1/user/devices/{user}")).await.status, 404, "{user}");
+    }
+}

@@ -1,0 +1,93 @@
+use serde_json::json;
+
+use super::{Pair, Scripted, until, until_seen, until_synced};
+
+fn ephemeral(answer: &serde_json::Value, room: &str, event_type: &str) -> Option<serde_json::Value> {
+    let events = answer["rooms"]["join"][room]["ephemeral"]["events"].as_array()?;
+    events.iter().find(|event| event["type"] == event_type).map(|event| event["content"].clone())
+}
+
+#[tokio::test]
+async fn typing_is_seen_on_the_other_server_and_ends_there() {
+    let pair = Pair::new().await;
+    let Pair { alice, bob, room, .. } = &pair;
+    let since = alice.now().await;
+    let path = format!("/v3/rooms/{room}/typing/{}", bob.id);
+    bob.put(&path, json!({ "typing": true, "timeout": 30_000 })).await.ok();
+    let typing = until_synced(alice, &since, "bob types", |answer| ephemeral(answer, room, "m.typing")).await;
+    assert_eq!(typing, json!({ "user_ids": [bob.id] }));
+    let since = alice.now().await;
+    bob.put(&path, json!({ "typing": false })).await.ok();
+    let typing = until_synced(alice, &since, "bob stopped", |answer| ephemeral(answer, room, "m.typing")).await;
+    assert_eq!(typing, json!({ "user_ids": [] }));
+}
+
+#[tokio::test]
+async fn public_receipts_cross_and_private_ones_do_not() {
+    let scripted = Scripted::new().await;
+    let room = &scripted.room.id;
+    let read = |event: String| async move { event };
+    let first = read(scripted.bob.say(room, "one").await).await;
+    let second = read(scripted.bob.say(room, "two").await).await;
+    scripted.bob.post(&format!("/v3/rooms/{room}/receipt/m.read.private/{second}"), json!({})).await.ok();
+    let main = json!({ "thread_id": "main" });
+    scripted.bob.post(&format!("/v3/rooms/{room}/receipt/m.read/{first}"), main).await.ok();
+    let receipts = until("a receipt came", async || {
+        let receipts = scripted.edus("m.receipt");
+        (!receipts.is_empty()).then_some(receipts)
+    })
+    .await;
+    assert_eq!(receipts.len(), 1);
+    let receipt = &receipts[0][room]["m.read"]["@bob:here"];
+    assert_eq!(receipt["event_ids"], json!([first]));
+    assert_eq!(receipt["data"]["thread_id"], "main");
+    assert!(receipt["data"]["ts"].is_u64());
+    assert!(!json!(receipts).to_string().contains("private"));
+}
+
+#[tokio::test]
+async fn receipts_of_the_other_server_are_shown() {
+    let pair = Pair::new().await;
+    let Pair { alice, bob, room, .. } = &pair;
+    let hello = alice.say(room, "hello").await;
+    until_seen(bob, room, &hello).await;
+    let since = alice.now().await;
+    bob.post(&format!("/v3/rooms/{room}/receipt/m.read/{hello}"), json!({})).await.ok();
+    let content = until_synced(alice, &since, "a receipt", |answer| ephemeral(answer, room, "m.receipt")).await;
+    assert!(content[&hello]["m.read"][&bob.id]["ts"].is_u64(), "{content}");
+    pair.check();
+}
+
+#[tokio::test]
+async fn presence_is_seen_on_the_other_server() {
+    let pair = Pair::new().await;
+    let Pair { alice, bob, .. } = &pair;
+    let since = alice.now().await;
+    let status = json!({ "presence": "online", "status_msg": "at work" });
+    bob.put(&format!("/v3/presence/{}/status", bob.id), status).await.ok();
+    until_synced(alice, &since, "bob's presence", |answer| {
+        let events = answer["presence"]["events"].as_array()?;
+        let of_bob = |event: &&serde_json::Value| event["sender"] == bob.id.as_str();
+        events.iter().find(of_bob).filter(|event| event["content"]["status_msg"] == "at work").map(drop)
+    })
+    .await;
+    let shown = alice.get(&format!("/v3/presence/{}/status", bob.id)).await.ok();
+    assert_eq!(shown["presence"], "online");
+}
+
+#[tokio::test]
+async fn to_device_messages_cross_once() {
+    let pair = Pair::new().await;
+    let Pair { alice, bob, .. } = &pair;
+    let since = bob.now().await;
+    let messages = json!({ &bob.id: { "*": { "n": 1 } } });
+    for _ in 0..2 {
+        alice.put("/v3/sendToDevice/my.type/1", json!({ "messages": messages })).await.ok();
+    }
+    let events = until_synced(bob, &since, "a message", |answer| {
+        answer["to_device"]["events"].as_array().filter(|events| !events.is_empty()).cloned()
+    })
+    .await;
+    assert_eq!(events, [json!({ "type": "my.type", "sender": alice.id, "content": { "n": 1 } })]);
+    pair.check();
+}

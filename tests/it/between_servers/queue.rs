@@ -1,0 +1,122 @@
+use std::time::Duration;
+
+use chappe::federation::queue as outgoing;
+use http::{Method, StatusCode};
+use serde_json::json;
+
+use super::{Pair, SEND, Scripted, until, until_seen};
+use crate::support::reply;
+
+#[tokio::test]
+async fn messages_reach_the_other_server_and_come_back() {
+    let pair = Pair::new().await;
+    let hello = pair.alice.say(&pair.room, "hello").await;
+    until_seen(&pair.bob, &pair.room, &hello).await;
+    let answer = pair.bob.say(&pair.room, "hello yourself").await;
+    until_seen(&pair.alice, &pair.room, &answer).await;
+    pair.check();
+}
+
+#[tokio::test]
+async fn a_kick_reaches_the_server_of_whoever_is_kicked() {
+    let pair = Pair::new().await;
+    pair.alice.act(&pair.room, "kick", json!({ "user_id": pair.bob.id })).await.ok();
+    until("bob hears of it", async || {
+        let rooms = pair.bob.get("/v3/joined_rooms").await.ok();
+        rooms["joined_rooms"].as_array().unwrap().is_empty().then_some(())
+    })
+    .await;
+    pair.alice.say(&pair.room, "he is gone").await;
+    until("nothing waits for his server", async || {
+        (!outgoing::is_sending(pair.alice.server.inside(), "b.test".try_into().unwrap())).then_some(())
+    })
+    .await;
+    pair.check();
+}
+
+#[tokio::test]
+async fn what_waited_for_a_server_is_sent_once_it_is_heard_of_again() {
+    let pair = Pair::new().await;
+    pair.network.cut_off("b.test");
+    let mut said = Vec::new();
+    for n in 0..5 {
+        said.push(pair.alice.say(&pair.room, &n.to_string()).await);
+    }
+    let waiting = || outgoing::is_sending(pair.alice.server.inside(), "b.test".try_into().unwrap());
+    until("it was tried in vain", async || (pair.network.count("b.test", SEND) > 0).then_some(())).await;
+    tokio::task::yield_now().await;
+    assert!(waiting());
+    pair.network.reconnect("b.test");
+    let back = pair.bob.say(&pair.room, "back").await;
+    until_seen(&pair.alice, &pair.room, &back).await;
+    for event in &said {
+        until_seen(&pair.bob, &pair.room, event).await;
+    }
+    until("nothing waits", async || (!waiting()).then_some(())).await;
+    pair.check();
+}
+
+#[tokio::test]
+async fn a_dead_server_is_not_asked_again_and_again() {
+    let pair = Pair::new().await;
+    pair.network.cut_off("b.test");
+    pair.alice.say(&pair.room, "first").await;
+    until("it was tried", async || (pair.network.count("b.test", SEND) > 0).then_some(())).await;
+    let before = pair.network.count("b.test", SEND);
+    for n in 0..10 {
+        pair.alice.say(&pair.room, &n.to_string()).await;
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(pair.network.count("b.test", SEND), before);
+}
+
+#[tokio::test]
+async fn the_same_transaction_is_sent_again_under_the_same_id() {
+    let scripted = Scripted::new().await;
+    scripted.peer.refuse(Method::PUT, SEND, 429, "M_LIMIT_EXCEEDED");
+    scripted.bob.say(&scripted.room.id, "hello").await;
+    until("it was sent", async || (!scripted.peer.asked(SEND).is_empty()).then_some(())).await;
+    scripted.peer.on(Method::PUT, SEND, |_| json!({ "pdus": {} }));
+    until("it was sent again", async || {
+        scripted.send(json!([])).await; // the peer is alive
+        (scripted.peer.asked(SEND).len() > 1).then_some(())
+    })
+    .await;
+    let asked = scripted.peer.asked(SEND);
+    assert_eq!(asked[0].uri, asked[1].uri);
+    assert_eq!(asked[0].body["pdus"], asked[1].body["pdus"]);
+    assert_eq!(scripted.pdus()[0]["content"]["body"], "hello");
+}
+
+#[tokio::test]
+async fn what_a_server_always_refuses_does_not_hold_up_the_rest() {
+    let scripted = Scripted::new().await;
+    scripted.peer.on_response(Method::PUT, SEND, |asked| {
+        let is_bad = asked.body["edus"].to_string().contains("poison");
+        let status = if is_bad { StatusCode::BAD_REQUEST } else { StatusCode::OK };
+        reply(status, &json!({ "pdus": {}, "errcode": "M_BAD_JSON", "error": "no" }))
+    });
+    let carol = scripted.peer.user("carol");
+    for (txn, text) in [("1", "poison"), ("2", "good")] {
+        let messages = json!({ &carol: { "D": { "text": text } } });
+        scripted.bob.put(&format!("/v3/sendToDevice/my.type/{txn}"), json!({ "messages": messages })).await.ok();
+    }
+    until("the good one came alone", async || {
+        scripted.send(json!([])).await; // ends the pauses between refusals
+        scripted.edus("m.direct_to_device").iter().any(|edu| edu.to_string().contains("good")).then_some(())
+    })
+    .await;
+    until("the queue is empty", async || {
+        scripted.send(json!([])).await;
+        (!outgoing::is_sending(scripted.here.inside(), "there".try_into().unwrap())).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_event_that_came_in_is_not_sent_back() {
+    let pair = Pair::new().await;
+    let hello = pair.alice.say(&pair.room, "hello").await;
+    until_seen(&pair.bob, &pair.room, &hello).await;
+    assert_eq!(pair.network.count("a.test", SEND), 0);
+}
