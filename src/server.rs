@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId, signatures::Ed25519KeyPair};
@@ -26,6 +26,9 @@ use crate::{
 /// How many login tokens, and nonces of shared-secret registration, are kept at a time: the oldest make room.
 const MAX_LOGIN_TOKENS: usize = 10_000;
 const MAX_NONCES: usize = 1_000;
+/// How long an OpenID token is good, and how many are kept. After a restart clients ask for new ones.
+pub const OPENID_TOKEN_LIFETIME: Duration = Duration::from_secs(60 * 60);
+const MAX_OPENID_TOKENS: usize = 10_000;
 
 /// Everything that the server is made of, in the order in which it is built. Parts never hold each other; a function
 /// takes the least of this that it needs.
@@ -81,6 +84,8 @@ pub struct Server {
     pub uiaa: uiaa::Sessions,
     /// Tokens by which one device logs another in, and whom as.
     pub login_tokens: Expiring<OwnedUserId>,
+    /// Tokens by which other services learn who a user is.
+    pub openid_tokens: Expiring<OwnedUserId>,
     /// The nonces of shared-secret registration that were given out.
     pub registration_nonces: Expiring<()>,
     /// Held while the room of somebody's server notices is looked for or made.
@@ -158,6 +163,7 @@ impl Server {
             passwords: Passwords::default(),
             uiaa: uiaa::Sessions::default(),
             login_tokens,
+            openid_tokens: Expiring::new(OPENID_TOKEN_LIFETIME, MAX_OPENID_TOKENS),
             registration_nonces: Expiring::new(shared_secret::NONCE_LIFETIME, MAX_NONCES),
             notices: tokio::sync::Mutex::default(),
             walks: hierarchy::walks(),

@@ -6,7 +6,10 @@ use ruma::{OwnedServerName, OwnedUserId};
 
 use super::Checker;
 use crate::{
-    federation::queue::tables::{Destinations, Item, Queue},
+    federation::{
+        queue::tables::{Destinations, Item, Queue},
+        tables::{KeyDocuments, VerifyKeys},
+    },
     room::tables::Events,
     store::Result,
     user::keys::{
@@ -16,8 +19,26 @@ use crate::{
 };
 
 pub fn check(checker: &mut Checker<'_>) {
+    checker.run("keys of servers", keys);
     checker.run("queues", queues);
     checker.run("keys of other servers' users", remote_keys);
+}
+
+/// Every document of keys has its keys, and no key is without a document.
+fn keys(checker: &mut Checker<'_>) -> Result<()> {
+    for row in checker.snapshot.list::<KeyDocuments>(&()) {
+        let row = row?;
+        let server = row.key()?;
+        let has_keys = checker.snapshot.list::<VerifyKeys>(&server).next().is_some();
+        checker.expect("keys of servers", has_keys, || format!("{server} has a document and no keys"));
+    }
+    for row in checker.snapshot.list::<VerifyKeys>(&()) {
+        let row = row?;
+        let (server, id) = row.key()?;
+        let has_document = checker.snapshot.contains::<KeyDocuments>(&server)?;
+        checker.expect("keys of servers", has_document, || format!("{server} has {id} and no document"));
+    }
+    Ok(())
 }
 
 /// Queues are counted, and their events are there.

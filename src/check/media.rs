@@ -7,6 +7,10 @@ use crate::{
     media::{
         files::Files,
         list_orphans,
+        remote::{
+            self,
+            tables::{RemoteFiles, RemoteMedia, RemoteUse},
+        },
         tables::{Media, MediaFiles, MediaUsage, PendingOfUser, PendingUploads, Usage},
     },
     store::{Result, Store},
@@ -16,6 +20,7 @@ pub fn check(checker: &mut Checker<'_>, store: &Store) {
     let files = Files::of(store.path());
     checker.run("media", |checker| uploads(checker, &files));
     checker.run("pending uploads", pending);
+    checker.run("remote media", |checker| remote(checker, &files));
     match list_orphans(&files, store) {
         Ok(orphans) if orphans.is_empty() => {}
         Ok(orphans) => checker.report.notes.push(format!(
@@ -52,6 +57,36 @@ fn uploads(checker: &mut Checker<'_>, files: &Files) -> Result<()> {
         let is_right = row.value == true_usage;
         checker.expect("media", is_right, || format!("{:?}: {:?}, truly {true_usage:?}", row.key(), row.value));
     }
+    Ok(())
+}
+
+fn remote(checker: &mut Checker<'_>, files: &Files) -> Result<()> {
+    let mut usage = Usage::default();
+    for row in checker.snapshot.list::<RemoteMedia>(&()) {
+        let row = row?;
+        let ((server, id), stored) = (row.key()?, &row.value.stored);
+        let size = files.content_size(stored.file);
+        let is_whole = matches!(size, Ok(Some(size)) if size == stored.size);
+        checker.expect("remote media", is_whole, || {
+            format!("{server}/{id}: of {} bytes, the file has: {size:?}", stored.size)
+        });
+        let file = stored.file.to_bytes();
+        let indexed = checker.snapshot.get::<RemoteFiles>(&file)?;
+        let is_indexed = indexed.as_ref().is_some_and(|(of, name)| (of.as_str(), name.as_str()) == (server, id));
+        checker.expect("remote media", is_indexed, || format!("{server}/{id}: its file is {indexed:?}'s"));
+        let is_in_order = checker.snapshot.contains::<RemoteUse>(&(row.value.used_at_ms, file))?;
+        checker.expect("remote media", is_in_order, || format!("{server}/{id}: it is not in the order of use"));
+        usage.files += 1;
+        usage.bytes += stored.size;
+    }
+    let counts = (
+        checker.snapshot.list::<RemoteFiles>(&()).count() as u64,
+        checker.snapshot.list::<RemoteUse>(&()).count() as u64,
+    );
+    let files = usage.files;
+    checker.expect("remote media", counts == (files, files), || format!("{files} files have {counts:?} index rows"));
+    let counted = remote::usage(checker.snapshot)?;
+    checker.expect("remote media", counted == usage, || format!("counted as {counted:?}, truly {usage:?}"));
     Ok(())
 }
 

@@ -22,7 +22,7 @@ const RETIRED: &[(&str, &str)] = &[
     ("allow_unstable_room_versions", "remove it; only room versions of the specification are offered"),
     ("allow_guest_registration", "remove it; there are no guest accounts"),
     ("emergency_password", "remove it; `chappe user create --admin` makes another administrator"),
-    ("openid_token_ttl", "remove it; OpenID tokens are not given out"),
+    ("openid_token_ttl", "remove it; OpenID tokens are good for an hour"),
     ("jwt_secret", "remove it; log-in by JWT is not supported"),
     ("presence", "set `allow_presence`"),
     ("allow_local_presence", "set `allow_presence`"),

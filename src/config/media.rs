@@ -20,12 +20,26 @@ pub struct Media {
     pub max_pending_uploads: usize,
     /// Pixels of the largest image that thumbnails are made of.
     pub max_thumbnail_pixels: u32,
+    /// Largest file that is fetched from another server.
+    pub max_remote_file_size: ByteSize,
+    /// How much of other servers' files is kept.
+    pub remote_cache_size: ByteSize,
+    /// How much one user may fetch from other servers at once, and more each hour.
+    pub remote_download_burst: ByteSize,
+    pub remote_download_per_hour: ByteSize,
     /// Whether the endpoints without authentication, which the specification froze, serve what is uploaded here.
     pub allow_legacy_media: bool,
 }
 
 impl Media {
     pub(super) fn check(&self, errors: &mut ConfigError) {
+        if self.remote_cache_size < self.max_remote_file_size {
+            errors.add(
+                "media.remote_cache_size",
+                "is smaller than one file may be",
+                "set it to `max_remote_file_size` or more",
+            );
+        }
         if self.pending_upload_lifetime.is_zero() {
             errors.add(
                 "media.pending_upload_lifetime",
@@ -44,6 +58,10 @@ impl Default for Media {
             pending_upload_lifetime: Duration::from_secs(24 * 60 * 60),
             max_pending_uploads: 50,
             max_thumbnail_pixels: 32_000_000,
+            max_remote_file_size: ByteSize::mib(100),
+            remote_cache_size: ByteSize::mib(5 << 10),
+            remote_download_burst: ByteSize::mib(1 << 10),
+            remote_download_per_hour: ByteSize::mib(256),
             allow_legacy_media: false,
         }
     }

@@ -134,6 +134,8 @@ pub struct Config {
     pub default_room_version: RoomVersionId,
     /// Whether who is not logged in may read the directory of public rooms.
     pub allow_public_room_directory_without_auth: bool,
+    /// Whether other servers may read the directory of public rooms.
+    pub allow_public_room_directory_over_federation: bool,
     /// Whether users see each other's presence.
     pub allow_presence: bool,
 
@@ -198,6 +200,7 @@ impl Config {
             rate_limits: RateLimits::default(),
             default_room_version: RoomVersionId::V12,
             allow_public_room_directory_without_auth: true,
+            allow_public_room_directory_over_federation: false,
             allow_presence: true,
             appservice_registrations: Vec::new(),
             federation: Federation::default(),

@@ -27,7 +27,7 @@ pub mod x_matrix;
 
 use ruma::ServerName;
 
-pub use self::request::{Unsigned, exchange, request, request_unsigned, request_within};
+pub use self::request::{Unsigned, exchange, exchange_signed, request, request_unsigned, request_within};
 use self::{discovery::WellKnownCache, keys::Fetches, resident::answer::Answering};
 use crate::{
     Server,
@@ -46,7 +46,7 @@ pub struct Federation {
 /// Whether anything may be exchanged with `server`: every way in and out asks this. We ourselves are no other server.
 pub fn allows(server: &Server, other: &ServerName) -> bool {
     server.config.allow_federation
-        && other != server.name()
+        && !other.as_str().eq_ignore_ascii_case(server.name().as_str())
         && server.config.federation.allowed_servers.iter().any(|pattern| pattern.matches(other))
 }
 

@@ -5,14 +5,22 @@
 use std::sync::Arc;
 
 use ruma::{
-    OwnedRoomId, OwnedServerName, RoomAliasId, UserId,
-    api::federation::query::{get_profile_information, get_room_information},
+    OwnedRoomId, OwnedServerName, RoomAliasId, ServerName, UserId,
+    api::federation::{
+        directory::get_public_rooms_filtered,
+        query::{get_profile_information, get_room_information},
+    },
+    directory::RoomNetwork,
     profile::ProfileFieldName,
 };
 use serde_json::{Map, Value};
 
 use super::request;
-use crate::{Server, error::Result};
+use crate::{
+    Server,
+    error::Result,
+    room::directory::{self, Network},
+};
 
 /// More servers that an alias names are not remembered. Source: our choice.
 const MAX_SERVERS: usize = 100;
@@ -27,6 +35,23 @@ pub async fn profile(
     asked.field = field;
     let profile = request(server, user.server_name(), asked).await?.data;
     Ok(profile.into_iter().map(|(name, value)| (name.to_string(), value)).collect())
+}
+
+/// A page of the directory of another server, as that server tells it.
+pub async fn public_rooms(
+    server: &Arc<Server>,
+    other: &ServerName,
+    query: directory::Query,
+) -> Result<get_public_rooms_filtered::v1::Response> {
+    let mut asked = get_public_rooms_filtered::v1::Request::new();
+    (asked.limit, asked.since) = (query.limit, query.since);
+    asked.room_network = match query.network {
+        Network::Own => RoomNetwork::Matrix,
+        Network::All => RoomNetwork::All,
+        Network::Of(network) => RoomNetwork::ThirdParty(network),
+    };
+    (asked.filter.generic_search_term, asked.filter.room_types) = (query.search, query.room_types);
+    request(server, other, asked).await
 }
 
 /// The room of an alias of another server, and servers by which it can be joined: that one first.

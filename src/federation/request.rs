@@ -55,6 +55,20 @@ where
     parsed(destination, exchange(server, destination, request, limits).await?).await
 }
 
+/// As [`request_within`], for answers that are read as they come.
+pub async fn exchange_signed<R>(
+    server: &Arc<Server>,
+    destination: &ServerName,
+    request: R,
+    limits: Limits,
+) -> Result<http::Response<Body>>
+where
+    R: OutgoingRequest<Authentication = ServerSignatures, PathBuilder = SinglePath>,
+{
+    let signer = XMatrixSigningInput::new(server.owned_name(), destination.to_owned(), &server.key);
+    exchange(server, destination, http_request(request, signer)?, limits).await
+}
+
 /// Endpoints that need no signature: those of keys and of the version.
 pub trait Unsigned:
     OutgoingRequest<

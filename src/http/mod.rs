@@ -4,6 +4,7 @@
 mod admin;
 mod client;
 mod connection;
+mod disposition;
 mod error;
 pub mod extract;
 mod federation;

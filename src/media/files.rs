@@ -110,6 +110,12 @@ impl Files {
         fs::remove_file(self.content_path(id))
     }
 
+    /// Removes a file and what was made of it.
+    pub fn remove_with_thumbnails(&self, id: FileId) -> io::Result<()> {
+        ignore_missing(fs::remove_file(self.content_path(id)))?;
+        ignore_missing(fs::remove_dir_all(self.thumbnails_path(id)))
+    }
+
     /// Tells `visit` the uploads there are, one folder after the other: all but those that are being written. Whoever
     /// looks for a row of one must read the database after that.
     pub fn for_each_folder<E: From<io::Error>>(

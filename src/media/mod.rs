@@ -9,6 +9,7 @@ pub mod download;
 pub mod files;
 mod orphans;
 pub mod pending;
+pub mod remote;
 pub mod tables;
 pub mod thumbnail;
 pub mod upload;
@@ -33,6 +34,8 @@ pub struct Repository {
     pub files: Files,
     /// Rung whenever a pending upload got its content.
     arrivals: Notify,
+    /// What is being fetched from other servers.
+    fetching: remote::Fetching,
     /// A permit for each image that may be worked on at a time.
     image_workers: Arc<Semaphore>,
 }
@@ -44,6 +47,7 @@ impl Repository {
         Ok(Self {
             files: Files::open(data_directory)?,
             arrivals: Notify::new(),
+            fetching: remote::Fetching::default(),
             image_workers: Arc::new(Semaphore::new(cores.div_ceil(2))),
         })
     }
@@ -56,11 +60,16 @@ fn uri(server: &Server, media_id: &str) -> OwnedMxcUri {
 
 /// Whether `media_id` has the grammar of one, and the server is this one; `M_NOT_FOUND` otherwise.
 fn check_ours(server: &Server, server_name: &ServerName, media_id: &str) -> Result<()> {
+    check_id(server_name, media_id)?;
+    if server_name != server.name() {
+        return Err(Error::not_found("This is media of another server"));
+    }
+    Ok(())
+}
+
+fn check_id(server_name: &ServerName, media_id: &str) -> Result<()> {
     if !<&MxcUri>::from(format!("mxc://{server_name}/{media_id}").as_str()).is_valid() {
         return Err(Error::not_found("This is not a media ID"));
-    }
-    if server_name != server.name() {
-        return Err(Error::not_found("This server does not fetch media of other servers"));
     }
     Ok(())
 }

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use super::{
     disk_failed,
     files::{FileId, Files},
+    remote::tables::RemoteFiles,
     tables::MediaFiles,
 };
 use crate::{
@@ -17,7 +18,8 @@ pub fn list_orphans(files: &Files, store: &Store) -> anyhow::Result<Vec<FileId>>
     files.for_each_folder(|ids| {
         let snapshot = store.snapshot(); // after the folder was read: a file that got its row meanwhile has one here
         for id in ids {
-            if !snapshot.contains::<MediaFiles>(&id.to_bytes())? {
+            let file = id.to_bytes();
+            if !snapshot.contains::<MediaFiles>(&file)? && !snapshot.contains::<RemoteFiles>(&file)? {
                 orphans.push(id);
             }
         }

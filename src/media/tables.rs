@@ -4,7 +4,10 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ruma::{OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
 
-use super::files::FileId;
+use super::{
+    files::FileId,
+    remote::tables::{RemoteFiles, RemoteMedia, RemoteUsage, RemoteUse},
+};
 use crate::store::{Family, Record, Table, TableInfo};
 
 pub const ALL: &[TableInfo] = &[
@@ -13,6 +16,10 @@ pub const ALL: &[TableInfo] = &[
     TableInfo::of::<MediaFiles>(),
     TableInfo::of::<PendingOfUser>(),
     TableInfo::of::<MediaUsage>(),
+    TableInfo::of::<RemoteMedia>(),
+    TableInfo::of::<RemoteFiles>(),
+    TableInfo::of::<RemoteUse>(),
+    TableInfo::of::<RemoteUsage>(),
 ];
 
 /// What was uploaded here, by media id.
@@ -42,7 +49,27 @@ pub struct MediaItem {
 
 impl Record for MediaItem {}
 
-impl MediaItem {
+impl From<MediaItem> for Stored {
+    fn from(item: MediaItem) -> Self {
+        let MediaItem { file, size, sha256, content_type, file_name, .. } = item;
+        Self { file, size, sha256, content_type, file_name }
+    }
+}
+
+/// A file that can be served, of ours or of another server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Stored {
+    pub file: FileId,
+    /// Bytes.
+    pub size: u64,
+    pub sha256: [u8; 32],
+    /// A header value that the uploader or his server chose: never trusted.
+    pub content_type: String,
+    /// Any text that they chose.
+    pub file_name: Option<String>,
+}
+
+impl Stored {
     /// The same for the same content, and made of characters that need no quoting.
     pub fn tag(&self) -> String {
         URL_SAFE_NO_PAD.encode(self.sha256)

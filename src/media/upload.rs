@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     Server,
+    config::ByteSize,
     error::{Error, Result},
     store::{self, Snapshot, Transaction},
 };
@@ -26,15 +27,15 @@ const UNKNOWN_TYPE: &str = "application/octet-stream";
 /// Longer ones say nothing that a client could use. Bytes.
 const MAX_CONTENT_TYPE: usize = 255;
 /// More than file systems allow, so nobody's file is refused. Bytes.
-const MAX_FILE_NAME: usize = 1_024;
+pub(super) const MAX_FILE_NAME: usize = 1_024;
 /// How often, in bytes, it is looked whether the disk still has room.
 const SPACE_CHECKED_EVERY: u64 = 4 << 20;
 
 /// What an uploader says about a file.
 #[derive(Clone, Debug)]
 pub struct Description {
-    content_type: String,
-    file_name: Option<String>,
+    pub(super) content_type: String,
+    pub(super) file_name: Option<String>,
 }
 
 impl Description {
@@ -60,7 +61,7 @@ pub async fn upload(
     content: impl Stream<Item = Result<Bytes>>,
 ) -> Result<OwnedMxcUri> {
     check_quota(&server, &server.store.snapshot(), &user, 0)?;
-    let received = receive(&server, content).await?;
+    let received = receive(&server, content, server.config.media.max_upload_size).await?;
     let media_id = server.random.text(ID_LENGTH);
     let uri = uri(&server, &media_id);
     // Even if the client hangs up now: file and row go together.
@@ -82,7 +83,7 @@ pub async fn upload_to(
     check_ours(&server, server_name, &media_id)?;
     pending::check(&server.store.snapshot(), &user, &media_id, server.clock.now_ms())?;
     check_quota(&server, &server.store.snapshot(), &user, 0)?;
-    let received = receive(&server, content).await?;
+    let received = receive(&server, content, server.config.media.max_upload_size).await?;
     Server::detached(keep(server, user, media_id, description, received, Origin::Pending)).await
 }
 
@@ -94,13 +95,18 @@ enum Origin {
 }
 
 /// A file that has no row yet.
-struct Received {
-    file: NewFile,
-    size: u64,
-    sha256: [u8; 32],
+pub(super) struct Received {
+    pub file: NewFile,
+    pub size: u64,
+    pub sha256: [u8; 32],
 }
 
-async fn receive(server: &Arc<Server>, content: impl Stream<Item = Result<Bytes>>) -> Result<Received> {
+/// Writes what comes to a new file of at most `max` bytes.
+pub(super) async fn receive(
+    server: &Arc<Server>,
+    content: impl Stream<Item = Result<Bytes>>,
+    max: ByteSize,
+) -> Result<Received> {
     server.store.check_writable()?;
     let id = FileId::from_bytes(server.random.bytes());
     let create = move |server: &Server| server.media.files.create(id).map_err(|error| disk_failed(server, error));
@@ -112,7 +118,7 @@ async fn receive(server: &Arc<Server>, content: impl Stream<Item = Result<Bytes>
     while let Some(bytes) = content.next().await {
         let bytes = bytes?;
         size += bytes.len() as u64;
-        check_size(server, size)?;
+        check_limit(size, max)?;
         if size - checked_at > SPACE_CHECKED_EVERY {
             server.store.check_writable()?;
             checked_at = size;
@@ -126,7 +132,10 @@ async fn receive(server: &Arc<Server>, content: impl Stream<Item = Result<Bytes>
 
 /// `M_TOO_LARGE` if an upload of `size` bytes is not accepted.
 pub fn check_size(server: &Server, size: u64) -> Result<()> {
-    let limit = server.config.media.max_upload_size;
+    check_limit(size, server.config.media.max_upload_size)
+}
+
+fn check_limit(size: u64, limit: ByteSize) -> Result<()> {
     if size <= limit.bytes() { Ok(()) } else { Err(Error::too_large(format!("Files may be as large as {limit}"))) }
 }
 
@@ -177,7 +186,7 @@ async fn keep(
 }
 
 /// After these errors nobody knows whether the row will be there after a restart, so the file must stay.
-fn may_be_written(error: &Error) -> bool {
+pub(super) fn may_be_written(error: &Error) -> bool {
     let Error::Internal(cause) = error else { return false };
     matches!(cause.downcast_ref(), Some(store::Error::Stopped(_) | store::Error::Closed))
 }

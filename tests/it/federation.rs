@@ -1,4 +1,5 @@
 //! Requests between servers: who may ask whom, signed how, and with which keys.
 
 mod keys;
+mod queries;
 mod requests;

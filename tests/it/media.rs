@@ -3,6 +3,7 @@
 mod attacks;
 mod downloads;
 mod pending;
+mod remote;
 mod thumbnails;
 mod uploads;
 

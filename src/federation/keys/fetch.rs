@@ -1,13 +1,12 @@
 //! Asks for keys: the servers themselves, and notaries where there are many or where a server does not answer.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
 
 use futures_util::{StreamExt, stream};
-use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedServerName, OwnedServerSigningKeyId, ServerName, UInt,
@@ -17,7 +16,6 @@ use ruma::{
     },
     signatures::PublicKeySet,
 };
-use tokio::sync::OwnedMutexGuard;
 use tracing::debug;
 
 use super::{
@@ -28,6 +26,7 @@ use crate::{
     Server,
     error::{Error, RemoteError, Result},
     federation::{allows, request_unsigned, tables::VerifyKeys},
+    keyed_locks::KeyedLocks,
 };
 
 /// How long one request for keys may take: requests of others wait for it.
@@ -45,30 +44,18 @@ const REMEMBERED: usize = 10_000;
 
 /// What is being fetched, and what was lately.
 pub struct Fetches {
-    running: Mutex<HashMap<OwnedServerName, Arc<tokio::sync::Mutex<()>>>>,
+    running: KeyedLocks<OwnedServerName>,
     /// When a server was last asked, in milliseconds since the Unix epoch.
     asked: Cache<OwnedServerName, u64>,
 }
 
 impl Default for Fetches {
     fn default() -> Self {
-        Self { running: Mutex::default(), asked: Cache::new(REMEMBERED) }
+        Self { running: KeyedLocks::default(), asked: Cache::new(REMEMBERED) }
     }
 }
 
 impl Fetches {
-    /// Waits until nobody else asks for keys of `server`.
-    async fn lock(&self, server: &OwnedServerName) -> OwnedMutexGuard<()> {
-        let lock = {
-            let mut running = self.running.lock();
-            if running.len() > REMEMBERED {
-                running.retain(|_, lock| Arc::strong_count(lock) > 1);
-            }
-            Arc::clone(running.entry(server.clone()).or_default())
-        };
-        lock.lock_owned().await
-    }
-
     fn was_asked(&self, server: &OwnedServerName, now_ms: u64) -> bool {
         self.asked.get(server).is_some_and(|asked| now_ms.saturating_sub(asked) < PAUSE_MS)
     }
@@ -81,7 +68,7 @@ pub async fn fetch(server: &Arc<Server>, wanted: BTreeMap<OwnedServerName, Wante
     let (mut locks, mut left) = (Vec::new(), BTreeMap::new());
     // In the order of their names, so that no two wait for each other.
     for (other, wanted) in wanted.into_iter().filter(|(other, _)| allows(server, other)) {
-        let lock = fetches.lock(&other).await;
+        let lock = fetches.running.lock(&other).await;
         if !fetches.was_asked(&other, now) {
             locks.push(lock);
             left.insert(other, wanted);

@@ -25,6 +25,7 @@ mod logout;
 mod media;
 mod members;
 mod messages;
+mod openid;
 mod password_policy;
 mod presence;
 mod profile;
@@ -89,6 +90,7 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(members::router())
         .merge(messages::router())
         .merge(password_policy::router())
+        .merge(openid::router())
         .merge(presence::router())
         .merge(profile::router())
         .merge(public_rooms::router())

@@ -15,9 +15,9 @@ use crate::{
     error::{Error, Result},
     http::{
         endpoint,
-        extract::{Client, Loose, Matrix, MaybeClient, WithOptionalToken, json_object},
+        extract::{Client, Loose, Matrix, Public, json_object},
     },
-    user::{profile, session::Caller},
+    user::profile,
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -33,10 +33,9 @@ pub fn router() -> Router<Arc<Server>> {
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3profileuserid>
 async fn get(
     State(server): State<Arc<Server>>,
-    MaybeClient { sender, body, .. }: MaybeClient<WithOptionalToken<get_profile::v3::Request>>,
+    Public { body, .. }: Public<get_profile::v3::Request>,
 ) -> Result<Matrix<get_profile::v3::Response>> {
-    let WithOptionalToken(body) = body;
-    let profile = of_user(&server, sender.as_ref(), &body.user_id, None).await?;
+    let profile = of_user(&server, &body.user_id, None).await?;
     Ok(Matrix(profile.into_iter().collect()))
 }
 
@@ -44,10 +43,9 @@ async fn get(
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3profileuseridkeyname>
 async fn get_field(
     State(server): State<Arc<Server>>,
-    MaybeClient { sender, body, .. }: MaybeClient<WithOptionalToken<get_profile_field::v3::Request>>,
+    Public { body, .. }: Public<get_profile_field::v3::Request>,
 ) -> Result<Matrix<get_profile_field::v3::Response>> {
-    let WithOptionalToken(body) = body;
-    let mut profile = of_user(&server, sender.as_ref(), &body.user_id, Some(body.field.clone())).await?;
+    let mut profile = of_user(&server, &body.user_id, Some(body.field.clone())).await?;
     let value = profile.remove(body.field.as_str()).ok_or_else(|| Error::not_found("The profile has no such field"))?;
     let value = ProfileFieldValue::new(body.field.as_str(), value).map_err(Error::internal)?;
     Ok(Matrix(get_profile_field::v3::Response::new(value)))
@@ -87,18 +85,14 @@ fn check_own(caller: &UserId, user_id: &str) -> Result<()> {
     if caller == user_id { Ok(()) } else { Err(Error::forbidden("You may only change your own profile")) }
 }
 
-/// The profile, or a field of it, as `sender` may see it. Who is logged in may see every profile. Others see those of our
-/// users only: nobody else makes this server ask around.
+/// The profile, or a field of it. Profiles are public, and so are those of other servers' users.
 async fn of_user(
     server: &Arc<Server>,
-    sender: Option<&Caller>,
     user_id: &UserId,
     field: Option<ProfileFieldName>,
 ) -> Result<Map<String, Value>> {
     if server.is_ours(user_id) {
         appservice::query::user_exists(server, user_id).await?;
-    } else if sender.is_none() {
-        return Err(Error::forbidden("Log in to see the profiles of other servers' users"));
     }
     profile::of_any(server, user_id, field).await
 }

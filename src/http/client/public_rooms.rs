@@ -21,6 +21,7 @@ use super::create_room::is_public;
 use crate::{
     Server,
     error::{Error, Result},
+    federation::query,
     http::{
         endpoint,
         extract::{Client, Matrix, MaybeClient, Public, WithOptionalToken},
@@ -47,10 +48,12 @@ async fn list(
     if sender.is_none() && !server.config.allow_public_room_directory_without_auth {
         return Err(Error::refused(ErrorKind::MissingToken, "Log in to read the directory of public rooms"));
     }
-    check_server(&server, body.server.as_deref())?;
     let query = Query { limit: body.limit, since: body.since, ..Query::default() };
-    let Page { rooms, next_batch, prev_batch, total } =
-        server.blocking(move |server| directory::page(server, &query)).await?;
+    if sender.is_none() && other_server(&server, body.server.as_deref()).is_some() {
+        return Err(Error::refused(ErrorKind::MissingToken, "Log in to read the directories of other servers"));
+    }
+    let page = page(&server, body.server.as_deref(), query).await?;
+    let Page { rooms, next_batch, prev_batch, total } = page;
     let mut response = get_public_rooms::v3::Response::new(rooms);
     (response.next_batch, response.prev_batch) = (next_batch, prev_batch);
     response.total_room_count_estimate = Some(count(total));
@@ -63,7 +66,6 @@ async fn search(
     State(server): State<Arc<Server>>,
     Client { body, .. }: Client<get_public_rooms_filtered::v3::Request>,
 ) -> Result<Matrix<get_public_rooms_filtered::v3::Response>> {
-    check_server(&server, body.server.as_deref())?;
     let query = Query {
         limit: body.limit,
         since: body.since,
@@ -75,20 +77,30 @@ async fn search(
             _ => Network::Own,
         },
     };
-    let page = server.blocking(move |server| directory::page(server, &query)).await?;
+    let page = page(&server, body.server.as_deref(), query).await?;
     let mut response = get_public_rooms_filtered::v3::Response::new();
     (response.chunk, response.next_batch, response.prev_batch) = (page.rooms, page.next_batch, page.prev_batch);
     response.total_room_count_estimate = Some(count(page.total));
     Ok(Matrix(response))
 }
 
-fn check_server(server: &Server, asked: Option<&ServerName>) -> Result<()> {
-    match asked {
-        Some(name) if name != server.name() => {
-            Err(Error::not_found(format!("The directory of {name} can't be reached from here")))
-        }
-        _ => Ok(()),
+/// A page of our directory, or of the server that is asked for.
+async fn page(server: &Arc<Server>, asked: Option<&ServerName>, query: Query) -> Result<Page> {
+    if let Some(other) = other_server(server, asked) {
+        let found = query::public_rooms(server, other, query).await?;
+        let total = found.total_room_count_estimate.and_then(|count| usize::try_from(count).ok());
+        return Ok(Page {
+            total: total.unwrap_or(found.chunk.len()),
+            rooms: found.chunk,
+            next_batch: found.next_batch,
+            prev_batch: found.prev_batch,
+        });
     }
+    server.blocking(move |server| directory::page(server, &query)).await
+}
+
+fn other_server<'a>(server: &Server, asked: Option<&'a ServerName>) -> Option<&'a ServerName> {
+    asked.filter(|name| *name != server.name())
 }
 
 fn count(rooms: usize) -> UInt {

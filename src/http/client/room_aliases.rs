@@ -10,10 +10,10 @@ use ruma::api::client::{
 
 use crate::{
     Server, appservice,
-    error::{Error, Result},
+    error::Result,
     http::{
         endpoint,
-        extract::{Client, Matrix, MaybeClient, WithOptionalToken},
+        extract::{Client, Matrix, Public},
     },
     room::aliases,
 };
@@ -42,13 +42,8 @@ async fn create(
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3directoryroomroomalias>
 async fn resolve(
     State(server): State<Arc<Server>>,
-    MaybeClient { sender, body, .. }: MaybeClient<WithOptionalToken<get_alias::v3::Request>>,
+    Public { body, .. }: Public<get_alias::v3::Request>,
 ) -> Result<Matrix<get_alias::v3::Response>> {
-    let WithOptionalToken(body) = body;
-    // Who is not logged in does not make this server ask others.
-    if sender.is_none() && body.room_alias.server_name() != server.name() {
-        return Err(Error::forbidden("Log in to look up aliases of other servers"));
-    }
     appservice::query::alias(&server, &body.room_alias).await?;
     let (room_id, servers) = aliases::room_of_any(&server, &body.room_alias).await?;
     Ok(Matrix(get_alias::v3::Response::new(room_id, servers)))

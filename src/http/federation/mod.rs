@@ -8,6 +8,9 @@ mod joins;
 mod keys;
 mod knocks;
 mod leaving;
+mod media;
+mod openid;
+mod public_rooms;
 mod query;
 mod spaces;
 mod third_party_invites;
@@ -37,6 +40,9 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(keys::router())
         .merge(knocks::router())
         .merge(leaving::router())
+        .merge(media::router())
+        .merge(openid::router())
+        .merge(public_rooms::router())
         .merge(query::router())
         .merge(spaces::router())
         .merge(third_party_invites::router())

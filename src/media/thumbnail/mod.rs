@@ -18,7 +18,7 @@ use self::{
     image::{Failure, Format, Image},
     size::{Shrink, Wanted},
 };
-use super::{disk_failed, files::FileId, tables::MediaItem};
+use super::{disk_failed, files::FileId, tables::Stored};
 use crate::{
     Server,
     error::{Error, Result},
@@ -62,7 +62,7 @@ pub struct Thumbnail {
 /// A thumbnail of `item`. Making a new one counts for `user`, if it is known who asks.
 ///
 /// Errors: `M_UNKNOWN` for what is no image, `M_TOO_LARGE`, `M_LIMIT_EXCEEDED`.
-pub async fn get(server: &Arc<Server>, user: Option<&UserId>, item: &MediaItem, request: Request) -> Result<Thumbnail> {
+pub async fn get(server: &Arc<Server>, user: Option<&UserId>, item: &Stored, request: Request) -> Result<Thumbnail> {
     if let Some(kept) = kept(server, item.file, request).await? {
         return Ok(kept);
     }
@@ -92,7 +92,7 @@ fn find(server: &Server, of: FileId, request: Request) -> io::Result<Option<Thum
 }
 
 /// Makes a thumbnail on a thread of its own, when it is its turn.
-async fn make_in_turn(server: &Arc<Server>, item: &MediaItem, request: Request) -> Result<()> {
+async fn make_in_turn(server: &Arc<Server>, item: &Stored, request: Request) -> Result<()> {
     let turn = Arc::clone(&server.media.image_workers).acquire_owned().await.map_err(Error::internal)?;
     let (for_work, file, bytes) = (Arc::clone(server), item.file, item.size);
     let made = tokio::task::spawn_blocking(move || {

@@ -138,12 +138,12 @@ async fn an_administrator_can_thaw_them() {
 }
 
 #[tokio::test]
-async fn media_of_other_servers_is_not_found() {
+async fn media_of_a_server_that_cannot_be_reached_is_an_error_of_that_server() {
     let server = TestServer::new().await;
     let alice = server.user("alice").await;
     let id = upload(&alice, b"x", "a/b").await.replace("example.org/", "");
-    assert_eq!(download(&alice, &format!("elsewhere.org/{id}")).await.error(), (404, "M_NOT_FOUND"));
-    assert_eq!(download(&alice, &format!("example.org:8448/{id}")).await.error(), (404, "M_NOT_FOUND"));
+    assert_eq!(download(&alice, &format!("elsewhere.org/{id}")).await.error(), (502, "M_UNKNOWN"));
+    assert_eq!(download(&alice, &format!("example.org:8448/{id}")).await.error(), (502, "M_UNKNOWN"));
     let thumbnail = format!("/v1/media/thumbnail/elsewhere.org/{id}{}", query(&[("width", "1"), ("height", "1")]));
-    assert_eq!(alice.get(&thumbnail).await.error(), (404, "M_NOT_FOUND"));
+    assert_eq!(alice.get(&thumbnail).await.error(), (502, "M_UNKNOWN"));
 }

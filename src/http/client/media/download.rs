@@ -3,15 +3,15 @@ use std::{sync::Arc, time::Duration};
 use axum::{Router, extract::State, response::Response};
 use http::HeaderMap;
 use ruma::{
-    ServerName,
+    ServerName, UserId,
     api::client::authenticated_media::{get_content, get_content_as_filename},
 };
 
-use super::{answer::Content, disposition};
+use super::answer::Content;
 use crate::{
     Server,
     error::Result,
-    http::{endpoint, extract::Client},
+    http::{disposition, endpoint, extract::Client},
     media::download,
 };
 
@@ -28,9 +28,10 @@ pub fn router() -> Router<Arc<Server>> {
 async fn download(
     State(server): State<Arc<Server>>,
     headers: HeaderMap,
-    Client { body, .. }: Client<get_content::v1::Request>,
+    Client { sender, body, .. }: Client<get_content::v1::Request>,
 ) -> Result<Response> {
-    serve(&server, &headers, (&body.server_name, &body.media_id), None, body.timeout_ms).await
+    let uri = (&*body.server_name, body.media_id.as_str());
+    serve(&server, &headers, Some(&sender.user_id), uri, None, body.timeout_ms).await
 }
 
 /// `GET /media/download/{serverName}/{mediaId}/{fileName}`
@@ -38,20 +39,22 @@ async fn download(
 async fn download_as(
     State(server): State<Arc<Server>>,
     headers: HeaderMap,
-    Client { body, .. }: Client<get_content_as_filename::v1::Request>,
+    Client { sender, body, .. }: Client<get_content_as_filename::v1::Request>,
 ) -> Result<Response> {
-    serve(&server, &headers, (&body.server_name, &body.media_id), Some(body.filename), body.timeout_ms).await
+    let uri = (&*body.server_name, body.media_id.as_str());
+    serve(&server, &headers, Some(&sender.user_id), uri, Some(body.filename), body.timeout_ms).await
 }
 
 /// The content of a URI, under the name it was uploaded with or another.
 pub async fn serve(
     server: &Arc<Server>,
     headers: &HeaderMap,
-    (server_name, media_id): (&ServerName, &str),
+    user: Option<&UserId>,
+    uri: (&ServerName, &str),
     other_name: Option<String>,
     patience: Duration,
 ) -> Result<Response> {
-    let item = download::find(server, server_name, media_id, patience).await?;
+    let item = download::find(server, user, uri, patience).await?;
     let content = Content {
         file: download::open(server, &item).await?,
         size: item.size,

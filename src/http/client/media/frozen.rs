@@ -36,7 +36,8 @@ async fn get(
     Public { body, .. }: Public<get_content::v3::Request>,
 ) -> Result<Response> {
     check_not_frozen(&server)?;
-    download::serve(&server, &headers, (&body.server_name, &body.media_id), None, body.timeout_ms).await
+    let uri = (&*body.server_name, body.media_id.as_str());
+    download::serve(&server, &headers, None, uri, None, body.timeout_ms).await
 }
 
 /// `GET /_matrix/media/v3/download/{serverName}/{mediaId}/{fileName}`
@@ -48,7 +49,7 @@ async fn get_as(
 ) -> Result<Response> {
     check_not_frozen(&server)?;
     let uri = (&*body.server_name, body.media_id.as_str());
-    download::serve(&server, &headers, uri, Some(body.filename), body.timeout_ms).await
+    download::serve(&server, &headers, None, uri, Some(body.filename), body.timeout_ms).await
 }
 
 /// `GET /_matrix/media/v3/thumbnail/{serverName}/{mediaId}`

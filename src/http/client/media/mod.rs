@@ -2,7 +2,6 @@
 
 mod answer;
 mod config;
-mod disposition;
 mod download;
 mod frozen;
 mod range;

@@ -4,11 +4,11 @@ use axum::{Router, extract::State, response::Response};
 use http::HeaderMap;
 use ruma::{ServerName, UserId, api::client::authenticated_media::get_content_thumbnail};
 
-use super::{answer::Content, disposition};
+use super::answer::Content;
 use crate::{
     Server,
     error::Result,
-    http::{endpoint, extract::Client},
+    http::{disposition, endpoint, extract::Client},
     media::{download, thumbnail},
 };
 
@@ -34,11 +34,11 @@ pub async fn serve(
     server: &Arc<Server>,
     headers: &HeaderMap,
     user: Option<&UserId>,
-    (server_name, media_id): (&ServerName, &str),
+    uri: (&ServerName, &str),
     request: thumbnail::Request,
     patience: Duration,
 ) -> Result<Response> {
-    let item = download::find(server, server_name, media_id, patience).await?;
+    let item = download::find(server, user, uri, patience).await?;
     let thumbnail = thumbnail::get(server, user, &item, request).await?;
     let content = Content {
         size: thumbnail.size,

@@ -1,0 +1,43 @@
+//! Who a user is, for services that he gave a token.
+
+use std::sync::Arc;
+
+use axum::{Router, extract::State};
+use http::StatusCode;
+use ruma::api::{
+    error::{ErrorKind, UnknownTokenErrorData},
+    federation::openid::get_openid_userinfo,
+};
+
+use crate::{
+    Server,
+    error::{Error, Result},
+    http::{
+        endpoint,
+        extract::{Matrix, Public},
+    },
+    user::account,
+};
+
+pub fn router() -> Router<Arc<Server>> {
+    endpoint::<get_openid_userinfo::v1::Request, _, _>(userinfo)
+}
+
+/// `GET /_matrix/federation/v1/openid/userinfo`
+/// <https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1openiduserinfo>
+async fn userinfo(
+    State(server): State<Arc<Server>>,
+    Public { body, .. }: Public<get_openid_userinfo::v1::Request>,
+) -> Result<Matrix<get_openid_userinfo::v1::Response>> {
+    let unknown = || {
+        let kind = ErrorKind::UnknownToken(UnknownTokenErrorData::new());
+        Error::refused(kind, "Access token unknown or expired").with_status(StatusCode::UNAUTHORIZED)
+    };
+    let user = server.openid_tokens.with(server.clock.now_ms(), &body.access_token, |user| user.clone());
+    let user = user.ok_or_else(unknown)?;
+    let account = account::get(&server.store.snapshot(), &user)?;
+    if account.is_none_or(|account| account.deactivated.is_some()) {
+        return Err(unknown());
+    }
+    Ok(Matrix(get_openid_userinfo::v1::Response::new(user)))
+}

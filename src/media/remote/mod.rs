@@ -1,0 +1,218 @@
+//! Media of other servers: fetched when one of our users asks, then kept as long as there is room.
+
+mod fetch;
+mod multipart;
+pub mod tables;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
+use tracing::warn;
+
+use self::tables::{Cached, RemoteFiles, RemoteMedia, RemoteUse};
+use super::{
+    disk_failed,
+    files::{FileId, Settled},
+    tables::{Stored, Usage},
+};
+use crate::{
+    Server,
+    error::{Error, Result},
+    federation,
+    keyed_locks::KeyedLocks,
+    store::{self, Snapshot, Transaction},
+};
+
+/// How exactly it is known when a file was last asked for, in milliseconds: each step is a write.
+const USE_STEP_MS: u64 = 60 * 60 * 1_000;
+/// How many users' downloads are remembered; who has not downloaded for long is forgotten first.
+const REMEMBERED_USERS: usize = 10_000;
+
+/// What is being fetched, and by whom.
+#[derive(Default)]
+pub struct Fetching {
+    locks: KeyedLocks<(OwnedServerName, String)>,
+    buckets: Mutex<HashMap<OwnedUserId, Bucket>>,
+}
+
+/// How much somebody has fetched: it leaks away with time.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bucket {
+    bytes: u64,
+    at_ms: u64,
+}
+
+/// The file behind a URI of another server, from here or from there.
+///
+/// Errors: `M_NOT_FOUND`, `M_TOO_LARGE`, `M_LIMIT_EXCEEDED`, `M_FORBIDDEN` for servers with which nothing is exchanged.
+pub async fn find(
+    server: &Arc<Server>,
+    user: &UserId,
+    other: &ServerName,
+    media_id: &str,
+    patience: Duration,
+) -> Result<Stored> {
+    federation::check_allowed(server, other)?;
+    if let Some(found) = cached(server, other, media_id).await? {
+        return Ok(found);
+    }
+    let _one_at_a_time = server.media.fetching.locks.lock(&(other.to_owned(), media_id.to_owned())).await;
+    if let Some(found) = cached(server, other, media_id).await? {
+        return Ok(found);
+    }
+    check_bucket(server, user)?;
+    let received = fetch::fetch(server, other, media_id, patience).await?;
+    fill_bucket(server, user, received.stored.size);
+    let (stored, file) = received.settle(server).await?;
+    let (server_, other, media_id) = (Arc::clone(server), other.to_owned(), media_id.to_owned());
+    let keep = async move { keep(&server_, &other, &media_id, stored, file).await };
+    Server::detached(keep).await
+}
+
+async fn cached(server: &Arc<Server>, other: &ServerName, media_id: &str) -> Result<Option<Stored>> {
+    let key = (other.to_owned(), media_id.to_owned());
+    let read = move |snapshot: &Snapshot<'_>| Ok(snapshot.get::<RemoteMedia>(&(key.0.as_str(), &key.1))?);
+    let Some(cached) = server.read(read).await? else { return Ok(None) };
+    let now = server.clock.now_ms();
+    if now.saturating_sub(cached.used_at_ms) >= USE_STEP_MS {
+        touch(server, other, media_id, now).await?;
+    }
+    Ok(Some(cached.stored))
+}
+
+/// Notes that a file was asked for.
+async fn touch(server: &Server, other: &ServerName, media_id: &str, now: u64) -> Result<()> {
+    let key = (other.to_owned(), media_id.to_owned());
+    let note = move |tx: &mut Transaction<'_>| {
+        let key = (key.0.as_str(), key.1.as_str());
+        if let Some(mut cached) = tx.get::<RemoteMedia>(&key)? {
+            let file = cached.stored.file.to_bytes();
+            tx.delete::<RemoteUse>(&(cached.used_at_ms, file));
+            cached.used_at_ms = now;
+            tx.put::<RemoteUse>(&(now, file), &());
+            tx.put::<RemoteMedia>(&key, &cached);
+        }
+        Ok::<_, store::Error>(())
+    };
+    server.store.write(note).await?;
+    Ok(())
+}
+
+/// Writes the row of a new file, and removes the files that were not asked for the longest if there is no room for it.
+async fn keep(
+    server: &Arc<Server>,
+    other: &ServerName,
+    media_id: &str,
+    stored: Stored,
+    file: Settled,
+) -> Result<Stored> {
+    let (now, room) = (server.clock.now_ms(), server.config.media.remote_cache_size.bytes());
+    let key = (other.to_owned(), media_id.to_owned());
+    let cached = Cached { stored: stored.clone(), used_at_ms: now };
+    let put = move |tx: &mut Transaction<'_>| {
+        let removed = make_room(tx, room.saturating_sub(cached.stored.size))?;
+        let freed: u64 = removed.iter().map(|(_, size)| size).sum();
+        let mut usage = tx.get::<tables::RemoteUsage>(&())?.unwrap_or_default();
+        usage.files = (usage.files + 1).saturating_sub(removed.len() as u64);
+        usage.bytes = (usage.bytes + cached.stored.size).saturating_sub(freed);
+        tx.put::<tables::RemoteUsage>(&(), &usage);
+        let key = (key.0.as_str(), key.1.as_str());
+        let file = cached.stored.file.to_bytes();
+        tx.put::<RemoteUse>(&(now, file), &());
+        tx.put::<RemoteFiles>(&file, &(key.0.to_owned(), key.1.to_owned()));
+        tx.put::<RemoteMedia>(&key, &cached);
+        Ok::<_, Error>(removed)
+    };
+    let removed = match server.store.commit(put).await {
+        Ok(removed) => removed,
+        Err(error) => {
+            if !super::upload::may_be_written(&error) {
+                server.blocking(move |server| file.discard().map_err(|e| disk_failed(server, e))).await?;
+            }
+            return Err(error);
+        }
+    };
+    let remove = move |server: &Server| {
+        for (id, _) in removed {
+            // What stays behind has no row, so the next start removes it.
+            if let Err(error) = server.media.files.remove_with_thumbnails(id) {
+                warn!(%error, "a file of another server can't be removed");
+            }
+        }
+        Ok(())
+    };
+    server.blocking(remove).await?;
+    Ok(stored)
+}
+
+/// Removes rows until at most `room` bytes are kept; which files they were, and their sizes.
+fn make_room(tx: &mut Transaction<'_>, room: u64) -> Result<Vec<(FileId, u64)>> {
+    let mut left = tx.get::<tables::RemoteUsage>(&())?.unwrap_or_default().bytes;
+    let mut removed = Vec::new();
+    if left <= room {
+        return Ok(removed);
+    }
+    let mut rows = Vec::new();
+    for row in tx.before().list::<RemoteUse>(&()) {
+        if left <= room {
+            break;
+        }
+        let (used_at_ms, file) = row?.key()?;
+        let missing = || Error::internal("a file of another server has no row");
+        let key = tx.get::<RemoteFiles>(&file)?.ok_or_else(missing)?;
+        let size = tx.get::<RemoteMedia>(&(&key.0, &key.1))?.ok_or_else(missing)?.stored.size;
+        left = left.saturating_sub(size);
+        removed.push((FileId::from_bytes(file), size));
+        rows.push((used_at_ms, file, key));
+    }
+    for (used_at_ms, file, key) in rows {
+        tx.delete::<RemoteUse>(&(used_at_ms, file));
+        tx.delete::<RemoteFiles>(&file);
+        tx.delete::<RemoteMedia>(&(&key.0, &key.1));
+    }
+    Ok(removed)
+}
+
+/// `M_LIMIT_EXCEEDED` for who has fetched too much lately.
+fn check_bucket(server: &Server, user: &UserId) -> Result<()> {
+    if !server.config.rate_limits.enabled {
+        return Ok(());
+    }
+    let (size, per_hour) = bucket_size(server);
+    let buckets = server.media.fetching.buckets.lock();
+    let Some(bucket) = buckets.get(user) else { return Ok(()) };
+    let bytes = bucket.left(server.clock.now_ms(), per_hour);
+    if bytes < size {
+        return Ok(());
+    }
+    let seconds = (bytes - size + 1).saturating_mul(3_600).div_ceil(per_hour.max(1));
+    Err(Error::limit_exceeded(Duration::from_secs(seconds)))
+}
+
+fn fill_bucket(server: &Server, user: &UserId, bytes: u64) {
+    let (now, (_, per_hour)) = (server.clock.now_ms(), bucket_size(server));
+    let mut buckets = server.media.fetching.buckets.lock();
+    if buckets.len() >= REMEMBERED_USERS {
+        buckets.retain(|_, bucket| bucket.left(now, per_hour) > 0);
+    }
+    let bucket = buckets.entry(user.to_owned()).or_default();
+    *bucket = Bucket { bytes: bucket.left(now, per_hour).saturating_add(bytes), at_ms: now };
+}
+
+fn bucket_size(server: &Server) -> (u64, u64) {
+    let config = &server.config.media;
+    (config.remote_download_burst.bytes(), config.remote_download_per_hour.bytes())
+}
+
+impl Bucket {
+    fn left(self, now_ms: u64, per_hour: u64) -> u64 {
+        let leaked = u128::from(now_ms.saturating_sub(self.at_ms)) * u128::from(per_hour) / 3_600_000;
+        self.bytes.saturating_sub(u64::try_from(leaked).unwrap_or(u64::MAX))
+    }
+}
+
+/// For `chappe check`: what the rows add up to.
+pub fn usage(snapshot: &Snapshot<'_>) -> store::Result<Usage> {
+    Ok(snapshot.get::<tables::RemoteUsage>(&())?.unwrap_or_default())
+}

@@ -1,0 +1,92 @@
+use http::Method;
+use serde_json::json;
+
+use crate::support::{TestNetwork, query};
+
+const QUERY: &str = "/_matrix/federation/v1/query/profile";
+
+#[tokio::test]
+async fn profiles_are_seen_from_other_servers() {
+    let network = TestNetwork::new();
+    let (a, b) = (network.server("a.example").await, network.server("b.example").await);
+    let (alice, bob) = (a.user("alice").await, b.user("bob").await);
+    let path = format!("/v3/profile/{}", alice.id);
+    alice.put(&format!("{path}/displayname"), json!({ "displayname": "Alice" })).await.ok();
+    assert_eq!(bob.get(&path).await.ok(), json!({ "displayname": "Alice" }));
+    assert_eq!(bob.get(&format!("{path}/displayname")).await.ok(), json!({ "displayname": "Alice" }));
+    assert_eq!(bob.get(&format!("{path}/avatar_url")).await.error(), (404, "M_NOT_FOUND"));
+    assert_eq!(bob.get("/v3/profile/@nobody:a.example").await.error(), (404, "M_NOT_FOUND"));
+    alice.put(&format!("{path}/displayname"), json!({ "displayname": "Alicia" })).await.ok();
+    assert_eq!(bob.get(&path).await.ok(), json!({ "displayname": "Alicia" }), "nothing old is told");
+    assert_eq!(bob.get("/v3/profile/@nobody:gone.example").await.error(), (502, "M_UNKNOWN"));
+}
+
+#[tokio::test]
+async fn what_another_server_refuses_is_told_but_nothing_that_logs_a_client_out() {
+    let network = TestNetwork::new();
+    let (server, peer) = (network.server("a.example").await, network.peer("b.example"));
+    let alice = server.user("alice").await;
+    for (status, errcode, told) in [
+        (403, "M_FORBIDDEN", (403, "M_FORBIDDEN")),
+        (404, "M_NOT_FOUND", (404, "M_NOT_FOUND")),
+        (401, "M_UNKNOWN_TOKEN", (502, "M_UNKNOWN")),
+        (403, "M_USER_DEACTIVATED", (502, "M_UNKNOWN")),
+    ] {
+        peer.refuse(Method::GET, QUERY, status, errcode);
+        assert_eq!(alice.get("/v3/profile/@bob:b.example").await.error(), told, "{errcode}");
+    }
+}
+
+#[tokio::test]
+async fn aliases_are_found_from_other_servers() {
+    let network = TestNetwork::new();
+    let (a, b) = (network.server("a.example").await, network.server("b.example").await);
+    let (alice, bob) = (a.user("alice").await, b.user("bob").await);
+    let room = alice.create_room(json!({ "room_alias_name": "hall" })).await;
+    let found = bob.get("/v3/directory/room/%23hall:a.example").await.ok();
+    assert_eq!(found, json!({ "room_id": room, "servers": ["a.example"] }));
+    assert_eq!(bob.get("/v3/directory/room/%23none:a.example").await.error(), (404, "M_NOT_FOUND"));
+}
+
+#[tokio::test]
+async fn the_directory_is_shown_to_other_servers_if_that_is_allowed() {
+    let network = TestNetwork::new();
+    let open = network.server_with("a.example", |config| config.allow_public_room_directory_over_federation = true);
+    let (open, closed) = (open.await, network.server("c.example").await);
+    let reader = network.server("b.example").await.user("bob").await;
+    for server in [&open, &closed] {
+        let user = server.user("alice").await;
+        user.create_room(json!({ "visibility": "public", "name": "Town hall" })).await;
+        user.create_room(json!({ "visibility": "public", "name": "Garden" })).await;
+        user.create_room(json!({ "name": "Secret" })).await;
+    }
+    let listed = reader.get("/v3/publicRooms?server=a.example&limit=1").await.ok();
+    assert_eq!(listed["total_room_count_estimate"], 2);
+    let next = listed["next_batch"].as_str().unwrap();
+    let rest = reader.get(&format!("/v3/publicRooms{}", query(&[("server", "a.example"), ("since", next)]))).await.ok();
+    assert_eq!((listed["chunk"].as_array().unwrap().len(), rest["chunk"].as_array().unwrap().len()), (1, 1));
+    let search = json!({ "filter": { "generic_search_term": "garden" } });
+    let found = reader.post("/v3/publicRooms?server=a.example", search).await.ok();
+    assert_eq!(found["chunk"][0]["name"], "Garden");
+    assert_eq!(reader.get("/v3/publicRooms?server=c.example").await.error(), (403, "M_FORBIDDEN"));
+    let without_token = reader.server.get("/v3/publicRooms?server=a.example").await;
+    assert_eq!(without_token.error(), (401, "M_MISSING_TOKEN"));
+}
+
+#[tokio::test]
+async fn an_openid_token_tells_who_its_user_is_for_an_hour() {
+    let server = TestNetwork::new().server("a.example").await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let path = format!("/v3/user/{}/openid/request_token", alice.id);
+    assert_eq!(bob.post(&path, json!({})).await.error(), (403, "M_FORBIDDEN"));
+    let answer = alice.post(&path, json!({})).await.ok();
+    assert_eq!(answer["matrix_server_name"], "a.example");
+    assert_eq!((&answer["token_type"], &answer["expires_in"]), (&json!("Bearer"), &json!(3_600)));
+    let userinfo =
+        format!("/_matrix/federation/v1/openid/userinfo?access_token={}", answer["access_token"].as_str().unwrap());
+    assert_eq!(server.get(&userinfo).await.ok(), json!({ "sub": alice.id }));
+    let with_session = format!("/_matrix/federation/v1/openid/userinfo?access_token={}", alice.token);
+    assert_eq!(server.get(&with_session).await.error(), (401, "M_UNKNOWN_TOKEN"));
+    server.advance(std::time::Duration::from_secs(60 * 60));
+    assert_eq!(server.get(&userinfo).await.error(), (401, "M_UNKNOWN_TOKEN"));
+}
