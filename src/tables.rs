@@ -8,7 +8,7 @@ use crate::{
     federation::{inbox, queue::tables as queue, tables as federation},
     log,
     media::tables as media,
-    push,
+    push, reports,
     room::{delayed::tables as delayed, tables as room},
     store::{Family, Migration, Record, Store, Table, TableInfo},
     sync::sliding::tables as sliding,
@@ -24,6 +24,7 @@ pub fn all() -> impl Iterator<Item = &'static TableInfo> {
         .iter()
         .chain(&OWN)
         .chain(&log::TABLES)
+        .chain(&reports::TABLES)
         .chain(&inbox::TABLES)
         .chain(room::ALL)
         .chain(user::ALL)

@@ -115,6 +115,24 @@ fn beyond(pos: RoomPos) -> RoomPos {
     RoomPos(pos.0.saturating_add(1))
 }
 
+/// Whether there are events, of whatever kind, between `from` and the end of a range that is read in `direction`.
+pub fn goes_on(
+    reader: &Reader<'_, '_>,
+    after: RoomPos,
+    until: RoomPos,
+    from: RoomPos,
+    direction: Direction,
+) -> Result<bool> {
+    let (after, until) = match direction {
+        Direction::Forward => (after.max(from), until),
+        Direction::Backward => (after, until.min(from)),
+    };
+    if after >= until {
+        return Ok(false);
+    }
+    Ok(places(reader, after, until, direction).next().transpose()?.is_some())
+}
+
 /// The last event of the room at or before a place.
 pub fn last_at(reader: &Reader<'_, '_>, pos: RoomPos) -> Result<Option<Entry>> {
     places(reader, RoomPos::MIN, pos, Direction::Backward).next().map(|place| entry(reader, place?)).transpose()

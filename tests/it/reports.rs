@@ -1,6 +1,5 @@
 //! What users report, and who reads it.
 
-use http::Method;
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -50,10 +49,7 @@ async fn reports_of_events_are_kept_for_the_administrators() {
     assert_eq!(boss.get(&format!("{EVENT_REPORTS}?user_id=alice")).await.ok()["total"], 0);
     let one = format!("{EVENT_REPORTS}/{}", first["id"]);
     assert_eq!(boss.get(&one).await.ok()["event_json"]["content"]["body"], "insult");
-    boss.delete(&one).await.ok();
-    assert_eq!(boss.get(&one).await.error(), (404, "M_NOT_FOUND"));
-    assert_eq!(boss.delete(&one).await.error(), (404, "M_NOT_FOUND"));
-    assert_eq!(boss.get(EVENT_REPORTS).await.ok()["total"], 1);
+    assert_eq!(boss.get(&format!("{EVENT_REPORTS}/0")).await.error(), (404, "M_NOT_FOUND"));
 }
 
 #[tokio::test]
@@ -103,6 +99,4 @@ async fn reports_are_for_administrators_only() {
         assert_eq!(alice.get(&path).await.error(), (403, "M_FORBIDDEN"));
         assert_eq!(server.get(&path).await.error(), (401, "M_MISSING_TOKEN"));
     }
-    let path = format!("{EVENT_REPORTS}/1");
-    assert_eq!(alice.request(Method::DELETE, &path, None).await.error(), (403, "M_FORBIDDEN"));
 }

@@ -1,5 +1,6 @@
 //! Administration by scripts, in the form that Synapse gave it.
 
+mod event_reports;
 mod register;
 mod server_notices;
 
@@ -10,5 +11,5 @@ use axum::Router;
 use crate::Server;
 
 pub fn router() -> Router<Arc<Server>> {
-    Router::new().merge(register::router()).merge(server_notices::router())
+    Router::new().merge(event_reports::router()).merge(register::router()).merge(server_notices::router())
 }

@@ -37,6 +37,7 @@ mod receipts;
 mod redaction;
 pub(super) mod registration;
 mod relations;
+mod reporting;
 mod room_aliases;
 mod room_events;
 mod room_send;
@@ -101,6 +102,7 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(redaction::router())
         .merge(registration::router())
         .merge(relations::router())
+        .merge(reporting::router())
         .merge(room_aliases::router())
         .merge(room_events::router())
         .merge(room_send::router())
