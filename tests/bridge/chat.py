@@ -52,7 +52,8 @@ class Matrix:
                 self.seen += [(room, event) for event in value["invite_state"]["events"]]
             for room, value in news.get("rooms", {}).get("join", {}).items():
                 self.seen += [(room, event) for event in value["timeline"]["events"]]
-        sys.exit(f"waited in vain for {what}")
+        came = "\n".join(f"{room} {json.dumps(event)}" for room, event in self.seen)
+        sys.exit(f"waited in vain for {what}; what came and was not waited for:\n{came}")
 
     def wait_for_text(self, text, room=None):
         def found(where, event):
