@@ -13,7 +13,7 @@ use crate::{
         delayed,
         tables::{EventTransactions, Transactions},
     },
-    store::{self, Row},
+    store::{self, Row, Table},
     sync::sliding,
     user::{
         keys::remote,
@@ -56,8 +56,8 @@ pub async fn once(server: &Arc<Server>) -> Result<usize> {
         + sliding::sweep(server).await?
         + inbox::sweep(server).await?
         + delayed::sweep(server).await?
-        + to_device_transactions(server).await?
-        + received_to_device(server).await?
+        + old_rows::<ToDeviceTransactions>(server).await?
+        + old_rows::<ReceivedToDevice>(server).await?
         + remote::sweep(server).await?
         + media::pending::remove_expired(server).await?)
 }
@@ -95,12 +95,13 @@ async fn transactions(server: &Arc<Server>) -> Result<usize> {
     Ok(removed)
 }
 
-async fn to_device_transactions(server: &Arc<Server>) -> Result<usize> {
+/// Removes what is older than transactions are kept, of a table whose rows hold when they were made.
+async fn old_rows<T: Table<Value = u64>>(server: &Arc<Server>) -> Result<usize> {
     let oldest = oldest_transaction_ms(server);
-    let is_old = move |row: &Row<ToDeviceTransactions>| row.value < oldest;
+    let is_old = move |row: &Row<T>| row.value < oldest;
     let old: Vec<_> = server
         .read(move |snapshot| {
-            let rows = snapshot.list::<ToDeviceTransactions>(&());
+            let rows = snapshot.list::<T>(&());
             Ok(rows.filter(|row| row.as_ref().map_or(true, is_old)).collect::<store::Result<_>>()?)
         })
         .await?;
@@ -112,33 +113,7 @@ async fn to_device_transactions(server: &Arc<Server>) -> Result<usize> {
             .store
             .commit(move |tx| {
                 for row in batch {
-                    tx.delete::<ToDeviceTransactions>(&row.key()?);
-                }
-                Ok::<_, Error>(())
-            })
-            .await?;
-    }
-    Ok(removed)
-}
-
-async fn received_to_device(server: &Arc<Server>) -> Result<usize> {
-    let oldest = oldest_transaction_ms(server);
-    let is_old = move |row: &Row<ReceivedToDevice>| row.value < oldest;
-    let old: Vec<_> = server
-        .read(move |snapshot| {
-            let rows = snapshot.list::<ReceivedToDevice>(&());
-            Ok(rows.filter(|row| row.as_ref().map_or(true, is_old)).collect::<store::Result<_>>()?)
-        })
-        .await?;
-    let removed = old.len();
-    let mut old = old.into_iter().peekable();
-    while old.peek().is_some() {
-        let batch: Vec<_> = old.by_ref().take(BATCH).collect();
-        server
-            .store
-            .commit(move |tx| {
-                for row in batch {
-                    tx.delete::<ReceivedToDevice>(&row.key()?);
+                    tx.delete::<T>(&row.key()?);
                 }
                 Ok::<_, Error>(())
             })
