@@ -163,8 +163,11 @@ impl Asker {
     /// The events between the room's ends and `event`, each after those before it.
     async fn missing_events(&self, event: &Verified) -> Result<Vec<Verified>> {
         let ends = self.view(|view| {
-            let ends = view.forward_extremities()?;
-            Ok(ends.into_iter().map(|end| view.event_id(end)).collect::<crate::store::Result<Vec<_>>>()?)
+            Ok(view
+                .forward_extremities()
+                .iter()
+                .map(|&end| view.event_id(end))
+                .collect::<crate::store::Result<Vec<_>>>()?)
         });
         let latest = vec![event.pdu().event_id.clone()];
         let mut ask = get_missing_events::v1::Request::new(self.room_id.clone(), ends.await?, latest);

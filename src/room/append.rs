@@ -16,7 +16,7 @@ use super::{
 use crate::{
     Server,
     error::{Error, Result},
-    event::{Draft, Refusal, StateRoot, Verified},
+    event::{Draft, Refusal, Verified},
     store::{EventNid, RoomNid, StateKeyNid, StreamPos, Transaction, Written},
     user::moderation,
 };
@@ -198,7 +198,7 @@ fn plan_founding(
     let snapshot = server.store.snapshot();
     let view = if numbers.event == EventNid(0) {
         let room_id = event.pdu().room_id.clone();
-        let empty = tables::Room { room_id, version, current_state: StateRoot::EMPTY, joined: 0, invited: 0 };
+        let empty = tables::Room::unknown(room_id, version);
         View::new(&server.rooms, &snapshot, room, empty)?
     } else {
         View::of(&server.rooms, &snapshot, room)?

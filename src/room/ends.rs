@@ -29,7 +29,7 @@ pub async fn merge(server: &Arc<Server>, room: RoomNid) -> Result<()> {
     let find = move |server: &Server| {
         let snapshot = server.store.snapshot();
         let view = View::of(&server.rooms, &snapshot, room)?;
-        let count = view.forward_extremities()?.len();
+        let count = view.forward_extremities().len();
         Ok(if count > MAX_ENDS { sender(&view)?.map(|sender| (sender, count)) } else { None })
     };
     let Some((sender, count)) = server.blocking(find).await? else { return Ok(()) };

@@ -118,9 +118,7 @@ impl Room {
     }
 
     fn ends(&self) -> Vec<OwnedEventId> {
-        self.read(|view| {
-            view.forward_extremities().unwrap().into_iter().map(|end| view.event_id(end).unwrap()).collect()
-        })
+        self.read(|view| view.forward_extremities().iter().map(|&end| view.event_id(end).unwrap()).collect())
     }
 
     fn state_ids(&self) -> Vec<OwnedEventId> {

@@ -82,7 +82,7 @@ pub fn template_next(server: &Server, view: &View<'_>, sender: &UserId, draft: D
 }
 
 fn next_place(view: &View<'_>, sender: &UserId, draft: &Draft) -> Result<Place> {
-    let mut ends = view.events(&view.forward_extremities()?)?;
+    let mut ends = view.events(view.forward_extremities())?;
     ends.sort_by_key(|event| std::cmp::Reverse(event.depth));
     ends.truncate(MAX_PREV_EVENTS);
     let auth_events = auth_events(view, sender, draft)?;

@@ -86,7 +86,6 @@ pub(super) struct Plan {
     /// How the current state changes.
     changes: Vec<Difference>,
     members: Vec<MemberChange>,
-    ends_replaced: Vec<EventNid>,
     /// Events before it are missing.
     has_gap: bool,
     relation: Option<Relation>,
@@ -141,17 +140,19 @@ impl Plan {
         let replaces = replaces.filter(|replaced| *replaced != nid);
         let after = state_key.map_or(Ok(before), |key| tries.set(before, key, Some(nid)))?;
 
-        let ends = view.forward_extremities()?;
-        let (ends_replaced, ends_kept): (Vec<_>, Vec<_>) = match place {
-            Place::Entry if is_accepted => (ends, Vec::new()),
+        let mut ends = view.forward_extremities().to_vec();
+        match place {
+            Place::Entry if is_accepted => ends.clear(),
             Place::Live | Place::Admitted if is_accepted => {
                 let followed = prev.accepted(view)?;
-                ends.into_iter().partition(|end| followed.contains(end))
+                ends.retain(|end| !followed.contains(end));
             }
-            _ => (Vec::new(), ends),
-        };
+            _ => {}
+        }
         let current = if is_at_the_end {
-            let states = states_after(view, &ends_kept)?;
+            let states = states_after(view, &ends)?;
+            ends.retain(|end| *end != nid);
+            ends.push(nid);
             resolve(view, &mut tries, &[states, vec![after]].concat())?
         } else {
             view.current_state()
@@ -179,14 +180,13 @@ impl Plan {
             words: is_accepted.then(|| Words::of(&stored, nid)).flatten(),
             stored,
             next: NextNumbers { event: EventNid(next_event), state_key: StateKeyNid(next_state_key) },
-            room_row: room_after(view, current, &members),
+            room_row: room_after(view, ends, current, &members),
             is_new_room: nid == EventNid(0) && is_new,
             auth_edges: pdu.state_key.is_some().then_some(tables::Edges(auth_edges)),
             nodes: tries.into_made(),
             new_state_key,
             changes,
             members,
-            ends_replaced,
             has_gap: !prev.unplaced.is_empty(),
             effect,
             early_redactions,
@@ -234,7 +234,6 @@ impl Plan {
             let place = match self.place {
                 Place::Live | Place::Entry | Place::Admitted => {
                     log::note(tx, room, event);
-                    tx.put::<tables::ForwardExtremities>(&(room, event), &());
                     RoomPos::from(pos)
                 }
                 Place::Past(pos) => pos,
@@ -257,9 +256,6 @@ impl Plan {
         }
         tx.put::<tables::Events>(&(room, event), &self.stored);
         tx.put::<tables::EventIds>(&&*self.stored.event_id, &EventPlace { room, event });
-        for end in self.ends_replaced.iter().filter(|end| **end != event) {
-            tx.delete::<tables::ForwardExtremities>(&(room, *end));
-        }
         if let Some(edges) = &self.auth_edges {
             tx.put::<tables::AuthEdges>(&(room, event), edges);
         }
@@ -549,13 +545,19 @@ fn member_changes(view: &View<'_>, server: &Server, changes: &[Difference]) -> R
     Ok(members)
 }
 
-fn room_after(view: &View<'_>, current_state: StateRoot, members: &[MemberChange]) -> tables::Room {
+fn room_after(
+    view: &View<'_>,
+    forward_extremities: Vec<EventNid>,
+    current_state: StateRoot,
+    members: &[MemberChange],
+) -> tables::Room {
     let counted = |before: u64, counts: Membership| {
         let gone = members.iter().filter(|change| change.old == Some(counts)).count() as u64;
         let come = members.iter().filter(|change| change.new.is_some_and(|(new, _)| new == counts)).count() as u64;
         (before + come).saturating_sub(gone)
     };
     tables::Room {
+        forward_extremities,
         current_state,
         joined: counted(view.room.joined, Membership::Join),
         invited: counted(view.room.invited, Membership::Invite),

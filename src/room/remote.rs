@@ -41,7 +41,7 @@ pub async fn claim(server: &Server, room_id: OwnedRoomId, version: RoomVersionId
         let is_stub = row.as_ref().is_none_or(|row| row.current_state == StateRoot::EMPTY && row.version != version);
         if is_stub {
             tx.put::<RoomIds>(&&*room_id, &nid);
-            tx.put::<Rooms>(&nid, &Room { room_id, version, current_state: StateRoot::EMPTY, joined: 0, invited: 0 });
+            tx.put::<Rooms>(&nid, &Room::unknown(room_id, version));
         }
         Ok::<_, Error>(nid)
     };

@@ -30,7 +30,6 @@ pub const ALL: &[TableInfo] = &[
     TableInfo::of::<EventIds>(),
     TableInfo::of::<Events>(),
     TableInfo::of::<Timeline>(),
-    TableInfo::of::<ForwardExtremities>(),
     TableInfo::of::<AuthEdges>(),
     TableInfo::of::<StateKeys>(),
     TableInfo::of::<StateKeyNames>(),
@@ -81,6 +80,9 @@ impl Table for Rooms {
 pub struct Room {
     pub room_id: OwnedRoomId,
     pub version: RoomVersionId,
+    /// The ends of the event graph, oldest first. Kept here and not as rows of their own: each event takes the place of the last
+    /// one, and a reader of such rows would step over all that were removed since the last flush.
+    pub forward_extremities: Vec<EventNid>,
     /// The state after all forward extremities, resolved.
     pub current_state: StateRoot,
     /// How many users are joined, and invited, in the current state.
@@ -89,6 +91,20 @@ pub struct Room {
 }
 
 impl Record for Room {}
+
+impl Room {
+    /// A room of which we have no event with a place yet.
+    pub fn unknown(room_id: OwnedRoomId, version: RoomVersionId) -> Self {
+        Self {
+            room_id,
+            version,
+            forward_extremities: Vec::new(),
+            current_state: StateRoot::EMPTY,
+            joined: 0,
+            invited: 0,
+        }
+    }
+}
 
 pub struct EventIds;
 impl Table for EventIds {
@@ -130,16 +146,6 @@ impl Table for Timeline {
     fn group(&(room, _): &Self::Key<'_>) -> Option<Group> {
         Some(Group::of(room))
     }
-}
-
-/// The current ends of each room's event graph.
-pub struct ForwardExtremities;
-impl Table for ForwardExtremities {
-    const NAME: &'static str = "forward_extremities";
-    const FAMILY: Family = Family::Room;
-    const ID: u8 = 3;
-    type Key<'a> = (RoomNid, EventNid);
-    type Value = ();
 }
 
 /// The auth events of each state event: always of lower number than the event itself.

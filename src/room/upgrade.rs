@@ -145,7 +145,7 @@ fn creation_content(
     if !additional_creators.is_empty() {
         content.insert("additional_creators".to_owned(), json!(additional_creators));
     }
-    let last = view.events(&view.forward_extremities()?)?.into_iter().max_by_key(|event| event.depth);
+    let last = view.events(view.forward_extremities())?.into_iter().max_by_key(|event| event.depth);
     if let Some(last) = last.filter(|_| !is_known_by_room) {
         predecessor["event_id"] = last.event_id.as_str().into();
     }

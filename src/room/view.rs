@@ -76,6 +76,11 @@ impl<'s> View<'s> {
         self.room.current_state
     }
 
+    /// The current ends of the event graph.
+    pub fn forward_extremities(&self) -> &[EventNid] {
+        &self.room.forward_extremities
+    }
+
     /// The number of an event of this room; `None` for those of other rooms too.
     pub fn event_nid(&self, event_id: &EventId) -> Result<Option<EventNid>> {
         if let Some(pending) = self.pending.as_ref().filter(|pending| pending.pdu.event_id == event_id) {
@@ -223,12 +228,6 @@ impl<'s> View<'s> {
     pub fn is_resident(&self) -> Result<bool> {
         let rows = self.snapshot.list::<tables::Members>(&(self.nid, Membership::Join, tables::Origin::Local));
         Ok(rows.into_iter().next().transpose()?.is_some())
-    }
-
-    /// The numbers of the current ends of the event graph.
-    pub fn forward_extremities(&self) -> Result<Vec<EventNid>> {
-        let rows = self.snapshot.list::<tables::ForwardExtremities>(&self.nid);
-        rows.map(|row| row.and_then(|row| Ok(row.key()?.1))).collect()
     }
 }
 

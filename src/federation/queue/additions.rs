@@ -7,8 +7,8 @@ use tracing::warn;
 
 use super::tables::{Backlog, Destinations, Item, Queue};
 use crate::{
-    room::tables::ForwardExtremities,
-    store::{self, RoomNid, Row, StreamPos, Transaction},
+    room::tables::Rooms,
+    store::{self, EventNid, RoomNid, Row, StreamPos, Transaction},
 };
 
 /// With how many rows a queue is shortened for the first time: twenty transactions. Source: our choice,
@@ -110,12 +110,15 @@ struct Kept {
     dropped_to_device: usize,
 }
 
+/// Whether nothing of the room has come after the event.
+fn is_end(tx: &Transaction<'_>, room: RoomNid, event: EventNid) -> store::Result<bool> {
+    Ok(tx.before().get::<Rooms>(&room)?.is_some_and(|room| room.forward_extremities.contains(&event)))
+}
+
 impl Kept {
     fn keeps(&mut self, tx: &Transaction<'_>, item: &Item) -> store::Result<bool> {
         Ok(match item {
-            Item::Event { room, event } => {
-                self.rooms.insert(*room) || tx.before().contains::<ForwardExtremities>(&(*room, *event))?
-            }
+            Item::Event { room, event } => self.rooms.insert(*room) || is_end(tx, *room, *event)?,
             Item::Receipt { room, user, thread } => self.receipts.insert((*room, user.clone(), thread.clone())),
             // The other server notices the gap by `prev_id`, and asks for all devices.
             Item::Device { user, device, .. } => self.devices.insert((user.clone(), device.clone())),
