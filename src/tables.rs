@@ -12,7 +12,7 @@ use crate::{
     room::{delayed::tables as delayed, tables as room},
     store::{Family, Migration, Record, Store, Table, TableInfo},
     sync::sliding::tables as sliding,
-    user::{directory, keys::tables as keys, tables as user},
+    user::{directory, keys::tables as keys, tables as user, thread_subscriptions},
 };
 
 /// Changes of the layout on disk since the first release, oldest first.
@@ -37,6 +37,7 @@ pub fn all() -> impl Iterator<Item = &'static TableInfo> {
         .chain(federation::ALL)
         .chain(&directory::TABLES)
         .chain(delayed::ALL)
+        .chain(&thread_subscriptions::TABLES)
 }
 
 const OWN: [TableInfo; 1] = [TableInfo::of::<SigningKey>()];

@@ -19,6 +19,7 @@ use crate::{
             AccessTokens, AccountData, AccountDataChanges, Accounts, BackupKeys, Backups, DeviceTokens, Devices,
             KeyChanges, LastKeyChange, RefreshTokens, ToDevice, ToDeviceCounts, TokenKind,
         },
+        thread_subscriptions::{ThreadSubscriptionChanges, ThreadSubscriptions},
     },
 };
 
@@ -36,6 +37,7 @@ pub fn check(checker: &mut Checker<'_>) {
     checker.run("user directory", user_directory);
     checker.run("notice rooms", notice_rooms);
     checker.run("delayed events", delayed_events);
+    checker.run("thread subscriptions", thread_subscriptions);
 }
 
 /// Each address is one account's, and found from both.
@@ -107,6 +109,21 @@ fn account_data(checker: &mut Checker<'_>) -> Result<()> {
     }
     let indexed = checker.snapshot.list::<AccountDataChanges>(&()).count();
     checker.expect("account data", count == indexed, || format!("{count} rows have {indexed} rows of changes"));
+    Ok(())
+}
+
+fn thread_subscriptions(checker: &mut Checker<'_>) -> Result<()> {
+    let mut count = 0;
+    for row in checker.snapshot.list::<ThreadSubscriptions>(&()) {
+        let row = row?;
+        let (user_id, room, root) = row.key()?;
+        let index = (user_id, row.value.changed, room, root);
+        let is_indexed = checker.snapshot.contains::<ThreadSubscriptionChanges>(&index)?;
+        checker.expect("thread subscriptions", is_indexed, || format!("{:?} is not among the changes", row.key()));
+        count += 1;
+    }
+    let indexed = checker.snapshot.list::<ThreadSubscriptionChanges>(&()).count();
+    checker.expect("thread subscriptions", count == indexed, || format!("{count} rows have {indexed} rows of changes"));
     Ok(())
 }
 

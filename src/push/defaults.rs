@@ -27,7 +27,6 @@ const USER_NAME: &str = ".m.rule.contains_user_name";
 /// <https://spec.matrix.org/v1.19/client-server-api/#predefined-rules>
 pub fn rules(user: &UserId) -> Ruleset {
     let mut rules = Ruleset::server_default(user);
-    rules.postcontent.clear(); // for subscriptions to threads (MSC4306), which this server does not have
     for (rule, before) in [(display_name(), ".m.rule.is_room_mention"), (room(), ".m.rule.tombstone")] {
         let place = rules.override_.get_index_of(before).unwrap_or(rules.override_.len());
         rules.override_.shift_insert(place, rule);

@@ -23,6 +23,8 @@ use super::{
 use crate::{
     error::Result,
     room::{View, power_levels},
+    store::EventNid,
+    user::thread_subscriptions,
 };
 
 /// A room now, and a user in it: what conditions ask about. Looked up when one does.
@@ -57,6 +59,15 @@ impl<'v, 's> Situation<'v, 's> {
         Ok(self.display_name.get().and_then(Option::as_deref))
     }
 
+    /// Whether the user is subscribed to a thread; `None` outside of threads.
+    ///
+    /// NOTSPEC: also `None` if none of his clients ever subscribed him to, or unsubscribed him from, any thread. Clients
+    /// that do not know subscriptions can't make any, and their users would hear of no thread again.
+    fn is_subscribed(&self, thread: Option<EventNid>) -> Result<Option<bool>> {
+        let subscribed = thread.map(|root| thread_subscriptions::is_subscribed(self.view, self.user, root));
+        Ok(subscribed.transpose()?.flatten())
+    }
+
     /// Whether `sender` may notify the room by what `key` stands for.
     fn may_notify(&self, sender: &UserId, key: &NotificationPowerLevelsKey) -> Result<bool> {
         if self.power_levels.get().is_none() {
@@ -84,7 +95,9 @@ fn applies(rule: AnyPushRuleRef<'_>, subject: &Subject, situation: &Situation<'_
         return Ok(false);
     }
     let conditions = match rule {
-        AnyPushRuleRef::Override(rule) | AnyPushRuleRef::Underride(rule) => &rule.conditions,
+        AnyPushRuleRef::Override(rule) | AnyPushRuleRef::PostContent(rule) | AnyPushRuleRef::Underride(rule) => {
+            &rule.conditions
+        }
         AnyPushRuleRef::Content(rule) => return Ok(matches_event(subject, situation, BODY, &rule.pattern)),
         AnyPushRuleRef::Room(rule) => return Ok(rule.rule_id == situation.view.room_id()),
         AnyPushRuleRef::Sender(rule) => return Ok(rule.rule_id == subject.sender),
@@ -115,6 +128,7 @@ fn holds(condition: &PushCondition, subject: &Subject, situation: &Situation<'_,
             wanted.is.contains(&joined)
         }
         PushCondition::SenderNotificationPermission(wanted) => situation.may_notify(&subject.sender, &wanted.key)?,
+        PushCondition::ThreadSubscription(wanted) => situation.is_subscribed(subject.thread)? == Some(wanted.subscribed),
         #[expect(deprecated, reason = "rules of users who made them long ago still have it")]
         PushCondition::ContainsDisplayName => match (situation.display_name()?, &subject.body) {
             (Some(name), Some(body)) => glob::finds_words(&literal(name), body),

@@ -37,6 +37,7 @@ use crate::{
         ignored::{self, Ignored},
         push_rules,
         tables::{AccountData, AccountDataChanges},
+        thread_subscriptions::ThreadSubscriptions,
     },
 };
 
@@ -295,7 +296,11 @@ pub fn counts(server: &Server, view: &View<'_>, user: &UserId, upto: StreamPos) 
     let rules = server.unread.rules(server, view.snapshot, user)?;
     let key = (user.to_owned(), view.nid);
     let known = server.unread.memos.get(&key);
+    let changed_threads = Group::of((user, view.nid));
+    let follows_others =
+        |as_of| server.store.recent().may_have_changed::<ThreadSubscriptions>(changed_threads, as_of);
     let known = known.filter(|memo| memo.joined_at == joined_at && memo.rules == rules.version);
+    let known = known.filter(|memo| !follows_others(memo.as_of));
     let as_of = view.snapshot.pos()?;
     let has_read = |as_of| server.store.recent().may_have_changed::<ReceiptChanges>(Group::of(view.nid), as_of);
     let reads = match &known {

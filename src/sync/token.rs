@@ -87,6 +87,11 @@ impl From<Token> for TimelineToken {
     }
 }
 
+/// A place in the order of all changes, where a token stands for nothing else. `M_INVALID_PARAM` if it is no number.
+pub fn change(text: &str) -> Result<StreamPos, Error> {
+    number(text).map(StreamPos).ok_or_else(not_a_token)
+}
+
 /// Digits only: `parse` alone would take a plus sign too.
 fn number(text: &str) -> Option<u64> {
     text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))

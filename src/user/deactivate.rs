@@ -11,6 +11,7 @@ use super::{
     directory, email, keys,
     profile::Profiles,
     tables::{AccountData, AccountDataChanges, Deactivated, Filters},
+    thread_subscriptions,
 };
 use crate::{
     Server,
@@ -79,6 +80,7 @@ async fn close(server: &Server, user_id: OwnedUserId, is_erased: bool) -> Result
             pushers::delete_user(tx, &user_id)?;
             email::delete_user(tx, &user_id)?;
             delayed::delete_user(tx, &user_id)?;
+            thread_subscriptions::delete_user(tx, &user_id);
             tx.delete_all::<AccountData>(&&*user_id);
             tx.delete_all::<AccountDataChanges>(&&*user_id);
             tx.delete_all::<Filters>(&&*user_id);

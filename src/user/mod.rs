@@ -24,5 +24,6 @@ pub mod session;
 pub mod shared_secret;
 pub mod tables;
 pub mod tags;
+pub mod thread_subscriptions;
 pub mod to_device;
 pub mod uiaa;

@@ -46,6 +46,7 @@ mod spaces;
 mod state;
 mod support;
 mod sync;
+mod thread_subscriptions;
 mod threads;
 mod to_device;
 mod typing;

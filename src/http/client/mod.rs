@@ -48,6 +48,7 @@ mod spaces;
 mod sync;
 mod tags;
 mod third_party_ids;
+mod thread_subscriptions;
 mod threads;
 mod to_device;
 mod typing;
@@ -112,6 +113,7 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(search::router())
         .merge(sync::router())
         .merge(tags::router())
+        .merge(thread_subscriptions::router())
         .merge(threads::router())
         .merge(third_party_ids::router())
         .merge(to_device::router())

@@ -31,8 +31,7 @@ pub fn router() -> Router<Arc<Server>> {
 struct Query {
     pos: Option<String>,
     /// Milliseconds; the client is answered at once without it.
-    #[serde(default)]
-    timeout: u64,
+    timeout: Option<u64>,
     #[serde(default)]
     set_presence: PresenceState,
 }
@@ -46,12 +45,12 @@ async fn sync(
     let query: Query = serde_html_form::from_str(query.as_deref().unwrap_or_default())
         .map_err(|e| Error::invalid_param(format!("A query parameter is wrong: {e}")))?;
     let body: Body = serde_json::from_slice(&raw).map_err(|e| unreadable(e.into()))?;
-    let pos = query.pos.as_deref().map(str::parse).transpose()?;
+    let pos = query.pos.as_ref().or(body.pos.as_ref()).map(|pos| pos.parse()).transpose()?;
     let asked = Asked::new(
         sender.user_id,
         sender.device_id,
         pos,
-        Duration::from_millis(query.timeout),
+        Duration::from_millis(query.timeout.or(body.timeout).unwrap_or_default()),
         presence::State::of(&query.set_presence)?,
         body,
     )?;

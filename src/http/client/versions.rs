@@ -31,6 +31,8 @@ const FEATURES: &[&str] = &[
     "org.matrix.msc3916.stable",                      // authenticated media, v1.11
     "org.matrix.msc4140",                             // delayed events
     "org.matrix.msc4155",                             // invites by some users and servers only
+    "org.matrix.msc4306",                             // subscriptions to threads
+    "org.matrix.msc4308",                             // subscriptions to threads in sliding sync
     "org.matrix.simplified_msc3575",                  // sliding sync, MSC4186
     "uk.half-shot.msc2666.query_mutual_rooms.stable", // v1.19
     "uk.tcpip.msc4133.stable",                        // profile fields, v1.16

@@ -4,25 +4,31 @@ use std::collections::BTreeMap;
 
 use ruma::{
     OwnedEventId, OwnedRoomId,
-    api::client::sync::sync_events::v5::request::{ExtensionRoomConfig, Extensions},
+    api::client::sync::sync_events::v5::request::{ExtensionRoomConfig, Extensions, ThreadSubscriptions},
 };
 use serde::Serialize;
 
 use super::{lists::Wanted, request::Asked, tables::Extended};
 use crate::{
-    error::{Error, Result},
+    error::Result,
     room::Membership,
-    store::{RoomNid, StreamPos},
+    store::{Group, RoomNid, StreamPos},
     sync::{
         account_data::{self, Datum},
         answer::Context,
         changes::Changes,
         device_lists, ephemeral,
         json::{self, Object},
-        to_device,
+        to_device, token,
     },
-    user::keys,
+    user::{
+        keys,
+        thread_subscriptions::{self, MAX_CHANGES, ThreadSubscriptionChanges},
+    },
 };
+
+/// The name that this extension has while it is a proposal, MSC4308.
+const THREAD_SUBSCRIPTIONS: &str = "io.element.msc4308.thread_subscriptions";
 
 /// A room that the client wants to hear of.
 pub struct Seen<'a> {
@@ -116,6 +122,11 @@ pub fn write(
         let is_new = before.typing != now.typing;
         has_news |= object.member_if("typing", |out| write_typing(context, &scope, is_new, seen, out))?;
     }
+    if wanted.thread_subscriptions.enabled == Some(true) {
+        let is_new = before.thread_subscriptions != now.thread_subscriptions;
+        let write = |out: &mut Vec<u8>| write_thread_subscriptions(context, &wanted.thread_subscriptions, is_new, out);
+        has_news |= object.member_if(THREAD_SUBSCRIPTIONS, write)?;
+    }
     object.end();
     Ok(has_news)
 }
@@ -137,12 +148,7 @@ fn write_to_device(context: &Context<'_>, asked: &Asked, out: &mut Vec<u8>) -> R
 
 /// `M_INVALID_PARAM` if it is not a token of this extension.
 pub fn since_of(token: Option<&str>) -> Result<Option<StreamPos>> {
-    let parse = |token: &str| {
-        let is_plain = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_digit());
-        token.parse().ok().filter(|_| is_plain).map(StreamPos)
-    };
-    let bad = || Error::invalid_param("That is not a token of to-device messages");
-    token.map(|token| parse(token).ok_or_else(bad)).transpose()
+    token.map(token::change).transpose()
 }
 
 fn write_e2ee(context: &Context<'_>, out: &mut Vec<u8>) -> Result<bool> {
@@ -234,6 +240,35 @@ fn write_typing(
         let view = context.view(room.nid)?;
         ephemeral::typing(context, &view, since.filter(|_| is_known))
     })
+}
+
+/// The newest changes that the client has not seen; it asks for the others by `prev_batch`.
+fn write_thread_subscriptions(
+    context: &Context<'_>,
+    config: &ThreadSubscriptions,
+    is_new: bool,
+    out: &mut Vec<u8>,
+) -> Result<bool> {
+    let after = context.since.filter(|_| !is_new).unwrap_or_default();
+    if !context.may_have_changed::<ThreadSubscriptionChanges>(Group::of(context.user_id()), after) {
+        return Ok(false);
+    }
+    let limit = config.limit.map_or(MAX_CHANGES, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let range = (after, context.now.next());
+    let changes = thread_subscriptions::Changes::read(context.server, context.snapshot, context.user_id(), range, limit)?;
+    let mut object = Object::begin(out);
+    if !changes.subscribed.is_empty() {
+        object.member("subscribed", &changes.subscribed);
+    }
+    if !changes.unsubscribed.is_empty() {
+        object.member("unsubscribed", &changes.unsubscribed);
+    }
+    if let Some(next) = changes.next {
+        object.member("prev_batch", &next.to_string());
+    }
+    let has_news = !object.is_empty();
+    object.end();
+    Ok(has_news)
 }
 
 /// Writes an event for each room that the user is joined to, where `event` gives one.

@@ -23,6 +23,9 @@ const MAX_REQUIRED_BYTES: usize = 16 << 10;
 /// The body. ruma has a type for it, which knows only some of the filters.
 #[derive(Debug, Deserialize)]
 pub struct Body {
+    /// In the final form of the proposal these are here, and not in the query.
+    pub pos: Option<String>,
+    pub timeout: Option<u64>,
     pub conn_id: Option<String>,
     pub txn_id: Option<String>,
     #[serde(default)]
@@ -127,7 +130,7 @@ impl Asked {
         set_presence: State,
         body: Body,
     ) -> Result<Self> {
-        let Body { conn_id, txn_id, lists, room_subscriptions, extensions } = body;
+        let Body { conn_id, txn_id, lists, room_subscriptions, extensions, .. } = body;
         let conn_id = conn_id.unwrap_or_default();
         let names = lists.keys().chain([&conn_id]).chain(&txn_id);
         if names.into_iter().any(|name| name.len() > MAX_NAME_BYTES) {
