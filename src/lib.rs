@@ -26,6 +26,7 @@ pub mod plain_json;
 pub mod push;
 pub mod random;
 pub mod rate_limit;
+pub mod rendezvous;
 pub mod reports;
 pub mod room;
 pub mod server;

@@ -36,6 +36,7 @@ pub struct RateLimits {
     upload: Option<Limit<OwnedUserId>>,
     thumbnail: Option<Limit<OwnedUserId>>,
     key_claim: Option<Limit<OwnedServerName>>,
+    rendezvous: Option<Limit<IpAddr>>,
     /// Whom application services act for that no limit holds for.
     is_unlimited: Box<dyn Fn(&UserId) -> bool + Send + Sync>,
 }
@@ -56,6 +57,7 @@ impl RateLimits {
             upload: config.upload().map(|quota| Limit::new(quota, clock)),
             thumbnail: config.thumbnail().map(|quota| Limit::new(quota, clock)),
             key_claim: config.key_claim().map(|quota| Limit::new(quota, clock)),
+            rendezvous: config.rendezvous().map(|quota| Limit::new(quota, clock)),
         }
     }
 
@@ -99,6 +101,11 @@ impl RateLimits {
     /// One-time keys, as many as `count`, that another server claims: all or none.
     pub fn key_claim(&self, origin: &ServerName, count: u32) -> Result<()> {
         self.key_claim.as_ref().map_or(Ok(()), |limit| limit.check_many(&origin.to_owned(), count))
+    }
+
+    /// A rendezvous that somebody begins from this address.
+    pub fn rendezvous(&self, address: IpAddr) -> Result<()> {
+        self.rendezvous.as_ref().map_or(Ok(()), |limit| limit.check(&network_of(address)))
     }
 
     /// Somebody is about to try a password of this user.

@@ -16,6 +16,7 @@ use crate::{
     push::{deliver::Deliveries, unread::Unread},
     random::Random,
     rate_limit::RateLimits,
+    rendezvous,
     room::{Rooms, delayed::Delayed, hierarchy, search, typing::Typing},
     store::{self, Snapshot, Store},
     sync::{UserRoomLists, Wakers, sliding},
@@ -92,6 +93,8 @@ pub struct Server {
     pub notices: tokio::sync::Mutex<()>,
     /// Walks through spaces that clients may go on with.
     pub walks: hierarchy::Walks,
+    /// Where devices meet while one logs the other in.
+    pub rendezvous: rendezvous::Sessions,
     /// What other servers said of spaces.
     pub remote_spaces: hierarchy::RemoteCache,
     /// Cancelled when the server is told to stop: whoever waits for news then answers at once.
@@ -167,6 +170,7 @@ impl Server {
             registration_nonces: Expiring::new(shared_secret::NONCE_LIFETIME, MAX_NONCES),
             notices: tokio::sync::Mutex::default(),
             walks: hierarchy::walks(),
+            rendezvous: rendezvous::Sessions::default(),
             remote_spaces: hierarchy::RemoteCache::default(),
             shutdown: CancellationToken::new(),
         }))

@@ -138,6 +138,8 @@ pub struct Config {
     pub allow_public_room_directory_over_federation: bool,
     /// Whether users see each other's presence.
     pub allow_presence: bool,
+    /// Who may begin a rendezvous, by which one device logs another in.
+    pub rendezvous: RendezvousFor,
 
     /// Registration files of application services, or folders of them.
     pub appservice_registrations: Vec<PathBuf>,
@@ -153,6 +155,14 @@ pub struct Config {
     /// The TURN server for calls.
     pub turn: Option<Turn>,
     pub well_known: WellKnown,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RendezvousFor {
+    Anyone,
+    Users,
+    Nobody,
 }
 
 /// The form of log lines.
@@ -202,6 +212,7 @@ impl Config {
             allow_public_room_directory_without_auth: true,
             allow_public_room_directory_over_federation: false,
             allow_presence: true,
+            rendezvous: RendezvousFor::Anyone,
             appservice_registrations: Vec::new(),
             federation: Federation::default(),
             mail: None,

@@ -22,6 +22,7 @@ pub struct RateLimits {
     upload: Limit,
     thumbnail: Limit,
     key_claim: Limit,
+    rendezvous: Limit,
 }
 
 /// At most `burst` requests at once; each request is given back after a further `every`.
@@ -74,6 +75,11 @@ impl RateLimits {
         self.quota(self.key_claim)
     }
 
+    /// Rendezvous that are begun from one IP address.
+    pub fn rendezvous(&self) -> Option<Quota> {
+        self.quota(self.rendezvous)
+    }
+
     fn quota(&self, limit: Limit) -> Option<Quota> {
         let quota = Quota::with_period(limit.every).map(|quota| quota.allow_burst(limit.burst));
         quota.filter(|_| self.enabled)
@@ -89,6 +95,7 @@ impl RateLimits {
             ("rate_limits.upload", self.upload),
             ("rate_limits.thumbnail", self.thumbnail),
             ("rate_limits.key_claim", self.key_claim),
+            ("rate_limits.rendezvous", self.rendezvous),
         ] {
             if limit.every.is_zero() {
                 errors.add(key, "gives requests back every 0 s", "set `every` to 1 ms or more, or `enabled = false`");
@@ -117,6 +124,7 @@ impl Default for RateLimits {
             thumbnail: limit(500, 500),
             // Somebody begins to encrypt in a room with all of us.
             key_claim: limit(5_000, 50),
+            rendezvous: limit(20, 10_000),
         }
     }
 }

@@ -6,12 +6,12 @@ use std::{marker::PhantomData, net::IpAddr, sync::Arc};
 use axum::{
     RequestExt,
     body::Body,
-    extract::{FromRequest, Query, RawPathParams, Request},
+    extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
-use http::{Method, StatusCode, header};
+use http::{Method, StatusCode, header, request::Parts};
 use ruma::api::{
     IncomingRequest, IncomingRequestExt, Metadata, OutgoingResponse,
     auth_scheme::{
@@ -79,6 +79,12 @@ pub struct MaybeClient<R> {
     pub sender: Option<Caller>,
     pub body: R,
     pub raw: Bytes,
+}
+
+/// Who sends a request that may come without a token, beside another extractor for the body. A wrong token is refused.
+pub struct MaybeSender {
+    pub sender: Option<Caller>,
+    pub address: IpAddr,
 }
 
 /// A request of an application service in its own name.
@@ -222,6 +228,20 @@ impl<R: IncomingRequest<Authentication = AccessTokenOptional> + Send> FromReques
         };
         let (body, raw) = parse(request, server).await?;
         Ok(Self { sender, body, raw })
+    }
+}
+
+impl FromRequestParts<Arc<Server>> for MaybeSender {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, server: &Arc<Server>) -> Result<Self, Error> {
+        let address = client_ip(parts, &server.config.trusted_proxies);
+        let head = Request::from_parts(parts.clone(), Body::empty());
+        let sender = match bearer_token(&head)? {
+            Some(token) => Some(caller(server, &token, &parts.uri, address).await?),
+            None => None,
+        };
+        Ok(Self { sender, address })
     }
 }
 

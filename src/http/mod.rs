@@ -72,7 +72,10 @@ fn cors() -> CorsLayer {
             header::ACCEPT,
             header::AUTHORIZATION,
             header::HeaderName::from_static("x-requested-with"),
+            header::IF_MATCH,
+            header::IF_NONE_MATCH,
         ])
+        .expose_headers([header::ETAG]) // for the last two, of a rendezvous
 }
 
 /// Registers `handler` at every path that the specification ever gave this endpoint.

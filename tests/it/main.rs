@@ -34,6 +34,7 @@ mod receipts;
 mod refresh;
 mod registration;
 mod relations;
+mod rendezvous;
 mod reports;
 mod resident;
 mod rooms;

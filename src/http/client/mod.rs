@@ -37,6 +37,7 @@ mod receipts;
 mod redaction;
 pub(super) mod registration;
 mod relations;
+mod rendezvous;
 mod reporting;
 mod room_aliases;
 mod room_events;
@@ -103,6 +104,7 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(redaction::router())
         .merge(registration::router())
         .merge(relations::router())
+        .merge(rendezvous::router())
         .merge(reporting::router())
         .merge(room_aliases::router())
         .merge(room_events::router())

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::Router;
+use axum::{Router, extract::State};
 use ruma::api::client::discovery::get_supported_versions;
 
 use crate::{
     Server,
+    config::RendezvousFor,
     http::{endpoint, extract::Matrix},
 };
 
@@ -45,8 +46,10 @@ pub fn router() -> Router<Arc<Server>> {
 
 /// `GET /versions`: the same for everybody, so a token is not looked at. A client with an expired one asks this first.
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientversions>
-async fn versions() -> Matrix<get_supported_versions::Response> {
+async fn versions(State(server): State<Arc<Server>>) -> Matrix<get_supported_versions::Response> {
     let mut answer = get_supported_versions::Response::new(VERSIONS.map(str::to_owned).to_vec());
-    answer.unstable_features = FEATURES.iter().map(|feature| ((*feature).to_owned(), true)).collect();
+    let has_rendezvous = server.config.rendezvous == RendezvousFor::Anyone && server.config.well_known.client.is_some();
+    let rendezvous = has_rendezvous.then_some(&"org.matrix.msc4108");
+    answer.unstable_features = FEATURES.iter().chain(rendezvous).map(|name| ((*name).to_owned(), true)).collect();
     Matrix(answer)
 }
