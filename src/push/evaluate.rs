@@ -128,7 +128,9 @@ fn holds(condition: &PushCondition, subject: &Subject, situation: &Situation<'_,
             wanted.is.contains(&joined)
         }
         PushCondition::SenderNotificationPermission(wanted) => situation.may_notify(&subject.sender, &wanted.key)?,
-        PushCondition::ThreadSubscription(wanted) => situation.is_subscribed(subject.thread)? == Some(wanted.subscribed),
+        PushCondition::ThreadSubscription(wanted) => {
+            situation.is_subscribed(subject.thread)? == Some(wanted.subscribed)
+        }
         #[expect(deprecated, reason = "rules of users who made them long ago still have it")]
         PushCondition::ContainsDisplayName => match (situation.display_name()?, &subject.body) {
             (Some(name), Some(body)) => glob::finds_words(&literal(name), body),

@@ -297,8 +297,7 @@ pub fn counts(server: &Server, view: &View<'_>, user: &UserId, upto: StreamPos) 
     let key = (user.to_owned(), view.nid);
     let known = server.unread.memos.get(&key);
     let changed_threads = Group::of((user, view.nid));
-    let follows_others =
-        |as_of| server.store.recent().may_have_changed::<ThreadSubscriptions>(changed_threads, as_of);
+    let follows_others = |as_of| server.store.recent().may_have_changed::<ThreadSubscriptions>(changed_threads, as_of);
     let known = known.filter(|memo| memo.joined_at == joined_at && memo.rules == rules.version);
     let known = known.filter(|memo| !follows_others(memo.as_of));
     let as_of = view.snapshot.pos()?;

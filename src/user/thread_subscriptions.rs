@@ -84,7 +84,13 @@ pub enum Wish {
 ///
 /// Errors: `M_NOT_FOUND` if he can't see the thread; `M_NOT_IN_THREAD` and `M_CONFLICTING_UNSUBSCRIPTION`, for now with
 /// the prefix of the proposal.
-pub async fn set(server: &Arc<Server>, caller: Caller, room: OwnedRoomId, root: OwnedEventId, wish: Wish) -> Result<()> {
+pub async fn set(
+    server: &Arc<Server>,
+    caller: Caller,
+    room: OwnedRoomId,
+    root: OwnedEventId,
+    wish: Wish,
+) -> Result<()> {
     let user = caller.user_id.clone();
     let work = move |reader: &Reader<'_, '_>, _| {
         let root = thread(reader, &root)?;
@@ -167,7 +173,9 @@ impl Allowed {
         let state = match (self, before) {
             (Self::End, _) => State::Ended,
             (Self::Manual, _) => State::Manual,
-            (Self::Automatic(cause), Some(Subscription { state: State::Ended, changed })) if cause <= changed.into() => {
+            (Self::Automatic(cause), Some(Subscription { state: State::Ended, changed }))
+                if cause <= changed.into() =>
+            {
                 let message = "You unsubscribed from this thread after that event";
                 let error = Error::custom("IO.ELEMENT.MSC4306.M_CONFLICTING_UNSUBSCRIPTION", message);
                 return Err(error.with_status(StatusCode::CONFLICT));

@@ -94,12 +94,18 @@ async fn the_older_form_speaks_by_headers() {
     let path = url.strip_prefix("https://matrix.example.org").unwrap().to_owned();
     assert_eq!(made.headers["expires"], "Thu, 01 Jan 2026 00:05:00 GMT");
     assert_eq!(made.headers["last-modified"], "Thu, 01 Jan 2026 00:00:00 GMT");
-    assert_eq!((&made.headers["cache-control"], &made.headers["pragma"]), (&"no-store".parse().unwrap(), &"no-cache".parse().unwrap()));
+    assert_eq!(
+        (&made.headers["cache-control"], &made.headers["pragma"]),
+        (&"no-store".parse().unwrap(), &"no-cache".parse().unwrap())
+    );
     let etag = made.headers["etag"].to_str().unwrap().to_owned();
     assert!(etag.starts_with('"') && etag.ends_with('"'), "{etag}");
 
     let read = ask(&server, Method::GET, &path, &[], "").await;
-    assert_eq!((read.status.as_u16(), &*read.bytes, &read.headers["content-type"]), (200, &b"from a"[..], &"text/plain".parse().unwrap()));
+    assert_eq!(
+        (read.status.as_u16(), &*read.bytes, &read.headers["content-type"]),
+        (200, &b"from a"[..], &"text/plain".parse().unwrap())
+    );
     let same = ask(&server, Method::GET, &path, &[("if-none-match", &etag)], "").await;
     assert_eq!((same.status.as_u16(), same.bytes.len(), &same.headers["etag"]), (304, 0, &etag.parse().unwrap()));
 

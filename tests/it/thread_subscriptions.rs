@@ -211,7 +211,8 @@ async fn sliding_sync_tells_what_changed_and_where_to_ask_for_the_rest() {
     assert_eq!(threads(&told, "subscribed", &chat.room).len(), 2);
     let newest = &told["subscribed"][&chat.room][&roots[3]];
     assert_eq!(newest["automatic"], false);
-    let page = chat.bob.get(&format!("{CHANGES}?dir=b&limit=1&from={}", told["prev_batch"].as_str().unwrap())).await.ok();
+    let page =
+        chat.bob.get(&format!("{CHANGES}?dir=b&limit=1&from={}", told["prev_batch"].as_str().unwrap())).await.ok();
     assert_eq!(threads(&page, "subscribed", &chat.room), [&*roots[1]]);
     let page = chat.bob.get(&format!("{CHANGES}?dir=b&from={}", page["end"].as_str().unwrap())).await.ok();
     assert_eq!(threads(&page, "subscribed", &chat.room), [&*roots[0]]);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use futures_util::future::BoxFuture;
 use launched::Server;
 use matrix_sdk::config::SyncSettings;
 use matrix_sdk::deserialized_responses::EncryptionInfo;
@@ -21,6 +22,9 @@ use tokio::task::JoinHandle;
 /// How long anything may take to arrive: far more than it needs, so that only what never comes fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long a client waits after an error.
+pub const PAUSE: Duration = Duration::from_millis(100);
+
 /// A device, which stops to sync when it is dropped.
 pub struct Device {
     pub client: Client,
@@ -38,21 +42,22 @@ struct Received {
 }
 
 impl Device {
-    /// The first device of a new account, with the keys for cross-signing.
+    /// The first device of a new account.
     pub async fn register(server: &Server, name: &str) -> Result<Self> {
-        let client = Client::builder().homeserver_url(server.base_url()).build().await?;
-        let mut request = Registration::new();
-        request.username = Some(name.to_owned());
-        request.password = Some(password_of(name));
-        let refused =
-            client.matrix_auth().register(request.clone()).await.err().context("the server asks for no stage")?;
-        let mut dummy = Dummy::new();
-        dummy.session = refused.as_uiaa_response().context("not a user-interactive answer")?.session.clone();
-        request.auth = Some(AuthData::Dummy(dummy));
-        client.matrix_auth().register(request).await?;
-        // The first keys of an account need no further authentication.
-        client.encryption().bootstrap_cross_signing(None).await?;
-        Ok(Self::start(client, password_of(name)))
+        let client = register(server, name).await?;
+        let syncing = sync(client.clone());
+        Ok(Self::start(client, password_of(name), syncing))
+    }
+
+    /// As [`Self::register`], but `sync` is how the client learns what is new.
+    pub async fn register_with(
+        server: &Server,
+        name: &str,
+        sync: impl AsyncFnOnce(&Client) -> Result<BoxFuture<'static, ()>>,
+    ) -> Result<Self> {
+        let client = register(server, name).await?;
+        let syncing = sync(&client).await?;
+        Ok(Self::start(client, password_of(name), syncing))
     }
 
     /// One more device of the account of `name`.
@@ -63,22 +68,16 @@ impl Device {
             .login_username(name, &password_of(name))
             .initial_device_display_name("Another device")
             .await?;
-        Ok(Self::start(client, password_of(name)))
+        let syncing = sync(client.clone());
+        Ok(Self::start(client, password_of(name), syncing))
     }
 
-    fn start(client: Client, password: String) -> Self {
+    fn start(client: Client, password: String, syncing: impl Future<Output = ()> + Send + 'static) -> Self {
         let (seen, received) = watch::channel(Vec::new());
         client.add_event_handler(async move |event: AnySyncMessageLikeEvent, encryption: Option<EncryptionInfo>| {
             seen.send_modify(|all| all.push(Received { event, encrypted: encryption.is_some() }));
         });
-        let syncing = client.clone();
-        let sync = tokio::spawn(async move {
-            loop {
-                // Ends at errors only, such as a server that is down for the moment.
-                let _ended = syncing.sync(SyncSettings::default().timeout(Duration::from_secs(10))).await;
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        });
+        let sync = tokio::spawn(syncing);
         Self { client, password, received, sync }
     }
 
@@ -157,6 +156,31 @@ impl Device {
 impl Drop for Device {
     fn drop(&mut self) {
         self.sync.abort();
+    }
+}
+
+/// The first log-in of a new account, with the keys for cross-signing.
+async fn register(server: &Server, name: &str) -> Result<Client> {
+    let client = Client::builder().homeserver_url(server.base_url()).build().await?;
+    let mut request = Registration::new();
+    request.username = Some(name.to_owned());
+    request.password = Some(password_of(name));
+    let refused = client.matrix_auth().register(request.clone()).await.err().context("the server asks for no stage")?;
+    let mut dummy = Dummy::new();
+    dummy.session = refused.as_uiaa_response().context("not a user-interactive answer")?.session.clone();
+    request.auth = Some(AuthData::Dummy(dummy));
+    client.matrix_auth().register(request).await?;
+    // The first keys of an account need no further authentication.
+    client.encryption().bootstrap_cross_signing(None).await?;
+    Ok(client)
+}
+
+/// Syncs by `/sync`, for ever.
+async fn sync(client: Client) {
+    loop {
+        // Ends at errors only, such as a server that is down for the moment.
+        let _ended = client.sync(SyncSettings::default().timeout(Duration::from_secs(10))).await;
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

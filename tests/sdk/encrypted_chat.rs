@@ -1,9 +1,5 @@
 //! Two people talk end-to-end encrypted, with the library of Element X, through a server that is killed meanwhile.
 
-#![recursion_limit = "256"] // matrix-sdk's futures are nested that deeply
-
-mod device;
-
 use anyhow::{Context, Result};
 use launched::Server;
 use matrix_sdk::RoomState;
@@ -22,7 +18,7 @@ use matrix_sdk::ruma::events::room::encryption::RoomEncryptionEventContent;
 use matrix_sdk::ruma::events::room::message::{Relation, RoomMessageEventContent};
 use matrix_sdk::ruma::{EventId, OwnedEventId, TransactionId, UserId};
 
-use device::{Device, eventually, file_of, sent};
+use crate::device::{Device, eventually, file_of, sent};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_people_talk_encrypted_through_a_crash_and_with_a_new_device() -> Result<()> {
@@ -61,7 +57,7 @@ async fn two_people_talk_encrypted_through_a_crash_and_with_a_new_device() -> Re
 }
 
 /// A direct room that Alice creates and Bob joins, as each of them sees it.
-async fn encrypted_room(alice: &Device, bob: &Device) -> Result<(Room, Room)> {
+pub async fn encrypted_room(alice: &Device, bob: &Device) -> Result<(Room, Room)> {
     let encryption = RoomEncryptionEventContent::with_recommended_defaults();
     let mut request = NewRoom::new();
     request.preset = Some(RoomPreset::TrustedPrivateChat);
@@ -124,7 +120,7 @@ async fn trusts(device: &Device, user: &UserId) -> Result<bool> {
     Ok(device.client.encryption().get_user_identity(user).await?.is_some_and(|identity| identity.is_verified()))
 }
 
-async fn say(room: &Room, text: &str) -> Result<OwnedEventId> {
+pub async fn say(room: &Room, text: &str) -> Result<OwnedEventId> {
     sent(room.send(RoomMessageEventContent::text_plain(text))).await
 }
 

@@ -49,10 +49,7 @@ struct Update {
 }
 
 /// `GET /rendezvous`
-async fn discover(
-    State(server): State<Arc<Server>>,
-    MaybeSender { sender, .. }: MaybeSender,
-) -> Result<Json<Value>> {
+async fn discover(State(server): State<Arc<Server>>, MaybeSender { sender, .. }: MaybeSender) -> Result<Json<Value>> {
     check_enabled(&server)?;
     Ok(Json(json!({ "create_available": may_create(&server, sender.is_some()) })))
 }
@@ -73,11 +70,7 @@ async fn create(
 }
 
 /// `GET /rendezvous/{id}`
-async fn read(
-    State(server): State<Arc<Server>>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-) -> Result<Json<Value>> {
+async fn read(State(server): State<Arc<Server>>, Path(id): Path<String>, headers: HeaderMap) -> Result<Json<Value>> {
     check_enabled(&server)?;
     check_no_navigation(&headers)?;
     let session = rendezvous::get(&server, &id)?;

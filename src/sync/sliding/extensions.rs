@@ -255,7 +255,8 @@ fn write_thread_subscriptions(
     }
     let limit = config.limit.map_or(MAX_CHANGES, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let range = (after, context.now.next());
-    let changes = thread_subscriptions::Changes::read(context.server, context.snapshot, context.user_id(), range, limit)?;
+    let changes =
+        thread_subscriptions::Changes::read(context.server, context.snapshot, context.user_id(), range, limit)?;
     let mut object = Object::begin(out);
     if !changes.subscribed.is_empty() {
         object.member("subscribed", &changes.subscribed);
