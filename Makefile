@@ -28,6 +28,7 @@ test check: needs
 	tests/clients/run
 	tests/bridge/run
 	tests/mail/run
+	tests/peers/run
 
 bench: needs
 	cargo bench --profile release --locked

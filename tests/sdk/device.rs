@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use futures_util::future::BoxFuture;
-use launched::Server;
 use matrix_sdk::config::SyncSettings;
 use matrix_sdk::deserialized_responses::EncryptionInfo;
 use matrix_sdk::room::{MessagesOptions, Room};
@@ -42,27 +41,27 @@ struct Received {
 }
 
 impl Device {
-    /// The first device of a new account.
-    pub async fn register(server: &Server, name: &str) -> Result<Self> {
-        let client = register(server, name).await?;
+    /// The first device of a new account. `homeserver` is the base URL of the server.
+    pub async fn register(homeserver: &str, name: &str) -> Result<Self> {
+        let client = register(homeserver, name).await?;
         let syncing = sync(client.clone());
         Ok(Self::start(client, password_of(name), syncing))
     }
 
     /// As [`Self::register`], but `sync` is how the client learns what is new.
     pub async fn register_with(
-        server: &Server,
+        homeserver: &str,
         name: &str,
         sync: impl AsyncFnOnce(&Client) -> Result<BoxFuture<'static, ()>>,
     ) -> Result<Self> {
-        let client = register(server, name).await?;
+        let client = register(homeserver, name).await?;
         let syncing = sync(&client).await?;
         Ok(Self::start(client, password_of(name), syncing))
     }
 
     /// One more device of the account of `name`.
-    pub async fn log_in(server: &Server, name: &str) -> Result<Self> {
-        let client = Client::builder().homeserver_url(server.base_url()).build().await?;
+    pub async fn log_in(homeserver: &str, name: &str) -> Result<Self> {
+        let client = Client::builder().homeserver_url(homeserver).build().await?;
         client
             .matrix_auth()
             .login_username(name, &password_of(name))
@@ -160,8 +159,8 @@ impl Drop for Device {
 }
 
 /// The first log-in of a new account, with the keys for cross-signing.
-async fn register(server: &Server, name: &str) -> Result<Client> {
-    let client = Client::builder().homeserver_url(server.base_url()).build().await?;
+async fn register(homeserver: &str, name: &str) -> Result<Client> {
+    let client = Client::builder().homeserver_url(homeserver).build().await?;
     let mut request = Registration::new();
     request.username = Some(name.to_owned());
     request.password = Some(password_of(name));

@@ -3,28 +3,22 @@
 use anyhow::{Context, Result};
 use launched::Server;
 use matrix_sdk::RoomState;
-use matrix_sdk::attachment::AttachmentConfig;
-use matrix_sdk::encryption::verification::{
-    SasVerification, Verification, VerificationRequest, VerificationRequestState,
-};
 use matrix_sdk::room::Room;
 use matrix_sdk::room::edit::EditedContent;
-use matrix_sdk::ruma::api::client::room::create_room::v3::{Request as NewRoom, RoomPreset};
 use matrix_sdk::ruma::api::error::ErrorKind;
-use matrix_sdk::ruma::events::InitialStateEvent;
 use matrix_sdk::ruma::events::reaction::ReactionEventContent;
 use matrix_sdk::ruma::events::relation::Annotation;
-use matrix_sdk::ruma::events::room::encryption::RoomEncryptionEventContent;
 use matrix_sdk::ruma::events::room::message::{Relation, RoomMessageEventContent};
-use matrix_sdk::ruma::{EventId, OwnedEventId, TransactionId, UserId};
+use matrix_sdk::ruma::{EventId, OwnedEventId, TransactionId};
 
+use crate::conversation::{encrypted_room, say, send_file, trusts, verify_each_other};
 use crate::device::{Device, eventually, file_of, sent};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_people_talk_encrypted_through_a_crash_and_with_a_new_device() -> Result<()> {
     let mut server = Server::start(None)?;
-    let alice = Device::register(&server, "alice").await?;
-    let bob = Device::register(&server, "bob").await?;
+    let alice = Device::register(&server.base_url(), "alice").await?;
+    let bob = Device::register(&server.base_url(), "bob").await?;
     let (alices_room, bobs_room) = encrypted_room(&alice, &bob).await?;
     verify_each_other(&alice, &bob).await?;
 
@@ -45,7 +39,7 @@ async fn two_people_talk_encrypted_through_a_crash_and_with_a_new_device() -> Re
     assert_eq!(bob.receive_message(&after).await?.content.body(), "Clear again.");
 
     let recovery_key = alice.client.encryption().recovery().enable().wait_for_backups_to_upload().await?;
-    let tablet = Device::log_in(&server, "alice").await?;
+    let tablet = Device::log_in(&server.base_url(), "alice").await?;
     let tablets_room = tablet.room(alices_room.room_id(), RoomState::Joined).await?;
     tablet.client.encryption().recovery().recover(&recovery_key).await?;
     assert_is_trusted(&tablet, &bob).await?;
@@ -54,74 +48,6 @@ async fn two_people_talk_encrypted_through_a_crash_and_with_a_new_device() -> Re
     let welcome = say(&bobs_room, "Welcome to the new device.").await?;
     assert_eq!(tablet.receive_message(&welcome).await?.content.body(), "Welcome to the new device.");
     sign_out_of(&alice, &tablet).await
-}
-
-/// A direct room that Alice creates and Bob joins, as each of them sees it.
-pub async fn encrypted_room(alice: &Device, bob: &Device) -> Result<(Room, Room)> {
-    let encryption = RoomEncryptionEventContent::with_recommended_defaults();
-    let mut request = NewRoom::new();
-    request.preset = Some(RoomPreset::TrustedPrivateChat);
-    request.is_direct = true;
-    request.invite = vec![bob.user_id().to_owned()];
-    request.initial_state = vec![InitialStateEvent::with_empty_state_key(encryption).to_raw_any()];
-    let alices_room = alice.client.create_room(request).await?;
-    let invitation = bob.room(alices_room.room_id(), RoomState::Invited).await?;
-    invitation.join().await?;
-    let bobs_room = bob.room(alices_room.room_id(), RoomState::Joined).await?;
-    for (room, other) in [(&alices_room, bob), (&bobs_room, alice)] {
-        eventually("the other member", async || {
-            let member = room.get_member_no_sync(other.user_id()).await?;
-            Ok(member.filter(|member| member.membership().as_str() == "join"))
-        })
-        .await?;
-        assert!(room.latest_encryption_state().await?.is_encrypted());
-    }
-    Ok((alices_room, bobs_room))
-}
-
-/// Alice and Bob compare emoji, over to-device messages, and so trust each other's identities.
-async fn verify_each_other(alice: &Device, bob: &Device) -> Result<()> {
-    let encryption = alice.client.encryption();
-    encryption.request_user_identity(bob.user_id()).await?.context("Bob has no identity")?;
-    // A client ignores requests of devices that it does not know yet.
-    bob.client.encryption().request_user_identity(alice.user_id()).await?.context("Alice has no identity")?;
-    let bobs_device = bob.client.device_id().context("Bob is logged in")?;
-    let device = encryption.get_device(bob.user_id(), bobs_device).await?.context("Bob has no device")?;
-    let request = device.request_verification().await?;
-    let asked: VerificationRequest = eventually("the request for verification", async || {
-        Ok(bob.client.encryption().get_verification_request(alice.user_id(), request.flow_id()).await)
-    })
-    .await?;
-    asked.accept().await?;
-    eventually("Bob's consent", async || Ok(request.is_ready().then_some(()))).await?;
-
-    let alices = request.start_sas().await?.context("the verification was cancelled")?;
-    let bobs: SasVerification = eventually("the start of the verification", async || {
-        Ok(match asked.state() {
-            VerificationRequestState::Transitioned { verification: Verification::SasV1(sas) } => Some(sas),
-            _ => None,
-        })
-    })
-    .await?;
-    bobs.accept().await?;
-    let emoji = async |sas: &SasVerification| eventually("the emoji", async || Ok(sas.emoji())).await;
-    assert_eq!(emoji(&alices).await?.map(|one| one.symbol), emoji(&bobs).await?.map(|one| one.symbol));
-    alices.confirm().await?;
-    bobs.confirm().await?;
-    for (sas, device, other) in [(&alices, alice, bob), (&bobs, bob, alice)] {
-        eventually("the end of the verification", async || Ok(sas.is_done().then_some(()))).await?;
-        eventually("trust", async || Ok(trusts(device, other.user_id()).await?.then_some(()))).await?;
-    }
-    Ok(())
-}
-
-/// Whether `device` holds the identity of `user` for verified.
-async fn trusts(device: &Device, user: &UserId) -> Result<bool> {
-    Ok(device.client.encryption().get_user_identity(user).await?.is_some_and(|identity| identity.is_verified()))
-}
-
-pub async fn say(room: &Room, text: &str) -> Result<OwnedEventId> {
-    sent(room.send(RoomMessageEventContent::text_plain(text))).await
 }
 
 /// Sends again, under the same transaction id, until the server answers: what clients do while they are cut off.
@@ -155,17 +81,6 @@ async fn react(room: &Room, message: &EventId, alice: &Device) -> Result<()> {
     let seen = alice.receive_reaction(&sent(room.send(reaction)).await?).await?;
     assert_eq!((seen.relates_to.event_id.as_ref(), seen.relates_to.key.as_str()), (message, "👍"));
     Ok(())
-}
-
-/// Sends an encrypted file, which Bob downloads and decrypts; the result is its bytes.
-async fn send_file(room: &Room, bob: &Device) -> Result<Vec<u8>> {
-    let plan: Vec<u8> = (0..100_000_u32).map(|i| (i % 253) as u8).collect();
-    let sent = room
-        .send_attachment("plan.bin", &mime::APPLICATION_OCTET_STREAM, plan.clone(), AttachmentConfig::new())
-        .await?;
-    let message = bob.receive_message(&sent.event_id).await?;
-    assert!(bob.download(file_of(&message)?).await? == plan, "the file came back changed");
-    Ok(plan)
 }
 
 /// The new device is signed by its owner's identity, and trusts whom the owner trusted before.

@@ -2,6 +2,8 @@
 
 #![recursion_limit = "256"] // matrix-sdk's futures are nested that deeply
 
+mod conversation;
 mod device;
 mod encrypted_chat;
+mod encrypted_peers;
 mod sliding_chat;

@@ -18,8 +18,8 @@ use matrix_sdk::sliding_sync::VersionBuilder;
 use matrix_sdk::{Client, Room, SlidingSync, SlidingSyncList, SlidingSyncMode};
 use tokio::sync::watch;
 
+use crate::conversation::{encrypted_room, say};
 use crate::device::{Device, PAUSE, eventually};
-use crate::encrypted_chat::{encrypted_room, say};
 
 const LIST: &str = "all_rooms";
 
@@ -90,7 +90,7 @@ impl Sliding {
             opened = Some(sync.clone());
             Ok(Box::pin(slide(sync, count)) as _)
         };
-        let device = Device::register_with(server, name, open).await?;
+        let device = Device::register_with(&server.base_url(), name, open).await?;
         let sync = opened.expect("it was opened just now");
         Ok(Self { device, sync, expired })
     }
