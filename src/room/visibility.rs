@@ -11,6 +11,7 @@ use ruma::{
 
 use super::{
     Membership, View, ends,
+    state::trie::Tries,
     tables::{UserRoom, UserRooms},
     view::membership_in,
 };
@@ -41,8 +42,7 @@ pub struct Departure {
     pub state: StateRoot,
 }
 
-/// One of our users who looks at a room. What it finds out about states it remembers, so that a page of events of one
-/// state costs one look-up.
+/// One of our users who looks at a room. What it reads of states it keeps, since those of a page of events are much the same.
 pub struct Sight<'v, 's> {
     pub view: &'v View<'s>,
     pub user_id: &'v UserId,
@@ -51,7 +51,9 @@ pub struct Sight<'v, 's> {
     member_event: Option<EventNid>,
     member_key: Option<StateKeyNid>,
     visibility_key: Option<StateKeyNid>,
-    known_states: RefCell<HashMap<StateRoot, AtState>>,
+    tries: Tries<'s>,
+    /// What the events of `member_key` and `visibility_key` say.
+    known: RefCell<HashMap<[Option<EventNid>; 2], AtState>>,
 }
 
 /// What decides who may see the events of one state.
@@ -72,7 +74,8 @@ impl<'v, 's> Sight<'v, 's> {
             member_event: row.map(|row| row.event),
             member_key: view.state_key_nid("m.room.member", user_id.as_str())?,
             visibility_key: view.state_key_nid("m.room.history_visibility", "")?,
-            known_states: RefCell::default(),
+            tries: view.tries().keeping(),
+            known: RefCell::default(),
         })
     }
 
@@ -152,16 +155,14 @@ impl<'v, 's> Sight<'v, 's> {
     }
 
     fn at(&self, state: StateRoot) -> store::Result<AtState> {
-        if let Some(known) = self.known_states.borrow().get(&state) {
+        let event = |key: Option<StateKeyNid>| key.map_or(Ok(None), |key| self.tries.get(state, key));
+        let events = [event(self.member_key)?, event(self.visibility_key)?];
+        if let Some(known) = self.known.borrow().get(&events) {
             return Ok(known.clone());
         }
-        let tries = self.view.tries();
-        let event = |key: Option<StateKeyNid>| key.map_or(Ok(None), |key| tries.get(state, key));
-        let at = AtState {
-            membership: self.membership_by(event(self.member_key)?)?,
-            visibility: self.visibility_by(event(self.visibility_key)?)?,
-        };
-        self.known_states.borrow_mut().insert(state, at.clone());
+        let [member, visibility] = events;
+        let at = AtState { membership: self.membership_by(member)?, visibility: self.visibility_by(visibility)? };
+        self.known.borrow_mut().insert(events, at.clone());
         Ok(at)
     }
 

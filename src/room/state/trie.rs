@@ -4,7 +4,10 @@
 //!
 //! State keys are numbered densely, so the trie is as high as its highest number needs: 5 levels for a million keys.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+};
 
 use crate::{
     event::StateRoot,
@@ -102,6 +105,8 @@ pub struct Tries<'s> {
     snapshot: &'s Snapshot<'s>,
     room: RoomNid,
     made: HashMap<Hash, Node>,
+    /// The nodes that were read, if they are kept.
+    read: Option<RefCell<HashMap<Hash, Node>>>,
 }
 
 /// Nodes that were made and must be written with the roots that need them.
@@ -121,7 +126,13 @@ pub type Difference = (StateKeyNid, Option<EventNid>, Option<EventNid>);
 
 impl<'s> Tries<'s> {
     pub fn new(snapshot: &'s Snapshot<'s>, room: RoomNid) -> Self {
-        Self { snapshot, room, made: HashMap::new() }
+        Self { snapshot, room, made: HashMap::new(), read: None }
+    }
+
+    /// The same, which keeps each node that it reads: for look-ups in many states, of which each differs little from the last.
+    #[must_use]
+    pub fn keeping(self) -> Self {
+        Self { read: Some(RefCell::default()), ..self }
     }
 
     /// What must be written for the roots that `set` returned.
@@ -232,9 +243,16 @@ impl<'s> Tries<'s> {
         if let Some(node) = self.made.get(&hash) {
             return Ok(node.clone());
         }
+        if let Some(node) = self.read.as_ref().and_then(|read| read.borrow().get(&hash).cloned()) {
+            return Ok(node);
+        }
         let missing =
             || crate::store::Error::corrupt("state_nodes", &hash, "a state refers to it, but it is not there");
-        self.snapshot.get::<StateNodes>(&(self.room, hash))?.ok_or_else(missing)
+        let node = self.snapshot.get::<StateNodes>(&(self.room, hash))?.ok_or_else(missing)?;
+        if let Some(read) = &self.read {
+            read.borrow_mut().insert(hash, node.clone());
+        }
+        Ok(node)
     }
 
     fn keep(&mut self, node: Node) -> Hash {
