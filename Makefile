@@ -1,4 +1,5 @@
 # make run    set up what is missing, build, start a server for `localhost` with its data in ./data
+# make pair   the same with two servers that federate with each other
 # make test   everything that CI runs
 SHELL := /bin/bash
 
@@ -9,12 +10,16 @@ NEEDS := clang g++ libclang-dev make
 CLIENTS := --package launched --package sdk-tests
 CHAPPE := $(or $(CARGO_TARGET_DIR),target)/release/chappe
 
-.PHONY: run test check build bench complement needs
+.PHONY: run pair test check build bench complement needs
 
 run: build
 	packaging/run-local $(CHAPPE)
 
 # One profile everywhere, because RocksDB takes a quarter of an hour to compile.
+pair: build
+	packaging/install-needs openssl
+	packaging/run-pair $(CHAPPE)
+
 build: needs
 	cargo build --release --locked
 

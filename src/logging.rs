@@ -7,6 +7,10 @@ use tracing_subscriber::{EnvFilter, Layer, filter::ParseError, fmt, fmt::MakeWri
 
 use crate::config::{Config, LogFormat};
 
+/// What libraries say at `info` of each event, and we say at `debug` where it matters. The configured filter comes after
+/// it, and can ask for it by name.
+const QUIETER: &str = "ruma_state_res=warn";
+
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     #[error("`log` is not a filter: {0}")]
@@ -31,7 +35,7 @@ where
         LogFormat::Readable => lines.with_ansi(colors).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
     };
-    Ok(registry().with(EnvFilter::try_new(filter)?).with(lines))
+    Ok(registry().with(EnvFilter::try_new(format!("{QUIETER},{filter}"))?).with(lines))
 }
 
 #[cfg(test)]
@@ -84,6 +88,22 @@ mod tests {
             assert!(line.contains(part), "{part} is not in {line}");
         }
         assert!(!line.contains("s3cret") && !line.contains("!room"), "{line}");
+    }
+
+    #[test]
+    fn a_library_that_tells_of_each_event_is_heard_only_if_asked_for() {
+        let logged = |filter: &str| {
+            let lines = Lines::default();
+            let writer = lines.clone();
+            let subscriber = subscriber(filter, LogFormat::Readable, false, move || writer.clone()).unwrap();
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::info!(target: "ruma_state_res::event_auth", "allowed");
+                tracing::info!(target: "chappe", "ours");
+            });
+            let logged = lines.0.lock().clone();
+            String::from_utf8(logged).unwrap().lines().count()
+        };
+        assert_eq!((logged("info"), logged("info,ruma_state_res=info")), (1, 2));
     }
 
     #[tokio::test]
