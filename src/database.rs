@@ -1,14 +1,22 @@
-//! `chappe check` and `chappe inspect`: the database of a server that is not running.
+//! `chappe check`, `inspect`, `destinations` and `rotate-key`: what is done with a database from outside the server.
 
 use std::{
     io::{self, Write},
     path::Path,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use anyhow::{Context, bail};
 use chappe::{
     check,
-    store::{Options, Store},
+    clock::Clock,
+    federation::{
+        keys::own,
+        status::{self, Status},
+        tables::Backoff,
+    },
+    random::Random,
+    store::{Options, ReadOnly, Store},
     tables,
 };
 use ruma::OwnedServerName;
@@ -40,15 +48,53 @@ pub fn inspect(directory: &Path, table: &str, text: &str) -> anyhow::Result<()> 
     })
 }
 
-fn open(directory: &Path) -> anyhow::Result<(Store, OwnedServerName)> {
+/// Prints how it goes with each server that we send to, one per line, the failing ones first. The server may run.
+pub fn destinations(directory: &Path) -> anyhow::Result<()> {
     let server_name = Store::server_name_of(directory)?;
-    let store = Store::open(&Options {
+    let database = ReadOnly::open(&options(directory, server_name))?;
+    let mut all = status::list(&database.snapshot())?;
+    all.sort_by_key(|status| status.failing.is_none());
+    let mut out = io::stdout().lock();
+    for status in all {
+        let Status { server, waiting, delivered, failing } = status;
+        let delivered = delivered.map_or_else(|| "never".to_owned(), |delivery| utc(delivery.at_ms));
+        write!(out, "{server}\twaiting: {waiting}\tdelivered: {delivered}")?;
+        match failing {
+            None => writeln!(out, "\tok")?,
+            Some(Backoff { since_ms, retry_at_ms, failures, reason }) => {
+                let (since, retry_at) = (utc(since_ms), utc(retry_at_ms));
+                writeln!(out, "\tfailing since: {since}\ttries: {failures}\tnext: {retry_at}\tbecause: {reason:?}")?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gives the server a new signing key.
+pub fn rotate_key(directory: &Path) -> anyhow::Result<()> {
+    let (store, server_name) = open(directory)?;
+    let rotated = own::rotate(&store, &Random::from_system(), Clock::System.now_ms())?;
+    println!("{server_name} signs with {} from its next start on; {} stays known as its old key.", rotated.new, rotated.old);
+    Ok(())
+}
+
+fn utc(ms: u64) -> String {
+    httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(ms))
+}
+
+fn options(directory: &Path, server_name: String) -> Options {
+    Options {
         path: directory.to_owned(),
-        server_name: server_name.clone(),
+        server_name,
         memory_bytes: 128 << 20,
         free_space_floor: 0,
         migrations: tables::MIGRATIONS,
-    })?;
+    }
+}
+
+fn open(directory: &Path) -> anyhow::Result<(Store, OwnedServerName)> {
+    let server_name = Store::server_name_of(directory)?;
+    let store = Store::open(&options(directory, server_name.clone()))?;
     let server_name = server_name.try_into().context("the server name in the data directory is none")?;
     Ok((store, server_name))
 }

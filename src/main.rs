@@ -55,6 +55,17 @@ enum Command {
         /// Data directory [default: `database_path` of the configuration]
         directory: Option<PathBuf>,
     },
+    /// Print for each server that we send to what waits for it, when it last took something, and how it fails; the server
+    /// may run
+    Destinations {
+        /// Data directory [default: `database_path` of the configuration]
+        directory: Option<PathBuf>,
+    },
+    /// Make a new signing key for a stopped server; the old one stays published, so that what it signed stays valid
+    RotateKey {
+        /// Data directory [default: `database_path` of the configuration]
+        directory: Option<PathBuf>,
+    },
     /// Print the rows of a table of a stopped server's database
     Inspect {
         /// Such as `rooms`; a wrong one lists all
@@ -89,25 +100,27 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let config = || load(arguments.config.as_deref(), arguments.settings);
+    let config = || load(arguments.config.as_deref(), &arguments.settings);
+    let in_directory =
+        |given: Option<PathBuf>| given.map_or_else(|| config().map(|config| config.database_path), Ok);
     match arguments.command {
         Command::Serve => serve::run(config()?),
         Command::Config => print(&config()?),
         Command::User(command) => users::run(config()?, command),
-        Command::Check { directory: Some(directory) } => database::check(&directory),
-        Command::Check { directory: None } => database::check(&config()?.database_path),
-        Command::Inspect { table, text, directory: Some(directory) } => database::inspect(&directory, &table, &text),
-        Command::Inspect { table, text, directory: None } => database::inspect(&config()?.database_path, &table, &text),
+        Command::Check { directory } => database::check(&in_directory(directory)?),
+        Command::Destinations { directory } => database::destinations(&in_directory(directory)?),
+        Command::RotateKey { directory } => database::rotate_key(&in_directory(directory)?),
+        Command::Inspect { table, text, directory } => database::inspect(&in_directory(directory)?, &table, &text),
     }
 }
 
 /// The effective configuration: file, then environment, then command line.
-fn load(path: Option<&Path>, of_command_line: Vec<Setting>) -> Result<Config, ConfigError> {
+fn load(path: Option<&Path>, of_command_line: &[Setting]) -> Result<Config, ConfigError> {
     let path = path.map(Path::to_owned).or_else(|| env::var_os(ENV_CONFIG_PATH).map(PathBuf::from));
     let path = path.unwrap_or_else(|| PathBuf::from("conduit.toml"));
     let path = (!path.as_os_str().is_empty()).then_some(path);
     let mut settings = Setting::from_environment(env::vars_os());
-    settings.extend(of_command_line);
+    settings.extend_from_slice(of_command_line);
     Config::load(path.as_deref(), &settings)
 }
 

@@ -10,7 +10,12 @@ use crate::{
     config::Config,
     ephemeral::Order,
     error::{Error, Result},
-    federation::{Federation, inbox::Inbox, queue},
+    federation::{
+        Federation,
+        inbox::Inbox,
+        keys::own::{self, OldKeys},
+        queue,
+    },
     mail::Mail,
     media, outgoing,
     push::{deliver::Deliveries, unread::Unread},
@@ -40,6 +45,8 @@ pub struct Server {
     pub store: Store,
     /// Signs our events.
     pub key: Ed25519KeyPair,
+    /// Signed our events before.
+    pub old_keys: OldKeys,
     /// What is known of other servers.
     pub federation: Federation,
     /// Everything that goes out.
@@ -122,7 +129,7 @@ impl Server {
             free_space_floor: config.free_space_floor.bytes(),
             migrations: tables::MIGRATIONS,
         })?;
-        let key = signing_key(&store, &random).context("the signing key can't be read")?;
+        let (key, old_keys) = own::open(&store, &random).context("the signing keys can't be read")?;
         let rooms = Rooms::open(&store)?;
         let media = media::Repository::open(store.path()).context("the media can't be opened")?;
         let appservices = Appservices::open(&config)?;
@@ -147,6 +154,7 @@ impl Server {
             random,
             store,
             key,
+            old_keys,
             federation: Federation::default(),
             outgoing,
             senders: queue::Senders::default(),
@@ -212,23 +220,4 @@ impl Server {
     ) -> Result<R> {
         tokio::spawn(work).await?
     }
-}
-
-/// Our key for signing events: made at the first start, then kept.
-fn signing_key(store: &Store, random: &Random) -> anyhow::Result<Ed25519KeyPair> {
-    let found = store.snapshot().get::<tables::SigningKey>(&())?;
-    let kept = match found {
-        Some(kept) => kept,
-        None => {
-            let made =
-                tables::KeptSigningKey { version: random.text(6), document: Ed25519KeyPair::generate().to_vec() };
-            let put = made.clone();
-            store.commit_blocking(move |tx| {
-                tx.put::<tables::SigningKey>(&(), &put);
-                Ok::<_, store::Error>(())
-            })?;
-            made
-        }
-    };
-    Ok(Ed25519KeyPair::from_der(&kept.document, kept.version)?)
 }

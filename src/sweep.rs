@@ -7,7 +7,7 @@ use tracing::{debug, error, info};
 use crate::{
     Server,
     error::{Error, Result},
-    federation::inbox,
+    federation::{inbox, keys::strangers},
     log, media,
     room::{
         delayed,
@@ -55,6 +55,7 @@ pub async fn once(server: &Arc<Server>) -> Result<usize> {
     Ok(transactions(server).await?
         + sliding::sweep(server).await?
         + inbox::sweep(server).await?
+        + strangers::forget(server).await?
         + delayed::sweep(server).await?
         + old_rows::<ToDeviceTransactions>(server).await?
         + old_rows::<ReceivedToDevice>(server).await?

@@ -5,7 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     appservice::tables as appservices,
-    federation::{inbox, queue::tables as queue, tables as federation},
+    federation::{
+        inbox,
+        queue::tables as queue,
+        tables::{self as federation, VerifyKey},
+    },
     log,
     media::tables as media,
     push, reports,
@@ -40,7 +44,7 @@ pub fn all() -> impl Iterator<Item = &'static TableInfo> {
         .chain(&thread_subscriptions::TABLES)
 }
 
-const OWN: [TableInfo; 1] = [TableInfo::of::<SigningKey>()];
+const OWN: [TableInfo; 2] = [TableInfo::of::<SigningKey>(), TableInfo::of::<OldSigningKeys>()];
 
 /// The key that signs our events.
 pub struct SigningKey;
@@ -67,6 +71,17 @@ impl std::fmt::Debug for KeptSigningKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("KeptSigningKey").field("version", &self.version).finish_non_exhaustive()
     }
+}
+
+/// The keys that signed our events before; public parts only.
+pub struct OldSigningKeys;
+impl Table for OldSigningKeys {
+    const NAME: &'static str = "old_signing_keys";
+    const FAMILY: Family = Family::Meta;
+    const ID: u8 = 220;
+    /// The key's id, `ed25519:…`.
+    type Key<'a> = &'a str;
+    type Value = VerifyKey;
 }
 
 #[cfg(test)]

@@ -149,3 +149,30 @@ fn an_administrator_makes_accounts_that_can_log_in() {
     kill_process(Pid::from_child(&server), Signal::TERM).unwrap();
     server.wait().unwrap();
 }
+
+#[test]
+fn the_signing_key_is_rotated_while_the_server_stands_and_destinations_are_told_while_it_runs() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| chappe(&directory, "", arguments).output().unwrap();
+    assert_fails(&run(&["rotate-key"]), 1, "not a data directory");
+    let socket = directory.path().join("chappe.sock");
+    let published = || ask(&socket, "GET /_matrix/key/v2/server", "");
+    let mut server = serve(&directory, &socket);
+    let before = published();
+    assert!(before.contains(r#""old_verify_keys":{}"#), "{before}");
+    assert_fails(&run(&["rotate-key"]), 1, "another chappe process");
+    let told = run(&["destinations"]);
+    assert!(told.status.success() && told.stdout.is_empty(), "{}", text(&told.stderr));
+    kill_process(Pid::from_child(&server), Signal::TERM).unwrap();
+    server.wait().unwrap();
+
+    let told = text(&run(&["rotate-key"]).stdout);
+    let id = |at: usize| told.split(' ').filter(|word| word.starts_with("ed25519:")).nth(at).unwrap().to_owned();
+    assert!(before.contains(&format!("{:?}:", id(1))), "{told}");
+    let mut server = serve(&directory, &socket);
+    let after = published();
+    assert!(after.contains(&format!(r#""old_verify_keys":{{"{}":{{"expired_ts":"#, id(1))), "{after}");
+    assert!(after.contains(&format!(r#""verify_keys":{{"{}":"#, id(0))), "{after}");
+    kill_process(Pid::from_child(&server), Signal::TERM).unwrap();
+    server.wait().unwrap();
+}

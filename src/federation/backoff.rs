@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
-use ruma::ServerName;
+use quick_cache::sync::Cache;
+use ruma::{OwnedServerName, ServerName};
 
-use super::tables::{Backoff, Backoffs};
+use super::{
+    queue::tables::Destinations,
+    tables::{Backoff, Backoffs, Deliveries},
+};
 use crate::{
     Server,
     error::{Error, RemoteError, Result},
-    store::{self, Snapshot},
+    store::{self, Snapshot, Transaction},
 };
 
 /// How long a server is left alone after its first failure; twice as long after each further one.
@@ -16,14 +20,35 @@ const FIRST: Duration = Duration::from_secs(5);
 /// And at most so long. A server that sends us something is tried at once.
 const LONGEST: Duration = Duration::from_secs(60 * 60);
 
-/// How `server` fails; `None` if it does not.
+/// How many failing servers are remembered for which nothing waits.
+const REMEMBERED: usize = 10_000;
+
+/// How long a reason may be that is kept, in bytes: the other server may have made it.
+const MAX_REASON: usize = 300;
+
+/// Servers that fail and to which we never sent anything. Strangers can name as many as they like, so nothing is stored.
+pub struct Failing(Cache<OwnedServerName, Backoff>);
+
+impl Default for Failing {
+    fn default() -> Self {
+        Self(Cache::new(REMEMBERED))
+    }
+}
+
+/// How a server fails that we send to; `None` if it does not.
 pub fn get(snapshot: &Snapshot<'_>, server: &ServerName) -> store::Result<Option<Backoff>> {
     snapshot.get::<Backoffs>(&server.as_str())
 }
 
+/// How any server fails.
+fn known(server: &Server, other: &ServerName) -> store::Result<Option<Backoff>> {
+    let stored = get(&server.store.snapshot(), other)?;
+    Ok(stored.or_else(|| server.federation.failing.0.get(other)))
+}
+
 /// The time before which `server` is left alone, in milliseconds since the Unix epoch; `None` if it may be tried now.
 pub fn until(server: &Server, other: &ServerName) -> store::Result<Option<u64>> {
-    let backoff = get(&server.store.snapshot(), other)?;
+    let backoff = known(server, other)?;
     Ok(backoff.map(|backoff| backoff.retry_at_ms).filter(|retry_at| *retry_at > server.clock.now_ms()))
 }
 
@@ -36,52 +61,82 @@ pub(super) fn check(server: &Server, other: &ServerName) -> Result<()> {
 }
 
 /// Notes that `other` could not be reached or failed.
-pub async fn failed(server: &Server, other: &ServerName) -> store::Result<()> {
-    let (name, now) = (other.to_owned(), server.clock.now_ms());
-    let note = move |tx: &mut store::Transaction<'_>| {
-        let before = tx.get::<Backoffs>(&name.as_str())?;
-        let next = match before {
+pub async fn failed(server: &Server, other: &ServerName, reason: &str) -> store::Result<()> {
+    let (name, now, reason) = (other.to_owned(), server.clock.now_ms(), shortened(reason));
+    let in_memory = server.federation.failing.0.get(other);
+    let note = move |tx: &mut Transaction<'_>| {
+        let before = tx.get::<Backoffs>(&name.as_str())?.or(in_memory);
+        let failures = match &before {
             // Several requests that fail at once are one failure.
-            Some(before) if before.retry_at_ms > now => return Ok(()),
+            Some(before) if before.retry_at_ms > now => before.failures,
             Some(before) => before.failures.saturating_add(1),
             None => 1,
         };
+        let retry_at_ms = match &before {
+            Some(before) if before.retry_at_ms > now => before.retry_at_ms,
+            _ => now.saturating_add(pause_ms(failures)),
+        };
         let since_ms = before.map_or(now, |before| before.since_ms);
-        tx.put::<Backoffs>(
-            &name.as_str(),
-            &Backoff { since_ms, retry_at_ms: now.saturating_add(pause_ms(next)), failures: next },
-        );
-        Ok::<_, store::Error>(())
+        let backoff = Backoff { since_ms, retry_at_ms, failures, reason };
+        if tx.before().contains::<Destinations>(&&*name)? || tx.before().contains::<Deliveries>(&&*name)? {
+            tx.put::<Backoffs>(&name.as_str(), &backoff);
+            return Ok(None);
+        }
+        Ok::<_, store::Error>(Some(backoff))
     };
-    server.store.write(note).await.map(drop)
+    if let Some(backoff) = server.store.write(note).await?.value {
+        server.federation.failing.0.insert(other.to_owned(), backoff);
+    }
+    Ok(())
 }
 
 /// Notes that `other` works: it answered, or sent us something.
 pub async fn succeeded(server: &Server, other: &ServerName) -> store::Result<()> {
+    server.federation.failing.0.remove(other);
     if get(&server.store.snapshot(), other)?.is_none() {
         return Ok(());
     }
     let name = other.to_owned();
-    let forget = move |tx: &mut store::Transaction<'_>| {
+    let forget = move |tx: &mut Transaction<'_>| {
         tx.delete::<Backoffs>(&name.as_str());
         Ok::<_, store::Error>(())
     };
     server.store.write(forget).await.map(drop)
 }
 
-fn pause_ms(failures: u32) -> u64 {
+/// How long a server is left alone that failed so often in a row.
+pub fn pause_ms(failures: u32) -> u64 {
     let doublings = failures.saturating_sub(1).min(20);
     let pause = FIRST.saturating_mul(1 << doublings).min(LONGEST);
     u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)
 }
 
+fn shortened(reason: &str) -> String {
+    reason[..reason.floor_char_boundary(MAX_REASON)].to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Value;
 
     #[test]
     fn pauses_grow_up_to_an_hour() {
         assert_eq!([1, 2, 3].map(pause_ms), [5_000, 10_000, 20_000]);
         assert_eq!(pause_ms(u32::MAX), 3_600_000);
+    }
+
+    #[test]
+    fn what_the_first_version_wrote_is_read() {
+        let mut of_first = Vec::new();
+        of_first = postcard::to_extend(&(1_u64, 2_u64, 3_u32), of_first).unwrap();
+        let expected = Backoff { since_ms: 1, retry_at_ms: 2, failures: 3, reason: String::new() };
+        assert_eq!(<Backoff as Value>::read(1, &of_first).unwrap(), expected);
+    }
+
+    #[test]
+    fn reasons_are_short() {
+        assert_eq!(shortened(&"é".repeat(1_000)).len(), MAX_REASON);
+        assert_eq!(shortened("refused"), "refused");
     }
 }

@@ -21,6 +21,7 @@ pub mod refusal;
 pub mod relay;
 mod request;
 pub mod resident;
+pub mod status;
 pub mod tables;
 pub mod turns;
 pub mod x_matrix;
@@ -41,6 +42,8 @@ pub struct Federation {
     fetches: Fetches,
     /// What they are being told at the moment.
     answering: Answering,
+    /// Servers that fail and for which nothing waits.
+    failing: backoff::Failing,
 }
 
 /// Whether anything may be exchanged with `server`: every way in and out asks this. We ourselves are no other server.

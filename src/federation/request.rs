@@ -141,12 +141,12 @@ pub async fn exchange(
     let response = match server.outgoing.send(request, limits).await {
         Ok(response) => response,
         Err(failure) => {
-            backoff::failed(server, destination).await?;
+            backoff::failed(server, destination, &failure.to_string()).await?;
             return Err(Error::remote(destination, failure.into()));
         }
     };
     if response.status().is_server_error() {
-        backoff::failed(server, destination).await?;
+        backoff::failed(server, destination, &format!("it answered {}", response.status())).await?;
     } else {
         backoff::succeeded(server, destination).await?;
     }

@@ -1,16 +1,19 @@
+use ruma::ServerName;
 use serde::{Deserialize, Serialize};
 
 use super::relay::Relayed;
-use crate::store::{Family, Record, Table, TableInfo};
+use crate::store::{Family, Record, StreamPos, Table, TableInfo};
 
 pub const ALL: &[TableInfo] = &[
     TableInfo::of::<Backoffs>(),
     TableInfo::of::<VerifyKeys>(),
     TableInfo::of::<KeyDocuments>(),
     TableInfo::of::<Relayed>(),
+    TableInfo::of::<Deliveries>(),
 ];
 
-/// The servers that failed us last time, until they answer again.
+/// The servers that failed us last time, until they answer again: those for which something waits, or did once. Of
+/// others, whom any stranger may name, it is remembered in memory only.
 pub struct Backoffs;
 impl Table for Backoffs {
     const NAME: &'static str = "backoffs";
@@ -22,7 +25,7 @@ impl Table for Backoffs {
 }
 
 /// How a server fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backoff {
     /// Since when, in milliseconds since the Unix epoch, as the next one.
     pub since_ms: u64,
@@ -30,9 +33,41 @@ pub struct Backoff {
     pub retry_at_ms: u64,
     /// How often it was tried in vain.
     pub failures: u32,
+    /// What went wrong the last time, for those who run this server.
+    pub reason: String,
 }
 
-impl Record for Backoff {}
+impl Record for Backoff {
+    const VERSION: u8 = 2;
+
+    fn upgrade(version: u8, body: &[u8]) -> Result<Self, String> {
+        if version != 1 {
+            return Err(format!("unknown version {version} of a back-off: was it written by a newer chappe?"));
+        }
+        let (since_ms, retry_at_ms, failures) = postcard::from_bytes(body).map_err(|e| e.to_string())?;
+        Ok(Self { since_ms, retry_at_ms, failures, reason: String::new() })
+    }
+}
+
+/// What each server that we send to took last.
+pub struct Deliveries;
+impl Table for Deliveries {
+    const NAME: &'static str = "federation_deliveries";
+    const FAMILY: Family = Family::Lookup;
+    const ID: u8 = 220;
+    type Key<'a> = &'a ServerName;
+    type Value = Delivery;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivery {
+    /// When, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// The newest of its queue that it has.
+    pub pos: StreamPos,
+}
+
+impl Record for Delivery {}
 
 /// The keys with which other servers sign, those they do not use any more included: their events stay.
 pub struct VerifyKeys;

@@ -56,6 +56,9 @@ pub struct LockedClient<R> {
     pub body: R,
 }
 
+/// A request of an administrator of this server, without a body.
+pub struct Admin(pub Caller);
+
 /// A request of an administrator of this server, with a body that ruma has no type for. Who asks is looked at before the
 /// body.
 pub struct AdminJson<T> {
@@ -189,14 +192,19 @@ impl<R: IncomingRequest<Authentication = AccessToken> + Send> FromRequest<Arc<Se
     }
 }
 
+impl FromRequest<Arc<Server>> for Admin {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, server: &Arc<Server>) -> Result<Self, Error> {
+        authenticate_admin(request, server).await.map(|(sender, _)| Self(sender))
+    }
+}
+
 impl<T: DeserializeOwned> FromRequest<Arc<Server>> for AdminJson<T> {
     type Rejection = Error;
 
     async fn from_request(request: Request, server: &Arc<Server>) -> Result<Self, Error> {
-        let (sender, request) = authenticate(request, server).await?;
-        if !account::is_admin(&server.store.snapshot(), &sender.user_id)? {
-            return Err(Error::forbidden("You are not a server admin"));
-        }
+        let (sender, request) = authenticate_admin(request, server).await?;
         let raw = read(request.into_body(), server).await?;
         let body = serde_json::from_slice(&raw).map_err(|e| unreadable(DeserializationError::Json(e).into()))?;
         Ok(Self { sender, body })
@@ -288,6 +296,15 @@ async fn authenticate(request: Request, server: &Arc<Server>) -> Result<(Caller,
     let (address, request) = address_of(request, server);
     let sender = caller(server, &token, request.uri(), address).await?;
     Ok((sender, request))
+}
+
+/// As [`authenticate`], for what only administrators of this server may do.
+async fn authenticate_admin(request: Request, server: &Arc<Server>) -> Result<(Caller, Request), Error> {
+    let (sender, request) = authenticate(request, server).await?;
+    match account::is_admin(&server.store.snapshot(), &sender.user_id)? {
+        true => Ok((sender, request)),
+        false => Err(Error::forbidden("You are not a server admin")),
+    }
 }
 
 /// Whose token this is: a user's, or that of an application service, which says in the query as whom it acts.

@@ -1,8 +1,10 @@
 //! Numbered migrations of the layout on disk. Each goes on where it was when the process ended.
 
+use std::path::Path;
+
 use tracing::info;
 
-use super::{Error, Family, Result, Store, Table, Transaction};
+use super::{Error, Family, Result, Snapshot, Store, Table, Transaction};
 
 /// The number of the newest migration that is complete.
 pub(super) struct LayoutVersion;
@@ -47,19 +49,33 @@ pub(super) fn migrate(store: &Store, migrations: &'static [Migration]) -> Result
             Ok(())
         });
     };
-    if found > newest {
-        return Err(Error::Directory {
-            path: store.path().to_owned(),
-            reason: format!(
-                "was written by a newer chappe (layout {found}; this one knows {newest}): install that version again"
-            ),
-        });
-    }
+    check_not_newer(found, newest, store.path())?;
     for (number, migration) in (found + 1..).zip(migrations.iter().skip(usize::try_from(found).unwrap_or(usize::MAX))) {
         info!(number, migration.name, "migrating the database");
         while !store.commit_blocking(move |tx| step(tx, number, migration))? {}
     }
     Ok(())
+}
+
+/// An error if a database that is only looked at has not the newest layout.
+pub(super) fn check_layout(snapshot: &Snapshot<'_>, path: &Path, migrations: &'static [Migration]) -> Result<()> {
+    let newest = migrations.len() as u64;
+    let found = snapshot.get::<LayoutVersion>(&())?.unwrap_or_default();
+    check_not_newer(found, newest, path)?;
+    if found == newest {
+        return Ok(());
+    }
+    let reason = "was written by an older chappe: start the server once, which brings it up to date".to_owned();
+    Err(Error::Directory { path: path.to_owned(), reason })
+}
+
+fn check_not_newer(found: u64, newest: u64, path: &Path) -> Result<()> {
+    if found <= newest {
+        return Ok(());
+    }
+    let reason =
+        format!("was written by a newer chappe (layout {found}; this one knows {newest}): install that version again");
+    Err(Error::Directory { path: path.to_owned(), reason })
 }
 
 /// Whether the migration is complete.

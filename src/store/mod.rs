@@ -12,6 +12,7 @@ mod error;
 mod key;
 mod migrate;
 mod open;
+mod read_only;
 mod recent;
 mod snapshot;
 mod table;
@@ -23,6 +24,7 @@ pub use self::{
     key::{Beginning, EventNid, Key, RoomNid, RoomPos, StateKeyNid, StreamPos},
     migrate::{Migration, Step},
     open::{Options, Store},
+    read_only::ReadOnly,
     recent::{Group, Recent},
     snapshot::{Direction, Row, Rows, Scan, Snapshot},
     table::{Family, Json, Record, Table, TableInfo, Value},

@@ -182,13 +182,25 @@ fn answer<R, E: From<Error>>(received: Result<Result<R, E>, oneshot::error::Recv
 }
 
 fn open_rocksdb(options: &Options) -> Result<DB> {
+    let (mut db, cache) = rocksdb_options(options);
+    db.create_if_missing(true);
+    db.create_missing_column_families(true);
+    Ok(DB::open_cf_descriptors(&db, options.path.join("db"), families(&cache, options))?)
+}
+
+pub(super) fn families(cache: &Cache, options: &Options) -> Vec<ColumnFamilyDescriptor> {
+    let describe =
+        |family: Family| ColumnFamilyDescriptor::new(family.name(), family_options(family, cache, options));
+    Family::ALL.into_iter().map(describe).collect()
+}
+
+/// How RocksDB works for us, and the cache that all families share.
+pub(super) fn rocksdb_options(options: &Options) -> (rocksdb::Options, Cache) {
     // Memtables are charged to the cache, so that the two together stay within the budget.
     let cache = Cache::new_lru_cache(options.memory_bytes);
     let memtables =
         WriteBufferManager::new_write_buffer_manager_with_cache(options.memory_bytes / 4, false, cache.clone());
     let mut db = rocksdb::Options::default();
-    db.create_if_missing(true);
-    db.create_missing_column_families(true);
     db.set_write_buffer_manager(&memtables);
     db.set_max_total_wal_size(128 << 20);
     db.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
@@ -199,9 +211,7 @@ fn open_rocksdb(options: &Options) -> Result<DB> {
     db.set_keep_log_file_num(3);
     db.set_log_level(LogLevel::Warn);
     db.set_stats_dump_period_sec(0);
-    let families =
-        Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache, options)));
-    Ok(DB::open_cf_descriptors(&db, options.path.join("db"), families)?)
+    (db, cache)
 }
 
 fn family_options(family: Family, cache: &Cache, options: &Options) -> rocksdb::Options {
@@ -263,6 +273,21 @@ mod tests {
         assert_eq!(store.snapshot().get::<Notes>(&("a", 1)).unwrap().as_deref(), Some("kept"));
         assert_eq!(store.durable_pos(), pos);
         assert_eq!(put(&store, ("a", 2), "next"), pos.next());
+    }
+
+    #[test]
+    fn an_open_database_can_be_looked_at() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options::for_tests(directory.path());
+        assert!(crate::store::ReadOnly::open(&options).is_err(), "there is none yet");
+        let store = Store::open(&options).unwrap();
+        put(&store, ("a", 1), "kept");
+        let looked_at = crate::store::ReadOnly::open(&options).unwrap();
+        put(&store, ("a", 2), "later");
+        let snapshot = looked_at.snapshot();
+        assert_eq!(snapshot.get::<Notes>(&("a", 1)).unwrap().as_deref(), Some("kept"));
+        assert_eq!(snapshot.get::<Notes>(&("a", 2)).unwrap(), None);
+        assert_eq!(store.snapshot().list::<Notes>(&"a").count(), 2, "whoever writes is not disturbed");
     }
 
     #[test]

@@ -3,3 +3,5 @@
 mod keys;
 mod queries;
 mod requests;
+mod rotation;
+mod status;

@@ -9,16 +9,6 @@ use crate::support::{
 
 const EVENT_REPORTS: &str = "/_synapse/admin/v1/event_reports";
 
-async fn administrator(server: &TestServer) -> User {
-    let boss = server.user("boss").await;
-    let id = ruma::OwnedUserId::try_from(boss.id.as_str()).unwrap();
-    let promote = move |tx: &mut chappe::store::Transaction<'_>| {
-        chappe::user::account::update(tx, &id, |account| account.is_admin = true)
-    };
-    server.inside().store.commit(promote).await.unwrap();
-    boss
-}
-
 async fn report(user: &User, path: &str, body: Value) -> crate::support::Answer {
     user.post(&format!("/v3{path}"), body).await
 }
@@ -26,7 +16,7 @@ async fn report(user: &User, path: &str, body: Value) -> crate::support::Answer 
 #[tokio::test]
 async fn reports_of_events_are_kept_for_the_administrators() {
     let server = TestServer::new().await;
-    let (alice, bob, boss) = (server.user("alice").await, server.user("bob").await, administrator(&server).await);
+    let (alice, bob, boss) = (server.user("alice").await, server.user("bob").await, server.administrator("boss").await);
     let room = alice.create_room(json!({ "preset": "public_chat", "name": "Harbour" })).await;
     bob.join(&room).await;
     let event = event_id(alice.try_say(&room, "insult").await);
@@ -72,7 +62,7 @@ async fn only_what_somebody_in_the_room_may_see_is_reported() {
 #[tokio::test]
 async fn rooms_and_users_are_reported_without_telling_whether_they_exist() {
     let server = TestServer::new().await;
-    let (alice, bob, boss) = (server.user("alice").await, server.user("bob").await, administrator(&server).await);
+    let (alice, bob, boss) = (server.user("alice").await, server.user("bob").await, server.administrator("boss").await);
     let room = alice.create_room(json!({})).await;
     for room in [&*room, "!unknown:example.org"] {
         report(&bob, &format!("/rooms/{room}/report"), json!({ "reason": "spam" })).await.ok();

@@ -1,6 +1,6 @@
 //! What a server publishes of its keys: read, checked and stored.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, ServerName,
@@ -10,8 +10,10 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
+use super::strangers;
 use crate::{
     Server,
+    error::Result,
     federation::tables::{KeyDocument, KeyDocuments, VerifyKey, VerifyKeys},
     store,
 };
@@ -20,6 +22,10 @@ use crate::{
 const BELIEVED: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// How many keys, old ones included, a server may have. Source: our choice.
 const MAX_KEYS: usize = 100;
+/// The largest document that is looked at, in bytes. Source: our choice.
+const MAX_BYTES: usize = 64 << 10;
+/// How many keys are kept of a server; if it had more, those that it says nothing of any more are forgotten.
+const MAX_STORED: usize = 500;
 /// The length of an Ed25519 public key.
 const KEY_BYTES: usize = 32;
 
@@ -37,6 +43,8 @@ pub struct Document {
 pub enum DocumentError {
     #[error("not a document of keys: {0}")]
     Json(#[from] serde_json::Error),
+    #[error("more than {MAX_BYTES} bytes")]
+    TooLarge,
     #[error("more than {MAX_KEYS} keys")]
     TooManyKeys,
     #[error("not signed by {0}")]
@@ -46,6 +54,9 @@ pub enum DocumentError {
 impl Document {
     /// Reads a document, which must be signed with one of its own keys.
     pub fn read(raw: &RawValue, now_ms: u64) -> Result<Self, DocumentError> {
+        if raw.get().len() > MAX_BYTES {
+            return Err(DocumentError::TooLarge);
+        }
         let json: CanonicalJsonObject = serde_json::from_str(raw.get())?;
         let said: ServerSigningKeys = serde_json::from_str(raw.get())?;
         if said.verify_keys.len() + said.old_verify_keys.len() > MAX_KEYS {
@@ -92,6 +103,12 @@ impl Document {
     /// Writes what is known now. A key that went out of use does not come back into use by an older document.
     pub fn store(mut self, tx: &mut store::Transaction<'_>, now_ms: u64) -> store::Result<()> {
         let server = self.server.as_str();
+        let stored: Vec<_> = tx.before().list::<VerifyKeys>(&server).collect::<store::Result<_>>()?;
+        if stored.len() + self.keys.len() > MAX_STORED {
+            for row in &stored {
+                tx.delete::<VerifyKeys>(&row.key()?);
+            }
+        }
         for (id, mut key) in self.keys {
             if let Some(known) = tx.get::<VerifyKeys>(&(server, &id))?
                 && known.key == key.key
@@ -120,7 +137,7 @@ fn keep_signatures(json: &mut CanonicalJsonObject, server: &ServerName) {
 }
 
 /// Writes documents, together.
-pub async fn store(server: &Server, documents: Vec<Document>) -> store::Result<()> {
+pub async fn store(server: &Arc<Server>, documents: Vec<Document>) -> Result<()> {
     if documents.is_empty() {
         return Ok(());
     }
@@ -130,7 +147,13 @@ pub async fn store(server: &Server, documents: Vec<Document>) -> store::Result<(
         // see what it has put itself.
         let newest: BTreeMap<_, _> =
             documents.into_iter().map(|document| (document.server.clone(), document)).collect();
-        newest.into_values().try_for_each(|document| document.store(tx, now))
+        let mut newcomers = 0;
+        for document in newest.into_values() {
+            newcomers += usize::from(!tx.before().contains::<KeyDocuments>(&document.server.as_str())?);
+            document.store(tx, now)?;
+        }
+        Ok::<_, store::Error>(newcomers)
     };
-    server.store.write(put).await.map(drop)
+    let newcomers = server.store.write(put).await?.value;
+    strangers::note(server, newcomers).await
 }

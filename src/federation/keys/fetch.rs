@@ -21,6 +21,7 @@ use tracing::debug;
 use super::{
     Keys, Wanted,
     document::{self, Document},
+    strangers::Newcomers,
 };
 use crate::{
     Server,
@@ -47,11 +48,13 @@ pub struct Fetches {
     running: KeyedLocks<OwnedServerName>,
     /// When a server was last asked, in milliseconds since the Unix epoch.
     asked: Cache<OwnedServerName, u64>,
+    pub(super) newcomers: Newcomers,
 }
 
 impl Default for Fetches {
     fn default() -> Self {
-        Self { running: KeyedLocks::default(), asked: Cache::new(REMEMBERED) }
+        let asked = Cache::new(REMEMBERED);
+        Self { running: KeyedLocks::default(), asked, newcomers: Newcomers::default() }
     }
 }
 

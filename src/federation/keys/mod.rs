@@ -6,7 +6,9 @@
 mod document;
 mod fetch;
 mod notary;
+pub mod own;
 mod publish;
+pub mod strangers;
 mod verify;
 
 use std::{
@@ -104,8 +106,9 @@ pub async fn get(server: &Arc<Server>, mut wanted: BTreeMap<OwnedServerName, Wan
     }
     if ours.is_some() {
         let key = VerifyKey { key: server.key.public_key().to_vec(), valid_until_ms: u64::MAX, expired_ms: None };
-        let id = publish::key_id(server);
-        keys.0.entry(server.owned_name()).or_default().insert(id, key);
+        let ours = keys.0.entry(server.owned_name()).or_default();
+        ours.clone_from(&server.old_keys);
+        ours.insert(own::id(&server.key), key);
     }
     Ok(keys)
 }

@@ -2,11 +2,12 @@ use std::time::Duration;
 
 use ruma::{
     CanonicalJsonObject, MilliSecondsSinceUnixEpoch, UInt,
-    api::federation::discovery::{ServerSigningKeys, VerifyKey},
+    api::federation::discovery::{OldVerifyKey, ServerSigningKeys, VerifyKey},
     serde::{Base64, Raw},
     signatures::sign_json,
 };
 
+use super::own;
 use crate::{
     Server,
     error::{Error, Result},
@@ -15,18 +16,18 @@ use crate::{
 /// How long others may keep our keys before they ask again.
 const VALID_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The id of the key that signs for us.
-pub fn key_id(server: &Server) -> String {
-    format!("ed25519:{}", server.key.version())
-}
-
 /// Our keys, signed by ourselves.
 pub fn publish(server: &Server) -> Result<Raw<ServerSigningKeys>> {
     let valid_until_ms = server.clock.now_ms().saturating_add(VALID_FOR.as_millis() as u64);
     let valid_until = MilliSecondsSinceUnixEpoch(UInt::new_saturating(valid_until_ms));
     let mut keys = ServerSigningKeys::new(server.owned_name(), valid_until);
-    let id = key_id(server).as_str().try_into().map_err(Error::internal)?;
-    keys.verify_keys.insert(id, VerifyKey::new(Base64::new(server.key.public_key().to_vec())));
+    let parse = |id: &str| id.try_into().map_err(Error::internal);
+    let key = VerifyKey::new(Base64::new(server.key.public_key().to_vec()));
+    keys.verify_keys.insert(parse(&own::id(&server.key))?, key);
+    for (id, old) in &server.old_keys {
+        let expired = MilliSecondsSinceUnixEpoch(UInt::new_saturating(old.expired_ms.unwrap_or_default()));
+        keys.old_verify_keys.insert(parse(id)?, OldVerifyKey::new(expired, Base64::new(old.key.clone())));
+    }
     let json = serde_json::to_string(&keys).map_err(Error::internal)?;
     signed(server, &json)
 }

@@ -22,7 +22,10 @@ use super::{
 use crate::{
     Server,
     error::{Error, RemoteError, Result},
-    federation::{backoff, request},
+    federation::{
+        backoff, request,
+        tables::{Deliveries, Delivery},
+    },
     store,
 };
 
@@ -152,6 +155,7 @@ impl Sending<'_> {
         let prepare = move |server: &Server| Prepared::read(server, &name, ephemeral, at_most);
         let Some(prepared) = self.server.blocking(prepare).await? else { return Ok(false) };
         let Prepared { request: transaction, rows } = prepared;
+        let is_delivered = transaction.is_some();
         if let Some(transaction) = transaction {
             match request(self.server, self.name, transaction).await {
                 Ok(answer) => self.report(&answer),
@@ -164,7 +168,7 @@ impl Sending<'_> {
             }
         }
         (self.refusals, self.at_most) = (0, usize::MAX);
-        self.remove(rows).await?;
+        self.remove(rows, is_delivered).await?;
         Ok(true)
     }
 
@@ -193,16 +197,20 @@ impl Sending<'_> {
             error!(destination = %self.name, row = ?rows, "thrown away: a server refuses it again and again");
         }
         self.refusals = 0;
-        self.remove(rows).await
+        self.remove(rows, false).await
     }
 
-    async fn remove(&self, rows: Vec<(store::StreamPos, u32)>) -> Result<()> {
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let name = self.name.to_owned();
+    /// Removes rows from the queue: the server has them, or refused them for ever.
+    async fn remove(&self, rows: Vec<(store::StreamPos, u32)>, is_delivered: bool) -> Result<()> {
+        let Some(&(pos, _)) = rows.last() else { return Ok(()) };
+        let (name, at_ms) = (self.name.to_owned(), self.server.clock.now_ms());
         // Not durable yet: if it is lost, the rows are sent once more, which does no harm.
-        let remove = move |tx: &mut store::Transaction<'_>| additions::remove(tx, &name, &rows);
+        let remove = move |tx: &mut store::Transaction<'_>| {
+            if is_delivered {
+                tx.put::<Deliveries>(&&*name, &Delivery { at_ms, pos });
+            }
+            additions::remove(tx, &name, &rows)
+        };
         self.server.store.write(remove).await?;
         Ok(())
     }

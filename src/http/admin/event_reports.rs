@@ -9,18 +9,17 @@ use axum::{
     extract::{Path, Query, State},
     routing::get,
 };
-use ruma::{api::client::account::whoami, events::StateEventType};
+use ruma::events::StateEventType;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
     Server,
     error::{Error, Result},
-    http::extract::{Client, Json},
+    http::extract::{Admin, Json},
     reports::{self, Report, Subject},
     room::View,
     store::{Snapshot, StreamPos},
-    user::{account, session::Caller},
 };
 
 const DEFAULT_LIMIT: usize = 100;
@@ -44,36 +43,24 @@ struct Page {
     room_id: Option<String>,
 }
 
-/// Any request of a client, for whoever only has to be known.
-type Anybody = Client<whoami::v3::Request>;
-
-fn check_admin(server: &Server, caller: &Caller) -> Result<()> {
-    match account::is_admin(&server.store.snapshot(), &caller.user_id)? {
-        true => Ok(()),
-        false => Err(Error::forbidden("You are not an administrator of this server")),
-    }
+async fn events(State(server): State<Arc<Server>>, query: Query<Page>, _: Admin) -> Result<Json<Value>> {
+    list(server, query.0, "event_reports", |subject| matches!(subject, Subject::Event { .. })).await
 }
 
-async fn events(State(server): State<Arc<Server>>, query: Query<Page>, caller: Anybody) -> Result<Json<Value>> {
-    list(server, query.0, caller, "event_reports", |subject| matches!(subject, Subject::Event { .. })).await
+async fn rooms(State(server): State<Arc<Server>>, query: Query<Page>, _: Admin) -> Result<Json<Value>> {
+    list(server, query.0, "room_reports", |subject| matches!(subject, Subject::Room(_))).await
 }
 
-async fn rooms(State(server): State<Arc<Server>>, query: Query<Page>, caller: Anybody) -> Result<Json<Value>> {
-    list(server, query.0, caller, "room_reports", |subject| matches!(subject, Subject::Room(_))).await
-}
-
-async fn users(State(server): State<Arc<Server>>, query: Query<Page>, caller: Anybody) -> Result<Json<Value>> {
-    list(server, query.0, caller, "user_reports", |subject| matches!(subject, Subject::User(_))).await
+async fn users(State(server): State<Arc<Server>>, query: Query<Page>, _: Admin) -> Result<Json<Value>> {
+    list(server, query.0, "user_reports", |subject| matches!(subject, Subject::User(_))).await
 }
 
 async fn list(
     server: Arc<Server>,
     page: Page,
-    caller: Anybody,
     key: &'static str,
     is_wanted: fn(&Subject) -> bool,
 ) -> Result<Json<Value>> {
-    check_admin(&server, &caller.sender)?;
     let work = move |server: &Server| {
         let snapshot = server.store.snapshot();
         let mut all = reports::list(&snapshot)?;
@@ -108,8 +95,7 @@ impl Page {
     }
 }
 
-async fn one(State(server): State<Arc<Server>>, Path(id): Path<u64>, caller: Anybody) -> Result<Json<Value>> {
-    check_admin(&server, &caller.sender)?;
+async fn one(State(server): State<Arc<Server>>, Path(id): Path<u64>, _: Admin) -> Result<Json<Value>> {
     let work = move |server: &Server| {
         let snapshot = server.store.snapshot();
         let report = snapshot.get::<reports::Reports>(&StreamPos(id))?;

@@ -1,6 +1,7 @@
 //! Administration by scripts, in the form that Synapse gave it.
 
 mod event_reports;
+mod federation;
 mod register;
 mod server_notices;
 
@@ -11,5 +12,9 @@ use axum::Router;
 use crate::Server;
 
 pub fn router() -> Router<Arc<Server>> {
-    Router::new().merge(event_reports::router()).merge(register::router()).merge(server_notices::router())
+    Router::new()
+        .merge(event_reports::router())
+        .merge(federation::router())
+        .merge(register::router())
+        .merge(server_notices::router())
 }

@@ -14,7 +14,10 @@ use std::{sync::Arc, time::Duration};
 
 use ::http::{Method, Request, header};
 use axum::{Router, body::Body};
-use chappe::{Server, clock::Clock, config::Config, http, outgoing, random::Random};
+use chappe::{
+    Server, clock::Clock, config::Config, http, outgoing, random::Random, store::Transaction, user::account,
+};
+use ruma::OwnedUserId;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tower::ServiceExt;
@@ -37,7 +40,7 @@ pub struct TestServer(Arc<Inner>);
 struct Inner {
     server: Arc<Server>,
     router: Router,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl TestServer {
@@ -65,12 +68,26 @@ impl TestServer {
         Self::open("example.org", change, outgoing::Client::new).await
     }
 
+    /// A server with the data that `directory` holds.
+    pub async fn of_directory(network: TestNetwork, name: &str, directory: TempDir) -> Self {
+        let outgoing = outgoing::Client::with_transport(Arc::new(network));
+        Self::open_in(directory, name, |_| {}, |_| outgoing).await
+    }
+
     async fn open(
         name: &str,
         change: impl FnOnce(&mut Config),
         outgoing: impl FnOnce(&Config) -> outgoing::Client,
     ) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::open_in(tempfile::tempdir().unwrap(), name, change, outgoing).await
+    }
+
+    async fn open_in(
+        directory: TempDir,
+        name: &str,
+        change: impl FnOnce(&mut Config),
+        outgoing: impl FnOnce(&Config) -> outgoing::Client,
+    ) -> Self {
         let mut config = Config::for_tests(name);
         config.database_path = directory.path().join("data");
         change(&mut config);
@@ -79,7 +96,20 @@ impl TestServer {
         let open = || Server::open_with(config, Clock::manual(START_MS), Random::from_seed(1), outgoing);
         let server = tokio::task::spawn_blocking(open).await.unwrap().unwrap();
         let router = http::router(Arc::clone(&server));
-        Self(Arc::new(Inner { server, router, _directory: directory }))
+        Self(Arc::new(Inner { server, router, directory }))
+    }
+
+    /// Ends the server, whose users the test has dropped, and gives what it kept.
+    pub async fn stop(self, network: &TestNetwork) -> TempDir {
+        let Inner { server, router, directory } = Arc::into_inner(self.0).expect("nobody else has this server");
+        network.add(server.name().as_str(), Router::new());
+        server.shutdown.cancel();
+        let running = Arc::downgrade(&server);
+        drop((server, router));
+        while running.strong_count() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        directory
     }
 
     /// What the handlers work on, for what can't be seen from outside.
@@ -100,6 +130,15 @@ impl TestServer {
     pub async fn user(&self, name: &str) -> User {
         let body = json!({"username": name, "password": password_of(name), "auth": {"type": "m.login.dummy"}});
         User::new(self.clone(), &self.post("/v3/register", body).await.ok())
+    }
+
+    /// A new user, who is an administrator of the server.
+    pub async fn administrator(&self, name: &str) -> User {
+        let boss = self.user(name).await;
+        let id = OwnedUserId::try_from(boss.id.as_str()).unwrap();
+        let promote = move |tx: &mut Transaction<'_>| account::update(tx, &id, |account| account.is_admin = true);
+        self.0.server.store.commit(promote).await.unwrap();
+        boss
     }
 
     /// Another device of a user.

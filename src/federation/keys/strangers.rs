@@ -1,0 +1,73 @@
+//! Anybody can make us fetch the keys of any server: by asking us as a notary, by a signed request. What is stored of
+//! servers that are in none of our rooms is bounded.
+
+use std::{
+    cmp::Reverse,
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use ruma::OwnedServerName;
+
+use crate::{
+    Server,
+    error::Result,
+    federation::tables::{KeyDocuments, VerifyKeys},
+    room::servers::RoomServers,
+    store::{self, Snapshot, Transaction},
+};
+
+/// Of how many servers that are in none of our rooms the keys are kept: those that were fetched last.
+pub const KEPT: usize = 2_000;
+
+/// How many servers one transaction forgets.
+const BATCH: usize = 200;
+
+/// How many servers' keys were stored that had none before, since the last look at them.
+#[derive(Default)]
+pub struct Newcomers(AtomicUsize);
+
+/// Notes that keys of so many servers were stored that had none, and forgets others once they are many.
+pub async fn note(server: &Arc<Server>, count: usize) -> Result<()> {
+    let newcomers = &server.federation.fetches.newcomers.0;
+    if newcomers.fetch_add(count, Ordering::Relaxed) + count > KEPT {
+        newcomers.store(0, Ordering::Relaxed);
+        forget(server).await?;
+    }
+    Ok(())
+}
+
+/// Forgets keys of servers that are in none of our rooms; of how many. What they signed is looked up anew if it is needed.
+pub async fn forget(server: &Arc<Server>) -> Result<usize> {
+    let forgotten = server.read(|snapshot| Ok(too_many(snapshot)?)).await?;
+    for batch in forgotten.chunks(BATCH) {
+        let batch = batch.to_vec();
+        let delete = move |tx: &mut Transaction<'_>| {
+            for name in &batch {
+                tx.delete::<KeyDocuments>(&name.as_str());
+                tx.delete_all::<VerifyKeys>(&name.as_str());
+            }
+            Ok::<_, store::Error>(())
+        };
+        server.store.write(delete).await?;
+    }
+    Ok(forgotten.len())
+}
+
+fn too_many(snapshot: &Snapshot<'_>) -> store::Result<Vec<OwnedServerName>> {
+    let mut in_rooms = HashSet::new();
+    for row in snapshot.list::<RoomServers>(&()) {
+        in_rooms.insert(row?.key()?.1.to_owned());
+    }
+    let mut strangers = Vec::new();
+    for row in snapshot.list::<KeyDocuments>(&()) {
+        let row = row?;
+        let name = OwnedServerName::try_from(row.key()?).ok().filter(|name| !in_rooms.contains(name));
+        strangers.extend(name.map(|name| (row.value.fetched_ms, name)));
+    }
+    strangers.sort_by_key(|(fetched_ms, _)| Reverse(*fetched_ms));
+    Ok(strangers.into_iter().skip(KEPT).map(|(_, name)| name).collect())
+}
