@@ -74,7 +74,10 @@ pub fn destinations(directory: &Path) -> anyhow::Result<()> {
 pub fn rotate_key(directory: &Path) -> anyhow::Result<()> {
     let (store, server_name) = open(directory)?;
     let rotated = own::rotate(&store, &Random::from_system(), Clock::System.now_ms())?;
-    println!("{server_name} signs with {} from its next start on; {} stays known as its old key.", rotated.new, rotated.old);
+    println!(
+        "{server_name} signs with {} from its next start on; {} stays known as its old key.",
+        rotated.new, rotated.old
+    );
     Ok(())
 }
 

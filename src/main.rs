@@ -101,8 +101,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
     let config = || load(arguments.config.as_deref(), &arguments.settings);
-    let in_directory =
-        |given: Option<PathBuf>| given.map_or_else(|| config().map(|config| config.database_path), Ok);
+    let in_directory = |given: Option<PathBuf>| given.map_or_else(|| config().map(|config| config.database_path), Ok);
     match arguments.command {
         Command::Serve => serve::run(config()?),
         Command::Config => print(&config()?),

@@ -1,10 +1,17 @@
 //! `[global.well_known]`: what this server says about itself under `/.well-known/matrix/`.
 
 use http::Uri;
-use ruma::{OwnedServerName, OwnedUserId, api::client::discovery::discover_support::ContactRole};
+use ruma::{
+    OwnedServerName, OwnedUserId,
+    api::client::discovery::discover_support::ContactRole,
+    serde::{Base64, base64::Standard},
+};
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
+
+/// The length of an Ed25519 public key.
+const KEY_BYTES: usize = 32;
 
 /// What is not set is not served: the path then answers 404.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -14,6 +21,8 @@ pub struct WellKnown {
     pub client: Option<String>,
     /// `host:port` at which other servers find this one.
     pub server: Option<OwnedServerName>,
+    /// The public key, in Base64, of a policy server that answers under this server's name.
+    pub policy_server: Option<String>,
     /// Whom users and other administrators may turn to.
     pub support: Option<Support>,
     /// What calls of groups go through (MatrixRTC).
@@ -59,6 +68,10 @@ impl WellKnown {
                 "is not the URL of a web server",
                 "write it as \"https://matrix.example.org\", without a path",
             );
+        }
+        let is_key = |key: &String| Base64::<Standard>::parse(key).is_ok_and(|key| key.as_bytes().len() == KEY_BYTES);
+        if self.policy_server.as_ref().is_some_and(|key| !is_key(key)) {
+            errors.add("well_known.policy_server", "is no Ed25519 key", "write its 32 bytes in Base64");
         }
         for transport in &self.rtc_transports {
             if transport.r#type != "livekit" || !transport.livekit_service_url.starts_with("https://") {

@@ -1,7 +1,9 @@
 //! Hashes and signatures: what makes an event more than a claim.
 
+use std::collections::BTreeMap;
+
 use ruma::{
-    CanonicalJsonObject,
+    CanonicalJsonObject, CanonicalJsonValue, ServerName,
     room_version_rules::RoomVersionRules,
     signatures::{self, PublicKeyMap, reference_hash, verify_event},
 };
@@ -35,6 +37,33 @@ impl Verified {
     /// The fields that the rules read.
     pub fn pdu(&self) -> &Pdu {
         &self.pdu
+    }
+
+    /// The signatures of one server, by the ids of their keys.
+    pub fn signatures_of(&self, server: &ServerName) -> BTreeMap<String, String> {
+        let of_server = self.json.get("signatures").and_then(|all| all.as_object()?.get(server.as_str())?.as_object());
+        let text = |(id, signature): (&String, &CanonicalJsonValue)| Some((id.clone(), signature.as_str()?.to_owned()));
+        of_server.into_iter().flatten().filter_map(text).collect()
+    }
+
+    /// The event with more signatures of `server`, beside those that it has: those decide what event it is.
+    ///
+    /// Errors: the event becomes too large.
+    pub fn with_signatures(
+        mut self,
+        rules: &RoomVersionRules,
+        server: &ServerName,
+        more: BTreeMap<String, String>,
+    ) -> Result<Self, FormatError> {
+        let no_object = || FormatError::bad("the signatures are no objects");
+        let Some(CanonicalJsonValue::Object(all)) = self.json.get_mut("signatures") else { return Err(no_object()) };
+        let of_server = all.entry(server.to_string()).or_insert_with(|| CanonicalJsonValue::Object(BTreeMap::new()));
+        let CanonicalJsonValue::Object(of_server) = of_server else { return Err(no_object()) };
+        for (key_id, signature) in more {
+            of_server.insert(key_id, CanonicalJsonValue::String(signature));
+        }
+        format::check(&mut self.json, rules)?;
+        Ok(self)
     }
 
     /// The whole event in the federation format, without `unsigned`.

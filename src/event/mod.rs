@@ -11,6 +11,7 @@ pub mod fields;
 pub mod format;
 pub mod hash;
 mod pdu;
+pub mod policy;
 pub mod redact;
 pub mod rules;
 pub mod stored;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ruma::{
-    OwnedEventId, UserId,
+    OwnedEventId, ServerName, UserId,
     api::federation::membership::{RawStrippedState, create_invite},
 };
 
@@ -54,7 +54,7 @@ pub async fn invite(
     let (room_id, event_id) = (event.pdu().room_id.clone(), event.pdu().event_id.clone());
     let ask = create_invite::v2::Request::new(room_id, event_id.clone(), version, raw(&event), state);
     let answer = request(server, target.server_name(), ask).await.map_err(refusal::as_ours)?;
-    let event = countersigned(server, rules, event, answer.event).await?;
+    let event = countersigned(server, rules, event, target.server_name(), answer.event).await?;
     match append::append(server, room, event).await?.verdict {
         Verdict::Accepted => Ok(event_id),
         Verdict::Rejected(refusal) | Verdict::SoftFailed(refusal) => {
@@ -68,11 +68,17 @@ async fn countersigned(
     server: &Arc<Server>,
     rules: &'static ruma::room_version_rules::RoomVersionRules,
     ours: Verified,
+    by: &ServerName,
     signed: Box<serde_json::value::RawValue>,
 ) -> Result<Verified> {
     let checked = events::check(server, rules, &ours.pdu().room_id, vec![signed]).await?;
     let same = checked.into_iter().find(|event| {
         event.pdu().event_id == ours.pdu().event_id && event.json().get("content") == ours.json().get("content")
     });
-    Ok(same.unwrap_or(ours))
+    let signatures = same.map(|event| event.signatures_of(by)).unwrap_or_default();
+    if signatures.is_empty() {
+        return Ok(ours);
+    }
+    // Only its own: ours has those of us and of the room's policy server.
+    ours.with_signatures(rules, by, signatures).map_err(|error| Error::too_large(error.to_string()))
 }

@@ -20,7 +20,7 @@ use ruma::{
 };
 use tracing::{debug, info};
 
-use super::{events, request};
+use super::{events, policy_server, request};
 use crate::{
     Server,
     error::{Error, Result},
@@ -135,6 +135,7 @@ impl Asker {
             given.push(self.state_after(missing).await?.into());
         }
         self.complete_auth_events(&event).await?;
+        let event = policy_server::complete(&self.server, self.room, event).await?;
         let incoming = Incoming { event, place: Place::Live, given };
         append::take_in(&self.server, self.room, vec![incoming]).await?;
         Ok(())

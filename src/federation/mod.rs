@@ -15,6 +15,7 @@ pub mod keys;
 pub mod knocking;
 pub mod leaving;
 pub mod missing;
+pub mod policy_server;
 pub mod query;
 pub mod queue;
 pub mod refusal;

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId, UserId};
+use ruma::{
+    OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId, UserId, room_version_rules::RoomVersionRules,
+};
 use tokio::sync::OwnedMutexGuard;
 
 pub use super::plan::{Incoming, Place};
@@ -11,12 +13,14 @@ use super::{
     Membership, View, local_event,
     lock::{NextNumbers, Numbers},
     plan::Plan,
+    policy_server::PolicyServer,
     server_notices, tables,
 };
 use crate::{
     Server,
     error::{Error, Result},
     event::{Draft, Refusal, Verified},
+    federation::policy_server,
     store::{EventNid, RoomNid, StateKeyNid, StreamPos, Transaction, Written},
     user::moderation,
 };
@@ -88,32 +92,99 @@ pub async fn act(
     Server::detached(async move {
         let numbers = server.rooms.lock(room).await;
         let known = *numbers;
+        let local = Local { room, sender, transaction };
         let work = move |server: &Server| {
             let snapshot = server.store.snapshot();
             let view = View::of(&server.rooms, &snapshot, room)?;
-            if let Some(sent) = transaction.as_ref().map(|key| already_sent(&view, &sender, key)).transpose()?.flatten()
-            {
-                return Ok(Err(sent));
+            if let Some(sent) = local.already_sent(&view)? {
+                return Ok((Worked::Done(sent), local));
             }
             let draft = match decide(server, &view)? {
                 Step::Send(draft) => draft,
-                Step::Done(event_id) => return Ok(Err(event_id)),
+                Step::Done(event_id) => return Ok((Worked::Done(event_id), local)),
             };
-            moderation::check_draft(&view, &sender, &draft)?;
-            server_notices::check_draft(&view, &sender, &draft)?;
-            let event = local_event::make_next(server, &view, &sender, draft)?;
-            let mut plan = Plan::work_out(&view, known.get(&snapshot, room)?, Incoming::live(event), server)?;
-            plan.check_local()?;
-            plan.transaction = transaction.map(|key| (sender, key, server.clock.now_ms()));
-            Ok(Ok(plan))
+            moderation::check_draft(&view, &local.sender, &draft)?;
+            server_notices::check_draft(&view, &local.sender, &draft)?;
+            let event = local_event::make_next(server, &view, &local.sender, draft)?;
+            Ok((local.work_out(server, &view, known, event)?, local))
         };
         match server.blocking(work).await? {
-            Ok(plan) => Ok(commit(&server, numbers, plan).await?.event_id),
-            // That event may have been written a moment ago and not be durable yet.
-            Err(event_id) => server.store.commit(move |_| Ok(event_id)).await,
+            (Worked::Planned(plan), _) => Ok(commit(&server, numbers, *plan).await?.event_id),
+            (Worked::Done(event_id), _) => when_durable(&server, event_id).await,
+            (Worked::Unsigned(event, asked, rules), local) => {
+                drop(numbers); // others can write in the room while its policy server thinks
+                let signed = policy_server::sign(&server, rules, *event, &asked).await?;
+                append_signed(&server, local, signed).await
+            }
         }
     })
     .await
+}
+
+/// Writes an event of a local user that was worked out before and has got the signature that it lacked.
+async fn append_signed(server: &Arc<Server>, local: Local, event: Verified) -> Result<OwnedEventId> {
+    let room = local.room;
+    let numbers = server.rooms.lock(room).await;
+    let known = *numbers;
+    let work = move |server: &Server| {
+        let snapshot = server.store.snapshot();
+        let view = View::of(&server.rooms, &snapshot, room)?;
+        match local.already_sent(&view)? {
+            Some(sent) => Ok(Worked::Done(sent)),
+            None => local.work_out(server, &view, known, event),
+        }
+    };
+    match server.blocking(work).await? {
+        Worked::Planned(plan) => Ok(commit(server, numbers, *plan).await?.event_id),
+        Worked::Done(event_id) => when_durable(server, event_id).await,
+        Worked::Unsigned(..) => Err(Error::forbidden("The room got another policy server meanwhile")),
+    }
+}
+
+/// An event that may have been written a moment ago and not be durable yet.
+async fn when_durable(server: &Server, event_id: OwnedEventId) -> Result<OwnedEventId> {
+    server.store.commit(move |_| Ok(event_id)).await
+}
+
+/// Who sends what to which room.
+struct Local {
+    room: RoomNid,
+    sender: OwnedUserId,
+    transaction: Option<TransactionKey>,
+}
+
+/// What was worked out of a request.
+enum Worked {
+    Planned(Box<Plan>),
+    Done(OwnedEventId),
+    /// The room allows it, if its policy server signs it.
+    Unsigned(Box<Verified>, PolicyServer, &'static RoomVersionRules),
+}
+
+impl Local {
+    fn already_sent(&self, view: &View<'_>) -> Result<Option<OwnedEventId>> {
+        let Some(key) = &self.transaction else { return Ok(None) };
+        let row = view.snapshot.get::<tables::Transactions>(&(
+            view.nid,
+            &self.sender,
+            &key.device_id,
+            &key.scope,
+            &key.txn_id,
+        ))?;
+        Ok(row.map(|sent| view.event_id(sent.event)).transpose()?)
+    }
+
+    fn work_out(&self, server: &Server, view: &View<'_>, known: Numbers, event: Verified) -> Result<Worked> {
+        let numbers = known.get(view.snapshot, self.room)?;
+        let mut plan = Plan::work_out(view, numbers, Incoming::live(event.clone()), server)?;
+        if let Some(asked) = plan.lacks_signature_of {
+            return Ok(Worked::Unsigned(Box::new(event), asked, view.rules));
+        }
+        plan.check_local()?;
+        let transaction = self.transaction.clone();
+        plan.transaction = transaction.map(|key| (self.sender.clone(), key, server.clock.now_ms()));
+        Ok(Worked::Planned(Box::new(plan)))
+    }
 }
 
 /// What the request of a local user comes to, before anything is written.
@@ -132,20 +203,27 @@ pub async fn prepare(
     sender: &UserId,
     decide: impl FnOnce(&Server, &View<'_>) -> Result<Step> + Send + 'static,
 ) -> Result<Prepared> {
-    let sender = sender.to_owned();
+    let local = Local { room, sender: sender.to_owned(), transaction: None };
     let work = move |server: &Server| {
         let snapshot = server.store.snapshot();
         let view = View::of(&server.rooms, &snapshot, room)?;
         let draft = match decide(server, &view)? {
             Step::Send(draft) => draft,
-            Step::Done(event_id) => return Ok(Prepared::Done(event_id)),
+            Step::Done(event_id) => return Ok((Worked::Done(event_id), None)),
         };
-        let event = local_event::make_next(server, &view, &sender, draft)?;
-        let numbers = Numbers::default().get(&snapshot, room)?;
-        Plan::work_out(&view, numbers, Incoming::live(event.clone()), server)?.check_local()?;
-        Ok(Prepared::Event(Box::new(event)))
+        let event = local_event::make_next(server, &view, &local.sender, draft)?;
+        Ok((local.work_out(server, &view, Numbers::default(), event.clone())?, Some(event)))
     };
-    server.blocking(work).await
+    match server.blocking(work).await? {
+        (Worked::Done(event_id), _) => Ok(Prepared::Done(event_id)),
+        (Worked::Unsigned(event, asked, rules), _) => {
+            Ok(Prepared::Event(Box::new(policy_server::sign(server, rules, *event, &asked).await?)))
+        }
+        (Worked::Planned(_), event) => {
+            let event = event.ok_or_else(|| Error::internal("a plan has no event"))?;
+            Ok(Prepared::Event(Box::new(event)))
+        }
+    }
 }
 
 /// Makes a room of `events`, of which the first creates it and each was built on those before it. Durable when it
@@ -286,10 +364,4 @@ async fn write(server: &Server, numbers: &mut OwnedMutexGuard<Numbers>, plan: Pl
         server.rooms.forget_pdu(written.value.room, event);
     }
     Ok(written)
-}
-
-fn already_sent(view: &View<'_>, sender: &UserId, key: &TransactionKey) -> Result<Option<OwnedEventId>> {
-    let row =
-        view.snapshot.get::<tables::Transactions>(&(view.nid, sender, &key.device_id, &key.scope, &key.txn_id))?;
-    Ok(row.map(|sent| view.event_id(sent.event)).transpose()?)
 }

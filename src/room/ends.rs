@@ -36,7 +36,8 @@ pub async fn merge(server: &Arc<Server>, room: RoomNid) -> Result<()> {
     debug!(room = room.0, count, "the ends of a room are made one");
     let content = RawValue::from_string("{}".to_owned()).map_err(Error::internal)?;
     match append::send(server, room, &sender, Draft::message(DUMMY.into(), content), None).await {
-        Ok(_) | Err(Error::Refused { .. }) => Ok(()), // the room has changed meanwhile: then not now
+        // The room has changed meanwhile, or its policy server does not answer: then not now.
+        Ok(_) | Err(Error::Refused { .. } | Error::Remote { .. }) => Ok(()),
         Err(error) => Err(error),
     }
 }

@@ -22,6 +22,7 @@ pub mod membership;
 pub mod mutual;
 pub mod outliers;
 mod plan;
+pub mod policy_server;
 mod power_levels;
 pub mod read;
 pub mod read_markers;

@@ -12,6 +12,7 @@ use super::{
     invited::StrippedStates,
     lock::NextNumbers,
     outliers,
+    policy_server::{self, PolicyServer},
     redaction::{self, EarlyRedactions, Effect, Redacted},
     relations::Relation,
     search::index::Words,
@@ -96,6 +97,8 @@ pub(super) struct Plan {
     /// Its number so far, if it was stored before its auth events.
     moved_from: Option<EventNid>,
     pub transaction: Option<(OwnedUserId, TransactionKey, u64)>,
+    /// What soft-fails the event is nothing but that this server has not signed it.
+    pub lacks_signature_of: Option<PolicyServer>,
 }
 
 /// A change of one user's membership in the current state.
@@ -125,6 +128,16 @@ impl Plan {
                 Verdict::Rejected(Refusal("it was rejected by its auth events before".to_owned()))
             }
             _ => judge(view, &tries, pdu, before, place)?,
+        };
+        let lacks_signature_of = match (&verdict, place) {
+            (Verdict::Accepted, Place::Live) => policy_server::lacking(view, &event)?,
+            _ => None,
+        };
+        let verdict = match &lacks_signature_of {
+            Some(PolicyServer { via, .. }) => {
+                Verdict::SoftFailed(Refusal(format!("the room's policy server {via} has not signed it")))
+            }
+            None => verdict,
         };
         let is_rejected = matches!(verdict, Verdict::Rejected(_));
         let is_accepted = verdict == Verdict::Accepted;
@@ -192,6 +205,7 @@ impl Plan {
             early_redactions,
             moved_from,
             transaction: None,
+            lacks_signature_of,
             verdict,
         })
     }

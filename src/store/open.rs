@@ -189,8 +189,7 @@ fn open_rocksdb(options: &Options) -> Result<DB> {
 }
 
 pub(super) fn families(cache: &Cache, options: &Options) -> Vec<ColumnFamilyDescriptor> {
-    let describe =
-        |family: Family| ColumnFamilyDescriptor::new(family.name(), family_options(family, cache, options));
+    let describe = |family: Family| ColumnFamilyDescriptor::new(family.name(), family_options(family, cache, options));
     Family::ALL.into_iter().map(describe).collect()
 }
 

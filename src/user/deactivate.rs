@@ -43,8 +43,8 @@ async fn leave_rooms(server: &Arc<Server>, user_id: &UserId) -> Result<()> {
         match membership::leave(server, user_id, room, None).await {
             Ok(()) => {}
             // A room that does not let him go must not keep the account open.
-            Err(Error::Refused { message, .. }) => {
-                warn!(%user_id, %room, %message, "a deactivated user stays in a room")
+            Err(error @ (Error::Refused { .. } | Error::Remote { .. })) => {
+                warn!(%user_id, %room, ?error, "a deactivated user stays in a room")
             }
             Err(other) => return Err(other),
         }

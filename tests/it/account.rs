@@ -108,13 +108,14 @@ async fn capabilities_are_told_to_users() {
 #[tokio::test]
 async fn well_known_says_what_the_configuration_says() {
     let silent = TestServer::new().await;
-    for name in ["client", "server", "support"] {
+    for name in ["client", "server", "support", "policy_server"] {
         let answer = silent.get(&format!("/.well-known/matrix/{name}")).await;
         assert_eq!(answer.error(), (404, "M_NOT_FOUND"), "{name}");
     }
     let configured = r#"
         client = "https://matrix.example.org"
         server = "matrix.example.org:443"
+        policy_server = "Noi6WqcDj0QmPxCNQqgezwTlBKrfqehY1u2FyWP9uYw"
         [support]
         support_page = "https://example.org/help"
         contacts = [{ role = "m.role.admin", matrix_id = "@admin:example.org", email_address = "admin@example.org" }]
@@ -125,6 +126,9 @@ async fn well_known_says_what_the_configuration_says() {
     assert_eq!(client.ok(), json!({"m.homeserver": {"base_url": "https://matrix.example.org"}}));
     let address = server.get("/.well-known/matrix/server").await.ok();
     assert_eq!(address, json!({"m.server": "matrix.example.org:443"}));
+    let policy_server = server.get("/.well-known/matrix/policy_server").await.ok();
+    let key = "Noi6WqcDj0QmPxCNQqgezwTlBKrfqehY1u2FyWP9uYw";
+    assert_eq!(policy_server, json!({"public_keys": {"ed25519": key}}));
     let contact =
         json!({"role": "m.role.admin", "matrix_id": "@admin:example.org", "email_address": "admin@example.org"});
     let support = server.get("/.well-known/matrix/support").await.ok();

@@ -6,6 +6,7 @@ mod invites;
 mod joins;
 mod knocks;
 mod leaving;
+mod policy_servers;
 mod restricted;
 mod third_party;
 

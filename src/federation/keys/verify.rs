@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use ruma::{
     CanonicalJsonValue, OwnedServerName,
+    events::room::policy::POLICY_SERVER_ED25519_SIGNING_KEY_ID,
     room_version_rules::RoomVersionRules,
     signatures::{PublicKeyMap, required_server_signatures_to_verify_event},
 };
@@ -74,7 +75,9 @@ fn signers(event: &Received, rules: &RoomVersionRules) -> Vec<(OwnedServerName, 
     let Some(CanonicalJsonValue::Object(signatures)) = event.json().get("signatures") else { return Vec::new() };
     let ids = |server: &OwnedServerName| match signatures.get(server.as_str()) {
         Some(CanonicalJsonValue::Object(of_server)) => {
-            let ids = of_server.keys().filter(|id| id.starts_with("ed25519:")).take(MAX_SIGNATURES);
+            // The key of a policy server stands in the room, not among those of its server.
+            let is_of_server = |id: &&String| id.starts_with("ed25519:") && *id != POLICY_SERVER_ED25519_SIGNING_KEY_ID;
+            let ids = of_server.keys().filter(is_of_server).take(MAX_SIGNATURES);
             ids.cloned().collect()
         }
         _ => Vec::new(),

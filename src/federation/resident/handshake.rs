@@ -21,7 +21,7 @@ use crate::{
     Server,
     error::{Error, Result},
     event::{Draft, FormatError, Pdu, Received, Verified, format},
-    federation::{keys, relay},
+    federation::{keys, policy_server, relay},
     room::{
         Membership, View,
         append::{self, Verdict},
@@ -132,6 +132,7 @@ pub async fn send(server: &Arc<Server>, wish: Wish, event_id: OwnedEventId, even
     let verified = verify(server, rules, &received).await?;
     let event_id = verified.pdu().event_id.clone();
     relay::mark(server, &event_id, &origin).await?;
+    let verified = policy_server::complete(server, room, verified).await?;
     let appended = append::append(server, room, verified).await?;
     match appended.verdict {
         Verdict::Accepted => Ok(Admitted { room, event: appended.event }),

@@ -116,11 +116,7 @@ async fn list(State(server): State<Arc<Server>>, page: Query<Page>, _: Admin) ->
 }
 
 /// `GET /_synapse/admin/v1/federation/destinations/{destination}`
-async fn one(
-    State(server): State<Arc<Server>>,
-    Path(name): Path<OwnedServerName>,
-    _: Admin,
-) -> Result<Json<Value>> {
+async fn one(State(server): State<Arc<Server>>, Path(name): Path<OwnedServerName>, _: Admin) -> Result<Json<Value>> {
     server.blocking(move |server| find(server, &name).map(|status| Json(show(&status)))).await
 }
 
@@ -136,9 +132,7 @@ async fn rooms(
         find(server, &name)?;
         let mut rooms = status::rooms(&server.store.snapshot(), &name)?;
         rooms.sort();
-        let show = |(room_id, newest): (ruma::OwnedRoomId, crate::store::RoomPos)| {
-            json!({ "room_id": room_id, "stream_ordering": newest.0 })
-        };
+        let show = |(room_id, newest): (ruma::OwnedRoomId, crate::store::RoomPos)| json!({ "room_id": room_id, "stream_ordering": newest.0 });
         Ok(Json(page.answer("rooms", rooms, show)))
     };
     server.blocking(work).await

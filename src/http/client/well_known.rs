@@ -9,10 +9,11 @@ use ruma::{
     api::client::{
         discovery::{
             discover_homeserver::{self, HomeserverInfo},
-            discover_support,
+            discover_policy_server, discover_support,
         },
         rtc::transports,
     },
+    serde::Base64,
 };
 use serde::Serialize;
 
@@ -29,6 +30,7 @@ pub fn router() -> Router<Arc<Server>> {
     Router::new()
         .merge(endpoint::<discover_homeserver::Request, _, _>(client))
         .merge(endpoint::<discover_support::Request, _, _>(support))
+        .merge(endpoint::<discover_policy_server::Request, _, _>(policy_server))
         .merge(endpoint::<transports::v1::Request, _, _>(rtc_transports))
         .route("/.well-known/matrix/server", get(server_address))
 }
@@ -77,6 +79,14 @@ struct ServerAddress {
 async fn server_address(State(server): State<Arc<Server>>) -> Result<Json<ServerAddress>> {
     let server = server.config.well_known.server.clone().ok_or_else(not_configured)?;
     Ok(Json(ServerAddress { server }))
+}
+
+/// `GET /.well-known/matrix/policy_server`
+/// <https://spec.matrix.org/v1.19/client-server-api/#getwell-knownmatrixpolicy_server>
+async fn policy_server(State(server): State<Arc<Server>>) -> Result<Matrix<discover_policy_server::Response>> {
+    let key = server.config.well_known.policy_server.as_ref().ok_or_else(not_configured)?;
+    let key = Base64::parse(key).map_err(Error::internal)?;
+    Ok(Matrix(discover_policy_server::Response::new(key)))
 }
 
 /// `GET /.well-known/matrix/support`

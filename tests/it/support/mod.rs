@@ -14,9 +14,7 @@ use std::{sync::Arc, time::Duration};
 
 use ::http::{Method, Request, header};
 use axum::{Router, body::Body};
-use chappe::{
-    Server, clock::Clock, config::Config, http, outgoing, random::Random, store::Transaction, user::account,
-};
+use chappe::{Server, clock::Clock, config::Config, http, outgoing, random::Random, store::Transaction, user::account};
 use ruma::OwnedUserId;
 use serde_json::{Value, json};
 use tempfile::TempDir;
