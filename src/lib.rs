@@ -21,6 +21,7 @@ pub mod log;
 pub mod logging;
 pub mod mail;
 pub mod media;
+pub mod oauth;
 pub mod outgoing;
 pub mod plain_json;
 pub mod push;

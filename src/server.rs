@@ -17,7 +17,9 @@ use crate::{
         queue,
     },
     mail::Mail,
-    media, outgoing,
+    media,
+    oauth::OAuth,
+    outgoing,
     push::{deliver::Deliveries, unread::Unread},
     random::Random,
     rate_limit::RateLimits,
@@ -92,6 +94,8 @@ pub struct Server {
     pub uiaa: uiaa::Sessions,
     /// Tokens by which one device logs another in, and whom as.
     pub login_tokens: Expiring<OwnedUserId>,
+    /// Log-ins by OAuth that have begun.
+    pub oauth: OAuth,
     /// Tokens by which other services learn who a user is.
     pub openid_tokens: Expiring<OwnedUserId>,
     /// The nonces of shared-secret registration that were given out.
@@ -141,6 +145,7 @@ impl Server {
         let is_unlimited = move |user: &UserId| unlimited.iter().any(|service| service.has_user(user));
         let limits = RateLimits::new(&config.rate_limits, &clock, is_unlimited);
         let login_tokens = Expiring::new(config.sessions.login_token_lifetime, MAX_LOGIN_TOKENS);
+        let oauth = OAuth::new(&random);
         let ephemeral = Arc::new(Order::new(&clock));
         Ok(Arc::new(Self {
             typing: Typing::new(&ephemeral, &clock),
@@ -174,6 +179,7 @@ impl Server {
             passwords: Passwords::default(),
             uiaa: uiaa::Sessions::default(),
             login_tokens,
+            oauth,
             openid_tokens: Expiring::new(OPENID_TOKEN_LIFETIME, MAX_OPENID_TOKENS),
             registration_nonces: Expiring::new(shared_secret::NONCE_LIFETIME, MAX_NONCES),
             notices: tokio::sync::Mutex::default(),

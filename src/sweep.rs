@@ -8,7 +8,7 @@ use crate::{
     Server,
     error::{Error, Result},
     federation::{inbox, keys::strangers},
-    log, media,
+    log, media, oauth,
     room::{
         delayed,
         tables::{EventTransactions, Transactions},
@@ -60,6 +60,7 @@ pub async fn once(server: &Arc<Server>) -> Result<usize> {
         + old_rows::<ToDeviceTransactions>(server).await?
         + old_rows::<ReceivedToDevice>(server).await?
         + remote::sweep(server).await?
+        + oauth::client::sweep(server).await?
         + media::pending::remove_expired(server).await?)
 }
 

@@ -12,6 +12,7 @@ use crate::{
     },
     log,
     media::tables as media,
+    oauth::tables as oauth,
     push, reports,
     room::{delayed::tables as delayed, tables as room},
     store::{Family, Migration, Record, Store, Table, TableInfo},
@@ -34,6 +35,7 @@ pub fn all() -> impl Iterator<Item = &'static TableInfo> {
         .chain(user::ALL)
         .chain(media::ALL)
         .chain(keys::ALL)
+        .chain(oauth::ALL)
         .chain(push::ALL)
         .chain(queue::ALL)
         .chain(appservices::ALL)

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Checker;
 use crate::{
+    oauth::tables::{self as oauth, Clients, RefreshFamilies},
     room::{
         delayed::tables::{DelayedDue, DelayedEvents, DelayedOfUser, DelayedTransactions},
         server_notices::NoticeRooms,
@@ -26,6 +27,7 @@ use crate::{
 pub fn check(checker: &mut Checker<'_>) {
     checker.run("devices", devices);
     checker.run("tokens", tokens);
+    checker.run("OAuth sessions", oauth_sessions);
     checker.run("account data", account_data);
     checker.run("key changes", key_changes);
     checker.run("one-time keys", one_time_keys);
@@ -94,6 +96,24 @@ fn tokens(checker: &mut Checker<'_>) -> Result<()> {
     let stored =
         [checker.snapshot.list::<AccessTokens>(&()).count(), checker.snapshot.list::<RefreshTokens>(&()).count()];
     checker.expect("tokens", stored == listed, || format!("{stored:?} are stored, {listed:?} are listed by device"));
+    Ok(())
+}
+
+/// Every session of OAuth is one of a device and a client that are there, and found by its refresh tokens.
+fn oauth_sessions(checker: &mut Checker<'_>) -> Result<()> {
+    let mut count = 0;
+    for row in checker.snapshot.list::<oauth::Sessions>(&()) {
+        let row = row?;
+        let (user_id, device_id) = row.key()?;
+        let owner = checker.snapshot.get::<RefreshFamilies>(&row.value.family)?;
+        let agrees = owner.is_some_and(|owner| owner.user_id == user_id && owner.device_id == device_id)
+            && checker.snapshot.contains::<Devices>(&(user_id, device_id))?
+            && checker.snapshot.contains::<Clients>(&row.value.client_id.as_str())?;
+        checker.expect("OAuth sessions", agrees, || format!("that of {device_id} of {user_id} is not whole"));
+        count += 1;
+    }
+    let found = checker.snapshot.list::<RefreshFamilies>(&()).count();
+    checker.expect("OAuth sessions", count == found, || format!("there are {count}, {found} are found by tokens"));
     Ok(())
 }
 

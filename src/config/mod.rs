@@ -12,6 +12,7 @@ mod hint;
 mod mail;
 mod media;
 mod network;
+mod oauth;
 mod one_or_many;
 mod password_policy;
 mod push;
@@ -52,6 +53,7 @@ pub use self::{
     mail::{Encryption, Language, Mail},
     media::Media,
     network::Network,
+    oauth::OAuth,
     password_policy::PasswordPolicy,
     push::Push,
     rate_limits::RateLimits,
@@ -128,6 +130,7 @@ pub struct Config {
     pub registration_terms: RegistrationTerms,
     pub password_policy: PasswordPolicy,
     pub sessions: Sessions,
+    pub oauth: OAuth,
     pub rate_limits: RateLimits,
 
     #[serde(deserialize_with = "room_version")]
@@ -207,6 +210,7 @@ impl Config {
             registration_terms: RegistrationTerms::new(),
             password_policy: PasswordPolicy::default(),
             sessions: Sessions::default(),
+            oauth: OAuth::default(),
             rate_limits: RateLimits::default(),
             default_room_version: RoomVersionId::V12,
             allow_public_room_directory_without_auth: true,
@@ -287,6 +291,7 @@ impl Config {
         self.media.check(&mut errors);
         self.password_policy.check(&mut errors);
         self.sessions.check(&mut errors);
+        self.oauth.check(&mut errors);
         self.rate_limits.check(&mut errors);
         if let Some(notices) = &self.server_notices {
             notices.check(&mut errors);
@@ -351,6 +356,11 @@ impl Config {
             Some(mail) => read_secret_file(mail_password_key, mail.password_file.as_deref(), &mut mail.password),
             None => Ok(()),
         }
+    }
+
+    /// Where browsers reach the pages of OAuth; `None` if there are none.
+    pub fn oauth_base(&self) -> Option<url::Url> {
+        self.oauth.base(self.well_known.client.as_deref())
     }
 
     /// The configuration as a `conduit.toml`, with `***` for each secret.

@@ -15,6 +15,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("well_known", ""),
     ("well_known.support", ""),
     ("sessions", ""),
+    ("oauth", ""),
     ("rate_limits", ""),
     ("mail", "smtp_host = 'h'\nfrom = 'a@example.org'\npublic_url = 'https://example.org'"),
     ("media", ""),

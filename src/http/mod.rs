@@ -11,6 +11,7 @@ mod federation;
 mod health;
 pub mod listen;
 mod mail;
+mod oauth;
 pub mod peer;
 mod signed;
 pub mod tls;
@@ -40,6 +41,7 @@ pub fn router(server: Arc<Server>) -> Router {
         .merge(client::router())
         .merge(federation::router())
         .merge(mail::router())
+        .merge(oauth::router())
         .merge(health::route(move || store_of.store.check_writable().map_err(|error| health::reason(&error))))
         .fallback(async || Error::unrecognized("Unrecognized request"))
         .method_not_allowed_fallback(async || {

@@ -197,6 +197,7 @@ pub async fn set_password(
     Server::detached(async move {
         if !matches!(logged_out, Selection::None) {
             server.login_tokens.retain(|other| *other != user_id);
+            server.oauth.forget_user(&user_id);
         }
         let owner = user_id.clone();
         let write = move |tx: &mut Transaction<'_>| {

@@ -30,6 +30,7 @@ pub async fn deactivate(server: Arc<Server>, user_id: OwnedUserId, is_erased: bo
         leave_rooms(&server, &user_id).await?;
         close(&server, user_id.clone(), is_erased).await?;
         server.login_tokens.retain(|other| *other != user_id);
+        server.oauth.forget_user(&user_id);
         keys::announce(&server, &user_id);
         Ok(())
     })

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     Server,
     error::{Error, Result},
+    oauth,
     push::pushers,
     store::{Snapshot, Transaction},
     sync::sliding,
@@ -115,6 +116,7 @@ pub fn delete(tx: &mut Transaction<'_>, user: &UserId, which: &Selection) -> Res
     let devices = list(tx.before(), user)?.into_iter().map(|(device, _)| device);
     for device in devices.filter(|device| which.contains(device)) {
         session::revoke(tx, user, &device, |_| true)?;
+        oauth::tables::delete(tx, user, &device)?;
         keys::delete_device(tx, user, &device)?;
         to_device::delete_device(tx, user, &device);
         pushers::delete_device(tx, user, &device)?;

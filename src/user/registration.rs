@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use ruma::{
     OwnedDeviceId, OwnedUserId,
-    api::client::uiaa::{AuthFlow, AuthType},
+    api::{
+        client::uiaa::{AuthFlow, AuthType},
+        error::ErrorKind,
+    },
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
@@ -45,6 +48,41 @@ pub struct Registered {
 /// `M_FORBIDDEN` if users can't register themselves.
 pub fn check_open(config: &Config) -> Result<()> {
     if config.allow_registration { Ok(()) } else { Err(Error::forbidden("Registration is disabled")) }
+}
+
+/// Whether users can register themselves on our own pages, which know all stages but the proof of an e-mail address.
+pub fn is_open_on_pages(config: &Config) -> bool {
+    config.allow_registration && !config.mail.as_ref().is_some_and(|mail| mail.required_to_register)
+}
+
+/// What somebody gives on our own page to register.
+pub struct OnPage<'a> {
+    pub name: &'a str,
+    pub password: String,
+    pub token: &'a str,
+    pub accepts_terms: bool,
+}
+
+/// `M_FORBIDDEN` if users can't register themselves there.
+pub fn check_open_on_pages(config: &Config) -> Result<()> {
+    if is_open_on_pages(config) { Ok(()) } else { Err(Error::forbidden("Registration is disabled")) }
+}
+
+/// Makes the account that somebody asks for on our own page. Errors: as the stages and parameters of `POST /register`;
+/// `M_UNAUTHORIZED` if the token is wrong.
+pub async fn register_on_page(server: &Arc<Server>, wish: OnPage<'_>) -> Result<OwnedUserId> {
+    check_open_on_pages(&server.config)?;
+    if server.config.registration_token.is_some() && !is_valid_token(&server.config, wish.token) {
+        return Err(Error::refused(ErrorKind::Unauthorized, "Invalid registration token"));
+    }
+    if !server.config.registration_terms.is_empty() && !wish.accepts_terms {
+        return Err(Error::missing_param("The terms must be accepted"));
+    }
+    let user_id = account::new_user_id(server.name(), wish.name)?;
+    server.appservices.check_user(&user_id, None)?;
+    let accepted_terms = terms_in_effect(&server.config);
+    let new = NewAccount { accepted_terms, ..NewAccount::new(user_id, wish.password) };
+    Ok(create_with_session(server, new, None).await?.user_id)
 }
 
 /// The stages that lead to an account. There is always one.

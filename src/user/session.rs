@@ -24,12 +24,21 @@ use crate::{
     Server,
     appservice::Appservice,
     error::{Error, Result},
+    oauth::{
+        client::{self, Client},
+        scope::Scope,
+        tables::{self as oauth, Owner},
+    },
     push::pushers,
     store::{Snapshot, StreamPos, Transaction},
 };
 
 /// Letters of a token: 256 bits of chance.
 const TOKEN_LENGTH: usize = 43;
+
+/// Letters of what all refresh tokens of a session of OAuth begin with. They are kept to be told apart from made-up ones
+/// after they were replaced.
+const FAMILY_LENGTH: usize = 22;
 
 /// A device's last use is written at most this often.
 const SEEN_EVERY_MS: u64 = 60_000;
@@ -98,12 +107,16 @@ struct NewTokens {
 }
 
 impl NewTokens {
-    fn make(server: &Server, can_refresh: bool) -> Self {
+    /// Those of a session of OAuth belong to a `family`.
+    fn make(server: &Server, can_refresh: bool, family: Option<&str>) -> Self {
         let lifetimes = &server.config.sessions;
         let end = |lifetime: Duration| server.clock.now_ms().saturating_add(millis(lifetime));
         let tokens = Tokens {
             access: server.random.text(TOKEN_LENGTH),
-            refresh: can_refresh.then(|| server.random.text(TOKEN_LENGTH)),
+            refresh: can_refresh.then(|| match family {
+                Some(family) => format!("{family}.{}", server.random.text(TOKEN_LENGTH)),
+                None => server.random.text(TOKEN_LENGTH),
+            }),
             expires_in: can_refresh.then_some(lifetimes.access_token_lifetime),
         };
         Self {
@@ -140,6 +153,13 @@ pub struct NewSession {
     device_id: OwnedDeviceId,
     display_name: Option<String>,
     tokens: NewTokens,
+    oauth: Option<ByOAuth>,
+}
+
+/// What is kept beside the tokens of a session that was begun by OAuth.
+struct ByOAuth {
+    session: oauth::Session,
+    client: Client,
 }
 
 impl NewSession {
@@ -148,14 +168,37 @@ impl NewSession {
         request.device_id.as_deref().map_or(Ok(()), device::check_id)?;
         device::check_display_name(request.display_name.as_deref())?;
         let device_id = request.device_id.unwrap_or_else(|| server.random.text(10).to_uppercase().into());
-        let tokens = NewTokens::make(server, request.can_refresh);
-        Ok(Self { user_id, device_id, display_name: request.display_name, tokens })
+        let tokens = NewTokens::make(server, request.can_refresh, None);
+        Ok(Self { user_id, device_id, display_name: request.display_name, tokens, oauth: None })
+    }
+
+    /// One that a client begins by OAuth.
+    pub fn by_oauth(
+        server: &Server,
+        user_id: OwnedUserId,
+        scope: Scope,
+        client_id: String,
+        client: Client,
+    ) -> Result<Self> {
+        device::check_id(&scope.device_id)?;
+        let family = server.random.text(FAMILY_LENGTH);
+        let tokens = NewTokens::make(server, true, Some(&family));
+        let session = oauth::Session {
+            client_id,
+            scope: scope.text,
+            family: hash_of(&family),
+            begun_at_ms: server.clock.now_ms(),
+        };
+        let display_name = Some(client.shown_name().to_owned());
+        let oauth = Some(ByOAuth { session, client });
+        Ok(Self { user_id, device_id: scope.device_id, display_name, tokens, oauth })
     }
 
     pub fn write(self, tx: &mut Transaction<'_>) -> Result<Session> {
-        let Self { user_id, device_id, display_name, tokens } = self;
+        let Self { user_id, device_id, display_name, tokens, oauth } = self;
         if tx.get::<Devices>(&(&user_id, &device_id))?.is_some() {
             revoke(tx, &user_id, &device_id, |_| true)?;
+            oauth::delete(tx, &user_id, &device_id)?;
             pushers::delete_device(tx, &user_id, &device_id)?;
         } else {
             if keys::is_signing_key(tx.before(), &user_id, &device_id)? {
@@ -164,6 +207,10 @@ impl NewSession {
             tx.put::<Devices>(&(&user_id, &device_id), &Device { display_name, last_seen: None });
         }
         tokens.write(tx, &user_id, &device_id, false);
+        if let Some(ByOAuth { session, client }) = oauth {
+            client::keep(tx, &session.client_id, &client, session.begun_at_ms);
+            oauth::put(tx, &user_id, &device_id, &session);
+        }
         Ok(Session { user_id, device_id, tokens: tokens.tokens })
     }
 }
@@ -187,18 +234,27 @@ pub async fn user_by_password(
 
 /// Logs `user_id`, who proved who he is, in. `M_USER_DEACTIVATED` if the account was given up.
 pub async fn log_in(server: &Server, user_id: OwnedUserId, request: DeviceRequest) -> Result<Session> {
-    let session = NewSession::prepare(server, user_id, request)?;
+    begin(server, NewSession::prepare(server, user_id, request)?).await
+}
+
+/// As [`log_in`], for a session that was prepared.
+pub async fn begin(server: &Server, session: NewSession) -> Result<Session> {
     server
         .store
         .commit(move |tx| {
-            let account = account::get(tx.before(), &session.user_id)?;
-            match account.as_ref().filter(|_| is_active(account.as_ref())) {
-                Some(account) => moderation::check_unlocked(account)?,
-                None => return Err(deactivated()),
-            }
+            check_in_use(tx.before(), &session.user_id)?;
             session.write(tx)
         })
         .await
+}
+
+/// `M_USER_DEACTIVATED` or `M_USER_LOCKED` if the account can't be used now.
+pub fn check_in_use(snapshot: &Snapshot<'_>, user_id: &UserId) -> Result<()> {
+    let account = account::get(snapshot, user_id)?;
+    match account.as_ref().filter(|_| is_active(account.as_ref())) {
+        Some(account) => moderation::check_unlocked(account),
+        None => Err(deactivated()),
+    }
 }
 
 /// The user and device that `token` was given to, of an account in good standing. `M_UNKNOWN_TOKEN` if there is none,
@@ -283,11 +339,27 @@ async fn note_seen(server: &Server, caller: &Caller, seen: LastSeen) {
     }
 }
 
-/// New tokens for an old refresh token, which stays valid until one of the new ones is used.
-pub async fn refresh(server: &Arc<Server>, token: &str) -> Result<Tokens> {
+/// By which API a client renews its tokens: it must be that by which it got them.
+pub enum Api {
+    Legacy,
+    OAuth { client_id: String },
+}
+
+impl Api {
+    fn is_of(&self, session: Option<&oauth::Session>) -> bool {
+        match (self, session) {
+            (Self::Legacy, None) => true,
+            (Self::OAuth { client_id }, Some(session)) => *client_id == session.client_id,
+            _ => false,
+        }
+    }
+}
+
+/// New tokens for an old refresh token, which stays valid until one of the new ones is used, and whose they are.
+pub async fn refresh(server: &Arc<Server>, token: &str, api: Api) -> Result<(Tokens, Owner)> {
     let hash = hash_of(token);
     let now_ms = server.clock.now_ms();
-    let new = NewTokens::make(server, true);
+    let new = NewTokens::make(server, true, family_of(token));
     server
         .store
         .commit(move |tx| {
@@ -296,15 +368,38 @@ pub async fn refresh(server: &Arc<Server>, token: &str) -> Result<Tokens> {
                 Some(account) => moderation::check_unlocked(&account)?,
                 None => return Err(unknown(false)),
             }
+            if !api.is_of(tx.get::<oauth::Sessions>(&(&row.user_id, &row.device_id))?.as_ref()) {
+                return Err(unknown(false));
+            }
             if row.expires_at_ms.is_some_and(|expires| expires <= now_ms) {
                 return Err(unknown(true));
             }
             // Older ones end because this one is used, newer ones because their answer obviously got lost.
             revoke(tx, &row.user_id, &row.device_id, |other| other != row.granted)?;
             new.write(tx, &row.user_id, &row.device_id, true);
-            Ok(new.tokens)
+            Ok((new.tokens, Owner { user_id: row.user_id, device_id: row.device_id }))
         })
         .await
+}
+
+/// Whose access or refresh token this is, be it expired; `None` if it is none.
+pub fn owner_of(snapshot: &Snapshot<'_>, token: &str) -> Result<Option<Owner>> {
+    let hash = hash_of(token);
+    if let Some(AccessToken { user_id, device_id, .. }) = snapshot.get::<AccessTokens>(&hash)? {
+        return Ok(Some(Owner { user_id, device_id }));
+    }
+    let refresh = snapshot.get::<RefreshTokens>(&hash)?;
+    Ok(refresh.map(|RefreshToken { user_id, device_id, .. }| Owner { user_id, device_id }))
+}
+
+/// What all refresh tokens of the session of OAuth begin with of which this one says that it is.
+pub fn family_of(refresh_token: &str) -> Option<&str> {
+    refresh_token.split_once('.').map(|(family, _)| family)
+}
+
+/// Whether a device was logged in by OAuth.
+pub fn is_by_oauth(snapshot: &Snapshot<'_>, user_id: &UserId, device_id: &DeviceId) -> Result<bool> {
+    Ok(snapshot.contains::<oauth::Sessions>(&(user_id, device_id))?)
 }
 
 /// Ends those tokens of a device whose grants `which` names.
@@ -350,7 +445,7 @@ fn unknown(soft_logout: bool) -> Error {
     Error::refused(ErrorKind::UnknownToken(data), "Unrecognized access token")
 }
 
-fn hash_of(token: &str) -> Hash {
+pub fn hash_of(token: &str) -> Hash {
     Sha256::digest(token).into()
 }
 

@@ -6,13 +6,16 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use ruma::api::{
-    IncomingRequest,
-    client::uiaa::{AuthData, AuthFlow, AuthType, UiaaInfo},
-    error::{ErrorKind, StandardErrorBody},
-    path_builder::PathBuilder,
+use ruma::{
+    UserId,
+    api::{
+        IncomingRequest,
+        client::uiaa::{AuthData, AuthFlow, AuthType, UiaaInfo},
+        error::{ErrorKind, StandardErrorBody},
+        path_builder::PathBuilder,
+    },
 };
-use serde_json::{Value, value::RawValue};
+use serde_json::{Value, json, value::RawValue};
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -20,11 +23,15 @@ use super::{
     email::{Proven, Purpose},
     expiring::Expiring,
     registration,
-    session::Caller,
+    session::{self, Caller},
 };
 use crate::{
     Server,
     error::{Error, Result},
+    oauth::{
+        metadata::{CROSS_SIGNING_RESET, address},
+        paths,
+    },
 };
 
 /// How long a client has from its first request to the last stage; users read terms meanwhile.
@@ -60,6 +67,8 @@ struct Session {
     completed: Vec<AuthType>,
     /// The address that was proved.
     email: Option<Proven>,
+    /// It is about new cross-signing keys, and approved on a page of ours.
+    is_reset: bool,
 }
 
 /// What a client wants done.
@@ -113,6 +122,8 @@ struct Demand<'a> {
     params: Box<RawValue>,
     /// For what an e-mail address may be proved.
     email_for: Option<Purpose>,
+    /// The page of ours where the user approves what a client that logged in by OAuth wants done.
+    page: Option<String>,
 }
 
 /// What was asked for by somebody who went through all stages.
@@ -134,8 +145,31 @@ pub async fn confirm(
     if caller.appservice.is_some() {
         return Ok(()); // it proves by its token that it may act for the user
     }
+    if session::is_by_oauth(&server.store.snapshot(), &caller.user_id, &caller.device_id)? {
+        // Clients of OAuth are not to learn passwords; the specification has no endpoints like this one for them.
+        return Err(Error::forbidden("This client logged in by OAuth 2.0: do this on the page of your account"));
+    }
     let flows = vec![AuthFlow::new(vec![AuthType::Password])];
-    let demanded = Demand { caller: Some(caller), operation, flows, params: no_params(), email_for: None };
+    let demanded = Demand { caller: Some(caller), operation, flows, params: no_params(), email_for: None, page: None };
+    demand(server, demanded, auth).await.map(drop)
+}
+
+/// As [`confirm`], for new cross-signing keys: a client that logged in by OAuth sends its user to a page of ours.
+/// <https://spec.matrix.org/v1.19/client-server-api/#oauth-authentication>
+pub async fn confirm_reset(
+    server: &Arc<Server>,
+    caller: &Caller,
+    operation: Operation,
+    auth: Option<AuthData>,
+) -> Result<()> {
+    let is_by_oauth = session::is_by_oauth(&server.store.snapshot(), &caller.user_id, &caller.device_id)?;
+    let Some(base) = server.config.oauth_base().filter(|_| is_by_oauth) else {
+        return confirm(server, caller, operation, auth).await;
+    };
+    let page = format!("{}?action={CROSS_SIGNING_RESET}", address(&base, paths::ACCOUNT));
+    let flows = vec![AuthFlow::new(vec![AuthType::OAuth])];
+    let (params, page) = (no_params(), Some(page));
+    let demanded = Demand { caller: Some(caller), operation, flows, params, email_for: None, page };
     demand(server, demanded, auth).await.map(drop)
 }
 
@@ -144,10 +178,14 @@ fn no_params() -> Box<RawValue> {
 }
 
 /// Makes a stranger prove that he reads the mail of the account whose password he wants to reset: its address.
-pub async fn confirm_reset(server: &Arc<Server>, operation: Operation, auth: Option<AuthData>) -> Result<String> {
+pub async fn confirm_password_reset(
+    server: &Arc<Server>,
+    operation: Operation,
+    auth: Option<AuthData>,
+) -> Result<String> {
     let flows = vec![AuthFlow::new(vec![AuthType::EmailIdentity])];
     let email_for = Some(Purpose::ResetPassword);
-    let demanded = Demand { caller: None, operation, flows, params: no_params(), email_for };
+    let demanded = Demand { caller: None, operation, flows, params: no_params(), email_for, page: None };
     let email = demand(server, demanded, auth).await?.email;
     email.map(|email| email.address).ok_or_else(|| Error::internal("a stage was passed without its proof"))
 }
@@ -160,11 +198,11 @@ pub async fn confirm_registration(
 ) -> Result<Passed> {
     let (flows, params) = (registration::flows(&server.config), registration::params(&server.config));
     let email_for = Some(Purpose::Register);
-    demand(server, Demand { caller: None, operation, flows, params, email_for }, auth).await
+    demand(server, Demand { caller: None, operation, flows, params, email_for, page: None }, auth).await
 }
 
 async fn demand(server: &Arc<Server>, demand: Demand<'_>, auth: Option<AuthData>) -> Result<Passed> {
-    let Some(auth) = auth else { return Err(demand.begin(server, None)?) };
+    let Some(auth) = auth else { return demand.without_auth(server) };
     let (id, session) = match auth.session() {
         Some(id) => match demand.sessions(server).with(server.clock.now_ms(), id, |session| session.clone()) {
             Some(session) => (id.to_owned(), session),
@@ -182,7 +220,7 @@ async fn demand(server: &Arc<Server>, demand: Demand<'_>, auth: Option<AuthData>
             Ok(email) => demand.complete(server, &id, stage, email)?,
         },
     };
-    if !demand.flows.iter().any(|flow| flow.stages == completed) {
+    if !demand.is_complete(&completed) {
         return Err(demand.challenge(id, completed, None));
     }
     // Of two requests that completed the same session, one is done.
@@ -211,11 +249,48 @@ impl Demand<'_> {
             return Err(Error::too_large("These parameters are too long"));
         }
         let kept_parameters = self.operation.may_omit_parameters.then_some(parameters);
-        let session =
-            Session { caller: self.caller.cloned(), operation, kept_parameters, completed: Vec::new(), email: None };
-        let id = server.random.text(SESSION_ID_LENGTH);
+        let session = Session {
+            caller: self.caller.cloned(),
+            operation,
+            kept_parameters,
+            completed: Vec::new(),
+            email: None,
+            is_reset: self.page.is_some(),
+        };
+        let id = self.fixed_id(server).unwrap_or_else(|| server.random.text(SESSION_ID_LENGTH));
         self.sessions(server).insert(server.clock.now_ms(), &id, session.clone());
         Ok((id, session))
+    }
+
+    /// A request without `auth` begins a session. That of a client which waits for its user to approve it on a page may come
+    /// again and again, until it is approved: the matrix-rust-sdk names no session.
+    fn without_auth(&self, server: &Server) -> Result<Passed> {
+        let now_ms = server.clock.now_ms();
+        let known = self.fixed_id(server).and_then(|id| {
+            let completed = self.sessions(server).with(now_ms, &id, |session| session.completed.clone())?;
+            Some((id, completed))
+        });
+        match known {
+            Some((id, completed))
+                if self.is_complete(&completed) && self.sessions(server).take(now_ms, &id).is_some() =>
+            {
+                Ok(Passed { parameters: self.operation.parameters(), email: None })
+            }
+            Some((id, completed)) => Err(self.challenge(id, completed, None)),
+            None => Err(self.begin(server, None)?),
+        }
+    }
+
+    fn is_complete(&self, completed: &[AuthType]) -> bool {
+        self.flows.iter().any(|flow| flow.stages == completed)
+    }
+
+    /// The id of the session of what is approved on a page: the same for the same request of the same device.
+    fn fixed_id(&self, server: &Server) -> Option<String> {
+        self.page.as_ref()?;
+        let Caller { user_id, device_id, .. } = self.caller?;
+        let hash = self.operation.hash(&self.operation.parameters());
+        Some(server.oauth.mac("reset", format!("{user_id} {device_id} {hash:?}").as_bytes()))
     }
 
     /// The answer that begins a new session, because there was none or it has ended.
@@ -271,11 +346,46 @@ impl Demand<'_> {
     fn challenge(&self, id: String, completed: Vec<AuthType>, why: Option<(ErrorKind, &'static str)>) -> Error {
         let mut info = UiaaInfo::new(self.flows.clone());
         info.completed = completed;
-        info.params = Some(self.params.clone());
+        info.params = Some(match &self.page {
+            // Its address names the session: approving is good for this request of this client only.
+            Some(page) => oauth_params(&format!("{page}&session={id}")),
+            None => self.params.clone(),
+        });
         info.session = Some(id);
         info.auth_error = why.map(|(kind, message)| Box::new(StandardErrorBody::new(kind, message.to_owned())));
         Error::AuthRequired(Box::new(info))
     }
+}
+
+fn oauth_params(url: &str) -> Box<RawValue> {
+    let params = json!({ "m.oauth": { "url": url } });
+    serde_json::value::to_raw_value(&params).expect("JSON values can be written")
+}
+
+/// How the reset of a user's cross-signing keys stands that one of his clients wants.
+pub fn reset_on_page(server: &Server, id: &str, user: &UserId) -> OnPage {
+    with_reset(server, id, user, |session| match session.completed.is_empty() {
+        true => OnPage::Open,
+        false => OnPage::Passed,
+    })
+}
+
+/// The user, who proved just now who he is, approves that reset.
+pub fn approve_reset(server: &Server, id: &str, user: &UserId) {
+    with_reset(server, id, user, |session| {
+        if session.completed.is_empty() {
+            session.completed.push(AuthType::OAuth);
+        }
+        OnPage::Passed
+    });
+}
+
+fn with_reset(server: &Server, id: &str, user: &UserId, then: impl FnOnce(&mut Session) -> OnPage) -> OnPage {
+    let standing = server.uiaa.of_users.with(server.clock.now_ms(), id, |session| {
+        let is_his = session.is_reset && session.caller.as_ref().is_some_and(|caller| caller.user_id == user);
+        if is_his { then(session) } else { OnPage::Ended }
+    });
+    standing.unwrap_or(OnPage::Ended)
 }
 
 /// How a stage stands for whoever looks at its page.
@@ -372,6 +482,7 @@ async fn prove(
             Ok(proven.map(Some).ok_or("This address is not confirmed yet"))
         }
         (AuthData::Dummy(_) | AuthData::Terms(_), None) => Ok(Ok(None)),
+        (AuthData::OAuth(_), Some(_)) => Ok(Err("This was not approved on the page of the account yet")),
         _ => Ok(Err("This kind of authentication is not offered")),
     }
 }

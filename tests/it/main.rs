@@ -25,6 +25,7 @@ mod login;
 mod media;
 mod membership;
 mod moderation;
+mod oauth;
 mod presence;
 mod profile;
 mod push_rules;

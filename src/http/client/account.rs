@@ -69,7 +69,7 @@ async fn reset_password(
     if server.config.mail.is_none() {
         return Err(no_other_proof());
     }
-    let address = uiaa::confirm_reset(&server, operation, body.auth).await?;
+    let address = uiaa::confirm_password_reset(&server, operation, body.auth).await?;
     let user_id = email::resettable(&server, &address)?;
     let logged_out = if body.logout_devices { Selection::All } else { Selection::None };
     account::set_password(server, user_id, body.new_password, logged_out).await?;

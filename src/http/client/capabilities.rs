@@ -13,7 +13,7 @@ use crate::{
         endpoint,
         extract::{Client, Json},
     },
-    user::account,
+    user::{account, session},
 };
 
 /// Rooms of these versions can be made and used here: "1" to this.
@@ -31,14 +31,16 @@ async fn capabilities(
 ) -> Result<Json<Value>> {
     let available: BTreeMap<_, _> = (1..=NEWEST_ROOM_VERSION).map(|version| (version.to_string(), "stable")).collect();
     let delayed = &server.config.delayed_events;
+    // A client that logged in by OAuth has no endpoints for what its user does on the page of his account.
+    let has_uiaa = !session::is_by_oauth(&server.store.snapshot(), &sender.user_id, &sender.device_id)?;
     let mut capabilities = json!({
         "m.room_versions": {"default": server.config.default_room_version, "available": available},
-        "m.change_password": {"enabled": true},
-        "m.get_login_token": {"enabled": true},
+        "m.change_password": {"enabled": has_uiaa},
+        "m.get_login_token": {"enabled": has_uiaa},
         "m.profile_fields": {"enabled": true},
         "m.set_displayname": {"enabled": true},
         "m.set_avatar_url": {"enabled": true},
-        "m.3pid_changes": {"enabled": server.config.mail.is_some()},
+        "m.3pid_changes": {"enabled": has_uiaa && server.config.mail.is_some()},
         "m.forget_forced_upon_leave": {"enabled": false},
         "org.matrix.msc4140.delayed_events": {
             "max_delay_ms": u64::try_from(delayed.max_delay.as_millis()).unwrap_or(u64::MAX),

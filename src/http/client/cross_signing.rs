@@ -2,10 +2,18 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use axum::{Router, extract::State};
-use ruma::api::client::keys::{
-    upload_signatures::{self, v3::Failure},
-    upload_signing_keys,
+use axum::{
+    Router,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use http::StatusCode;
+use ruma::api::client::{
+    keys::{
+        upload_signatures::{self, v3::Failure},
+        upload_signing_keys,
+    },
+    uiaa::{AuthType, UiaaInfo},
 };
 use serde_json::json;
 
@@ -14,7 +22,7 @@ use crate::{
     error::{Error, Result},
     http::{
         endpoint,
-        extract::{Client, Matrix},
+        extract::{Client, Json, Matrix},
     },
     user::{
         keys::{self, SigningKeys, Uploaded},
@@ -37,7 +45,7 @@ pub fn router() -> Router<Arc<Server>> {
 async fn upload_signing_keys(
     State(server): State<Arc<Server>>,
     Client { sender, body, raw }: Client<upload_signing_keys::v3::Request>,
-) -> Result<Matrix<upload_signing_keys::v3::Response>> {
+) -> Result<Response> {
     let operation = Operation::of::<upload_signing_keys::v3::Request>("", &raw)?;
     let keys = SigningKeys {
         master: body.master_key,
@@ -45,16 +53,35 @@ async fn upload_signing_keys(
         user_signing: body.user_signing_key,
     };
     // Who shares rooms with the caller must be woken even if he hangs up.
-    Server::detached(async move {
+    let done = Server::detached(async move {
         let user = &sender.user_id;
         let first = keys::upload_signing_keys(&server, user.clone(), keys.clone(), false).await?;
         if first == Uploaded::AuthenticationNeeded {
-            uiaa::confirm(&server, &sender, operation, body.auth).await?;
+            uiaa::confirm_reset(&server, &sender, operation, body.auth).await?;
             keys::upload_signing_keys(&server, user.clone(), keys, true).await?;
         }
-        Ok(Matrix(upload_signing_keys::v3::Response::new()))
-    })
-    .await
+        Ok(())
+    });
+    match done.await {
+        Ok(()) => Ok(Matrix(upload_signing_keys::v3::Response::new()).into_response()),
+        Err(Error::AuthRequired(info)) => with_earlier_name(*info),
+        Err(error) => Err(error),
+    }
+}
+
+/// The stage `m.oauth` has another flow under the name that it had before, as MSC4312 asks; ruma takes them for one.
+fn with_earlier_name(info: UiaaInfo) -> Result<Response> {
+    const EARLIER: &str = "org.matrix.cross_signing_reset";
+    let is_by_oauth = info.flows.iter().any(|flow| flow.stages.contains(&AuthType::OAuth));
+    if !is_by_oauth {
+        return Err(Error::AuthRequired(Box::new(info)));
+    }
+    let mut answer = serde_json::to_value(&info).map_err(Error::internal)?;
+    answer["params"][EARLIER] = answer["params"]["m.oauth"].clone();
+    if let Some(flows) = answer["flows"].as_array_mut() {
+        flows.push(json!({ "stages": [EARLIER] }));
+    }
+    Ok((StatusCode::UNAUTHORIZED, Json(answer)).into_response())
 }
 
 /// `POST /keys/signatures/upload`

@@ -29,7 +29,7 @@ use crate::{
     },
     user::{
         account,
-        session::{self, DeviceRequest},
+        session::{self, Api, DeviceRequest},
         uiaa::{self, Operation},
     },
 };
@@ -163,7 +163,7 @@ async fn refresh(
     State(server): State<Arc<Server>>,
     Public { body, .. }: Public<refresh_token::v3::Request>,
 ) -> Result<Matrix<refresh_token::v3::Response>> {
-    let tokens = session::refresh(&server, &body.refresh_token).await?;
+    let (tokens, _) = session::refresh(&server, &body.refresh_token, Api::Legacy).await?;
     let mut response = refresh_token::v3::Response::new(tokens.access);
     response.refresh_token = tokens.refresh;
     response.expires_in_ms = tokens.expires_in;

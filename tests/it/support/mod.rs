@@ -1,6 +1,7 @@
 //! A server in this process, with a directory, a clock and a seed of its own, and users who talk to it in JSON.
 
 mod answer;
+pub mod browser;
 pub mod hosted;
 mod identity;
 pub mod listener;
