@@ -34,6 +34,7 @@ test check: needs
 	tests/bridge/run
 	tests/mail/run
 	tests/peers/run
+	tests/browser/run
 
 bench: needs
 	cargo bench --profile release --locked
