@@ -1,5 +1,8 @@
 //! Forked rooms, made of real signed events and brought in through the one door.
 
+mod random;
+mod reference;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use ruma::{MilliSecondsSinceUnixEpoch, OwnedEventId, RoomVersionId, UInt};
