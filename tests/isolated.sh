@@ -1,17 +1,11 @@
 # To be sourced by bash scripts whose servers reach each other by name: a network of their own, so that several runs do not meet.
 
-# Prints where FILE of the material for all Matrix projects here is: beside the checkout, unless OVERRIDE names it.
-shared_file() {
-  local file=${2:-$(dirname "${BASH_SOURCE[0]}")/../../shared/$1}
-  [ -f "$file" ] || { echo "$file is missing: $3" >&2; return 1; }
-  realpath "$file"
-}
-
 # Runs a command where only loopback addresses exist and hs1, hs2, ... are names of 127.0.1.1, 127.0.1.2, ...; whatever it
-# starts ends with it: isolated WORK DNS_PY COMMAND... (WORK gets the files that stand for those of /etc.)
+# starts ends with it: isolated WORK COMMAND... (WORK gets the files that stand for those of /etc.)
 isolated() {
-  local etc=$1/etc dns_py=$2
-  shift 2
+  local etc=$1/etc names
+  names=$(dirname "${BASH_SOURCE[0]}")/names.py
+  shift
   mkdir -p "$etc"
   { echo '127.0.0.1 localhost host.docker.internal'; for n in 1 2 3 4 5 6 7 8 9; do echo "127.0.1.$n hs$n"; done; } > "$etc/hosts"
   echo 'nameserver 127.0.0.1' > "$etc/resolv.conf"
@@ -20,10 +14,10 @@ isolated() {
   # shellcheck disable=SC2016,SC2086 # the inner shell expands; no argument at all for root
   unshare $user_namespace --net --mount --pid --fork --kill-child --mount-proc bash -c '
     set -e
-    etc=$1 dns_py=$2; shift 2
+    etc=$1 names=$2; shift 2
     ip link set lo up
     mount --bind "$etc/hosts" /etc/hosts
     mount --bind "$etc/resolv.conf" "$(realpath /etc/resolv.conf)"
-    python3 "$dns_py" 127.0.0.1 &
-    "$@"' isolated "$etc" "$dns_py" "$@"
+    python3 "$names" &
+    "$@"' isolated "$etc" "$(realpath "$names")" "$@"
 }
