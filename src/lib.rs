@@ -23,6 +23,7 @@ pub mod mail;
 pub mod media;
 pub mod oauth;
 pub mod outgoing;
+pub mod permits;
 pub mod plain_json;
 pub mod push;
 pub mod random;

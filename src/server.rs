@@ -17,9 +17,10 @@ use crate::{
         queue,
     },
     mail::Mail,
-    media,
+    media::{self, preview::Previews},
     oauth::OAuth,
     outgoing,
+    permits::Permits,
     push::{deliver::Deliveries, unread::Unread},
     random::Random,
     rate_limit::RateLimits,
@@ -78,7 +79,9 @@ pub struct Server {
     /// The pushers that have something to tell.
     pub pushes: Deliveries,
     /// Who may search now.
-    pub searches: search::Permits,
+    pub searches: Permits,
+    /// What web pages said about themselves of late.
+    pub previews: Previews,
     pub limits: RateLimits,
     /// What other servers sent, and what is being fetched from them.
     pub inbox: Inbox,
@@ -169,7 +172,8 @@ impl Server {
             user_rooms: UserRoomLists::default(),
             activities: sliding::Activities::default(),
             sliding_turns: sliding::Turns::default(),
-            searches: search::Permits::default(),
+            searches: search::permits(),
+            previews: Previews::default(),
             limits,
             inbox: Inbox::default(),
             media,

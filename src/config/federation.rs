@@ -46,6 +46,15 @@ impl Default for Federation {
 pub struct ServerPattern(String);
 
 impl ServerPattern {
+    /// As [`Self::matches`], for the host of an address of another kind.
+    pub fn matches_host(&self, host: &str) -> bool {
+        let host = host.to_ascii_lowercase();
+        match self.0.strip_prefix('*') {
+            Some(end) => host.ends_with(end),
+            None => host == self.0,
+        }
+    }
+
     /// A pattern without a port is for every port.
     pub fn matches(&self, server: &ServerName) -> bool {
         let (name, host) = (server.as_str().to_ascii_lowercase(), server.host().to_ascii_lowercase());

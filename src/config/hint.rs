@@ -34,6 +34,7 @@ const RETIRED: &[(&str, &str)] = &[
     ("max_fetch_prev_events", "remove it; how much is fetched is bounded"),
     ("forbidden_remote_*", "set `allowed_servers` in [global.federation]"),
     ("proxy", "remove it; requests to other servers go out directly"),
+    ("url_preview_*", "set `allowed_domains` in [global.url_previews]"),
     ("turn_*", "remove it; this version does not hand out TURN servers"),
     ("turn", "remove it; this version does not hand out TURN servers"),
 ];

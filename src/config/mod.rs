@@ -25,6 +25,7 @@ mod setting;
 mod socket_mode;
 mod tls;
 mod turn;
+mod url_previews;
 mod user_directory;
 mod well_known;
 
@@ -65,6 +66,7 @@ pub use self::{
     socket_mode::SocketMode,
     tls::Tls,
     turn::Turn,
+    url_previews::UrlPreviews,
     user_directory::UserDirectory,
     well_known::{Contact, RtcTransport, Support, WellKnown},
 };
@@ -157,6 +159,7 @@ pub struct Config {
     pub server_notices: Option<ServerNotices>,
     /// The TURN server for calls.
     pub turn: Option<Turn>,
+    pub url_previews: UrlPreviews,
     pub well_known: WellKnown,
 }
 
@@ -226,6 +229,7 @@ impl Config {
             user_directory: UserDirectory::default(),
             server_notices: None,
             turn: None,
+            url_previews: UrlPreviews::default(),
             well_known: WellKnown::default(),
         }
     }

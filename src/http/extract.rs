@@ -50,6 +50,28 @@ pub struct Client<R> {
     pub raw: Bytes,
 }
 
+/// A client request that ruma has no type for.
+pub struct UntypedClient {
+    pub sender: Caller,
+    /// The path's parameters, decoded.
+    pub path: Vec<String>,
+    pub query: Option<String>,
+    pub raw: Bytes,
+}
+
+impl UntypedClient {
+    /// A parameter of the path; `M_INVALID_PARAM` if it is no `T`.
+    pub fn part<T: for<'a> TryFrom<&'a str>>(&self, number: usize) -> Result<T, Error> {
+        let part = self.path.get(number).map_or("", String::as_str);
+        T::try_from(part).map_err(|_| Error::invalid_param(format!("`{part}` can't stand in this path")))
+    }
+
+    /// The body, which must be JSON of this form.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        serde_json::from_slice(&self.raw).map_err(|e| unreadable(DeserializationError::Json(e).into()))
+    }
+}
+
 /// As [`Client`], also of a user whose account is locked: he may log out.
 pub struct LockedClient<R> {
     pub sender: Caller,
@@ -174,6 +196,19 @@ impl<R: IncomingRequest<Authentication = AccessToken> + Send> FromRequest<Arc<Se
         let (sender, request) = authenticate(request, server).await?;
         let (body, raw) = parse(request, server).await?;
         Ok(Self { sender, body, raw })
+    }
+}
+
+impl FromRequest<Arc<Server>> for UntypedClient {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, server: &Arc<Server>) -> Result<Self, Error> {
+        let (sender, mut request) = authenticate(request, server).await?;
+        let path = path_of(&mut request).await?;
+        let path = path.iter().map(|(_, part)| part.to_owned()).collect();
+        let query = request.uri().query().map(str::to_owned);
+        let raw = read(request.into_body(), server).await?;
+        Ok(Self { sender, path, query, raw })
     }
 }
 
@@ -383,8 +418,7 @@ fn unchecked_token(request: &Request) -> Option<String> {
 
 /// Reads the whole body, at most `max_request_size` of it, and parses path, query and body.
 pub(super) async fn parse<R: IncomingRequest>(mut request: Request, server: &Arc<Server>) -> Result<(R, Bytes), Error> {
-    let path: RawPathParams =
-        request.extract_parts().await.map_err(|_| Error::invalid_param("The path is not UTF-8"))?;
+    let path = path_of(&mut request).await?;
     let path: Vec<&str> = path.iter().map(|(_, value)| value).collect();
     let (parts, body) = request.into_parts();
     let mut raw = read(body, server).await?;
@@ -394,6 +428,10 @@ pub(super) async fn parse<R: IncomingRequest>(mut request: Request, server: &Arc
     let request = http::Request::from_parts(parts, raw.as_ref());
     let body = R::try_from_http_request(request, &path).map_err(unreadable)?;
     Ok((body, raw))
+}
+
+async fn path_of(request: &mut Request) -> Result<RawPathParams, Error> {
+    request.extract_parts().await.map_err(|_| Error::invalid_param("The path is not UTF-8"))
 }
 
 /// A body of JSON, or none.

@@ -6,7 +6,7 @@ use ruma::{ServerName, UserId, api::error::ErrorKind};
 
 use super::{
     check_id, check_ours, disk_failed, remote,
-    tables::{Media, PendingUploads, Stored},
+    tables::{Media, MediaItem, PendingUploads, Stored},
 };
 use crate::{
     Server,
@@ -39,7 +39,7 @@ pub async fn find(
 ///
 /// Errors: `M_NOT_FOUND`, `M_NOT_YET_UPLOADED`.
 pub async fn find_ours(
-    server: &Server,
+    server: &Arc<Server>,
     server_name: &ServerName,
     media_id: &str,
     patience: Duration,
@@ -49,8 +49,13 @@ pub async fn find_ours(
     loop {
         let mut arrival = std::pin::pin!(server.media.arrivals.notified());
         arrival.as_mut().enable(); // before looking, so that what arrives meanwhile is not missed
-        if let Some(item) = look(server, media_id)? {
-            return Ok(item);
+        let (item, is_announced) = look(server, media_id)?;
+        if let Some(item) = item {
+            return Ok(item.into());
+        }
+        if !is_announced {
+            let of_page = remote::cached(server, server.name(), media_id).await?;
+            return of_page.ok_or_else(|| Error::not_found("There is no such media"));
         }
         tokio::select! {
             () = arrival => {}
@@ -60,16 +65,12 @@ pub async fn find_ours(
     }
 }
 
-/// `None` if the content is still to come.
-fn look(server: &Server, media_id: &str) -> Result<Option<Stored>> {
+/// What was uploaded, and whether it is still to come.
+fn look(server: &Server, media_id: &str) -> Result<(Option<MediaItem>, bool)> {
     let snapshot = server.store.snapshot();
-    if let Some(item) = snapshot.get::<Media>(&media_id)? {
-        return Ok(Some(item.into()));
-    }
-    match snapshot.get::<PendingUploads>(&media_id)? {
-        Some(pending) if pending.expires_at_ms > server.clock.now_ms() => Ok(None),
-        _ => Err(Error::not_found("There is no such media")),
-    }
+    let pending = snapshot.get::<PendingUploads>(&media_id)?;
+    let is_announced = pending.is_some_and(|pending| pending.expires_at_ms > server.clock.now_ms());
+    Ok((snapshot.get::<Media>(&media_id)?, is_announced))
 }
 
 fn not_yet() -> Error {

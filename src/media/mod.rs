@@ -9,6 +9,7 @@ pub mod download;
 pub mod files;
 mod orphans;
 pub mod pending;
+pub mod preview;
 pub mod remote;
 pub mod tables;
 pub mod thumbnail;

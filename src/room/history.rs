@@ -273,6 +273,7 @@ pub fn first_look(reader: &Reader<'_, '_>, newest: RoomPos) -> Result<FirstLook>
     chunk.entries.reverse();
     let rows = view.snapshot.list::<AccountData>(&(user_id, view.nid));
     let account_data = rows.map(|row| row.and_then(|row| Ok((row.key()?.2.to_owned(), row.value))));
+    let account_data = account_data.filter(|row| row.as_ref().map_or(true, |(_, datum)| !datum.is_deleted()));
     Ok(FirstLook {
         entries: chunk.entries,
         start: chunk.end,

@@ -66,16 +66,18 @@ pub fn write_room(context: &Context<'_>, view: &View<'_>, after: Option<StreamPo
     Ok(write(&data, out))
 }
 
-/// The account data of a room that changed after `after`: all, if `None`.
+/// The account data of a room that changed after `after`: all, if `None`, but what was deleted.
 pub fn read(context: &Context<'_>, room: RoomNid, after: Option<StreamPos>) -> Result<Vec<Datum>> {
     let Some(after) = after else {
         let rows = context.snapshot.list::<AccountData>(&(context.user_id(), room));
-        return rows
-            .map(|row| {
-                let row = row?;
-                Ok((row.key()?.2.to_owned(), row.value.content))
-            })
-            .collect();
+        let mut data = Vec::new();
+        for row in rows {
+            let row = row?;
+            if !row.value.is_deleted() {
+                data.push((row.key()?.2.to_owned(), row.value.content));
+            }
+        }
+        return Ok(data);
     };
     let mut data = Vec::new();
     for (_, event_type) in changes(context, after)?.into_iter().filter(|(changed, _)| *changed == room) {

@@ -40,9 +40,23 @@ struct Limits {
 const GLOBAL_LIMITS: Limits = Limits { types: 1_000, bytes: 4 << 20 };
 const ROOM_LIMITS: Limits = Limits { types: 100, bytes: 256 << 10 };
 
-/// The content of one event: a JSON object. `None` if it was never set.
+/// The content of what was deleted, as clients see it in the next `/sync`; first ones do not see it at all.
+/// <https://github.com/matrix-org/matrix-spec-proposals/pull/3391>
+const DELETED: &str = "{}";
+
+/// How many deleted events of one place are remembered for the clients that have not heard of it.
+const MAX_DELETED: usize = 100;
+
+/// The content of one event: a JSON object. `None` if it was never set, or was deleted.
 pub fn get(snapshot: &Snapshot<'_>, user: &UserId, room: RoomNid, event_type: &str) -> store::Result<Option<String>> {
-    Ok(snapshot.get::<AccountData>(&(user, room, event_type))?.map(|datum| datum.content))
+    let datum = snapshot.get::<AccountData>(&(user, room, event_type))?;
+    Ok(datum.filter(|datum| !datum.is_deleted()).map(|datum| datum.content))
+}
+
+impl AccountDatum {
+    pub fn is_deleted(&self) -> bool {
+        self.content == DELETED
+    }
 }
 
 /// As [`get`], for clients: the push rules are there even if the user never changed any.
@@ -64,13 +78,51 @@ pub fn put(tx: &mut Transaction<'_>, user: &UserId, room: RoomNid, event_type: &
     Ok(())
 }
 
-/// Sets one event as its user asks; `content` is any JSON.
+/// Deletes one event, of which clients are told once. Does nothing if it is not there. Whoever calls this wakes the user.
+pub fn remove(tx: &mut Transaction<'_>, user: &UserId, room: RoomNid, event_type: &str) -> Result<()> {
+    if get(tx.before(), user, room, event_type)?.is_none() {
+        return Ok(());
+    }
+    forget_deleted(tx, user, room)?;
+    put(tx, user, room, event_type, DELETED.to_owned())
+}
+
+/// Makes room for one more deleted event: the one that was deleted first is forgotten.
+fn forget_deleted(tx: &mut Transaction<'_>, user: &UserId, room: RoomNid) -> Result<()> {
+    let mut deleted = Vec::new();
+    for row in tx.before().list::<AccountData>(&(user, room)) {
+        let row = row?;
+        if row.value.is_deleted() {
+            deleted.push((row.value.changed, row.key()?.2.to_owned()));
+        }
+    }
+    if deleted.len() >= MAX_DELETED
+        && let Some((changed, event_type)) = deleted.into_iter().min()
+    {
+        tx.delete::<AccountData>(&(user, room, &event_type));
+        tx.delete::<AccountDataChanges>(&(user, changed, room, &event_type));
+    }
+    Ok(())
+}
+
+/// Deletes one event as its user asks. Status 405 for what only the server writes.
+pub async fn delete(server: &Arc<Server>, user: &UserId, room: RoomNid, event_type: &str) -> Result<()> {
+    check_type(event_type)?;
+    let (owner, event_type) = (user.to_owned(), event_type.to_owned());
+    server.store.commit(move |tx| remove(tx, &owner, room, &event_type)).await?;
+    server.wakers.user(user);
+    Ok(())
+}
+
+/// Sets one event as its user asks; `content` is any JSON, of which an empty object deletes it.
 ///
 /// Errors: `M_BAD_JSON` if the content is no object that can be kept, also with status 405 for what only the server writes;
 /// `M_INVALID_PARAM`, `M_TOO_LARGE`.
 pub async fn set(server: &Arc<Server>, user: &UserId, room: RoomNid, event_type: &str, content: &str) -> Result<()> {
     check_type(event_type)?;
-    plain_json::object(content.as_bytes())?;
+    if plain_json::object(content.as_bytes())?.is_empty() {
+        return delete(server, user, room, event_type).await;
+    }
     let (owner, event_type, content) = (user.to_owned(), event_type.to_owned(), content.to_owned());
     server
         .store
@@ -121,7 +173,7 @@ pub fn check_limits(
     let (mut types, mut bytes) = (1, size);
     for row in snapshot.list::<AccountData>(&(user, room)) {
         let row = row?;
-        if row.key()?.2 != event_type {
+        if row.key()?.2 != event_type && !row.value.is_deleted() {
             types += 1;
             bytes += row.value.content.len();
         }

@@ -5,6 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 
 use super::{
+    account_data::{self, GLOBAL},
     keys::{self, Changed, tables::DeviceKeys},
     session,
     tables::{Device, Devices},
@@ -111,6 +112,10 @@ pub async fn log_out(server: Arc<Server>, user: OwnedUserId, which: Selection) -
     .await
 }
 
+/// Whether a device is silent, which its user's other devices say of it (MSC3890): account data whose types end so.
+const LOCAL_NOTIFICATION_SETTINGS: [&str; 2] =
+    ["m.local_notification_settings", "org.matrix.msc3890.local_notification_settings"];
+
 /// As [`log_out`], as part of a transaction. Call [`keys::announce`] after it.
 pub fn delete(tx: &mut Transaction<'_>, user: &UserId, which: &Selection) -> Result<()> {
     let devices = list(tx.before(), user)?.into_iter().map(|(device, _)| device);
@@ -121,6 +126,9 @@ pub fn delete(tx: &mut Transaction<'_>, user: &UserId, which: &Selection) -> Res
         to_device::delete_device(tx, user, &device);
         pushers::delete_device(tx, user, &device)?;
         sliding::delete_device(tx, user, &device);
+        for settings in LOCAL_NOTIFICATION_SETTINGS {
+            account_data::remove(tx, user, GLOBAL, &format!("{settings}.{device}"))?;
+        }
         tx.delete::<Devices>(&(user, &device));
     }
     Ok(())

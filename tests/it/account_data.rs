@@ -91,9 +91,9 @@ async fn account_data_has_limits() {
     let long = "x".repeat(256);
     assert_eq!(alice.put(&global(&alice, &long), json!({})).await.error(), (400, "M_INVALID_PARAM"));
     for n in 1..100 {
-        alice.put(&of_room(&alice, &room, &format!("org.{n}")), json!({})).await.ok();
+        alice.put(&of_room(&alice, &room, &format!("org.{n}")), json!({ "a": 1 })).await.ok();
     }
-    assert_eq!(alice.put(&of_room(&alice, &room, "org.100"), json!({})).await.error(), (413, "M_TOO_LARGE"));
+    assert_eq!(alice.put(&of_room(&alice, &room, "org.100"), json!({ "a": 1 })).await.error(), (413, "M_TOO_LARGE"));
     alice.put(&of_room(&alice, &room, "org.99"), json!({ "still": "changes" })).await.ok();
 }
 
@@ -132,4 +132,76 @@ async fn what_is_no_tag_is_refused() {
     put("u.x", json!({})).await.ok();
     let tags = format!("/v3/user/{}/rooms/{room}/tags", alice.id);
     assert_eq!(alice.get(&tags).await.ok(), json!({ "tags": { "u.x": {} } }));
+}
+
+#[tokio::test]
+async fn what_is_deleted_is_told_once_and_is_gone() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = alice.create_room(json!({})).await;
+    let unstable = |path: &str| path.replace("/v3/", "/_matrix/client/unstable/org.matrix.msc3391/");
+    for path in [global(&alice, "org.x"), of_room(&alice, &room, "org.x")] {
+        for by_put in [true, false] {
+            alice.put(&path, json!({ "a": 1 })).await.ok();
+            let token = alice.now().await;
+            assert_eq!(bob.delete(&unstable(&path)).await.error(), (403, "M_FORBIDDEN"));
+            match by_put {
+                true => alice.put(&path, json!({})).await.ok(),
+                false => alice.delete(&unstable(&path)).await.ok(),
+            };
+            assert_eq!(alice.get(&path).await.error(), (404, "M_NOT_FOUND"), "{path}");
+            let deleted = json!([{ "type": "org.x", "content": {} }]);
+            let told = alice.sync(&token).await;
+            let of_room = &told["rooms"]["join"][&room]["account_data"]["events"];
+            assert!(told["account_data"]["events"] == deleted || *of_room == deleted, "{told}");
+            // Deleting it again is no news.
+            let token = alice.now().await;
+            alice.delete(&unstable(&path)).await.ok();
+            assert_eq!(alice.sync(&token).await.get("account_data"), None);
+            assert!(!alice.sync_with("").await.to_string().contains("org.x"));
+            let first_look = alice.get(&format!("/v3/rooms/{room}/initialSync")).await.ok();
+            assert!(!first_look.to_string().contains("org.x"));
+        }
+    }
+    let rules = unstable(&global(&alice, "m.push_rules"));
+    assert_eq!(alice.delete(&rules).await.error(), (405, "M_BAD_JSON"));
+    let nowhere = unstable(&of_room(&alice, "!nothing:example.org", "org.x"));
+    assert_eq!(alice.delete(&nowhere).await.error(), (404, "M_NOT_FOUND"));
+    let strange = unstable(&global(&alice, "org.x")).replace(&alice.id, "nobody");
+    assert_eq!(alice.delete(&strange).await.error(), (400, "M_INVALID_PARAM"));
+}
+
+#[tokio::test]
+async fn deleted_account_data_makes_room_and_is_forgotten_in_the_end() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let token = alice.now().await;
+    for n in 0..1_100 {
+        alice.put(&global(&alice, &format!("org.x{n}")), json!({ "a": 1 })).await.ok();
+        alice.put(&global(&alice, &format!("org.x{n}")), json!({})).await.ok();
+    }
+    let told = alice.sync(&token).await;
+    let told = told["account_data"]["events"].as_array().unwrap();
+    assert!(told.len() <= 101 && told.last().unwrap()["type"] == "org.x1099", "{}", told.len());
+}
+
+#[tokio::test]
+async fn what_is_said_of_a_device_goes_with_it() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let other = server.log_in("alice").await;
+    for name in ["m.local_notification_settings", "org.matrix.msc3890.local_notification_settings"] {
+        for device in [&alice.device_id, &other.device_id] {
+            alice.put(&global(&alice, &format!("{name}.{device}")), json!({ "is_silenced": true })).await.ok();
+        }
+    }
+    let token = alice.now().await;
+    other.post("/v3/logout", json!({})).await.ok();
+    for name in ["m.local_notification_settings", "org.matrix.msc3890.local_notification_settings"] {
+        let gone = format!("{name}.{}", other.device_id);
+        assert_eq!(alice.get(&global(&alice, &gone)).await.error(), (404, "M_NOT_FOUND"));
+        let told = alice.sync(&token).await;
+        assert!(told["account_data"]["events"].as_array().unwrap().contains(&json!({ "type": gone, "content": {} })));
+        alice.get(&global(&alice, &format!("{name}.{}", alice.device_id))).await.ok();
+    }
 }

@@ -27,6 +27,7 @@ mod membership;
 mod moderation;
 mod oauth;
 mod presence;
+mod previews;
 mod profile;
 mod push_rules;
 mod pushers;

@@ -2,27 +2,32 @@
 
 use std::sync::Arc;
 
-use axum::{Router, extract::State};
+use axum::{Router, extract::State, routing::delete};
 use ruma::{
+    OwnedRoomId, OwnedUserId,
     api::client::config::{
         get_global_account_data, get_room_account_data, set_global_account_data, set_room_account_data,
     },
     serde::Raw,
 };
-use serde_json::value::RawValue;
+use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     Server,
     error::{Error, Result},
     http::{
         endpoint,
-        extract::{Client, Matrix},
+        extract::{Client, Json, Matrix, UntypedClient},
     },
     user::account_data::{self, GLOBAL, check_own},
 };
 
 pub fn router() -> Router<Arc<Server>> {
+    // Deleting is a proposal, MSC3391, of which ruma knows nothing.
+    let user = "/_matrix/client/unstable/org.matrix.msc3391/user/{user_id}";
     Router::new()
+        .route(&format!("{user}/account_data/{{event_type}}"), delete(delete_global))
+        .route(&format!("{user}/rooms/{{room_id}}/account_data/{{event_type}}"), delete(delete_of_room))
         .merge(endpoint::<get_global_account_data::v3::Request, _, _>(get_global))
         .merge(endpoint::<set_global_account_data::v3::Request, _, _>(set_global))
         .merge(endpoint::<get_room_account_data::v3::Request, _, _>(get_of_room))
@@ -81,6 +86,26 @@ async fn set_of_room(
     let event_type = body.event_type.to_string();
     account_data::set(&server, &body.user_id, room, &event_type, body.data.json().get()).await?;
     Ok(Matrix(set_room_account_data::v3::Response::new()))
+}
+
+/// `DELETE /user/{userId}/account_data/{type}`
+/// <https://github.com/matrix-org/matrix-spec-proposals/pull/3391>
+async fn delete_global(State(server): State<Arc<Server>>, request: UntypedClient) -> Result<Json<Value>> {
+    let (user_id, event_type): (OwnedUserId, String) = (request.part(0)?, request.part(1)?);
+    check_own(&request.sender.user_id, &user_id)?;
+    account_data::delete(&server, &user_id, GLOBAL, &event_type).await?;
+    Ok(Json(json!({})))
+}
+
+/// `DELETE /user/{userId}/rooms/{roomId}/account_data/{type}`
+/// <https://github.com/matrix-org/matrix-spec-proposals/pull/3391>
+async fn delete_of_room(State(server): State<Arc<Server>>, request: UntypedClient) -> Result<Json<Value>> {
+    let user_id: OwnedUserId = request.part(0)?;
+    check_own(&request.sender.user_id, &user_id)?;
+    let room_id: OwnedRoomId = request.part(1)?;
+    let room = account_data::room_of(&server.store.snapshot(), &user_id, &room_id)?;
+    account_data::delete(&server, &user_id, room, &request.part::<String>(2)?).await?;
+    Ok(Json(json!({})))
 }
 
 fn raw<T>(content: String) -> Result<Raw<T>> {

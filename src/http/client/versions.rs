@@ -12,26 +12,32 @@ use crate::{
 };
 
 /// The versions of the specification that we claim. Clients decide by them what to rely on, so this stays below the first
-/// one whose features are missing: v1.2 has the space hierarchy, v1.3 relations.
-const VERSIONS: [&str; 2] = ["r0.6.1", "v1.1"];
+/// one whose features are missing: v1.18 has policy servers.
+const VERSIONS: [&str; 18] = [
+    "r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12",
+    "v1.13", "v1.14", "v1.15", "v1.16", "v1.17",
+];
 
-/// What we have of later versions, by the names under which clients look for it beside the version.
+/// What we have by the names under which clients look for it beside the version: proposals, and what became of them.
 const FEATURES: &[&str] = &[
     "fi.mau.msc2246.stable",                          // media uploaded after its id was made, v1.7
     "fi.mau.msc2659.stable",                          // pings of application services, v1.7
     "m.lazy_load_members",                            // r0.5
     "org.matrix.e2e_cross_signing",                   // v1.1
     "org.matrix.msc2285.stable",                      // private read receipts, v1.4
+    "org.matrix.msc3391",                             // account data that is deleted
     "org.matrix.msc3440.stable",                      // threads, v1.4
     "org.matrix.msc3715.stable",                      // relations in both directions, v1.4
     "org.matrix.msc3771",                             // receipts of threads, v1.4
     "org.matrix.msc3773",                             // unread counts of threads, v1.4
+    "org.matrix.msc3827.stable",                      // the directory by types of rooms, v1.4
     "org.matrix.msc3856.stable",                      // the list of threads, v1.4
     "org.matrix.msc3874",                             // messages with some relation only
     "org.matrix.msc3881",                             // pushers that are switched off
     "org.matrix.msc3916.stable",                      // authenticated media, v1.11
     "org.matrix.msc4140",                             // delayed events
     "org.matrix.msc4155",                             // invites by some users and servers only
+    "org.matrix.msc4169",                             // redactions by `/send`, v1.18
     "org.matrix.msc4306",                             // subscriptions to threads
     "org.matrix.msc4308",                             // subscriptions to threads in sliding sync
     "org.matrix.simplified_msc3575",                  // sliding sync, MSC4186

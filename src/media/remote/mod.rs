@@ -1,4 +1,5 @@
-//! Media of other servers: fetched when one of our users asks, then kept as long as there is room.
+//! Media of other servers: fetched when one of our users asks, then kept as long as there is room. Pictures of web pages
+//! are kept like them, under our own name.
 
 mod fetch;
 mod multipart;
@@ -70,7 +71,8 @@ pub async fn find(
     Server::detached(keep).await
 }
 
-async fn cached(server: &Arc<Server>, other: &ServerName, media_id: &str) -> Result<Option<Stored>> {
+/// What is kept of that file; it was asked for now.
+pub(super) async fn cached(server: &Arc<Server>, other: &ServerName, media_id: &str) -> Result<Option<Stored>> {
     let key = (other.to_owned(), media_id.to_owned());
     let read = move |snapshot: &Snapshot<'_>| Ok(snapshot.get::<RemoteMedia>(&(key.0.as_str(), &key.1))?);
     let Some(cached) = server.read(read).await? else { return Ok(None) };
@@ -100,7 +102,7 @@ async fn touch(server: &Server, other: &ServerName, media_id: &str, now: u64) ->
 }
 
 /// Writes the row of a new file, and removes the files that were not asked for the longest if there is no room for it.
-async fn keep(
+pub(super) async fn keep(
     server: &Arc<Server>,
     other: &ServerName,
     media_id: &str,

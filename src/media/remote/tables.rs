@@ -5,13 +5,13 @@ use crate::{
     store::{Family, Record, Table},
 };
 
-/// Files of other servers that are kept here.
+/// Files of other servers that are kept here, and pictures of web pages.
 pub struct RemoteMedia;
 impl Table for RemoteMedia {
     const NAME: &'static str = "remote_media";
     const FAMILY: Family = Family::Lookup;
     const ID: u8 = 113;
-    /// Server name and media id.
+    /// Server name (ours, for pictures of web pages) and media id.
     type Key<'a> = (&'a str, &'a str);
     type Value = Cached;
 }

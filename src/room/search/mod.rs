@@ -3,7 +3,6 @@
 //! <https://spec.matrix.org/v1.19/client-server-api/#server-side-search>
 
 pub mod index;
-mod permits;
 pub mod token;
 pub mod words;
 
@@ -15,7 +14,6 @@ use std::{
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId, api::client::filter::RoomEventFilter, events::StateEventType};
 use serde::Deserialize;
 
-pub use self::permits::Permits;
 use self::{
     index::{Field, SearchWords},
     token::{Group, Place, Token},
@@ -31,6 +29,7 @@ use super::{
 use crate::{
     Server,
     error::Result,
+    permits::Permits,
     store::{Beginning, EventNid, RoomNid, RoomPos, Scan, Snapshot},
 };
 
@@ -39,6 +38,11 @@ use crate::{
 const MAX_TIME: Duration = Duration::from_secs(3);
 const MAX_ROWS: usize = 20_000;
 const MAX_EVENTS: usize = 2_000;
+
+/// How many searches run at a time: they read much, and everybody else reads the same disk. And how many one user may
+/// have running and waiting.
+const MAX_RUNNING: usize = 2;
+const MAX_OF_USER: usize = 8;
 
 /// How many words of a search count.
 const MAX_WORDS: usize = 16;
@@ -52,6 +56,11 @@ const MAX_PREDECESSORS: usize = 20;
 /// How well a word fits: a whole one, and the beginning of a longer one.
 const WHOLE: u32 = 100;
 const PART: u32 = 50;
+
+/// Who may search now.
+pub fn permits() -> Permits {
+    Permits::new(MAX_RUNNING, MAX_OF_USER)
+}
 
 /// What to look for.
 #[derive(Clone, Debug)]

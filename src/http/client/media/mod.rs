@@ -4,6 +4,7 @@ mod answer;
 mod config;
 mod download;
 mod frozen;
+mod preview;
 mod range;
 mod thumbnail;
 mod upload;
@@ -19,6 +20,7 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(config::router())
         .merge(download::router())
         .merge(frozen::router())
+        .merge(preview::router())
         .merge(thumbnail::router())
         .merge(upload::router())
 }

@@ -1,3 +1,5 @@
+//! Permits for what costs much: only so many run at a time, and of those who wait, only so many are of one user.
+
 use std::{collections::HashMap, time::Duration};
 
 use parking_lot::Mutex;
@@ -6,22 +8,11 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::error::{Error, Result};
 
-/// How many searches of one user may run and wait at a time.
-const MAX_OF_USER: usize = 8;
-
-/// How many searches run at a time: they read much, and everybody else reads the same disk.
-const MAX_RUNNING: usize = 2;
-
-/// Who may search now.
+/// Who may do it now.
 pub struct Permits {
     running: Semaphore,
+    max_of_user: usize,
     of_users: Mutex<HashMap<OwnedUserId, usize>>,
-}
-
-impl Default for Permits {
-    fn default() -> Self {
-        Self { running: Semaphore::new(MAX_RUNNING), of_users: Mutex::default() }
-    }
 }
 
 /// Given back when it is dropped.
@@ -32,12 +23,17 @@ pub struct Permit<'p> {
 }
 
 impl Permits {
-    /// Waits until it is `user`'s turn; `M_LIMIT_EXCEEDED` if he has too many searches already.
+    /// `max_of_user`: how many of one user run and wait at a time.
+    pub fn new(max_running: usize, max_of_user: usize) -> Self {
+        Self { running: Semaphore::new(max_running), max_of_user, of_users: Mutex::default() }
+    }
+
+    /// Waits until it is `user`'s turn; `M_LIMIT_EXCEEDED` if he has too many already.
     pub async fn acquire(&self, user: &UserId) -> Result<Permit<'_>> {
         {
             let mut of_users = self.of_users.lock();
             let count = of_users.entry(user.to_owned()).or_default();
-            if *count >= MAX_OF_USER {
+            if *count >= self.max_of_user {
                 return Err(Error::limit_exceeded(Duration::from_secs(1)));
             }
             *count += 1;
@@ -68,11 +64,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_user_has_a_few_searches_and_gets_them_back() {
-        let permits = Permits::default();
+    async fn a_user_has_a_few_and_gets_them_back() {
+        let permits = Permits::new(2, 8);
         let (alice, bob) = (user_id!("@alice:x"), user_id!("@bob:x"));
         let running = [permits.acquire(alice).await.unwrap(), permits.acquire(alice).await.unwrap()];
-        let mut waiting: Vec<_> = (2..MAX_OF_USER).map(|_| Box::pin(permits.acquire(alice))).collect();
+        let mut waiting: Vec<_> = (2..8).map(|_| Box::pin(permits.acquire(alice))).collect();
         for waiting in &mut waiting {
             assert!(futures_util::poll!(waiting).is_pending());
         }
