@@ -8,7 +8,7 @@ use crate::{
     push,
     room::{delayed, upgrade::carry_over},
     sweep,
-    user::directory,
+    user::{directory, guests},
 };
 
 /// Starts it all; it ends with the server's `shutdown`.
@@ -21,4 +21,5 @@ pub fn start(server: &Arc<Server>) {
     tokio::spawn(delayed::run(Arc::clone(server)));
     tokio::spawn(carry_over::run(Arc::clone(server)));
     tokio::spawn(directory::remote::run(Arc::clone(server)));
+    tokio::spawn(guests::run(Arc::clone(server)));
 }

@@ -16,6 +16,7 @@ use crate::{
     store::{self, Row, Table},
     sync::sliding,
     user::{
+        guests,
         keys::remote,
         tables::{ReceivedToDevice, ToDeviceTransactions},
     },
@@ -61,6 +62,7 @@ pub async fn once(server: &Arc<Server>) -> Result<usize> {
         + old_rows::<ReceivedToDevice>(server).await?
         + remote::sweep(server).await?
         + oauth::client::sweep(server).await?
+        + guests::sweep(server).await?
         + media::pending::remove_expired(server).await?)
 }
 

@@ -150,7 +150,8 @@ pub fn caller(server: &Server, token: &str, assertion: Assertion) -> Result<Opti
         Some(_) => {}
     }
     let device_id = assertion.device_id.or(assertion.unstable_device_id).unwrap_or_default().into();
-    let caller = Caller { user_id, device_id, appservice: Some(Arc::clone(registration)) };
+    let appservice = Some(Arc::clone(registration));
+    let caller = Caller { appservice, ..Caller::on_device(user_id, device_id) };
     if caller.has_device() && device::get(&snapshot, &caller.user_id, &caller.device_id)?.is_none() {
         return Err(Error::refused(custom("M_UNKNOWN_DEVICE"), "The user has no such device"));
     }

@@ -13,8 +13,10 @@ use crate::{
     store::Result,
     sync::sliding::tables::{Connections, SentRooms},
     user::{
+        dehydrated::DehydratedDevices,
         directory::{self, Entries, Words},
         email::{EmailOwners, Emails},
+        guests::Guests,
         keys::tables::{OneTimeKeyCounts, OneTimeKeyPlaces, OneTimeKeys, UserSignatureChanges, UserSignatures},
         tables::{
             AccessTokens, AccountData, AccountDataChanges, Accounts, BackupKeys, Backups, DeviceTokens, Devices,
@@ -26,6 +28,7 @@ use crate::{
 
 pub fn check(checker: &mut Checker<'_>) {
     checker.run("devices", devices);
+    checker.run("dehydrated devices and guests", special);
     checker.run("tokens", tokens);
     checker.run("OAuth sessions", oauth_sessions);
     checker.run("account data", account_data);
@@ -66,6 +69,22 @@ fn devices(checker: &mut Checker<'_>) -> Result<()> {
         let account = checker.snapshot.get::<Accounts>(&user_id)?;
         let is_in_use = account.is_some_and(|account| account.deactivated.is_none());
         checker.expect("devices", is_in_use, || format!("{device_id} is one of {user_id}, who has no account"));
+    }
+    Ok(())
+}
+
+/// What is dehydrated is a device of its user; guests are listed, and nobody else.
+fn special(checker: &mut Checker<'_>) -> Result<()> {
+    for row in checker.snapshot.list::<DehydratedDevices>(&()) {
+        let row = row?;
+        let is_there = checker.snapshot.contains::<Devices>(&(row.key()?, &row.value.device_id))?;
+        checker.expect("devices", is_there, || format!("the dehydrated one of {:?} is not there", row.key()));
+    }
+    for row in checker.snapshot.list::<Accounts>(&()) {
+        let row = row?;
+        let is_guest = row.value.is_guest && row.value.deactivated.is_none();
+        let is_listed = checker.snapshot.contains::<Guests>(&row.key()?)?;
+        checker.expect("guests", is_guest == is_listed, || format!("{:?} is one: {is_guest}", row.key()));
     }
     Ok(())
 }

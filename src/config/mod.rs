@@ -130,6 +130,8 @@ pub struct Config {
     pub registration_shared_secret: Option<Secret>,
     pub registration_shared_secret_file: Option<PathBuf>,
     pub registration_terms: RegistrationTerms,
+    /// Whether anybody may look in as a guest.
+    pub allow_guest_access: bool,
     pub password_policy: PasswordPolicy,
     pub sessions: Sessions,
     pub oauth: OAuth,
@@ -211,6 +213,7 @@ impl Config {
             registration_shared_secret: None,
             registration_shared_secret_file: None,
             registration_terms: RegistrationTerms::new(),
+            allow_guest_access: false,
             password_policy: PasswordPolicy::default(),
             sessions: Sessions::default(),
             oauth: OAuth::default(),

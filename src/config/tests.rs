@@ -23,6 +23,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("federation", ""),
     ("rate_limits.message", ""),
     ("password_policy", ""),
+    ("url_previews", ""),
     ("user_directory", ""),
     ("server_notices", "system_mxid_localpart = 'a'"),
     ("turn", "uris = []"),

@@ -31,6 +31,7 @@ use crate::{
         tables::RoomIds,
     },
     store::RoomNid,
+    user::guests,
 };
 
 /// Joins a room wherever it is. `via`: servers that may be in it, as the client names them. `extra` goes into the member
@@ -49,6 +50,10 @@ pub async fn join(
 ) -> Result<()> {
     if let Some(answer) = join_here(server, user, room_id, &extra).await? {
         return answer;
+    }
+    // Whether a room of other servers lets guests in is known only after it let one in.
+    if guests::is_guest(&server.store.snapshot(), user)? {
+        return Err(guests::forbidden());
     }
     let (server, user, room_id, via) = (Arc::clone(server), user.to_owned(), room_id.to_owned(), via.to_vec());
     // A client that hangs up must not leave a room half entered.

@@ -20,6 +20,7 @@ use ruma::api::{
     },
     error::{DeserializationError, ErrorKind},
 };
+use ruma::exports::serde_html_form;
 use serde::{
     Serialize,
     de::{DeserializeOwned, IgnoredAny},
@@ -50,6 +51,14 @@ pub struct Client<R> {
     pub raw: Bytes,
 }
 
+/// As [`Client`], also of a guest: what these may do is what handlers take this for.
+/// <https://spec.matrix.org/v1.19/client-server-api/#guest-access>
+pub struct GuestClient<R> {
+    pub sender: Caller,
+    pub body: R,
+    pub raw: Bytes,
+}
+
 /// A client request that ruma has no type for.
 pub struct UntypedClient {
     pub sender: Caller,
@@ -70,6 +79,12 @@ impl UntypedClient {
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
         serde_json::from_slice(&self.raw).map_err(|e| unreadable(DeserializationError::Json(e).into()))
     }
+}
+
+/// What the query of a request says; `M_INVALID_PARAM` if it says something else.
+pub fn from_query<T: DeserializeOwned>(query: Option<&str>) -> Result<T, Error> {
+    let read = serde_html_form::from_str(query.unwrap_or_default());
+    read.map_err(|e| Error::invalid_param(format!("A query parameter is wrong: {e}")))
 }
 
 /// As [`Client`], also of a user whose account is locked: he may log out.
@@ -99,7 +114,7 @@ pub struct Upload<R> {
     pub length: Option<u64>,
 }
 
-/// A client request that may come without a token; one that has a wrong token is refused.
+/// A client request that may come without a token, and also from a guest; one that has a wrong token is refused.
 pub struct MaybeClient<R> {
     pub sender: Option<Caller>,
     pub body: R,
@@ -194,6 +209,16 @@ impl<R: IncomingRequest<Authentication = AccessToken> + Send> FromRequest<Arc<Se
 
     async fn from_request(request: Request, server: &Arc<Server>) -> Result<Self, Error> {
         let (sender, request) = authenticate(request, server).await?;
+        let (body, raw) = parse(request, server).await?;
+        Ok(Self { sender, body, raw })
+    }
+}
+
+impl<R: IncomingRequest<Authentication = AccessToken> + Send> FromRequest<Arc<Server>> for GuestClient<R> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, server: &Arc<Server>) -> Result<Self, Error> {
+        let (sender, request) = authenticate_any(request, server).await?;
         let (body, raw) = parse(request, server).await?;
         Ok(Self { sender, body, raw })
     }
@@ -325,8 +350,15 @@ fn missing_token() -> Error {
     Error::refused(ErrorKind::MissingToken, "Missing access token")
 }
 
-/// Who sends a request that needs a token.
+/// Who sends a request that needs a token, and is for no guest.
 async fn authenticate(request: Request, server: &Arc<Server>) -> Result<(Caller, Request), Error> {
+    let (sender, request) = authenticate_any(request, server).await?;
+    sender.check_not_guest()?;
+    Ok((sender, request))
+}
+
+/// Who sends a request that needs a token.
+async fn authenticate_any(request: Request, server: &Arc<Server>) -> Result<(Caller, Request), Error> {
     let token = bearer_token(&request)?.ok_or_else(missing_token)?;
     let (address, request) = address_of(request, server);
     let sender = caller(server, &token, request.uri(), address).await?;

@@ -32,8 +32,8 @@ use crate::{
 /// The most events that one answer holds, whatever a client asks for.
 pub(super) const MAX_LIMIT: usize = 1_000;
 
-/// How many events the first look at a room holds.
-const INITIAL_LIMIT: usize = 20;
+/// How many events the first look at a room holds, unless the client says something else.
+pub const INITIAL_LIMIT: usize = 20;
 
 /// Runs `work` with `caller` as reader of a room, and with the newest place of its timeline that may be shown. `None` if
 /// the server does not know the room.
@@ -257,7 +257,7 @@ pub struct FirstLook {
 }
 
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidinitialsync>
-pub fn first_look(reader: &Reader<'_, '_>, newest: RoomPos) -> Result<FirstLook> {
+pub fn first_look(reader: &Reader<'_, '_>, newest: RoomPos, limit: usize) -> Result<FirstLook> {
     let (view, user_id) = (reader.view(), reader.sight.user_id);
     let state = reader.sight.readable_state()?;
     let filter = RoomEventFilter::default();
@@ -265,7 +265,7 @@ pub fn first_look(reader: &Reader<'_, '_>, newest: RoomPos) -> Result<FirstLook>
         from: None,
         to: None,
         direction: Direction::Backward,
-        limit: INITIAL_LIMIT,
+        limit,
         filter: &filter,
         relations: &RelationFilter::default(),
     };

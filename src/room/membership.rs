@@ -21,7 +21,7 @@ use crate::{
     event::Draft,
     federation::inviting,
     store::{RoomNid, Snapshot},
-    user::{invite_permission, profile},
+    user::{guests, invite_permission, profile},
 };
 
 /// The content of a member event.
@@ -250,6 +250,7 @@ fn draft(
     content.remove("join_authorised_via_users_server");
     match to {
         Membership::Join => {
+            guests::check_may_join(view, target)?;
             if let Some(authorizer) = join_authorizer(server, view, target)? {
                 content.insert("join_authorised_via_users_server".to_owned(), authorizer.as_str().into());
             }

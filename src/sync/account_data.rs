@@ -63,7 +63,8 @@ pub fn write_room(context: &Context<'_>, view: &View<'_>, after: Option<StreamPo
     let mut data = read(context, view.nid, after)?;
     data.retain(|(event_type, _)| wanted.allows_type(event_type));
     data.truncate(limit_of(filter).unwrap_or(usize::MAX));
-    Ok(write(&data, out))
+    // A client that sees the room for the first time is told that there is nothing, as by other servers.
+    Ok(write(&data, out) || after.is_none())
 }
 
 /// The account data of a room that changed after `after`: all, if `None`, but what was deleted.

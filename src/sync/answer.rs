@@ -9,6 +9,7 @@ use super::{
     json::{self, Object},
     left, presence,
     request::Request,
+    stream::PIECE_BYTES,
     to_device,
     token::Token,
 };
@@ -20,9 +21,6 @@ use crate::{
     store::{EventNid, Group, RoomNid, Snapshot, StreamPos, Table},
     user::{ignored::Ignored, keys},
 };
-
-/// From how many bytes on a part of an answer is handed on.
-const PIECE_BYTES: usize = 64 << 10;
 
 /// A finished answer.
 #[derive(Debug)]

@@ -10,6 +10,8 @@ mod changes;
 mod company;
 mod device_lists;
 mod ephemeral;
+pub mod event_stream;
+mod first_answer;
 mod invited;
 mod joined;
 mod json;
@@ -31,6 +33,7 @@ mod wake;
 pub use self::{
     answer::Answer,
     device_lists::DeviceLists,
+    first_answer::{Wanted as FirstWanted, first_answer},
     request::{Request, StateForm},
     stream::{Pieces, stream},
     user_rooms::UserRoomLists,

@@ -19,6 +19,9 @@ use crate::{
     user::presence,
 };
 
+/// From how many bytes on a part of an answer is handed on.
+pub const PIECE_BYTES: usize = 64 << 10;
+
 /// How many pieces wait for the client, at most, as long as it takes them fast enough.
 const MAX_WAITING: usize = 16;
 
@@ -51,11 +54,22 @@ pub async fn stream(server: &Arc<Server>, request: Request) -> Result<Pieces> {
         to_device::acknowledge(server, &request.user_id, &request.device_id, since.to_device).await?;
     }
     let _here = presence::sync(server, &request.user_id, &request.device_id, request.set_presence);
+    pieces(server, move |server, hand_on| Answer::assemble(server, &request, hand_on)).await
+}
+
+/// Takes what is written so far, where that is much.
+pub type HandOn<'h> = dyn FnMut(&mut Vec<u8>) -> Result<()> + 'h;
+
+/// The pieces of the answer that `assemble` makes.
+pub async fn pieces(
+    server: &Arc<Server>,
+    assemble: impl FnOnce(&Server, &mut HandOn<'_>) -> Result<Answer> + Send + 'static,
+) -> Result<Pieces> {
     let (sender, mut rest) = mpsc::unbounded_channel();
     let room = Arc::new(Semaphore::new(MAX_WAITING));
     let mut writer = Writer { server: Arc::clone(server), sender, room: Arc::clone(&room), patience: PATIENCE };
     tokio::task::spawn_blocking(move || {
-        let last = writer.write(&request);
+        let last = writer.write(assemble);
         let _ = writer.sender.send(last); // if the client is gone, nobody needs it
     });
     let first = rest.recv().await.ok_or_else(|| Error::internal("an answer ended before it began"))??;
@@ -71,9 +85,9 @@ struct Writer {
 
 impl Writer {
     /// Makes the answer and hands on all of it but the last piece.
-    fn write(&mut self, request: &Request) -> Result<Bytes> {
+    fn write(&mut self, assemble: impl FnOnce(&Server, &mut HandOn<'_>) -> Result<Answer>) -> Result<Bytes> {
         let server = Arc::clone(&self.server);
-        let answer = Answer::assemble(&server, request, &mut |out| self.hand_on(out))?;
+        let answer = assemble(&server, &mut |out| self.hand_on(out))?;
         Handle::current().block_on(server.store.until_durable(answer.next.pos))?;
         Ok(answer.body.into())
     }

@@ -1,6 +1,6 @@
 //! Who waits for news, and whom a change concerns.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, hash::Hash, sync::Arc};
 
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
@@ -20,6 +20,8 @@ const CACHED_ROOMS: usize = 10_000;
 /// The users who wait, and the local members of the rooms that had news.
 pub struct Wakers {
     users: Mutex<HashMap<OwnedUserId, watch::Sender<()>>>,
+    /// Those who look into a room without being in it.
+    onlookers: Mutex<HashMap<RoomNid, watch::Sender<()>>>,
     members: Cache<RoomNid, LocalMembers>,
 }
 
@@ -32,21 +34,19 @@ struct LocalMembers {
 
 impl Default for Wakers {
     fn default() -> Self {
-        Self { users: Mutex::default(), members: Cache::new(CACHED_ROOMS) }
+        Self { users: Mutex::default(), onlookers: Mutex::default(), members: Cache::new(CACHED_ROOMS) }
     }
 }
 
 impl Wakers {
     /// Hears of everything that concerns `user` from now on. Subscribe first, then look what is there.
     pub fn subscribe(&self, user: &UserId) -> watch::Receiver<()> {
-        let mut users = self.users.lock();
-        if let Some(sender) = users.get(user) {
-            return sender.subscribe();
-        }
-        users.retain(|_, sender| sender.receiver_count() > 0);
-        let (sender, receiver) = watch::channel(());
-        users.insert(user.to_owned(), sender);
-        receiver
+        subscribe(&mut self.users.lock(), user.to_owned())
+    }
+
+    /// Hears of everything that happens in a room from now on.
+    pub fn subscribe_to_room(&self, room: RoomNid) -> watch::Receiver<()> {
+        subscribe(&mut self.onlookers.lock(), room)
     }
 
     /// How many requests wait for news at present.
@@ -63,6 +63,9 @@ impl Wakers {
 
     /// Something changed in a room that its members see.
     pub fn room(&self, server: &Server, room: RoomNid) {
+        if let Some(sender) = self.onlookers.lock().get(&room) {
+            sender.send_replace(());
+        }
         match self.local_members(server, room) {
             Ok(members) => {
                 let users = self.users.lock();
@@ -91,4 +94,14 @@ impl Wakers {
         self.members.insert(room, LocalMembers { as_of: snapshot.pos()?, users: Arc::clone(&users) });
         Ok(users)
     }
+}
+
+fn subscribe<K: Eq + Hash>(waiting: &mut HashMap<K, watch::Sender<()>>, key: K) -> watch::Receiver<()> {
+    if let Some(sender) = waiting.get(&key) {
+        return sender.subscribe();
+    }
+    waiting.retain(|_, sender| sender.receiver_count() > 0);
+    let (sender, receiver) = watch::channel(());
+    waiting.insert(key, sender);
+    receiver
 }

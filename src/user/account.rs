@@ -81,6 +81,24 @@ impl PreparedAccount {
         Self { user_id, account, email: None, display_name: None }
     }
 
+    /// Of a guest, who is found by nobody.
+    pub fn guest(server: &Server, user_id: OwnedUserId) -> Self {
+        let mut guest = Self::without_password(server, user_id);
+        guest.account.is_guest = true;
+        guest
+    }
+
+    /// Writes the account in place of that of a guest, which keeps its profile. `M_THREEPID_IN_USE` as for a new one.
+    pub fn replace_guest(&self, tx: &mut Transaction<'_>) -> Result<()> {
+        account_of_guest(tx, &self.user_id)?;
+        tx.put::<Accounts>(&&*self.user_id, &self.account);
+        directory::make(tx, &self.user_id)?;
+        match &self.email {
+            Some(email) => email::put(tx, &self.user_id, email, self.account.created_at_ms),
+            None => Ok(()),
+        }
+    }
+
     /// `M_USER_IN_USE` if somebody has the name, or had it; `M_THREEPID_IN_USE` if somebody has the address now.
     pub fn write(&self, tx: &mut Transaction<'_>) -> Result<()> {
         check_free(tx.before(), &self.user_id)?;
@@ -88,11 +106,22 @@ impl PreparedAccount {
         if let Some(name) = &self.display_name {
             tx.put::<Profiles>(&(&self.user_id, DISPLAY_NAME), &Json::of(name));
         }
-        directory::add(tx, &self.user_id, self.display_name.as_deref())?;
+        if !self.account.is_guest {
+            directory::add(tx, &self.user_id, self.display_name.as_deref())?;
+        }
         match &self.email {
             Some(email) => email::put(tx, &self.user_id, email, self.account.created_at_ms),
             None => Ok(()),
         }
+    }
+}
+
+/// `M_FORBIDDEN` unless it is that of a guest in good standing: who was locked must not come back by an upgrade.
+fn account_of_guest(tx: &Transaction<'_>, user_id: &UserId) -> Result<()> {
+    let account = get(tx.before(), user_id)?.filter(|account| account.is_guest && account.deactivated.is_none());
+    match account {
+        Some(account) if !account.is_locked && !account.is_suspended => Ok(()),
+        _ => Err(Error::forbidden("This is not the account of a guest who can have another")),
     }
 }
 

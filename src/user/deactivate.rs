@@ -8,7 +8,9 @@ use tracing::warn;
 use super::{
     account, backup,
     device::{self, Selection},
-    directory, email, keys,
+    directory, email,
+    guests::Guests,
+    keys,
     profile::Profiles,
     tables::{AccountData, AccountDataChanges, Deactivated, Filters},
     thread_subscriptions,
@@ -88,6 +90,7 @@ async fn close(server: &Server, user_id: OwnedUserId, is_erased: bool) -> Result
             tx.delete_all::<Profiles>(&&*user_id);
             directory::remove(tx, &user_id)?;
             tx.delete::<NoticeRooms>(&&*user_id);
+            tx.delete::<Guests>(&&*user_id);
             Ok(())
         })
         .await

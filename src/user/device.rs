@@ -6,6 +6,7 @@ use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 
 use super::{
     account_data::{self, GLOBAL},
+    dehydrated,
     keys::{self, Changed, tables::DeviceKeys},
     session,
     tables::{Device, Devices},
@@ -126,6 +127,7 @@ pub fn delete(tx: &mut Transaction<'_>, user: &UserId, which: &Selection) -> Res
         to_device::delete_device(tx, user, &device);
         pushers::delete_device(tx, user, &device)?;
         sliding::delete_device(tx, user, &device);
+        dehydrated::forget(tx, user, &device)?;
         for settings in LOCAL_NOTIFICATION_SETTINGS {
             account_data::remove(tx, user, GLOBAL, &format!("{settings}.{device}"))?;
         }

@@ -73,6 +73,9 @@ impl Table for Words {
 
 /// Writes the entry of one of our users, as his profile is with these changes to it, which are not written yet.
 pub fn update(tx: &mut Transaction<'_>, user: &UserId, changed: &str, value: Option<&str>) -> Result<()> {
+    if tx.get::<Accounts>(&user)?.is_some_and(|account| account.is_guest) {
+        return Ok(());
+    }
     let field = |name: &str| -> Result<Option<String>> {
         if name == changed {
             return Ok(value.map(ToOwned::to_owned));
@@ -81,6 +84,12 @@ pub fn update(tx: &mut Transaction<'_>, user: &UserId, changed: &str, value: Opt
         Ok(kept.and_then(|value| value.parse().ok()))
     };
     let entry = Entry::new(user, field(DISPLAY_NAME)?, field(AVATAR_URL)?);
+    Ok(put(tx, user, entry)?)
+}
+
+/// Writes the entry of somebody who was a guest, and so had none.
+pub fn make(tx: &mut Transaction<'_>, user: &UserId) -> Result<()> {
+    let entry = of_profile(tx.before(), user)?;
     Ok(put(tx, user, entry)?)
 }
 
@@ -113,13 +122,18 @@ fn put(tx: &mut Transaction<'_>, user: &UserId, entry: Entry) -> store::Result<(
 
 /// What the entry of one of our users has to be: for `chappe check`.
 pub fn expected(snapshot: &Snapshot<'_>, user: &UserId) -> Result<Option<Entry>> {
-    if snapshot.get::<Accounts>(&user)?.is_none_or(|account| account.deactivated.is_some()) {
+    let account = snapshot.get::<Accounts>(&user)?;
+    if account.is_none_or(|account| account.deactivated.is_some() || account.is_guest) {
         return Ok(None);
     }
+    of_profile(snapshot, user).map(Some)
+}
+
+fn of_profile(snapshot: &Snapshot<'_>, user: &UserId) -> Result<Entry> {
     let text = |field| -> Result<Option<String>> {
         Ok(profile::get(snapshot, user, field)?.and_then(|value| value.parse().ok()))
     };
-    Ok(Some(Entry::new(user, text(DISPLAY_NAME)?, text(AVATAR_URL)?)))
+    Ok(Entry::new(user, text(DISPLAY_NAME)?, text(AVATAR_URL)?))
 }
 
 /// As clients are told of it.

@@ -15,6 +15,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::{
     account::{self, NewAccount},
     email::Proven,
+    guests,
     session::{DeviceRequest, NewSession, Session},
 };
 use crate::{
@@ -37,6 +38,8 @@ pub struct Wish {
     inhibit_login: bool,
     #[serde(default)]
     refresh_token: bool,
+    /// Of a guest who wants an account like others.
+    guest_access_token: Option<String>,
 }
 
 /// A new account, and its first session unless the client wants none.
@@ -136,7 +139,11 @@ pub async fn register(server: &Arc<Server>, wish: Wish, email: Option<Proven>) -
     };
     let accepted_terms = terms_in_effect(&server.config);
     let new = NewAccount { accepted_terms, email, ..NewAccount::new(user_id, password) };
-    create_with_session(server, new, (!wish.inhibit_login).then_some(device)).await
+    let device = (!wish.inhibit_login).then_some(device);
+    match wish.guest_access_token {
+        Some(token) => guests::upgrade(server, &token, new, device).await,
+        None => create_with_session(server, new, device).await,
+    }
 }
 
 /// Makes an account and, if `device` is given, logs it in: both or neither.

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use tracing::{debug, warn};
 
 use super::{
-    account, device, keys, moderation,
+    account, dehydrated, device, guests, keys, moderation,
     tables::{
         AccessToken, AccessTokens, Account, Accounts, Device, DeviceToken, DeviceTokens, Devices, LastSeen,
         RefreshToken, RefreshTokens, TokenKind,
@@ -53,16 +53,23 @@ pub struct Caller {
     pub device_id: OwnedDeviceId,
     /// The application service that acts for the user.
     pub appservice: Option<Arc<Appservice>>,
+    /// See [`super::guests`].
+    pub is_guest: bool,
 }
 
 impl Caller {
     /// A user on one of his devices.
     pub fn on_device(user_id: OwnedUserId, device_id: OwnedDeviceId) -> Self {
-        Self { user_id, device_id, appservice: None }
+        Self { user_id, device_id, appservice: None, is_guest: false }
     }
 
     pub fn has_device(&self) -> bool {
         !self.device_id.as_str().is_empty()
+    }
+
+    /// `M_GUEST_ACCESS_FORBIDDEN` for guests.
+    pub fn check_not_guest(&self) -> Result<()> {
+        if self.is_guest { Err(guests::forbidden()) } else { Ok(()) }
     }
 
     /// `M_MISSING_PARAM` for an application service that acts on no device, where one is needed.
@@ -194,12 +201,17 @@ impl NewSession {
         Ok(Self { user_id, device_id: scope.device_id, display_name, tokens, oauth })
     }
 
+    pub fn device_id(&self) -> &DeviceId {
+        &self.device_id
+    }
+
     pub fn write(self, tx: &mut Transaction<'_>) -> Result<Session> {
         let Self { user_id, device_id, display_name, tokens, oauth } = self;
         if tx.get::<Devices>(&(&user_id, &device_id))?.is_some() {
             revoke(tx, &user_id, &device_id, |_| true)?;
             oauth::delete(tx, &user_id, &device_id)?;
             pushers::delete_device(tx, &user_id, &device_id)?;
+            dehydrated::forget(tx, &user_id, &device_id)?;
         } else {
             if keys::is_signing_key(tx.before(), &user_id, &device_id)? {
                 return Err(Error::invalid_param("A cross-signing key has the name of this device"));
@@ -276,11 +288,21 @@ pub async fn authenticate_any(server: &Server, token: &str, address: IpAddr) -> 
     if token.replaces_others {
         replace_others(server, hash, &token).await;
     }
-    let caller = Caller::on_device(token.user_id, token.device_id);
+    if account.is_guest && !server.config.allow_guest_access {
+        return Err(unknown(false));
+    }
+    let caller = Caller { is_guest: account.is_guest, ..Caller::on_device(token.user_id, token.device_id) };
     if device.last_seen.is_none_or(|seen| seen.at_ms.saturating_add(SEEN_EVERY_MS) <= now_ms) {
         note_seen(server, &caller, LastSeen { at_ms: now_ms, address }).await;
     }
     Ok((caller, account))
+}
+
+/// Whose access token this is; `None` if it is nobody's, or has expired.
+pub fn owner(server: &Server, token: &str) -> Result<Option<OwnedUserId>> {
+    let found = find(&server.store.snapshot(), &hash_of(token))?.map(|found| found.token);
+    let now_ms = server.clock.now_ms();
+    Ok(found.filter(|token| token.expires_at_ms.is_none_or(|end| end > now_ms)).map(|token| token.user_id))
 }
 
 /// `M_UNKNOWN_TOKEN` if a device whose request has been waiting was logged out meanwhile, `M_USER_LOCKED` if the account

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     backup::{Backup, BackupKey},
+    dehydrated::DehydratedDevices,
     email::{EmailOwners, Emails},
+    guests::Guests,
     profile::Profiles,
 };
 use crate::store::{Family, Group, Json, Record, RoomNid, StreamPos, Table, TableInfo};
@@ -32,6 +34,8 @@ pub const ALL: &[TableInfo] = &[
     TableInfo::of::<Filters>(),
     TableInfo::of::<Emails>(),
     TableInfo::of::<EmailOwners>(),
+    TableInfo::of::<DehydratedDevices>(),
+    TableInfo::of::<Guests>(),
 ];
 
 /// The accounts of this server. A row is never removed: nobody may get the id of somebody who left.

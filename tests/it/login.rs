@@ -63,11 +63,7 @@ async fn the_versions_are_told_to_everybody() {
     let server = TestServer::new().await;
     let answer = server.request(http::Method::GET, "/_matrix/client/versions", Some("expired"), None).await.ok();
     let versions = answer["versions"].as_array().unwrap();
-    assert_eq!(
-        (&versions[0], versions.last()),
-        (&json!("r0.6.1"), Some(&json!("v1.17"))),
-        "the next has policy servers"
-    );
+    assert_eq!((&versions[0], versions.last()), (&json!("r0.6.1"), Some(&json!("v1.19"))));
     assert_eq!(answer["unstable_features"]["org.matrix.msc3916.stable"], true, "media needs a token here");
 }
 

@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     http::{
         endpoint,
-        extract::{Client, Matrix, MaybeClient},
+        extract::{GuestClient, Matrix, MaybeClient},
     },
     user::{
         account,
@@ -33,9 +33,9 @@ pub fn router() -> Router<Arc<Server>> {
 
 /// `GET /account/whoami`
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3accountwhoami>
-async fn who_am_i(Client { sender, .. }: Client<whoami::v3::Request>) -> Matrix<whoami::v3::Response> {
+async fn who_am_i(GuestClient { sender, .. }: GuestClient<whoami::v3::Request>) -> Matrix<whoami::v3::Response> {
     let device_id = sender.has_device().then_some(sender.device_id);
-    let mut response = whoami::v3::Response::new(sender.user_id, false);
+    let mut response = whoami::v3::Response::new(sender.user_id, sender.is_guest);
     response.device_id = device_id;
     Matrix(response)
 }
@@ -51,6 +51,7 @@ async fn change_password(
     let Some(sender) = sender else {
         return reset_password(server, operation, body).await;
     };
+    sender.check_not_guest()?;
     if sender.appservice.is_some() {
         return Err(Error::forbidden("Users of application services have no passwords"));
     }
@@ -83,6 +84,7 @@ async fn deactivate_account(
     MaybeClient { sender, body, raw }: MaybeClient<deactivate::v3::Request>,
 ) -> Result<Matrix<deactivate::v3::Response>> {
     let sender = sender.ok_or_else(no_other_proof)?;
+    sender.check_not_guest()?;
     let operation = Operation::of::<deactivate::v3::Request>("", &raw)?;
     uiaa::confirm(&server, &sender, operation, body.auth).await?;
     deactivate(server, sender.user_id, body.erase).await?;

@@ -14,7 +14,7 @@ use crate::{
     error::Result,
     http::{
         endpoint,
-        extract::{Client, Matrix},
+        extract::{Client, GuestClient, Matrix},
     },
     user::{
         device::{self, Selection},
@@ -44,7 +44,7 @@ fn shape(device_id: OwnedDeviceId, device: Device) -> api::Device {
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3devices>
 async fn list(
     State(server): State<Arc<Server>>,
-    Client { sender, .. }: Client<get_devices::v3::Request>,
+    GuestClient { sender, .. }: GuestClient<get_devices::v3::Request>,
 ) -> Result<Matrix<get_devices::v3::Response>> {
     let devices = server.read(move |snapshot| device::list(snapshot, &sender.user_id)).await?;
     let devices = devices.into_iter().map(|(device_id, device)| shape(device_id, device));
@@ -55,7 +55,7 @@ async fn list(
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3devicesdeviceid>
 async fn get(
     State(server): State<Arc<Server>>,
-    Client { sender, body, .. }: Client<get_device::v3::Request>,
+    GuestClient { sender, body, .. }: GuestClient<get_device::v3::Request>,
 ) -> Result<Matrix<get_device::v3::Response>> {
     let found = device::get(&server.store.snapshot(), &sender.user_id, &body.device_id)?;
     let device = found.ok_or_else(device::unknown)?;
@@ -66,7 +66,7 @@ async fn get(
 /// <https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3devicesdeviceid>
 async fn update(
     State(server): State<Arc<Server>>,
-    Client { sender, body, .. }: Client<update_device::v3::Request>,
+    GuestClient { sender, body, .. }: GuestClient<update_device::v3::Request>,
 ) -> Result<(StatusCode, Matrix<update_device::v3::Response>)> {
     device::check_display_name(body.display_name.as_deref())?;
     let is_known = device::get(&server.store.snapshot(), &sender.user_id, &body.device_id)?.is_some();

@@ -17,7 +17,7 @@ use crate::{
     federation::joining,
     http::{
         endpoint,
-        extract::{Client, Matrix},
+        extract::{Client, GuestClient, Matrix},
     },
     room::membership::{self, Content},
     user::moderation,
@@ -34,7 +34,7 @@ pub fn router() -> Router<Arc<Server>> {
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidjoin>
 async fn by_id(
     State(server): State<Arc<Server>>,
-    Client { sender, body, raw }: Client<join_room_by_id::v3::Request>,
+    GuestClient { sender, body, raw }: GuestClient<join_room_by_id::v3::Request>,
 ) -> Result<Matrix<join_room_by_id::v3::Response>> {
     server.limits.message(&sender.user_id)?;
     refuse_signed(body.third_party_signed.as_ref())?;
@@ -47,7 +47,7 @@ async fn by_id(
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3joinroomidoralias>
 async fn by_id_or_alias(
     State(server): State<Arc<Server>>,
-    Client { sender, body, raw }: Client<join_room_by_id_or_alias::v3::Request>,
+    GuestClient { sender, body, raw }: GuestClient<join_room_by_id_or_alias::v3::Request>,
 ) -> Result<Matrix<join_room_by_id_or_alias::v3::Response>> {
     server.limits.message(&sender.user_id)?;
     refuse_signed(body.third_party_signed.as_ref())?;

@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Result},
     http::{
         endpoint,
-        extract::{Client, Matrix},
+        extract::{Client, GuestClient, Matrix},
     },
     sync::{DeviceLists, token::Token},
     user::{
@@ -42,7 +42,7 @@ pub fn router() -> Router<Arc<Server>> {
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keysupload>
 async fn upload_keys(
     State(server): State<Arc<Server>>,
-    Client { sender, body, .. }: Client<upload_keys::v3::Request>,
+    GuestClient { sender, body, .. }: GuestClient<upload_keys::v3::Request>,
 ) -> Result<Matrix<upload_keys::v3::Response>> {
     let upload =
         Upload { device_keys: body.device_keys, one_time_keys: body.one_time_keys, fallback_keys: body.fallback_keys };
@@ -59,7 +59,7 @@ async fn upload_keys(
 /// `timeout` is for other servers.
 async fn get_keys(
     State(server): State<Arc<Server>>,
-    Client { sender, body, .. }: Client<get_keys::v3::Request>,
+    GuestClient { sender, body, .. }: GuestClient<get_keys::v3::Request>,
 ) -> Result<Matrix<get_keys::v3::Response>> {
     let timeout = body.timeout.unwrap_or(ANSWER_WITHIN).min(MAX_TIMEOUT);
     let (ours, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
@@ -93,7 +93,7 @@ async fn get_keys(
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keysclaim>
 async fn claim_keys(
     State(server): State<Arc<Server>>,
-    Client { body, .. }: Client<claim_keys::v3::Request>,
+    GuestClient { body, .. }: GuestClient<claim_keys::v3::Request>,
 ) -> Result<Matrix<claim_keys::v3::Response>> {
     let (ours, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
         body.one_time_keys.into_iter().partition(|(user, _)| server.is_ours(user));

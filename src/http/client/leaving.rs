@@ -11,7 +11,7 @@ use crate::{
     federation::leaving,
     http::{
         endpoint,
-        extract::{Client, Matrix},
+        extract::{Client, GuestClient, Matrix},
     },
     room::membership,
 };
@@ -28,7 +28,7 @@ pub fn router() -> Router<Arc<Server>> {
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidleave>
 async fn leave(
     State(server): State<Arc<Server>>,
-    Client { sender, body, .. }: Client<leave_room::v3::Request>,
+    GuestClient { sender, body, .. }: GuestClient<leave_room::v3::Request>,
 ) -> Result<Matrix<leave_room::v3::Response>> {
     server.limits.message(&sender.user_id)?;
     leaving::leave(&server, &sender.user_id, &body.room_id, body.reason).await?;

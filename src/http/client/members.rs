@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Result},
     http::{
         endpoint,
-        extract::{Client, Json, Matrix},
+        extract::{Client, GuestClient, Json, Matrix},
     },
     room::{
         Membership, history,
@@ -37,7 +37,7 @@ pub fn router() -> Router<Arc<Server>> {
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidmembers>
 async fn members(
     State(server): State<Arc<Server>>,
-    Client { sender, body, .. }: Client<get_member_events::v3::Request>,
+    GuestClient { sender, body, .. }: GuestClient<get_member_events::v3::Request>,
 ) -> Result<Matrix<get_member_events::v3::Response>> {
     let at = body.at.as_deref().map(str::parse::<TimelineToken>).transpose()?.map(|token| token.0);
     let (wanted, unwanted) = (membership(body.membership.as_ref())?, membership(body.not_membership.as_ref())?);

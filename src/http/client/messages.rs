@@ -29,12 +29,12 @@ use crate::{
     federation::backfill,
     http::{
         endpoint,
-        extract::{Client, Matrix},
+        extract::{GuestClient, Matrix},
     },
     room::{
         Membership,
         event_filter::RelationFilter,
-        history::{self, Request},
+        history::{self, INITIAL_LIMIT, Request},
         visibility::not_in_room,
     },
     store::{Direction, RoomPos},
@@ -57,7 +57,7 @@ const MAX_BACKFILLS: usize = 3;
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidmessages>
 async fn messages(
     State(server): State<Arc<Server>>,
-    Client { sender, body: MessagesRequest { body, relations }, .. }: Client<MessagesRequest>,
+    GuestClient { sender, body: MessagesRequest { body, relations }, .. }: GuestClient<MessagesRequest>,
 ) -> Result<Matrix<get_message_events::v3::Response>> {
     let (from, to) = (place(body.from.as_deref())?, place(body.to.as_deref())?);
     let direction = match body.dir {
@@ -140,11 +140,11 @@ fn place(token: Option<&str>) -> Result<Option<RoomPos>> {
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidinitialsync>
 async fn initial_sync(
     State(server): State<Arc<Server>>,
-    Client { sender, body, .. }: Client<get_current_state::v3::Request>,
+    GuestClient { sender, body, .. }: GuestClient<get_current_state::v3::Request>,
 ) -> Result<Matrix<get_current_state::v3::Response>> {
     let room_id = body.room_id.clone();
     let answer = history::read(&server, sender, body.room_id, move |reader, newest| {
-        let found = history::first_look(reader, newest)?;
+        let found = history::first_look(reader, newest, INITIAL_LIMIT)?;
         let end = TimelineToken(found.end).to_string();
         let mut messages = PaginationChunk::new(reader.raw_entries(&found.entries)?, end);
         messages.start = found.start.map(|start| TimelineToken(start).to_string());

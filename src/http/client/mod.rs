@@ -9,9 +9,11 @@ mod banning;
 mod capabilities;
 mod create_room;
 mod cross_signing;
+mod dehydrated_device;
 mod delayed_events;
 mod devices;
 mod event_by_time;
+mod event_stream;
 mod filter;
 mod inviting;
 mod joining;
@@ -76,9 +78,11 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(capabilities::router())
         .merge(create_room::router())
         .merge(cross_signing::router())
+        .merge(dehydrated_device::router())
         .merge(delayed_events::router())
         .merge(devices::router())
         .merge(event_by_time::router())
+        .merge(event_stream::router())
         .merge(filter::router())
         .merge(inviting::router())
         .merge(joining::router())

@@ -15,9 +15,12 @@ use crate::{
     error::{Error, Result},
     http::{
         endpoint,
-        extract::{Client, Loose, Matrix, Public, json_object},
+        extract::{GuestClient, Loose, Matrix, Public, json_object},
     },
-    user::profile,
+    user::{
+        profile::{self, DISPLAY_NAME},
+        session::Caller,
+    },
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -55,10 +58,10 @@ async fn get_field(
 /// <https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3profileuseridkeyname>
 async fn set_field(
     State(server): State<Arc<Server>>,
-    Client { sender, body, raw }: Client<Loose<set_profile_field::v3::Request>>,
+    GuestClient { sender, body, raw }: GuestClient<Loose<set_profile_field::v3::Request>>,
 ) -> Result<Matrix<set_profile_field::v3::Response>> {
     let [user_id, field] = body.path.as_slice() else { return Err(Error::internal("the path has two parameters")) };
-    check_own(&sender.user_id, user_id)?;
+    check_own(&sender, user_id, field)?;
     server.limits.message(&sender.user_id)?;
     let mut fields = json_object(&raw)?;
     let value = fields.remove(field).ok_or_else(|| Error::missing_param(format!("The body has no `{field}`")))?;
@@ -73,16 +76,20 @@ async fn set_field(
 /// <https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3profileuseridkeyname>
 async fn delete_field(
     State(server): State<Arc<Server>>,
-    Client { sender, body, .. }: Client<delete_profile_field::v3::Request>,
+    GuestClient { sender, body, .. }: GuestClient<delete_profile_field::v3::Request>,
 ) -> Result<Matrix<delete_profile_field::v3::Response>> {
-    check_own(&sender.user_id, body.user_id.as_str())?;
+    check_own(&sender, body.user_id.as_str(), body.field.as_str())?;
     server.limits.message(&sender.user_id)?;
     profile::delete(&server, &sender.user_id, body.field.as_str()).await?;
     Ok(Matrix(delete_profile_field::v3::Response::new()))
 }
 
-fn check_own(caller: &UserId, user_id: &str) -> Result<()> {
-    if caller == user_id { Ok(()) } else { Err(Error::forbidden("You may only change your own profile")) }
+/// Of his own profile a guest changes his name only.
+fn check_own(caller: &Caller, user_id: &str, field: &str) -> Result<()> {
+    if caller.user_id != user_id {
+        return Err(Error::forbidden("You may only change your own profile"));
+    }
+    if field == DISPLAY_NAME { Ok(()) } else { caller.check_not_guest() }
 }
 
 /// The profile, or a field of it. Profiles are public, and so are those of other servers' users.

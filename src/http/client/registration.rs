@@ -19,7 +19,7 @@ use crate::{
         extract::{Matrix, Public},
     },
     user::{
-        account,
+        account, guests,
         registration::{self, Registered},
         session::DeviceRequest,
         uiaa::{self, Operation},
@@ -44,11 +44,20 @@ async fn register(
     }
     server.limits.registration(address)?;
     check_kind(&body)?;
+    if body.kind == RegistrationKind::Guest {
+        return Ok(Matrix(shape(guests::register(&server, device_of(body)).await?)));
+    }
     registration::check_open(&server.config)?;
-    if let Some(username) = &body.username {
-        let user_id = account::new_user_id(server.name(), username)?;
-        account::check_free(&server.store.snapshot(), &user_id)?;
-        server.appservices.check_user(&user_id, None)?;
+    let user_id = body.username.as_ref().map(|name| account::new_user_id(server.name(), name)).transpose()?;
+    match (&body.guest_access_token, user_id) {
+        (Some(token), Some(user_id)) if guests::with_token(&server, token)? == user_id => {}
+        (Some(_), Some(_)) => return Err(guests::not_his_name()),
+        (Some(_), None) => return Err(Error::missing_param("`username` is missing: a guest keeps his")),
+        (None, Some(user_id)) => {
+            account::check_free(&server.store.snapshot(), &user_id)?;
+            server.appservices.check_user(&user_id, None)?;
+        }
+        (None, None) => {}
     }
     let operation = Operation::of::<register::v3::Request>("", &raw)?.keeping_parameters();
     let passed = uiaa::confirm_registration(&server, operation, body.auth).await?;
@@ -63,14 +72,9 @@ async fn register_for_appservice(
     token: Option<&str>,
 ) -> Result<Matrix<register::v3::Response>> {
     let service = appservice::accounts::service(server, token)?;
-    let username = request.username.ok_or_else(|| Error::missing_param("`username` is missing"))?;
-    let user_id = account::new_user_id(server.name(), &username)?;
-    let device = DeviceRequest {
-        device_id: request.device_id,
-        display_name: request.initial_device_display_name,
-        can_refresh: request.refresh_token,
-    };
-    let device = (!request.inhibit_login).then_some(device);
+    let username = request.username.as_deref().ok_or_else(|| Error::missing_param("`username` is missing"))?;
+    let user_id = account::new_user_id(server.name(), username)?;
+    let device = (!request.inhibit_login).then(|| device_of(request));
     Ok(Matrix(shape(appservice::accounts::register(server, &service, user_id, device).await?)))
 }
 
@@ -79,13 +83,18 @@ fn check_kind(request: &register::v3::Request) -> Result<()> {
     if request.login_type.is_some() {
         return Err(Error::refused(ErrorKind::Unknown, "Unknown type of registration"));
     }
-    if request.kind == RegistrationKind::Guest || request.guest_access_token.is_some() {
-        return Err(Error::refused(ErrorKind::GuestAccessForbidden, "This server has no guest accounts"));
+    match request.kind {
+        RegistrationKind::Guest | RegistrationKind::User => Ok(()),
+        _ => Err(Error::invalid_param("Unknown kind of account")),
     }
-    if request.kind != RegistrationKind::User {
-        return Err(Error::invalid_param("Unknown kind of account"));
+}
+
+fn device_of(request: register::v3::Request) -> DeviceRequest {
+    DeviceRequest {
+        device_id: request.device_id,
+        display_name: request.initial_device_display_name,
+        can_refresh: request.refresh_token,
     }
-    Ok(())
 }
 
 /// The answer to a registration.

@@ -10,7 +10,7 @@ use crate::{
     error::Result,
     http::{
         endpoint,
-        extract::{Client, Matrix},
+        extract::{GuestClient, Matrix},
     },
     room::{
         history::{self, event_not_found},
@@ -31,7 +31,7 @@ pub fn router() -> Router<Arc<Server>> {
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomideventeventid>
 async fn event(
     State(server): State<Arc<Server>>,
-    Client { sender, body, .. }: Client<get_room_event::v3::Request>,
+    GuestClient { sender, body, .. }: GuestClient<get_room_event::v3::Request>,
 ) -> Result<Matrix<get_room_event::v3::Response>> {
     let answer = history::read(&server, sender, body.room_id, move |reader, _| {
         let (nid, event) = history::visible(reader, &body.event_id)?.ok_or_else(event_not_found)?;
@@ -44,7 +44,7 @@ async fn event(
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidcontexteventid>
 async fn context(
     State(server): State<Arc<Server>>,
-    Client { sender, body, .. }: Client<get_context::v3::Request>,
+    GuestClient { sender, body, .. }: GuestClient<get_context::v3::Request>,
 ) -> Result<Matrix<get_context::v3::Response>> {
     let answer = history::read(&server, sender, body.room_id, move |reader, newest| {
         let limit = usize::try_from(body.limit).unwrap_or(usize::MAX);

@@ -26,7 +26,7 @@ use crate::{
     error::{Error, Result},
     http::{
         endpoint,
-        extract::{Client, Matrix},
+        extract::{GuestClient, Matrix},
     },
     room::{
         delayed::{self, NewEvent},
@@ -53,7 +53,7 @@ pub fn router() -> Router<Arc<Server>> {
 async fn message_event(
     State(server): State<Arc<Server>>,
     RawQuery(query): RawQuery,
-    Client { sender, body, raw }: Client<send_message_event::v3::Request>,
+    GuestClient { sender, body, raw }: GuestClient<send_message_event::v3::Request>,
 ) -> Result<Response> {
     server.limits.message(&sender.user_id)?;
     if let Some(delay) = delay_in(query.as_deref())? {
@@ -79,7 +79,7 @@ async fn message_event(
 async fn state_event(
     State(server): State<Arc<Server>>,
     RawQuery(query): RawQuery,
-    Client { sender, body, raw }: Client<send_state_event::v3::Request>,
+    GuestClient { sender, body, raw }: GuestClient<send_state_event::v3::Request>,
 ) -> Result<Response> {
     server.limits.message(&sender.user_id)?;
     if let Some(delay) = delay_in(query.as_deref())? {

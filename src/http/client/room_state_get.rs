@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     http::{
         endpoint,
-        extract::{Client, Matrix},
+        extract::{GuestClient, Matrix},
     },
     room::{history, read, show::Format, visibility::not_in_room},
 };
@@ -35,7 +35,7 @@ pub fn router() -> Router<Arc<Server>> {
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidstate>
 async fn state(
     State(server): State<Arc<Server>>,
-    Client { sender, body, .. }: Client<get_state_events::v3::Request>,
+    GuestClient { sender, body, .. }: GuestClient<get_state_events::v3::Request>,
 ) -> Result<Matrix<get_state_events::v3::Response>> {
     let answer = history::read(&server, sender, body.room_id, |reader, _| {
         let events = read::all(reader.view(), reader.sight.readable_state()?)?;
@@ -48,7 +48,7 @@ async fn state(
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidstateeventtypestatekey>
 async fn state_event(
     State(server): State<Arc<Server>>,
-    Client { sender, body, .. }: Client<get_state_event_for_key::v3::Request>,
+    GuestClient { sender, body, .. }: GuestClient<get_state_event_for_key::v3::Request>,
 ) -> Result<Matrix<get_state_event_for_key::v3::Response>> {
     let is_whole = match body.format {
         StateEventFormat::Content => false,

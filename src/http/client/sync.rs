@@ -19,7 +19,7 @@ use tracing::error;
 use crate::{
     Server,
     error::{Error, Result},
-    http::{endpoint, extract::Client},
+    http::{endpoint, extract::GuestClient},
     sync::{self, Pieces, Request, StateForm},
     user::{filter, presence, session::Caller},
 };
@@ -33,7 +33,7 @@ pub fn router() -> Router<Arc<Server>> {
 async fn sync_events(
     State(server): State<Arc<Server>>,
     RawQuery(query): RawQuery,
-    Client { sender, body, .. }: Client<sync_events::v3::Request>,
+    GuestClient { sender, body, .. }: GuestClient<sync_events::v3::Request>,
 ) -> Result<Response> {
     let request = Request {
         since: body.since.as_deref().map(str::parse).transpose()?,
@@ -54,7 +54,7 @@ async fn sync_events(
 }
 
 /// A body that ends early, so that the client takes it for broken, if the answer can't be finished.
-fn streamed(pieces: Pieces) -> Body {
+pub(super) fn streamed(pieces: Pieces) -> Body {
     Body::from_stream(stream::unfold(pieces, async |mut pieces| {
         let piece = pieces.next().await?.map_err(|cause| {
             error!("an answer that was begun could not be finished: {cause:?}");

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use axum::{Router, extract::State};
+use axum::{Router, extract::State, routing::post};
 use http::{HeaderMap, header};
 use ruma::{
     MilliSecondsSinceUnixEpoch, UInt,
@@ -29,7 +29,7 @@ use crate::{
     error::{Error, Result},
     http::{
         endpoint,
-        extract::{Client, Json, Matrix, Public},
+        extract::{Client, Json, Matrix, Public, UntypedClient},
     },
     mail::letter,
     user::{
@@ -44,6 +44,9 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(endpoint::<get_3pids::v3::Request, _, _>(list))
         .merge(endpoint::<add_3pid::v3::Request, _, _>(add))
         .merge(endpoint::<bind_3pid::v3::Request, _, _>(bind))
+        // ruma does not have it.
+        .route("/_matrix/client/r0/account/3pid", post(older_bind))
+        .route("/_matrix/client/v3/account/3pid", post(older_bind))
         .merge(endpoint::<unbind_3pid::v3::Request, _, _>(unbind))
         .merge(endpoint::<delete_3pid::v3::Request, _, _>(delete))
         .merge(endpoint::<register_by_email::v3::Request, _, _>(request_to_register))
@@ -93,6 +96,12 @@ async fn add(
 /// `POST /account/3pid/bind`: there is no identity server that we trust with users' addresses.
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3account3pidbind>
 async fn bind(_: Client<bind_3pid::v3::Request>) -> Result<Matrix<bind_3pid::v3::Response>> {
+    Err(super::inviting::no_identity_server())
+}
+
+/// `POST /account/3pid`, which is deprecated: the specification made it the same as `bind`.
+/// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3account3pid>
+async fn older_bind(_: UntypedClient) -> Result<Json<()>> {
     Err(super::inviting::no_identity_server())
 }
 

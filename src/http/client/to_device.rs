@@ -10,7 +10,7 @@ use crate::{
     error::Result,
     http::{
         endpoint,
-        extract::{Client, Matrix},
+        extract::{GuestClient, Matrix},
     },
     user::to_device::{self, Sending},
 };
@@ -23,7 +23,7 @@ pub fn router() -> Router<Arc<Server>> {
 /// <https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3sendtodeviceeventtypetxnid>
 async fn send_event_to_device(
     State(server): State<Arc<Server>>,
-    Client { sender, body, .. }: Client<send_event_to_device::v3::Request>,
+    GuestClient { sender, body, .. }: GuestClient<send_event_to_device::v3::Request>,
 ) -> Result<Matrix<send_event_to_device::v3::Response>> {
     let contents = body.messages.into_iter().map(|(user, messages)| {
         (user, messages.into_iter().map(|(device, content)| (device, content.into_json())).collect())

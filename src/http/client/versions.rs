@@ -11,11 +11,11 @@ use crate::{
     http::{endpoint, extract::Matrix},
 };
 
-/// The versions of the specification that we claim. Clients decide by them what to rely on, so this stays below the first
-/// one whose features are missing: v1.18 has policy servers.
-const VERSIONS: [&str; 18] = [
+/// The versions of the specification that we claim: all. Clients decide by them what to rely on, so the next one comes in
+/// when its features are there.
+const VERSIONS: [&str; 20] = [
     "r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12",
-    "v1.13", "v1.14", "v1.15", "v1.16", "v1.17",
+    "v1.13", "v1.14", "v1.15", "v1.16", "v1.17", "v1.18", "v1.19",
 ];
 
 /// What we have by the names under which clients look for it beside the version: proposals, and what became of them.
@@ -30,6 +30,7 @@ const FEATURES: &[&str] = &[
     "org.matrix.msc3715.stable",                      // relations in both directions, v1.4
     "org.matrix.msc3771",                             // receipts of threads, v1.4
     "org.matrix.msc3773",                             // unread counts of threads, v1.4
+    "org.matrix.msc3814",                             // dehydrated devices
     "org.matrix.msc3827.stable",                      // the directory by types of rooms, v1.4
     "org.matrix.msc3856.stable",                      // the list of threads, v1.4
     "org.matrix.msc3874",                             // messages with some relation only

@@ -22,7 +22,7 @@ pub use self::{
     one_time::{one_time_key_counts, unused_fallback_key_types},
     query::{UserKeys, query},
     signatures::{SignedKeys, upload_signatures, users_signed},
-    upload::{Upload, upload},
+    upload::{Upload, check, store, upload},
 };
 use crate::{
     Server,

@@ -34,8 +34,18 @@ pub struct Upload {
 
 /// Stores the keys of the calling device, all or none. Gives the number of one-time keys that it now has, by algorithm.
 pub async fn upload(server: &Arc<Server>, caller: Caller, upload: Upload) -> Result<BTreeMap<String, u64>> {
-    let for_check = caller.clone();
-    let checked = server.blocking(move |_| Checked::new(&for_check, &upload)).await?;
+    let checked = check(server, &caller, upload).await?;
+    store(server, caller, checked).await
+}
+
+/// Whether keys have the form of keys of that device.
+pub async fn check(server: &Arc<Server>, device: &Caller, upload: Upload) -> Result<Checked> {
+    let device = device.clone();
+    server.blocking(move |_| Checked::new(&device, &upload)).await
+}
+
+/// Stores keys that were checked.
+pub async fn store(server: &Arc<Server>, caller: Caller, checked: Checked) -> Result<BTreeMap<String, u64>> {
     let user = caller.user_id.clone();
     let stored = server.store.commit(move |tx| checked.store(tx, &caller)).await?;
     if stored.is_identity_changed {
@@ -50,7 +60,7 @@ struct Stored {
 }
 
 /// An upload whose form is right.
-struct Checked {
+pub struct Checked {
     device_keys: Option<CheckedDeviceKeys>,
     one_time_keys: Vec<NewKey>,
     fallback_keys: Vec<NewKey>,

@@ -178,7 +178,7 @@ async fn extensions_are_about_the_lists_and_rooms_that_they_name() {
     let (listed, subscribed) = (public(&alice).await, public(&alice).await);
     alice.put(&format!("/v3/user/{}/account_data/m.direct", alice.id), json!({ "@b:x": [&listed] })).await.ok();
     for room in [&listed, &subscribed] {
-        alice.put(&format!("/v3/user/{}/rooms/{room}/account_data/org.room", alice.id), json!({})).await.ok();
+        alice.put(&format!("/v3/user/{}/rooms/{room}/account_data/org.room", alice.id), json!({ "a": 1 })).await.ok();
     }
     let ids = async |scope: Value| {
         let mut extension = json!({ "enabled": true });

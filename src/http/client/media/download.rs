@@ -11,7 +11,7 @@ use super::answer::Content;
 use crate::{
     Server,
     error::Result,
-    http::{disposition, endpoint, extract::Client},
+    http::{disposition, endpoint, extract::GuestClient},
     media::download,
 };
 
@@ -28,7 +28,7 @@ pub fn router() -> Router<Arc<Server>> {
 async fn download(
     State(server): State<Arc<Server>>,
     headers: HeaderMap,
-    Client { sender, body, .. }: Client<get_content::v1::Request>,
+    GuestClient { sender, body, .. }: GuestClient<get_content::v1::Request>,
 ) -> Result<Response> {
     let uri = (&*body.server_name, body.media_id.as_str());
     serve(&server, &headers, Some(&sender.user_id), uri, None, body.timeout_ms).await
@@ -39,7 +39,7 @@ async fn download(
 async fn download_as(
     State(server): State<Arc<Server>>,
     headers: HeaderMap,
-    Client { sender, body, .. }: Client<get_content_as_filename::v1::Request>,
+    GuestClient { sender, body, .. }: GuestClient<get_content_as_filename::v1::Request>,
 ) -> Result<Response> {
     let uri = (&*body.server_name, body.media_id.as_str());
     serve(&server, &headers, Some(&sender.user_id), uri, Some(body.filename), body.timeout_ms).await

@@ -8,7 +8,7 @@ use super::answer::Content;
 use crate::{
     Server,
     error::Result,
-    http::{disposition, endpoint, extract::Client},
+    http::{disposition, endpoint, extract::GuestClient},
     media::{download, thumbnail},
 };
 
@@ -21,7 +21,7 @@ pub fn router() -> Router<Arc<Server>> {
 async fn get(
     State(server): State<Arc<Server>>,
     headers: HeaderMap,
-    Client { sender, body, .. }: Client<get_content_thumbnail::v1::Request>,
+    GuestClient { sender, body, .. }: GuestClient<get_content_thumbnail::v1::Request>,
 ) -> Result<Response> {
     let animated = body.animated.unwrap_or_default();
     let request = thumbnail::Request::new(body.method.as_ref(), body.width.into(), body.height.into(), animated)?;
