@@ -6,7 +6,7 @@ use crate::{
     Server, appservice,
     federation::{inbox, queue},
     push,
-    room::{delayed, upgrade::carry_over},
+    room::{delayed, sticky, upgrade::carry_over},
     sweep,
     user::{directory, guests},
 };
@@ -19,6 +19,7 @@ pub fn start(server: &Arc<Server>) {
     tokio::spawn(push::reader::run(Arc::clone(server)));
     tokio::spawn(sweep::run(Arc::clone(server)));
     tokio::spawn(delayed::run(Arc::clone(server)));
+    tokio::spawn(sticky::run(Arc::clone(server)));
     tokio::spawn(carry_over::run(Arc::clone(server)));
     tokio::spawn(directory::remote::run(Arc::clone(server)));
     tokio::spawn(guests::run(Arc::clone(server)));

@@ -25,7 +25,7 @@ use crate::{
     random::Random,
     rate_limit::RateLimits,
     rendezvous,
-    room::{Rooms, delayed::Delayed, hierarchy, search, typing::Typing},
+    room::{Rooms, delayed::Delayed, hierarchy, search, sticky, typing::Typing},
     store::{self, Snapshot, Store},
     sync::{UserRoomLists, Wakers, sliding},
     tables,
@@ -109,6 +109,8 @@ pub struct Server {
     pub walks: hierarchy::Walks,
     /// Where devices meet while one logs the other in.
     pub rendezvous: rendezvous::Sessions,
+    /// Rooms whose sticky events are to be judged again.
+    pub sticky: sticky::Changed,
     /// What other servers said of spaces.
     pub remote_spaces: hierarchy::RemoteCache,
     /// Cancelled when the server is told to stop: whoever waits for news then answers at once.
@@ -189,6 +191,7 @@ impl Server {
             notices: tokio::sync::Mutex::default(),
             walks: hierarchy::walks(),
             rendezvous: rendezvous::Sessions::default(),
+            sticky: sticky::Changed::default(),
             remote_spaces: hierarchy::RemoteCache::default(),
             shutdown: CancellationToken::new(),
         }))

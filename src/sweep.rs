@@ -10,7 +10,7 @@ use crate::{
     federation::{inbox, keys::strangers},
     log, media, oauth,
     room::{
-        delayed,
+        delayed, sticky,
         tables::{EventTransactions, Transactions},
     },
     store::{self, Row, Table},
@@ -58,6 +58,7 @@ pub async fn once(server: &Arc<Server>) -> Result<usize> {
         + inbox::sweep(server).await?
         + strangers::forget(server).await?
         + delayed::sweep(server).await?
+        + sticky::sweep(server).await?
         + old_rows::<ToDeviceTransactions>(server).await?
         + old_rows::<ReceivedToDevice>(server).await?
         + remote::sweep(server).await?

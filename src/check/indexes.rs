@@ -7,6 +7,7 @@ use crate::{
         directory::ListedRooms,
         relations::{Annotations, Relations},
         search::index::{SearchWords, Words},
+        sticky::{StickyChanges, StickyEnds, StickyEvents, StickyWaiting},
         tables::{Events, Rooms},
         threads::ThreadEvents,
     },
@@ -20,6 +21,7 @@ pub fn check(checker: &mut Checker<'_>) {
     checker.run("annotations", annotations);
     checker.run("threads", threads);
     checker.run("search", search);
+    checker.run("sticky events", sticky_events);
 }
 
 /// Each alias belongs to one room that there is, and the room knows it.
@@ -44,6 +46,31 @@ fn listed_rooms(checker: &mut Checker<'_>) -> Result<()> {
         let is_there = checker.snapshot.contains::<Rooms>(&room)?;
         checker.expect("listed rooms", is_there, || format!("room {room} is listed and not there"));
     }
+    Ok(())
+}
+
+/// Each sticky event that clients may be told of is among the changes, the others wait, and all are known to end.
+fn sticky_events(checker: &mut Checker<'_>) -> Result<()> {
+    let (mut told, mut waiting) = (0, 0);
+    for row in checker.snapshot.list::<StickyEvents>(&()) {
+        let row = row?;
+        let (room, event) = row.key()?;
+        let is_listed = match row.value.since {
+            Some(since) => checker.snapshot.contains::<StickyChanges>(&(room, since, event))?,
+            None => checker.snapshot.contains::<StickyWaiting>(&(room, event))?,
+        };
+        told += usize::from(row.value.since.is_some());
+        waiting += usize::from(row.value.since.is_none());
+        let ends = checker.snapshot.contains::<StickyEnds>(&(row.value.ends_ms, room, event))?;
+        checker.expect("sticky events", is_listed && ends, || format!("{:?} is not listed", row.key()));
+    }
+    let listed = [
+        checker.snapshot.list::<StickyChanges>(&()).count(),
+        checker.snapshot.list::<StickyWaiting>(&()).count(),
+        checker.snapshot.list::<StickyEnds>(&()).count(),
+    ];
+    let expected = [told, waiting, told + waiting];
+    checker.expect("sticky events", listed == expected, || format!("{expected:?} have {listed:?} rows in lists"));
     Ok(())
 }
 

@@ -17,6 +17,7 @@ use serde_json::{
 use super::{
     FormatError, Pdu, Verified,
     format::{self, MAX_BYTES},
+    sticky,
 };
 
 /// What an event shall say; where it goes in its room is the [`Context`]'s part.
@@ -30,11 +31,13 @@ pub struct Draft {
     pub redacts: Option<OwnedEventId>,
     /// When an application service says that it happened; `None` for now.
     pub origin_server_ts: Option<MilliSecondsSinceUnixEpoch>,
+    /// For how long it is to be sticky, in milliseconds.
+    pub sticky_ms: Option<u32>,
 }
 
 impl Draft {
     pub fn message(event_type: TimelineEventType, content: Box<RawValue>) -> Self {
-        Self { event_type, state_key: None, content, redacts: None, origin_server_ts: None }
+        Self { event_type, state_key: None, content, redacts: None, origin_server_ts: None, sticky_ms: None }
     }
 
     pub fn state(event_type: StateEventType, state_key: impl Into<String>, content: Box<RawValue>) -> Self {
@@ -158,6 +161,10 @@ fn unsigned_event(draft: Draft, context: &Context<'_>) -> Result<CanonicalJsonOb
     );
     if let Some(state_key) = draft.state_key {
         json.insert("state_key".to_owned(), state_key.into());
+    }
+    if let Some(duration) = draft.sticky_ms {
+        let sticky = CanonicalJsonObject::from([("duration_ms".to_owned(), Int::from(duration).into())]);
+        json.insert(sticky::KEY.to_owned(), sticky.into());
     }
     if let Some(room_id) = context.room_id {
         json.insert("room_id".to_owned(), text(room_id.as_str()));

@@ -26,6 +26,8 @@ pub struct Unsigned<'a> {
     pub redacted_because: Option<&'a RawValue>,
     /// The membership of the reader at the time of the event (MSC4115).
     pub membership: Option<&'a str>,
+    /// For how many milliseconds it is sticky yet (MSC4354).
+    pub sticky_ms: Option<u64>,
     /// The bundled aggregations, `m.relations`.
     pub relations: Option<&'a RawValue>,
 }
@@ -36,6 +38,9 @@ impl Unsigned<'_> {
         let mut object = vec![b'{'];
         if let Some(age) = self.age {
             put_raw(&mut object, "age", &age.to_string());
+        }
+        if let Some(left) = self.sticky_ms {
+            put_raw(&mut object, "msc4354_sticky_duration_ttl_ms", &left.to_string());
         }
         let texts = [
             ("membership", self.membership),
@@ -197,12 +202,13 @@ mod tests {
             replaces_state: Some(event_id!("$old")),
             redacted_because: Some(&because),
             membership: Some("join"),
+            sticky_ms: Some(5),
             relations: Some(&relations),
         };
         let expected = json!({
             "age": -5, "transaction_id": "t\"1", "prev_content": { "a": 1 }, "prev_sender": "@before:domain", "replaces_state": "$old",
             "redacted_because": { "type": "m.room.redaction" }, "membership": "join", "m.relations": {},
-            "org.matrix.msc4140.delay_id": "d",
+            "org.matrix.msc4140.delay_id": "d", "msc4354_sticky_duration_ttl_ms": 5,
         });
         assert_eq!(shown(&event, None, &unsigned)["unsigned"], expected);
         let transaction = Unsigned { transaction_id: Some("1"), ..Unsigned::default() };

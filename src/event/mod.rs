@@ -14,6 +14,7 @@ mod pdu;
 pub mod policy;
 pub mod redact;
 pub mod rules;
+pub mod sticky;
 pub mod stored;
 
 pub use authorize::Refusal;

@@ -18,7 +18,7 @@ use ruma::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Pdu, Verified, format};
+use super::{Pdu, Verified, format, sticky};
 
 /// A state of a room: the root of its state trie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -140,7 +140,7 @@ impl DecodeError {
 }
 
 /// The members of `common`.
-const COMMON: [&str; 5] = ["content", "origin_server_ts", "sender", "state_key", "type"];
+const COMMON: [&str; 6] = ["content", sticky::KEY, "origin_server_ts", "sender", "state_key", "type"];
 
 impl StoredEvent {
     pub fn new(event: &Verified, rules: &RoomVersionRules, placement: Placement) -> Self {

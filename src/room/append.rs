@@ -12,7 +12,7 @@ pub use super::plan::{Incoming, Place};
 use super::{
     Membership, View, local_event,
     lock::{NextNumbers, Numbers},
-    plan::Plan,
+    plan::{Late, Plan},
     policy_server::PolicyServer,
     server_notices, tables,
 };
@@ -258,7 +258,7 @@ pub async fn found(
         numbers.set(Some(next));
         drop(numbers);
         for event in written {
-            server.wakers.event(&server, &event.durable().await?);
+            tell(&server, &event.durable().await?);
         }
         Ok(())
     })
@@ -315,7 +315,7 @@ pub async fn take_in(server: &Arc<Server>, room: RoomNid, incoming: Vec<Incoming
         let mut appended = Vec::with_capacity(written.len());
         for one in written {
             let one = one.durable().await?;
-            server.wakers.event(&server, &one);
+            tell(&server, &one);
             appended.push(one);
         }
         failed.map_or(Ok(appended), Err)
@@ -351,8 +351,42 @@ async fn commit(server: &Server, mut numbers: OwnedMutexGuard<Numbers>, plan: Pl
     let written = write(server, &mut numbers, plan).await?;
     drop(numbers); // the next event can be planned while the disk is busy with this one
     let appended = written.durable().await?;
-    server.wakers.event(server, &appended);
+    tell(server, &appended);
     Ok(appended)
+}
+
+/// Wakes whoever waits for an event that is durable now.
+fn tell(server: &Server, appended: &Appended) {
+    server.wakers.event(server, appended);
+    if !appended.memberships.is_empty() {
+        server.sticky.note(appended.room);
+    }
+}
+
+/// Gives a soft-failed event its place if it is sticky and the room now allows it.
+///
+/// <https://github.com/matrix-org/matrix-spec-proposals/pull/4354>
+pub(super) async fn accept_late(server: &Arc<Server>, room: RoomNid, event: EventNid) -> Result<()> {
+    let server = Arc::clone(server);
+    Server::detached(async move {
+        let numbers = server.rooms.lock(room).await;
+        let work = move |server: &Server| {
+            let snapshot = server.store.snapshot();
+            Late::work_out(&View::of(&server.rooms, &snapshot, room)?, event, server.clock.now_ms())
+        };
+        let Some(late) = server.blocking(work).await? else { return Ok(()) };
+        let write = move |tx: &mut Transaction<'_>| {
+            late.write(tx, room);
+            Ok::<_, Error>(())
+        };
+        let written = server.store.write(write).await?;
+        server.rooms.forget_pdu(room, event);
+        drop(numbers);
+        written.durable().await?;
+        server.wakers.room(&server, room);
+        Ok(())
+    })
+    .await
 }
 
 async fn write(server: &Server, numbers: &mut OwnedMutexGuard<Numbers>, plan: Plan) -> Result<Written<Appended>> {

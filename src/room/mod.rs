@@ -38,6 +38,7 @@ pub mod server_notices;
 pub mod servers;
 pub mod show;
 pub mod state;
+pub mod sticky;
 pub mod summary;
 pub mod tables;
 pub mod threads;

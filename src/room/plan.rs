@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use http::StatusCode;
 use ruma::{EventId, OwnedEventId, OwnedUserId, UserId, events::StateEventType};
 
 use super::{
@@ -21,6 +22,7 @@ use super::{
         resolve,
         trie::{Difference, MadeNodes, Tries},
     },
+    sticky::{self, Stickiness},
     tables::{self, EventPlace, EventTransaction, Origin, Sent, StateChange, StateKeyName, UserRoom},
     view::{Pending, membership_in},
 };
@@ -92,6 +94,7 @@ pub(super) struct Plan {
     relation: Option<Relation>,
     words: Option<Words>,
     effect: Effect,
+    stickiness: Stickiness,
     /// The redactions that waited for this event.
     early_redactions: Vec<EventNid>,
     /// Its number so far, if it was stored before its auth events.
@@ -183,6 +186,12 @@ impl Plan {
         };
         let early_redactions = redaction::early(unplaced, &pdu.event_id)?;
         let stored = if early_redactions.is_empty() { stored } else { redaction::apply_early(unplaced, stored)? };
+        // What the room's policy server does not sign is nothing that everybody is to get.
+        let stickiness = if is_rejected || lacks_signature_of.is_some() {
+            Stickiness::None
+        } else {
+            Stickiness::of(unplaced, &stored, server.clock.now_ms())?
+        };
         let next_state_key = numbers.state_key.0 + u32::from(new_state_key.is_some());
         let next_event = numbers.event.0 + u32::from(is_new);
         Ok(Self {
@@ -202,6 +211,7 @@ impl Plan {
             members,
             has_gap: !prev.unplaced.is_empty(),
             effect,
+            stickiness,
             early_redactions,
             moved_from,
             transaction: None,
@@ -213,6 +223,10 @@ impl Plan {
     /// What our own user asks for and the room does not allow is refused instead of stored.
     pub fn check_local(&self) -> Result<()> {
         match &self.verdict {
+            Verdict::Accepted if self.stickiness == Stickiness::Refused => {
+                let error = Error::forbidden("This room has as many sticky events of this server as it may have");
+                Err(error.with_status(StatusCode::TOO_MANY_REQUESTS))
+            }
             Verdict::Accepted => Ok(()),
             Verdict::SoftFailed(Refusal(reason)) | Verdict::Rejected(Refusal(reason)) => {
                 Err(Error::forbidden(format!("The rules of the room do not allow this: {reason}")))
@@ -253,17 +267,14 @@ impl Plan {
                 Place::Past(pos) => pos,
             };
             self.stored.room_pos = place.0;
-            tx.put::<tables::Timeline>(&(room, place), &event);
-            tx.put::<EventTimes>(&(room, self.stored.origin_server_ts, event), &());
+            write_place(tx, room, event, &self.stored, self.relation.as_ref(), self.words.as_ref());
             if self.has_gap {
                 tx.put::<Gaps>(&(room, place), &());
             }
-            if let Some(relation) = &self.relation {
-                relation.put(tx, room, place);
-            }
-            if let Some(words) = &self.words {
-                words.put(tx, room, place);
-            }
+        }
+        if let Stickiness::Until(ends_ms) = self.stickiness {
+            let is_accepted = self.verdict == Verdict::Accepted;
+            sticky::put(tx, room, event, self.stored.sender.server_name(), ends_ms, is_accepted);
         }
         if let Some(old) = self.moved_from {
             outliers::move_number(tx, room, old, event, &self.stored)?;
@@ -317,6 +328,7 @@ impl Plan {
             Effect::Redacts(redacted) => {
                 let Redacted { event, stored, relation, words } = &**redacted;
                 tx.put::<tables::Events>(&(room, *event), stored);
+                sticky::forget(tx, room, *event)?;
                 if let Some(relation) = relation {
                     relation.delete(tx, room, RoomPos(stored.room_pos))?;
                 }
@@ -326,6 +338,64 @@ impl Plan {
             }
         }
         Ok(())
+    }
+}
+
+/// Writes what an accepted event has beside itself: its place, and the indexes of what it says.
+fn write_place(
+    tx: &mut Transaction<'_>,
+    room: RoomNid,
+    event: EventNid,
+    stored: &StoredEvent,
+    relation: Option<&Relation>,
+    words: Option<&Words>,
+) {
+    let place = RoomPos(stored.room_pos);
+    tx.put::<tables::Timeline>(&(room, place), &event);
+    tx.put::<EventTimes>(&(room, stored.origin_server_ts, event), &());
+    if let Some(relation) = relation {
+        relation.put(tx, room, place);
+    }
+    if let Some(words) = words {
+        words.put(tx, room, place);
+    }
+}
+
+/// A soft-failed event that is sticky, and that the room as it is now allows. It gets a place at the end of the timeline,
+/// but is no end of the graph.
+#[derive(Debug)]
+pub(super) struct Late {
+    event: EventNid,
+    stored: StoredEvent,
+    ends_ms: u64,
+}
+
+impl Late {
+    /// `None` if it is not allowed now either, or has ended.
+    pub fn work_out(view: &View<'_>, event: EventNid, now_ms: u64) -> Result<Option<Self>> {
+        let stored = view.event(event)?;
+        // A state event would have to become part of the state, where what came since stands on another one.
+        if !stored.flags.soft_failed || stored.state_key.is_some() {
+            return Ok(None);
+        }
+        // Nobody knows what that would have said.
+        if policy_server::of(view)?.is_some() {
+            return Ok(None);
+        }
+        let Some(ends_ms) = sticky::end_ms(view, event, &stored, now_ms)? else { return Ok(None) };
+        let verdict = check_against(view, &view.tries(), &*view.pdu(event)?, view.current_state())?;
+        Ok(verdict.is_ok().then_some(Self { event, stored, ends_ms }))
+    }
+
+    pub fn write(mut self, tx: &mut Transaction<'_>, room: RoomNid) {
+        let event = self.event;
+        self.stored.flags.soft_failed = false;
+        self.stored.room_pos = RoomPos::from(tx.pos()).0;
+        let (relation, words) = (Relation::of(&self.stored, event), Words::of(&self.stored, event));
+        tx.put::<tables::Events>(&(room, event), &self.stored);
+        write_place(tx, room, event, &self.stored, relation.as_ref(), words.as_ref());
+        sticky::put(tx, room, event, self.stored.sender.server_name(), self.ends_ms, true);
+        log::note(tx, room, event);
     }
 }
 

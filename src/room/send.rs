@@ -38,25 +38,40 @@ pub async fn message(
     content: Box<RawValue>,
     txn_id: &str,
 ) -> Result<OwnedEventId> {
-    message_at(server, caller, room_id, event_type, content, txn_id, None).await
+    message_with(server, caller, room_id, event_type, content, txn_id, Options::default()).await
 }
 
-/// As [`message`]. `at`: when an application service says that it happened.
-pub async fn message_at(
+/// What may be asked of an event beside what it says.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// When an application service says that it happened.
+    pub at: Option<MilliSecondsSinceUnixEpoch>,
+    /// For how long it is to be sticky, in milliseconds.
+    pub sticky_ms: Option<u32>,
+}
+
+impl Options {
+    fn of(self, draft: Draft) -> Draft {
+        Draft { origin_server_ts: self.at, sticky_ms: self.sticky_ms, ..draft }
+    }
+}
+
+/// As [`message`].
+pub async fn message_with(
     server: &Arc<Server>,
     caller: &Caller,
     room_id: &RoomId,
     event_type: TimelineEventType,
     content: Box<RawValue>,
     txn_id: &str,
-    at: Option<MilliSecondsSinceUnixEpoch>,
+    options: Options,
 ) -> Result<OwnedEventId> {
     let room = membership::known(server, room_id)?;
     let key = transaction(caller, format!("send/{event_type}"), txn_id);
     let sender = caller.user_id.clone();
     append::act(server, room, &caller.user_id, Some(key), move |_, view| {
         let draft = message_draft(view, &sender, event_type, content)?;
-        Ok(Step::Send(Draft { origin_server_ts: at, ..draft }))
+        Ok(Step::Send(options.of(draft)))
     })
     .await
 }
@@ -85,6 +100,7 @@ pub(super) async fn later(
     event_type: TimelineEventType,
     state_key: Option<String>,
     content: Box<RawValue>,
+    options: Options,
     key: TransactionKey,
 ) -> Result<OwnedEventId> {
     if event_type == TimelineEventType::RoomMember
@@ -95,10 +111,10 @@ pub(super) async fn later(
     }
     let user = sender.to_owned();
     append::act(server, room, sender, Some(key), move |server, view| match state_key {
-        None => Ok(Step::Send(message_draft(view, &user, event_type, content)?)),
+        None => Ok(Step::Send(options.of(message_draft(view, &user, event_type, content)?))),
         Some(state_key) => {
             let draft = state_draft(server, view, &user, event_type.to_string().into(), state_key, content)?;
-            state_step(view, &user, draft)
+            state_step(view, &user, options.of(draft))
         }
     })
     .await
@@ -162,18 +178,18 @@ pub async fn state(
     state_key: String,
     content: Box<RawValue>,
 ) -> Result<OwnedEventId> {
-    state_at(server, sender, room_id, event_type, state_key, content, None).await
+    state_with(server, sender, room_id, event_type, state_key, content, Options::default()).await
 }
 
-/// As [`state`]. `at`: when an application service says that it happened.
-pub async fn state_at(
+/// As [`state`].
+pub async fn state_with(
     server: &Arc<Server>,
     sender: &UserId,
     room_id: &RoomId,
     event_type: StateEventType,
     state_key: String,
     content: Box<RawValue>,
-    at: Option<MilliSecondsSinceUnixEpoch>,
+    options: Options,
 ) -> Result<OwnedEventId> {
     let room = membership::known(server, room_id)?;
     if event_type == StateEventType::RoomMember
@@ -184,7 +200,7 @@ pub async fn state_at(
     let user = sender.to_owned();
     append::act(server, room, sender, None, move |server, view| {
         let draft = state_draft(server, view, &user, event_type, state_key, content)?;
-        state_step(view, &user, Draft { origin_server_ts: at, ..draft })
+        state_step(view, &user, options.of(draft))
     })
     .await
 }
@@ -207,7 +223,9 @@ fn state_draft(
 }
 
 fn state_step(view: &View<'_>, sender: &UserId, draft: Draft) -> Result<Step> {
-    Ok(match same_state(view, sender, &draft)? {
+    // What is sticky shall be told anew.
+    let same = if draft.sticky_ms.is_none() { same_state(view, sender, &draft)? } else { None };
+    Ok(match same {
         Some(event_id) => Step::Done(event_id),
         None => Step::Send(draft),
     })

@@ -87,6 +87,11 @@ pub fn servers_at(snapshot: &Snapshot<'_>, room: RoomNid, at: StreamPos) -> stor
     select(snapshot, room, |presence| if presence.joined > 0 { presence.since <= at } else { presence.since >= at })
 }
 
+/// The servers that came into a room with the event whose place in the order of all changes is `at`.
+pub fn servers_since(snapshot: &Snapshot<'_>, room: RoomNid, at: StreamPos) -> store::Result<Vec<OwnedServerName>> {
+    select(snapshot, room, |presence| presence.joined > 0 && presence.since == at)
+}
+
 fn select(
     snapshot: &Snapshot<'_>,
     room: RoomNid,

@@ -18,6 +18,7 @@ use super::{
     aggregations::{self, Budget},
     delayed, invited,
     read::Found,
+    sticky,
     tables::EventTransactions,
     timeline::Entry,
     visibility::{Sight, unreadable},
@@ -183,6 +184,7 @@ impl<'v, 's> Reader<'v, 's> {
         let (transaction_id, delay_id) = self.sent_by(nid, &event)?;
         let replaced = self.replaced(&event)?;
         let membership = self.sight.membership_at(&event)?.map(Membership::to_state);
+        let sticky_end_ms = sticky::end_ms(view, nid, &event, self.now_ms)?;
         let unsigned = Unsigned {
             age: Some(i64::try_from(self.now_ms).unwrap_or(i64::MAX).saturating_sub_unsigned(event.origin_server_ts)),
             transaction_id: transaction_id.as_deref(),
@@ -195,6 +197,7 @@ impl<'v, 's> Reader<'v, 's> {
             replaces_state: replaced.as_ref().map(|replaced| &*replaced.event_id),
             redacted_because: beside.redacted_because,
             membership: membership.as_ref().map(AsRef::as_ref),
+            sticky_ms: sticky_end_ms.map(|end_ms| end_ms.saturating_sub(self.now_ms)),
             relations: beside.relations,
         };
         client_form::write(out, &event.view(), room_id, &unsigned).map_err(unreadable)

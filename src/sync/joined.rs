@@ -7,10 +7,14 @@ use super::{
     ephemeral,
     json::Object,
     state::{self, Known, Query},
+    sticky,
     summary::Summary,
     timeline::Timeline,
 };
 use crate::{error::Result, push::unread, room::View};
+
+/// The name of sticky events while they are a proposal, MSC4354.
+const STICKY: &str = "msc4354_sticky";
 
 pub fn write(context: &Context<'_>, view: &View<'_>, room: &Room, out: &mut Vec<u8>) -> Result<bool> {
     let reader = context.reader(view)?;
@@ -42,6 +46,10 @@ pub fn write(context: &Context<'_>, view: &View<'_>, room: &Room, out: &mut Vec<
     timeline.write(context, &reader, object.key("timeline"))?;
     has_news |= object.member_if("ephemeral", |out| ephemeral::write(context, view, room.after, out))?;
     has_news |= object.member_if("account_data", |out| account_data::write_room(context, view, room.after, out))?;
+    has_news |= object.member_if(STICKY, |out| {
+        let told = timeline.events.iter().map(|entry| entry.nid).collect();
+        sticky::write(context, &reader, room.after, &told, out)
+    })?;
     write_unread(context, view, &mut object)?;
     object.end();
     Ok(has_news)

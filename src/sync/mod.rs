@@ -21,6 +21,7 @@ pub mod presence;
 mod request;
 pub mod sliding;
 mod state;
+mod sticky;
 mod stream;
 pub mod summary;
 mod timeline;

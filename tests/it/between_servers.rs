@@ -4,6 +4,7 @@ mod attacks;
 mod devices;
 mod edus;
 mod queue;
+mod sticky;
 
 use std::time::Duration;
 

@@ -50,6 +50,7 @@ mod shared_secret;
 mod sliding;
 mod spaces;
 mod state;
+mod sticky;
 mod support;
 mod sync;
 mod thread_subscriptions;

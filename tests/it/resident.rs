@@ -8,6 +8,7 @@ mod knocks;
 mod leaving;
 mod policy_servers;
 mod restricted;
+mod sticky;
 mod third_party;
 
 use chappe::event::rules;

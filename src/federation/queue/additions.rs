@@ -7,7 +7,7 @@ use tracing::warn;
 
 use super::tables::{Backlog, Destinations, Item, Queue};
 use crate::{
-    room::tables::Rooms,
+    room::{sticky::StickyEvents, tables::Rooms},
     store::{self, EventNid, RoomNid, Row, StreamPos, Transaction},
 };
 
@@ -118,7 +118,11 @@ fn is_end(tx: &Transaction<'_>, room: RoomNid, event: EventNid) -> store::Result
 impl Kept {
     fn keeps(&mut self, tx: &Transaction<'_>, item: &Item) -> store::Result<bool> {
         Ok(match item {
-            Item::Event { room, event } => self.rooms.insert(*room) || is_end(tx, *room, *event)?,
+            Item::Event { room, event } => {
+                self.rooms.insert(*room)
+                    || is_end(tx, *room, *event)?
+                    || tx.before().contains::<StickyEvents>(&(*room, *event))?
+            }
             Item::Receipt { room, user, thread } => self.receipts.insert((*room, user.clone(), thread.clone())),
             // The other server notices the gap by `prev_id`, and asks for all devices.
             Item::Device { user, device, .. } => self.devices.insert((user.clone(), device.clone())),

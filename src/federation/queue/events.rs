@@ -13,7 +13,8 @@ use crate::{
     log,
     room::{
         Membership,
-        servers::{RoomServers, forget_gone, servers_at},
+        servers::{RoomServers, forget_gone, servers_at, servers_since},
+        sticky,
         tables::Events,
         view::membership_in,
     },
@@ -48,6 +49,11 @@ async fn queue(server: Arc<Server>, entries: Vec<log::Entry>) -> Result<()> {
             for destination in destinations(server, &snapshot, entry, &event, from)? {
                 let item = Item::Event { room: entry.room, event: entry.event };
                 additions.add_event(destination, entry.pos, item);
+            }
+            if event.event_type == "m.room.member" {
+                for newcomer in servers_since(&snapshot, entry.room, entry.pos)? {
+                    add_sticky(server, &snapshot, entry.room, newcomer, &mut additions)?;
+                }
             }
         }
         Ok((additions, rooms, relayed))
@@ -91,6 +97,23 @@ fn destinations(
     servers.extend(server_of_the_removed(snapshot, entry.room, event)?);
     servers.retain(|name| may_tell(server, name) && from.as_ref() != Some(name));
     Ok(servers)
+}
+
+/// Tells a server that has just come into a room of the sticky events there that are ours (MSC4354).
+fn add_sticky(
+    server: &Server,
+    snapshot: &Snapshot<'_>,
+    room: RoomNid,
+    newcomer: OwnedServerName,
+    additions: &mut Additions,
+) -> Result<()> {
+    if !may_tell(server, &newcomer) {
+        return Ok(());
+    }
+    for (since, event) in sticky::of_ours(server, snapshot, room)? {
+        additions.add_event(newcomer.clone(), since, Item::Event { room, event });
+    }
+    Ok(())
 }
 
 /// The server of somebody whom the event takes out of the room, or whose invite or knock it ends: it need not be in

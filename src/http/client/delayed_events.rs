@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{Router, extract::State};
+use axum::{
+    Router,
+    extract::{RawQuery, State},
+};
 use ruma::{
     MilliSecondsSinceUnixEpoch, UInt,
     api::{
@@ -12,6 +15,7 @@ use ruma::{
         },
         error::{ErrorKind, StandardErrorBody},
     },
+    events::sticky::StickyDurationMs,
     serde::Raw,
 };
 use serde::Deserialize;
@@ -48,6 +52,7 @@ pub fn router() -> Router<Arc<Server>> {
 /// `PUT …/rooms/{roomId}/delayed_event/{eventType}/{txnId}`
 async fn send(
     State(server): State<Arc<Server>>,
+    RawQuery(query): RawQuery,
     Client { sender, body, raw }: Client<Loose<send_delayed_event::unstable::Request>>,
 ) -> Result<Matrix<send_delayed_event::unstable::Response>> {
     /// As the proposal has it; ruma knows the delay by its earlier name only.
@@ -69,22 +74,32 @@ async fn send(
         content: content.get().to_owned(),
         delay: Duration::from_millis(delay),
         txn_id: Some(txn_id),
+        sticky_ms: asked_in(query.as_deref())?.sticky_ms,
     };
     let delay_id = delayed::schedule(&server, &sender, &room_id, new).await?;
     Ok(Matrix(send_delayed_event::unstable::Response::new(delay_id)))
 }
 
-/// The delay that `/send` or `/state` asks for by the query parameter of an earlier form of the proposal, which clients
-/// use today.
-pub fn delay_in(query: Option<&str>) -> Result<Option<Duration>> {
+/// What `/send` or `/state` asks for by the query.
+pub struct Asked {
+    /// By the parameter of an earlier form of the proposal, which clients use today.
+    pub delay: Option<Duration>,
+    /// MSC4354, at most an hour.
+    pub sticky_ms: Option<u32>,
+}
+
+/// `M_INVALID_PARAM` for what is no number, or too large.
+pub fn asked_in(query: Option<&str>) -> Result<Asked> {
     #[derive(Deserialize)]
     struct Query {
         #[serde(rename = "org.matrix.msc4140.delay")]
         delay: Option<u64>,
+        #[serde(rename = "org.matrix.msc4354.sticky_duration_ms")]
+        sticky: Option<StickyDurationMs>,
     }
     let query: Query = ruma::exports::serde_html_form::from_str(query.unwrap_or_default())
         .map_err(|e| Error::invalid_param(format!("A query parameter is wrong: {e}")))?;
-    Ok(query.delay.map(Duration::from_millis))
+    Ok(Asked { delay: query.delay.map(Duration::from_millis), sticky_ms: query.sticky.map(StickyDurationMs::get) })
 }
 
 /// `GET …/delayed_events`

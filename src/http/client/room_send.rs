@@ -20,7 +20,7 @@ use ruma::{
     },
 };
 
-use super::delayed_events::delay_in;
+use super::delayed_events::{Asked, asked_in};
 use crate::{
     Server,
     error::{Error, Result},
@@ -30,7 +30,7 @@ use crate::{
     },
     room::{
         delayed::{self, NewEvent},
-        send,
+        send::{self, Options},
     },
     user::{presence, session::Caller},
 };
@@ -56,10 +56,11 @@ async fn message_event(
     GuestClient { sender, body, raw }: GuestClient<send_message_event::v3::Request>,
 ) -> Result<Response> {
     server.limits.message(&sender.user_id)?;
-    if let Some(delay) = delay_in(query.as_deref())? {
+    let Asked { delay, sticky_ms } = asked_in(query.as_deref())?;
+    if let Some(delay) = delay {
         let content = String::from_utf8_lossy(&raw).into_owned();
         let (event_type, txn_id) = (body.event_type.to_string(), Some(body.txn_id.to_string()));
-        let new = NewEvent { event_type, state_key: None, content, delay, txn_id };
+        let new = NewEvent { event_type, state_key: None, content, delay, txn_id, sticky_ms };
         let delay_id = delayed::schedule(&server, &sender, &body.room_id, new).await?;
         return Ok(Matrix(delayed_message_event::unstable::Response::new(delay_id)).into_response());
     }
@@ -67,9 +68,9 @@ async fn message_event(
         return Err(Error::refused(ErrorKind::NotJson, "The body is empty")); // ruma takes that for `{}`
     }
     let (event_type, content) = (body.event_type.into(), body.body.into_json());
-    let at = timestamp(&sender, body.timestamp);
+    let options = Options { at: timestamp(&sender, body.timestamp), sticky_ms };
     let txn_id = body.txn_id.as_str();
-    let event_id = send::message_at(&server, &sender, &body.room_id, event_type, content, txn_id, at).await?;
+    let event_id = send::message_with(&server, &sender, &body.room_id, event_type, content, txn_id, options).await?;
     presence::active(&server, &sender.user_id, &sender.device_id);
     Ok(Matrix(send_message_event::v3::Response::new(event_id)).into_response())
 }
@@ -82,17 +83,18 @@ async fn state_event(
     GuestClient { sender, body, raw }: GuestClient<send_state_event::v3::Request>,
 ) -> Result<Response> {
     server.limits.message(&sender.user_id)?;
-    if let Some(delay) = delay_in(query.as_deref())? {
+    let Asked { delay, sticky_ms } = asked_in(query.as_deref())?;
+    if let Some(delay) = delay {
         let content = String::from_utf8_lossy(&raw).into_owned();
         let (event_type, state_key) = (body.event_type.to_string(), Some(body.state_key));
-        let new = NewEvent { event_type, state_key, content, delay, txn_id: None };
+        let new = NewEvent { event_type, state_key, content, delay, txn_id: None, sticky_ms };
         let delay_id = delayed::schedule(&server, &sender, &body.room_id, new).await?;
         return Ok(Matrix(delayed_state_event::unstable::Response::new(delay_id)).into_response());
     }
     let content = body.body.into_json();
-    let at = timestamp(&sender, body.timestamp);
+    let options = Options { at: timestamp(&sender, body.timestamp), sticky_ms };
     let (user, key) = (&sender.user_id, body.state_key);
-    let event_id = send::state_at(&server, user, &body.room_id, body.event_type, key, content, at).await?;
+    let event_id = send::state_with(&server, user, &body.room_id, body.event_type, key, content, options).await?;
     Ok(Matrix(send_state_event::v3::Response::new(event_id)).into_response())
 }
 

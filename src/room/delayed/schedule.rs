@@ -33,6 +33,8 @@ pub struct NewEvent {
     pub content: String,
     pub delay: Duration,
     pub txn_id: Option<String>,
+    /// For how long it is to be sticky once it is sent, in milliseconds.
+    pub sticky_ms: Option<u32>,
 }
 
 /// Has an event sent later: its delay id. The same transaction again gets the same. Whether the user may send it is looked
@@ -63,6 +65,7 @@ pub async fn schedule(server: &Arc<Server>, caller: &Caller, room_id: &RoomId, n
         since_ms: server.clock.now_ms(),
         transaction,
         end: None,
+        sticky_ms: new.sticky_ms,
     };
     let (max_scheduled, delay_id) = (limits.max_scheduled, format!("{PREFIX}{}", server.random.text(ID_LETTERS)));
     let delay_id = server.store.commit(move |tx| write(tx, event, delay_id, max_scheduled)).await?;

@@ -38,9 +38,21 @@ pub struct DelayedEvent {
     pub transaction: Option<(OwnedDeviceId, String, String)>,
     /// `None` while it waits.
     pub end: Option<End>,
+    /// For how long it is to be sticky once it is sent, in milliseconds.
+    pub sticky_ms: Option<u32>,
 }
 
-impl Record for DelayedEvent {}
+impl Record for DelayedEvent {
+    const VERSION: u8 = 2;
+
+    fn upgrade(version: u8, body: &[u8]) -> Result<Self, String> {
+        if version != 1 {
+            return Err(format!("unknown value version {version}"));
+        }
+        // Its last field came with version 2: absent is a zero.
+        postcard::from_bytes(&[body, &[0]].concat()).map_err(|error| error.to_string())
+    }
+}
 
 impl DelayedEvent {
     /// When it is to be sent, in milliseconds since the Unix epoch.

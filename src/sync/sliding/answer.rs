@@ -86,7 +86,7 @@ impl Answer {
         let mut seen = Vec::with_capacity(selected.rooms.len());
         self.has_news = object.member_if("rooms", |out| self.write_rooms(context, selected, &mut seen, out))?;
         let extensions = object.key("extensions");
-        self.has_news |= extensions::write(context, asked, self.known.extensions(), &seen, extensions)?;
+        self.has_news |= extensions::write(context, asked, self.known.extensions(), selected, &seen, extensions)?;
         object.end();
         self.body = body;
         Ok(())

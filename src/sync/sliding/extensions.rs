@@ -1,6 +1,6 @@
 //! What is told beside rooms, where a client asks for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use ruma::{
     OwnedEventId, OwnedRoomId,
@@ -8,10 +8,14 @@ use ruma::{
 };
 use serde::Serialize;
 
-use super::{lists::Wanted, request::Asked, tables::Extended};
+use super::{
+    lists::{Selected, Wanted},
+    request::{Asked, StickyEvents},
+    tables::Extended,
+};
 use crate::{
     error::Result,
-    room::Membership,
+    room::{Membership, sticky as sticky_events, tables::UserRoom},
     store::{Group, RoomNid, StreamPos},
     sync::{
         account_data::{self, Datum},
@@ -19,7 +23,7 @@ use crate::{
         changes::Changes,
         device_lists, ephemeral,
         json::{self, Object},
-        to_device, token,
+        sticky, to_device, token,
     },
     user::{
         keys,
@@ -29,6 +33,10 @@ use crate::{
 
 /// The name that this extension has while it is a proposal, MSC4308.
 const THREAD_SUBSCRIPTIONS: &str = "io.element.msc4308.thread_subscriptions";
+
+/// The name of this one while it is a proposal, MSC4480, and how many events an answer has.
+const STICKY_EVENTS: &str = "org.matrix.msc4354.sticky_events";
+const MAX_STICKY: usize = 100;
 
 /// A room that the client wants to hear of.
 pub struct Seen<'a> {
@@ -94,6 +102,7 @@ pub fn write(
     context: &Context<'_>,
     asked: &Asked,
     before: Extended,
+    selected: &Selected,
     seen: &[Seen<'_>],
     out: &mut Vec<u8>,
 ) -> Result<bool> {
@@ -126,6 +135,10 @@ pub fn write(
         let is_new = before.thread_subscriptions != now.thread_subscriptions;
         let write = |out: &mut Vec<u8>| write_thread_subscriptions(context, &wanted.thread_subscriptions, is_new, out);
         has_news |= object.member_if(THREAD_SUBSCRIPTIONS, write)?;
+    }
+    if let Some(listed) = &selected.listed {
+        let write = |out: &mut Vec<u8>| write_sticky_events(context, &asked.sticky_events, listed, selected, seen, out);
+        has_news |= object.member_if(STICKY_EVENTS, write)?;
     }
     object.end();
     Ok(has_news)
@@ -270,6 +283,52 @@ fn write_thread_subscriptions(
     let has_news = !object.is_empty();
     object.end();
     Ok(has_news)
+}
+
+/// The oldest that the client has not been told, by its own token, of the rooms of its lists and subscriptions.
+fn write_sticky_events(
+    context: &Context<'_>,
+    config: &StickyEvents,
+    listed: &BTreeMap<RoomNid, UserRoom>,
+    selected: &Selected,
+    seen: &[Seen<'_>],
+    out: &mut Vec<u8>,
+) -> Result<bool> {
+    let since = since_of(config.since.as_deref())?.filter(|since| *since <= context.now);
+    if context.snapshot.list::<sticky_events::StickyEvents>(&()).next().transpose()?.is_none() {
+        return Ok(false); // as nearly always: none of a thousand rooms need be looked at
+    }
+    let subscribed = selected.rooms.iter().map(|(nid, wanted)| (nid, &wanted.row));
+    let rooms: BTreeMap<_, _> = listed.iter().chain(subscribed).collect();
+    let (mut all, mut others) = (Vec::new(), Vec::new());
+    for (&nid, row) in rooms.into_iter().filter(|(_, row)| row.membership == Membership::Join) {
+        // Who came in since gets them all, also those that are older than his token.
+        let is_new = row.joined_at.is_none_or(|joined| since.is_some_and(|since| joined > since));
+        let found = sticky::read(context, nid, since.filter(|_| !is_new))?.into_iter().map(|entry| (nid, entry));
+        if is_new { all.extend(found) } else { others.extend(found) }
+    }
+    others.sort_by_key(|(_, entry)| entry.since);
+    let limit = config.limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(MAX_STICKY).clamp(1, MAX_STICKY);
+    let is_more = others.len() > limit;
+    others.truncate(limit);
+    let next = others.last().map(|(_, entry)| entry.since).filter(|_| is_more).unwrap_or(context.now);
+
+    let is_any = !all.is_empty() || !others.is_empty();
+    let told: HashSet<_> = seen.iter().flat_map(|room| &room.events).collect();
+    let mut by_room: BTreeMap<RoomNid, Vec<sticky::Entry>> = BTreeMap::new();
+    for (nid, entry) in all.into_iter().chain(others).filter(|(_, entry)| !told.contains(&entry.event.event_id)) {
+        by_room.entry(nid).or_default().push(entry);
+    }
+    let mut object = Object::begin(out);
+    object.member("next_batch", &next.to_string());
+    let mut rooms = Object::begin(object.key("rooms"));
+    for (nid, entries) in &by_room {
+        let view = context.view(*nid)?;
+        sticky::write_events(context, &context.reader(&view)?, entries, rooms.key(view.room_id().as_str()))?;
+    }
+    rooms.end();
+    object.end();
+    Ok(is_any) // also if the timelines tell them all: the client's token must pass them
 }
 
 /// Writes an event for each room that the user is joined to, where `event` gives one.

@@ -29,6 +29,8 @@ pub struct Selected {
     /// How many rooms each list has, within its ranges or not.
     pub counts: BTreeMap<String, usize>,
     pub rooms: BTreeMap<RoomNid, Wanted>,
+    /// All rooms of the lists, within their ranges or not; `None` if nobody asks for that.
+    pub listed: Option<BTreeMap<RoomNid, UserRoom>>,
     /// The rooms that the user calls direct chats.
     pub direct: HashSet<OwnedRoomId>,
 }
@@ -51,7 +53,7 @@ struct Candidate {
 }
 
 pub fn select(context: &Context<'_>, asked: &Asked, known: &Known) -> Result<Selected> {
-    let mut selected = Selected::default();
+    let mut selected = Selected { listed: asked.sticky_events.enabled.then(BTreeMap::new), ..Selected::default() };
     if asked.lists.is_empty() && asked.subscriptions.is_empty() {
         return Ok(selected);
     }
@@ -107,6 +109,9 @@ impl Selected {
             let is_in = |&(first, last): &(usize, usize)| (first..=last).contains(&count);
             if list.ranges.as_ref().is_none_or(|ranges| ranges.iter().any(is_in)) {
                 self.add(*nid, *row, &list.config).lists.insert(name.to_owned());
+            }
+            if let Some(listed) = &mut self.listed {
+                listed.insert(*nid, *row);
             }
             count += 1;
         }

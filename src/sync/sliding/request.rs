@@ -33,7 +33,25 @@ pub struct Body {
     #[serde(default)]
     room_subscriptions: BTreeMap<String, RoomBody>,
     #[serde(default)]
-    extensions: Extensions,
+    extensions: ExtensionsBody,
+}
+
+/// ruma has the extension for sticky events with a feature that we do without.
+#[derive(Debug, Default, Deserialize)]
+struct ExtensionsBody {
+    #[serde(default, rename = "org.matrix.msc4354.sticky_events")]
+    sticky_events: StickyEvents,
+    #[serde(flatten)]
+    others: Extensions,
+}
+
+/// <https://github.com/matrix-org/matrix-spec-proposals/pull/4480>
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct StickyEvents {
+    #[serde(default)]
+    pub enabled: bool,
+    pub limit: Option<u64>,
+    pub since: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -118,6 +136,7 @@ pub struct Asked {
     pub lists: BTreeMap<String, List>,
     pub subscriptions: BTreeMap<String, Arc<RoomConfig>>,
     pub extensions: Extensions,
+    pub sticky_events: StickyEvents,
 }
 
 impl Asked {
@@ -160,7 +179,8 @@ impl Asked {
             conn_id,
             txn_id,
             pos,
-            extensions,
+            extensions: extensions.others,
+            sticky_events: extensions.sticky_events,
         })
     }
 }

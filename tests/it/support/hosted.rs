@@ -81,6 +81,14 @@ impl HostedRoom {
         event
     }
 
+    /// Signs an event that was changed since it was built.
+    pub fn sign(&self, event: &mut Value) {
+        let fields = event.as_object_mut().unwrap();
+        fields.remove("hashes");
+        fields.remove("signatures");
+        self.peer.sign_event(event, RULES);
+    }
+
     /// Makes a finished event the end of the room: its id.
     pub fn keep(&self, event: Value) -> String {
         let id = id_of(&event);
