@@ -104,7 +104,9 @@ impl Bench {
             ["m.space.parent", "*"],
             ["m.space.child", "*"],
         ];
-        let list = json!({ "ranges": [[0, rooms - 1]], "timeline_limit": 1, "required_state": required });
+        let filters = json!({ "not_room_types": ["m.space"] });
+        let ranges = [[0, rooms - 1]];
+        let list = json!({ "ranges": ranges, "timeline_limit": 1, "required_state": required, "filters": filters });
         let extensions = json!({
             "account_data": { "enabled": true }, "receipts": { "enabled": true }, "typing": { "enabled": true },
         });

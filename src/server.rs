@@ -66,6 +66,10 @@ pub struct Server {
     pub user_rooms: UserRoomLists,
     /// When something last happened in the rooms of those who use sliding sync.
     pub activities: sliding::Activities,
+    /// What filters of sliding sync ask of rooms.
+    pub room_facts: sliding::KnownFacts,
+    /// What clients of sliding sync were told.
+    pub sliding_told: sliding::Remembered,
     /// The requests of sliding sync that are being answered.
     pub sliding_turns: sliding::Turns,
     /// The order of what is in `typing` and `presence`.
@@ -173,6 +177,8 @@ impl Server {
             wakers: Wakers::default(),
             user_rooms: UserRoomLists::default(),
             activities: sliding::Activities::default(),
+            room_facts: sliding::KnownFacts::default(),
+            sliding_told: sliding::Remembered::default(),
             sliding_turns: sliding::Turns::default(),
             searches: search::permits(),
             previews: Previews::default(),

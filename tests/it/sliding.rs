@@ -1,6 +1,7 @@
 //! Sliding sync:
 //! <https://github.com/matrix-org/matrix-spec-proposals/blob/main/proposals/4186-simplified-sliding-sync.md>
 
+mod cost;
 mod extensions;
 mod lists;
 mod positions;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{
     connection::{Change, Known},
     extensions::{self, Seen},
-    lists::{self, Selected},
+    lists::{self, Selected, Wanted},
     pos,
     request::Asked,
     required_state::RequiredState,
@@ -15,7 +15,8 @@ use super::{
 use crate::{
     Server,
     error::{Error, Result},
-    store::{RoomNid, StreamPos},
+    room::tables::{ReceiptChanges, Timeline},
+    store::{Group, RoomNid, StreamPos},
     sync::{account_data, answer::Context, changes, json::Object, token::Token},
 };
 
@@ -43,7 +44,7 @@ impl Answer {
         if asked.pos.is_some() && context.since.is_none() {
             return Err(pos::unknown()); // from a future that was lost, with a restored backup
         }
-        let known = Known::load(&snapshot, asked)?;
+        let known = Known::load(server, &snapshot, asked)?;
         let selected = lists::select(&context, asked, &known)?;
         let mut answer = Self {
             body: Vec::with_capacity(4 << 10),
@@ -84,7 +85,7 @@ impl Answer {
             lists.end();
         }
         let mut seen = Vec::with_capacity(selected.rooms.len());
-        self.has_news = object.member_if("rooms", |out| self.write_rooms(context, selected, &mut seen, out))?;
+        self.has_news = object.member_if("rooms", |out| self.write_rooms(context, asked, selected, &mut seen, out))?;
         let extensions = object.key("extensions");
         self.has_news |= extensions::write(context, asked, self.known.extensions(), selected, &seen, extensions)?;
         object.end();
@@ -95,6 +96,7 @@ impl Answer {
     fn write_rooms<'a>(
         &mut self,
         context: &Context<'_>,
+        asked: &Asked,
         selected: &'a Selected,
         seen: &mut Vec<Seen<'a>>,
         out: &mut Vec<u8>,
@@ -103,7 +105,7 @@ impl Answer {
         let mut required: HashMap<u64, RequiredState> = HashMap::new();
         let mut any = false;
         let mut rooms = Object::begin(out);
-        for (&nid, wanted) in &selected.rooms {
+        for (nid, wanted) in self.rooms_to_look_at(context, asked, selected)? {
             let view = context.view(nid)?;
             let sent = self.known.sent(nid);
             let had = match sent.map(|sent| sent.required) {
@@ -135,6 +137,30 @@ impl Answer {
         }
         rooms.end();
         Ok(any)
+    }
+
+    /// The rooms that may have something to tell: of all others it is certain, without reading, that they have not.
+    fn rooms_to_look_at<'a>(
+        &self,
+        context: &Context<'_>,
+        asked: &Asked,
+        selected: &'a Selected,
+    ) -> Result<Vec<(RoomNid, &'a Wanted)>> {
+        let rooms = selected.rooms.iter().map(|(nid, wanted)| (*nid, wanted));
+        let is_extended = extensions::extended(&asked.extensions) != self.known.extensions();
+        let Some(since) = context.since.filter(|_| !is_extended) else { return Ok(rooms.collect()) };
+        let mut changed = account_data::changed_rooms(context)?;
+        changed.extend(context.server.typing.changed_rooms(context.ephemeral_since.unwrap_or_default()));
+        let recent = context.server.store.recent();
+        let is_quiet = |nid: RoomNid, wanted: &Wanted| {
+            let group = Group::of(nid);
+            self.known.sent(nid).is_some_and(|sent| sent.is_up_to_date_with(&wanted.config))
+                && wanted.row.since <= since
+                && !changed.contains(&nid)
+                && !recent.may_have_changed::<Timeline>(group, since)
+                && !recent.may_have_changed::<ReceiptChanges>(group, since)
+        };
+        Ok(rooms.filter(|(nid, wanted)| !is_quiet(*nid, wanted)).collect())
     }
 
     /// Notes of the rooms that the client did not want this time, and that had news, that it does not know these.

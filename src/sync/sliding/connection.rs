@@ -5,7 +5,8 @@ use std::{
     sync::Arc,
 };
 
-use ruma::{DeviceId, UserId};
+use quick_cache::{Weighter, sync::Cache};
+use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 
 use super::{
     pos::{self, Pos},
@@ -16,7 +17,7 @@ use super::{
 use crate::{
     Server,
     error::{Error, Result},
-    store::{RoomNid, Snapshot, StreamPos, Transaction},
+    store::{RoomNid, Snapshot, StateKeyNid, StreamPos, Transaction},
     user::session,
 };
 
@@ -37,20 +38,56 @@ const KEPT_MS: u64 = 30 * USED_EVERY_MS;
 pub struct Known {
     /// `None` for one that begins now.
     base: Option<(StreamPos, Connection)>,
-    rows: HashMap<RoomNid, SentRoom>,
+    rows: Arc<Rows>,
+}
+
+type Rows = HashMap<RoomNid, SentRoom>;
+type Key = (OwnedUserId, OwnedDeviceId, String);
+
+/// About how many bytes of rows are kept in memory.
+const CACHED_BYTES: u64 = 16 << 20;
+
+/// The rows of connections that are in use, as their newest position left them: a client with a thousand rooms asks again
+/// and again, and few of these change.
+pub struct Remembered(Cache<Key, (StreamPos, Arc<Rows>), Bytes>);
+
+#[derive(Clone)]
+struct Bytes;
+
+impl Weighter<Key, (StreamPos, Arc<Rows>)> for Bytes {
+    fn weight(&self, _: &Key, (_, rows): &(StreamPos, Arc<Rows>)) -> u64 {
+        let sent = rows.values().flat_map(|row| &row.0);
+        let members: usize = sent.map(|(_, sent)| sent.members.len() * size_of::<StateKeyNid>()).sum();
+        (200 + rows.len() * 200 + members) as u64
+    }
+}
+
+impl Default for Remembered {
+    fn default() -> Self {
+        Self(Cache::with_weighter(1_000, CACHED_BYTES, Bytes))
+    }
 }
 
 impl Known {
     /// `M_UNKNOWN_POS` if the position is not one of the last two of this connection.
-    pub fn load(snapshot: &Snapshot<'_>, asked: &Asked) -> Result<Self> {
+    pub fn load(server: &Server, snapshot: &Snapshot<'_>, asked: &Asked) -> Result<Self> {
         let Some(Pos { at, .. }) = asked.pos else { return Ok(Self::default()) };
         let key = (&*asked.base.user_id, &*asked.base.device_id, asked.conn_id.as_str());
         let connection = snapshot.get::<Connections>(&key)?.filter(|connection| connection.has(at));
         let connection = connection.ok_or_else(pos::unknown)?;
-        let mut rows = HashMap::new();
+        let newest = connection.positions.last().map(|position| position.at);
+        let kept = server.sliding_told.0.get(&asked.connection_key()).filter(|(as_of, _)| Some(*as_of) == newest);
+        if let Some((_, rows)) = kept {
+            return Ok(Self { base: Some((at, connection)), rows });
+        }
+        let mut rows = Rows::new();
         for row in snapshot.list::<SentRooms>(&key) {
             let row = row?;
             rows.insert(row.key()?.3, row.value);
+        }
+        let rows = Arc::new(rows);
+        if let Some(newest) = newest {
+            server.sliding_told.0.insert(asked.connection_key(), (newest, Arc::clone(&rows)));
         }
         Ok(Self { base: Some((at, connection)), rows })
     }
@@ -115,6 +152,7 @@ pub async fn write(
             return Ok(*at);
         }
     }
+    let key = asked.connection_key();
     let asked = Arc::clone(asked);
     let write = move |tx: &mut Transaction<'_>| {
         if ended.is_cancelled() {
@@ -123,15 +161,19 @@ pub async fn write(
         session::check_logged_in(tx.before(), &asked.base.user_id, &asked.base.device_id)?;
         change.write(tx, &asked, known, now_ms)
     };
-    Ok(server.store.write(write).await?.value)
+    let (at, rows) = server.store.write(write).await?.value;
+    server.sliding_told.0.insert(key, (at, Arc::new(rows)));
+    Ok(at)
 }
 
 impl Change {
-    fn write(self, tx: &mut Transaction<'_>, asked: &Asked, known: Known, now_ms: u64) -> Result<StreamPos> {
+    /// The position from now on, and all rows as it leaves them.
+    fn write(self, tx: &mut Transaction<'_>, asked: &Asked, known: Known, now_ms: u64) -> Result<(StreamPos, Rows)> {
         let (user, device, conn_id) = (&*asked.base.user_id, &*asked.base.device_id, asked.conn_id.as_str());
         let key = (user, device, conn_id);
         let now = Position { at: tx.pos(), extensions: self.extensions };
-        let Known { base, mut rows } = known;
+        let Known { base, rows } = known;
+        let mut rows = Arc::unwrap_or_clone(rows);
         let (mut connection, base) = match base {
             None => {
                 tx.delete_all::<SentRooms>(&key);
@@ -155,10 +197,12 @@ impl Change {
             }
         }
         for (room, sent) in self.rooms {
-            let before = rows.remove(&room).and_then(|row| row.at(base).cloned()).map(|sent| (base, sent));
-            let versions = before.into_iter().chain([(now.at, sent)]).collect();
-            put_row(tx, asked, room, &SentRoom(versions));
+            let before = rows.get(&room).and_then(|row| row.at(base).cloned()).map(|sent| (base, sent));
+            let row = SentRoom(before.into_iter().chain([(now.at, sent)]).collect());
+            put_row(tx, asked, room, &row);
+            rows.insert(room, row);
         }
+        rows.retain(|_, row| !row.0.is_empty());
         for (fingerprint, required) in self.required {
             connection.required.retain(|(kept, _)| *kept != fingerprint);
             connection.required.push((fingerprint, required));
@@ -167,7 +211,7 @@ impl Change {
         connection.required.drain(..excess);
         connection.used_ms = now_ms;
         tx.put::<Connections>(&key, &connection);
-        Ok(now.at)
+        Ok((now.at, rows))
     }
 }
 

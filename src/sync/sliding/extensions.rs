@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashSet};
 
 use ruma::{
     OwnedEventId, OwnedRoomId,
-    api::client::sync::sync_events::v5::request::{ExtensionRoomConfig, Extensions, ThreadSubscriptions},
+    api::client::sync::sync_events::v5::request::{
+        AccountData, ExtensionRoomConfig, Extensions, Receipts, ThreadSubscriptions, Typing,
+    },
 };
 use serde::Serialize;
 
@@ -15,7 +17,10 @@ use super::{
 };
 use crate::{
     error::Result,
-    room::{Membership, sticky as sticky_events, tables::UserRoom},
+    room::{
+        Membership, sticky as sticky_events,
+        tables::{ReceiptChanges, UserRoom},
+    },
     store::{Group, RoomNid, StreamPos},
     sync::{
         account_data::{self, Datum},
@@ -51,13 +56,20 @@ pub struct Seen<'a> {
     pub events: Vec<OwnedEventId>,
 }
 
-/// The rooms that one extension is about.
-struct Scope<'s> {
+/// What a client wants of one of the extensions that are about rooms.
+struct Part<'s> {
     lists: Option<&'s Vec<String>>,
     rooms: Option<&'s Vec<ExtensionRoomConfig>>,
+    /// The client did not ask for it before, or about other rooms.
+    is_new: bool,
 }
 
-impl Scope<'_> {
+impl Part<'_> {
+    /// The rooms that it is about.
+    fn of<'r, 'a>(&'r self, seen: &'r [Seen<'a>]) -> impl Iterator<Item = &'r Seen<'a>> {
+        seen.iter().filter(|room| self.contains(room))
+    }
+
     /// Without lists, or rooms, all that the request has are meant.
     fn contains(&self, seen: &Seen<'_>) -> bool {
         let Wanted { lists, is_subscribed, .. } = seen.wanted;
@@ -71,6 +83,11 @@ impl Scope<'_> {
             _ => false,
         };
         by_list || *is_subscribed && self.rooms.is_none_or(|rooms| rooms.iter().any(is_meant))
+    }
+
+    /// Up to where the client was told this of a room.
+    fn after(&self, room: &Seen<'_>) -> Option<StreamPos> {
+        room.after.filter(|_| !self.is_new)
     }
 }
 
@@ -116,20 +133,20 @@ pub fn write(
     if wanted.e2ee.enabled == Some(true) {
         has_news |= write_e2ee(context, object.key("e2ee"))?;
     }
-    if wanted.account_data.enabled == Some(true) {
-        let scope = Scope { lists: wanted.account_data.lists.as_ref(), rooms: wanted.account_data.rooms.as_ref() };
+    if let account_data @ AccountData { enabled: Some(true), .. } = &wanted.account_data {
         let is_new = before.account_data != now.account_data;
-        has_news |= object.member_if("account_data", |out| write_account_data(context, &scope, is_new, seen, out))?;
+        let part = Part { lists: account_data.lists.as_ref(), rooms: account_data.rooms.as_ref(), is_new };
+        has_news |= object.member_if("account_data", |out| write_account_data(context, &part, seen, out))?;
     }
-    if wanted.receipts.enabled == Some(true) {
-        let scope = Scope { lists: wanted.receipts.lists.as_ref(), rooms: wanted.receipts.rooms.as_ref() };
+    if let receipts @ Receipts { enabled: Some(true), .. } = &wanted.receipts {
         let is_new = before.receipts != now.receipts;
-        has_news |= object.member_if("receipts", |out| write_receipts(context, &scope, is_new, seen, out))?;
+        let part = Part { lists: receipts.lists.as_ref(), rooms: receipts.rooms.as_ref(), is_new };
+        has_news |= object.member_if("receipts", |out| write_receipts(context, &part, seen, out))?;
     }
-    if wanted.typing.enabled == Some(true) {
-        let scope = Scope { lists: wanted.typing.lists.as_ref(), rooms: wanted.typing.rooms.as_ref() };
-        let is_new = before.typing != now.typing;
-        has_news |= object.member_if("typing", |out| write_typing(context, &scope, is_new, seen, out))?;
+    if let typing @ Typing { enabled: Some(true), .. } = &wanted.typing {
+        let part =
+            Part { lists: typing.lists.as_ref(), rooms: typing.rooms.as_ref(), is_new: before.typing != now.typing };
+        has_news |= object.member_if("typing", |out| write_typing(context, &part, seen, out))?;
     }
     if wanted.thread_subscriptions.enabled == Some(true) {
         let is_new = before.thread_subscriptions != now.thread_subscriptions;
@@ -179,20 +196,12 @@ fn write_e2ee(context: &Context<'_>, out: &mut Vec<u8>) -> Result<bool> {
     Ok(has_news)
 }
 
-/// `is_new`: the client did not ask for it before, or about other rooms.
-fn write_account_data(
-    context: &Context<'_>,
-    scope: &Scope<'_>,
-    is_new: bool,
-    seen: &[Seen<'_>],
-    out: &mut Vec<u8>,
-) -> Result<bool> {
-    let since = context.since.filter(|_| !is_new);
-    let global = account_data::global(context, since)?;
+fn write_account_data(context: &Context<'_>, part: &Part<'_>, seen: &[Seen<'_>], out: &mut Vec<u8>) -> Result<bool> {
+    let global = account_data::global(context, context.since.filter(|_| !part.is_new))?;
     let mut by_room: BTreeMap<&OwnedRoomId, Vec<Datum>> = BTreeMap::new();
     let changed = account_data::changed_rooms(context)?;
-    for room in seen.iter().filter(|room| scope.contains(room)) {
-        let after = room.after.filter(|_| !is_new);
+    for room in part.of(seen) {
+        let after = part.after(room);
         // Who was up to date need not look where nothing changed.
         if after.is_some() && !room.was_away && !changed.contains(&room.nid) {
             continue;
@@ -219,17 +228,16 @@ fn write_account_data(
 }
 
 /// Of a room that the client did not know, the user's own receipts and those for the events that are told.
-fn write_receipts(
-    context: &Context<'_>,
-    scope: &Scope<'_>,
-    is_new: bool,
-    seen: &[Seen<'_>],
-    out: &mut Vec<u8>,
-) -> Result<bool> {
-    write_ephemeral(scope, seen, out, |room| {
-        let view = context.view(room.nid)?;
-        let after = room.after.filter(|_| !is_new);
-        let mut receipts = ephemeral::receipts(context, &view, after)?;
+fn write_receipts(context: &Context<'_>, part: &Part<'_>, seen: &[Seen<'_>], out: &mut Vec<u8>) -> Result<bool> {
+    write_ephemeral(part, seen, out, |room| {
+        let after = part.after(room);
+        // Most rooms that are looked at have an event and nothing else.
+        if let Some(after) = after
+            && !context.may_have_changed::<ReceiptChanges>(Group::of(room.nid), after)
+        {
+            return Ok(None);
+        }
+        let mut receipts = ephemeral::receipts(context, &context.view(room.nid)?, after)?;
         if after.is_none() {
             receipts.retain(|row| row.user_id == context.user_id() || room.events.contains(&row.receipt.event_id));
         }
@@ -239,19 +247,11 @@ fn write_receipts(
     })
 }
 
-fn write_typing(
-    context: &Context<'_>,
-    scope: &Scope<'_>,
-    is_new: bool,
-    seen: &[Seen<'_>],
-    out: &mut Vec<u8>,
-) -> Result<bool> {
-    write_ephemeral(scope, seen, out, |room| {
-        let is_known = room.after.is_some() && !is_new;
+fn write_typing(context: &Context<'_>, part: &Part<'_>, seen: &[Seen<'_>], out: &mut Vec<u8>) -> Result<bool> {
+    write_ephemeral(part, seen, out, |room| {
         // Somebody may have stopped while the client did not listen.
         let since = if room.was_away { Some(0) } else { context.ephemeral_since };
-        let view = context.view(room.nid)?;
-        ephemeral::typing(context, &view, since.filter(|_| is_known))
+        ephemeral::typing(context, &context.view(room.nid)?, since.filter(|_| part.after(room).is_some()))
     })
 }
 
@@ -333,14 +333,14 @@ fn write_sticky_events(
 
 /// Writes an event for each room that the user is joined to, where `event` gives one.
 fn write_ephemeral(
-    scope: &Scope<'_>,
+    part: &Part<'_>,
     seen: &[Seen<'_>],
     out: &mut Vec<u8>,
     event: impl Fn(&Seen<'_>) -> Result<Option<serde_json::Value>>,
 ) -> Result<bool> {
     let mut object = Object::begin(out);
     let mut rooms = Object::begin(object.key("rooms"));
-    for room in seen.iter().filter(|room| room.wanted.row.membership == Membership::Join && scope.contains(room)) {
+    for room in part.of(seen).filter(|room| room.wanted.row.membership == Membership::Join) {
         if let Some(event) = event(room)? {
             rooms.member(room.room_id.as_str(), &event);
         }

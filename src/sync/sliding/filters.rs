@@ -1,10 +1,11 @@
 //! The rooms that a list is about.
 
 use std::{
-    cell::OnceCell,
     collections::{BTreeMap, HashSet},
+    sync::Arc,
 };
 
+use quick_cache::sync::Cache;
 use ruma::{
     OwnedRoomId, RoomId,
     events::{AnyStrippedStateEvent, StateEventType},
@@ -19,10 +20,10 @@ use crate::{
     event::StateRoot,
     room::{
         Membership, View, show,
-        tables::{StateKeys, UserRoom},
+        tables::{StateChanges, StateKeys, UserRoom},
         visibility::{Sight, Standing},
     },
-    store::RoomNid,
+    store::{Group, RoomNid, StreamPos},
     sync::answer::Context,
     user::{account_data, tags},
 };
@@ -82,26 +83,13 @@ impl<'f> Filter<'f> {
         if (filters.tags.is_some() || filters.not_tags.is_some()) && !self.allows_tags(context, nid)? {
             return Ok(false);
         }
-        let view = context.view(nid)?;
-        if filters.is_dm.is_some_and(|wanted| wanted != self.direct.contains(view.room_id())) {
-            return Ok(false);
-        }
-        if self.children.as_ref().is_some_and(|children| !children.contains(view.room_id().as_str())) {
-            return Ok(false);
-        }
-        let facts = Facts { context, view: &view, row, state: OnceCell::new() };
-        if let Some(wanted) = filters.is_encrypted
-            && facts.content(&StateEventType::RoomEncryption)?.is_some() != wanted
-        {
-            return Ok(false);
-        }
-        if (filters.room_types.is_some() || filters.not_room_types.is_some()) && !self.allows_type(&facts)? {
-            return Ok(false);
-        }
-        match &filters.room_name_like {
-            Some(wanted) => Ok(facts.name()?.to_lowercase().contains(&wanted.to_lowercase())),
-            None => Ok(true),
-        }
+        let facts = Facts::of(context, nid, row)?;
+        let is_one_of = |rooms: &HashSet<String>| rooms.contains(facts.room_id.as_str());
+        Ok(filters.is_dm.is_none_or(|wanted| wanted == self.direct.contains(&facts.room_id))
+            && self.children.as_ref().is_none_or(is_one_of)
+            && filters.is_encrypted.is_none_or(|wanted| wanted == facts.is_encrypted)
+            && self.allows_type(&facts)
+            && filters.room_name_like.as_ref().is_none_or(|wanted| facts.name.contains(&wanted.to_lowercase())))
     }
 
     fn allows_tags(&self, context: &Context<'_>, nid: RoomNid) -> Result<bool> {
@@ -111,12 +99,14 @@ impl<'f> Filter<'f> {
     }
 
     /// A room whose create event the user may not know has no known type, and passes no filter for types.
-    fn allows_type(&self, facts: &Facts<'_, '_>) -> Result<bool> {
-        let Some(create) = facts.content(&StateEventType::RoomCreate)? else { return Ok(false) };
-        let room_type = create.get("type").and_then(Value::as_str);
-        let is_among = |types: &Vec<Option<String>>| types.iter().any(|kind| kind.as_deref() == room_type);
+    fn allows_type(&self, facts: &Facts) -> bool {
         let Filters { room_types, not_room_types, .. } = self.filters;
-        Ok(room_types.as_ref().is_none_or(is_among) && !not_room_types.as_ref().is_some_and(is_among))
+        if room_types.is_none() && not_room_types.is_none() {
+            return true;
+        }
+        let Some(room_type) = &facts.room_type else { return false };
+        let is_among = |types: &Vec<Option<String>>| types.contains(room_type);
+        room_types.as_ref().is_none_or(is_among) && !not_room_types.as_ref().is_some_and(is_among)
     }
 }
 
@@ -146,57 +136,94 @@ fn children(context: &Context<'_>, spaces: &[String]) -> Result<HashSet<String>>
     Ok(children)
 }
 
-/// What a user may know of a room's state: as it is, as it was when he left, or as he was told with an invite.
-struct Facts<'v, 's> {
-    context: &'v Context<'s>,
-    view: &'v View<'s>,
-    row: &'v UserRoom,
-    state: OnceCell<State>,
+/// Of how many rooms what filters ask for is kept in memory.
+const CACHED_ROOMS: usize = 20_000;
+
+/// What filters ask of rooms that users are joined to, and when it was so for certain.
+pub struct KnownFacts(Cache<RoomNid, (StreamPos, Arc<Facts>)>);
+
+impl Default for KnownFacts {
+    fn default() -> Self {
+        Self(Cache::new(CACHED_ROOMS))
+    }
 }
 
+/// What a user may know of a room.
+#[derive(Debug)]
+struct Facts {
+    room_id: OwnedRoomId,
+    /// `None` if the user may not know its create event.
+    room_type: Option<Option<String>>,
+    is_encrypted: bool,
+    /// In small letters.
+    name: String,
+}
+
+impl Facts {
+    fn of(context: &Context<'_>, nid: RoomNid, row: &UserRoom) -> Result<Arc<Self>> {
+        if row.membership != Membership::Join {
+            return Self::read(context, nid, row).map(Arc::new);
+        }
+        let known = &context.server.room_facts.0;
+        if let Some((as_of, facts)) = known.get(&nid)
+            && !context.may_have_changed::<StateChanges>(Group::of(nid), as_of.min(context.now))
+        {
+            return Ok(facts);
+        }
+        let facts = Arc::new(Self::read(context, nid, row)?);
+        known.insert(nid, (context.now, Arc::clone(&facts)));
+        Ok(facts)
+    }
+
+    fn read(context: &Context<'_>, nid: RoomNid, row: &UserRoom) -> Result<Self> {
+        let view = context.view(nid)?;
+        let state = State::of(context, &view, row)?;
+        let text = |content: Option<Map<String, Value>>, key: &str| {
+            content.and_then(|content| content.get(key).and_then(Value::as_str).map(str::to_owned))
+        };
+        let create = state.content(&view, &StateEventType::RoomCreate)?;
+        let name = text(state.content(&view, &StateEventType::RoomName)?, "name").filter(|name| !name.is_empty());
+        let name = match name {
+            Some(name) => name,
+            None => text(state.content(&view, &StateEventType::RoomCanonicalAlias)?, "alias").unwrap_or_default(),
+        };
+        Ok(Self {
+            room_id: view.room_id().to_owned(),
+            room_type: create.map(|create| text(Some(create), "type")),
+            is_encrypted: state.content(&view, &StateEventType::RoomEncryption)?.is_some(),
+            name: name.to_lowercase(),
+        })
+    }
+}
+
+/// The state of a room that a user may know: as it is, as it was when he left, or as he was told with an invite.
 enum State {
     Root(StateRoot),
     Stripped(Vec<Raw<AnyStrippedStateEvent>>),
 }
 
-impl Facts<'_, '_> {
-    fn content(&self, event_type: &StateEventType) -> Result<Option<Map<String, Value>>> {
-        match self.state()? {
-            State::Root(root) => Ok(self.view.state_content(*root, event_type, "")?),
-            State::Stripped(events) => {
+impl State {
+    fn of(context: &Context<'_>, view: &View<'_>, row: &UserRoom) -> Result<Self> {
+        Ok(match row.membership {
+            Membership::Join => Self::Root(view.current_state()),
+            Membership::Invite | Membership::Knock => Self::Stripped(show::stripped_state(view, row.event)?),
+            Membership::Leave | Membership::Ban => match Sight::of(view, context.user_id())?.standing {
+                Standing::Left(departure) => Self::Root(departure.state),
+                Standing::Joined | Standing::Stranger => Self::Stripped(Vec::new()),
+            },
+        })
+    }
+
+    fn content(&self, view: &View<'_>, event_type: &StateEventType) -> Result<Option<Map<String, Value>>> {
+        match self {
+            Self::Root(root) => Ok(view.state_content(*root, event_type, "")?),
+            Self::Stripped(events) => {
                 let of_type = |event: &&Raw<AnyStrippedStateEvent>| {
                     let found = event.get_field::<String>("type").ok().flatten();
                     found.is_some_and(|found| found == event_type.to_string())
                 };
                 Ok(events.iter().find(of_type).and_then(|event| event.get_field("content").ok().flatten()))
             }
-        }
-    }
-
-    fn state(&self) -> Result<&State> {
-        if let Some(state) = self.state.get() {
-            return Ok(state);
-        }
-        let state = match self.row.membership {
-            Membership::Join => State::Root(self.view.current_state()),
-            Membership::Invite | Membership::Knock => State::Stripped(show::stripped_state(self.view, self.row.event)?),
-            Membership::Leave | Membership::Ban => match Sight::of(self.view, self.context.user_id())?.standing {
-                Standing::Left(departure) => State::Root(departure.state),
-                Standing::Joined | Standing::Stranger => State::Stripped(Vec::new()),
-            },
-        };
-        Ok(self.state.get_or_init(|| state))
-    }
-
-    fn name(&self) -> Result<String> {
-        let text = |event_type, key: &str| -> Result<Option<String>> {
-            let content = self.content(&event_type)?;
-            Ok(content.and_then(|content| content.get(key).and_then(Value::as_str).map(str::to_owned)))
-        };
-        let name = text(StateEventType::RoomName, "name")?.filter(|name| !name.is_empty());
-        match name {
-            Some(name) => Ok(name),
-            None => Ok(text(StateEventType::RoomCanonicalAlias, "alias")?.unwrap_or_default()),
         }
     }
 }

@@ -24,7 +24,8 @@ mod wait;
 
 pub use self::{
     activity::Activities,
-    connection::{delete_device, sweep},
+    connection::{Remembered, delete_device, sweep},
+    filters::KnownFacts,
     pos::Pos,
     request::{Asked, Body},
     turns::Turns,

@@ -185,6 +185,13 @@ impl Asked {
     }
 }
 
+impl Asked {
+    /// Whose connection it is: user, device, and the client's name for it.
+    pub fn connection_key(&self) -> (OwnedUserId, OwnedDeviceId, String) {
+        (self.base.user_id.clone(), self.base.device_id.clone(), self.conn_id.clone())
+    }
+}
+
 impl ListBody {
     fn check(self, me: &OwnedUserId) -> Result<List> {
         let ranges = self.ranges.filter(|_| !self.slow_get_all_rooms);

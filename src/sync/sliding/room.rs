@@ -6,7 +6,7 @@ use ruma::{OwnedEventId, UserId, api::client::filter::RoomEventFilter, events::S
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{lists::Wanted, required_state::RequiredState, tables::Sent};
+use super::{lists::Wanted, request::RoomConfig, required_state::RequiredState, tables::Sent};
 use crate::{
     error::{Error, Result},
     event::{StateRoot, StoredEvent},
@@ -51,6 +51,17 @@ pub struct Told {
     pub sent: Option<Sent>,
     /// The events of the timeline that were told.
     pub events: Vec<OwnedEventId>,
+}
+
+impl Sent {
+    /// Whether it tells all that `config` wants, up to the client's last answer.
+    pub fn is_up_to_date_with(&self, config: &RoomConfig) -> bool {
+        self.until.is_none() && !self.lacks_of(config)
+    }
+
+    fn lacks_of(&self, config: &RoomConfig) -> bool {
+        (self.timeline_limit as usize) < config.timeline_limit || self.required != config.fingerprint
+    }
 }
 
 impl Room<'_> {
@@ -148,8 +159,7 @@ impl Room<'_> {
 
     /// Whether the client wants older events or other state than it was told.
     fn wants_more(&self) -> bool {
-        let config = &self.wanted.config;
-        self.sent.is_some_and(|sent| (sent.timeline_limit as usize) < config.timeline_limit) || self.had_other_state()
+        self.sent.is_none_or(|sent| sent.lacks_of(&self.wanted.config))
     }
 
     /// Whether the room was told with other required state, or not at all.

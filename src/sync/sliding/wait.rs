@@ -24,7 +24,7 @@ pub async fn sync(server: &Arc<Server>, asked: Asked) -> Result<Vec<u8>> {
     let asked = Arc::new(asked);
     let (user, device) = (&asked.base.user_id, &asked.base.device_id);
     acknowledge(server, &asked).await?;
-    let turn = server.sliding_turns.begin((user.clone(), device.clone(), asked.conn_id.clone()));
+    let turn = server.sliding_turns.begin(asked.connection_key());
     let _here = presence::sync(server, user, device, asked.base.set_presence);
     let deadline = Instant::now() + asked.base.patience();
     let mut news = server.wakers.subscribe(user); // before looking: what comes meanwhile must wake us
