@@ -237,6 +237,7 @@ mod tests {
         thumbnail = { burst = 2, every = "1 s" }
         letter = { burst = 2, every = "10 min" }
         key_claim = { burst = 2, every = "1 s" }
+        rendezvous = { burst = 2, every = "1 s" }
     "#;
 
     fn wait_of(error: Error) -> Duration {

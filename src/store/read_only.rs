@@ -1,7 +1,7 @@
 use rocksdb::DB;
 
 use super::{
-    Options, Result, Snapshot,
+    Error, Options, Result, Snapshot,
     migrate::check_layout,
     open::{families, rocksdb_options},
 };
@@ -14,6 +14,11 @@ impl ReadOnly {
     pub fn open(options: &Options) -> Result<Self> {
         let (db, cache) = rocksdb_options(options);
         let path = options.path.join("db");
+        if !path.is_dir() {
+            // RocksDB would make the directory before it finds nothing in it.
+            let reason = "holds no database".to_owned();
+            return Err(Error::Directory { path: options.path.clone(), reason });
+        }
         let opened = Self(DB::open_cf_descriptors_read_only(&db, path, families(&cache, options), false)?);
         check_layout(&opened.snapshot(), &options.path, options.migrations)?;
         Ok(opened)
