@@ -151,7 +151,7 @@ async fn unplaced(server: &Arc<Server>, room: RoomNid, events: Vec<Verified>) ->
 }
 
 /// Makes an old event part of the room; whether it is in the timeline now.
-async fn take_in(asker: &Asker, event: Verified, pos: RoomPos) -> Result<bool> {
+pub(super) async fn take_in(asker: &Asker, event: Verified, pos: RoomPos) -> Result<bool> {
     asker.complete_auth_events(&event).await?;
     let (room, prev_events) = (asker.room, event.pdu().prev_events.clone());
     let lacks_any = asker.server.blocking(move |server| {

@@ -225,7 +225,7 @@ impl Asker {
     }
 
     /// One event of the room, with the right signatures; `None` if it can't be had.
-    async fn event(&self, id: &EventId) -> Result<Option<Verified>> {
+    pub async fn event(&self, id: &EventId) -> Result<Option<Verified>> {
         let answer = match request(&self.server, &self.asked, get_event::v1::Request::new(id.to_owned())).await {
             Ok(answer) => answer.pdu,
             Err(error @ Error::Internal(_)) => return Err(error),

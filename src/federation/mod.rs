@@ -4,6 +4,7 @@
 
 pub mod backfill;
 pub mod backoff;
+pub mod by_time;
 mod discovery;
 pub mod edu;
 pub mod events;

@@ -46,6 +46,14 @@ pub fn nearest(
     Ok(None)
 }
 
+/// Whether an event of the time `found` is the nearest to `wanted` in that direction, rather than one of `other`.
+pub fn is_nearer(direction: Direction, wanted: u64, found: u64, other: Option<u64>) -> bool {
+    match direction {
+        Direction::Forward => found >= wanted && other.is_none_or(|other| found < other),
+        Direction::Backward => found <= wanted && other.is_none_or(|other| found > other),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,6 @@
 //! Where a room's timeline lacks what came before: events whose previous events we do not have.
 
-use super::View;
+use super::{View, timeline::beyond};
 use crate::{
     event::StoredEvent,
     store::{EventNid, Family, Result, RoomNid, RoomPos, Scan, Table},
@@ -15,6 +15,13 @@ impl Table for Gaps {
     type Key<'a> = (RoomNid, RoomPos);
     type Value = ();
 }
+
+/// How many places are left free before a live event whose previous events are missing: as many as may be missing in any
+/// room, and so few that there are gaps enough for centuries of attacks. Source: our choice.
+pub const PLACES: u64 = 1 << 20;
+
+/// How many gaps of a room are looked at for the one in which an event belongs.
+const MAX_LOOKED_AT: usize = 100;
 
 /// A place before which events are missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,13 +52,13 @@ impl Gap {
 
 /// The highest gap at or before the place `until`, counting the one that the first event after `until` may have.
 pub fn below(view: &View<'_>, until: RoomPos) -> Result<Option<Gap>> {
-    let next = Scan::from::<super::tables::Timeline>(&(view.nid, RoomPos(until.0.saturating_add(1))), &view.nid);
+    let next = Scan::from::<super::tables::Timeline>(&(view.nid, beyond(until)), &view.nid);
     let next = view.snapshot.scan::<super::tables::Timeline>(next).next().transpose()?;
     let upper = match next {
         Some(row) => row.key()?.1,
         None => until,
     };
-    let scan = Scan::before::<Gaps>(&(view.nid, RoomPos(upper.0.saturating_add(1))), &view.nid).backward();
+    let scan = Scan::before::<Gaps>(&(view.nid, beyond(upper)), &view.nid).backward();
     let Some(row) = view.snapshot.scan::<Gaps>(scan).next().transpose()? else { return Ok(None) };
     at(view, row.key()?.1).map(Some)
 }
@@ -67,6 +74,47 @@ fn at(view: &View<'_>, pos: RoomPos) -> Result<Gap> {
 /// Whether a gap is just before the event at `pos`.
 pub fn is_at(view: &View<'_>, pos: RoomPos) -> Result<bool> {
     view.snapshot.contains::<Gaps>(&(view.nid, pos))
+}
+
+/// The newest place after `after`, up to and with `until`, before which events are missing.
+pub fn newest(view: &View<'_>, after: RoomPos, until: RoomPos) -> Result<Option<RoomPos>> {
+    first(view, between(view, after, until).backward())
+}
+
+/// The lowest place after `after`, up to and with `until`, before which events are missing.
+pub fn lowest(view: &View<'_>, after: RoomPos, until: RoomPos) -> Result<Option<RoomPos>> {
+    first(view, between(view, after, until))
+}
+
+fn between(view: &View<'_>, after: RoomPos, until: RoomPos) -> Scan {
+    Scan::range::<Gaps>(&(view.nid, beyond(after)), &(view.nid, beyond(until.max(after))))
+}
+
+fn first(view: &View<'_>, scan: Scan) -> Result<Option<RoomPos>> {
+    view.snapshot.scan::<Gaps>(scan).next().transpose()?.map(|row| row.key().map(|key| key.1)).transpose()
+}
+
+/// The places before which events are missing.
+pub fn newest_first(view: &View<'_>) -> impl Iterator<Item = Result<RoomPos>> {
+    let rows = view.snapshot.scan::<Gaps>(Scan::prefix::<Gaps>(&view.nid).backward());
+    rows.map(|row| row?.key().map(|key| key.1))
+}
+
+/// A place for an event of that time that follows nothing we have: in the newest gap after whose beginning it was sent,
+/// far from both ends. `None` if there is no room for it.
+pub fn place_for(view: &View<'_>, ts_ms: u64) -> Result<Option<RoomPos>> {
+    for pos in newest_first(view).take(MAX_LOOKED_AT) {
+        let gap = at(view, pos?)?;
+        let Some(last) = gap.last_before else {
+            return Ok(Some(RoomPos(gap.last_place().saturating_sub_unsigned(PLACES))));
+        };
+        let before = view.snapshot.get::<super::tables::Timeline>(&(view.nid, last))?;
+        let is_later = before.map(|before| view.event(before)).transpose()?.is_none_or(|b| b.origin_server_ts <= ts_ms);
+        if is_later && gap.free() > 0 {
+            return Ok(Some(RoomPos(gap.last_place().saturating_sub_unsigned(gap.free() / 2))));
+        }
+    }
+    Ok(None)
 }
 
 /// The previous events of an event of the room that have no place in it.

@@ -99,8 +99,14 @@ pub fn messages(reader: &Reader<'_, '_>, newest: RoomPos, request: &Request<'_>)
     let page = wanted.page(reader, after, until, request.direction, wanted.limit)?;
     let members = if wanted.is_lazy { read::senders(reader.view(), &page.entries)? } else { Vec::new() };
     let mut chunk = Chunk { start, end: page.next, entries: page.entries, members, gap: None };
-    if request.direction == Direction::Backward {
-        note_gap(reader, request.to, until, wanted.limit, &mut chunk)?;
+    match (request.direction, request.from) {
+        (Direction::Backward, _) => note_gap(reader, request.to, until, wanted.limit, &mut chunk)?,
+        (Direction::Forward, Some(from)) => {
+            let last = chunk.entries.last().filter(|_| chunk.end.is_some()).map_or(until, |entry| entry.pos);
+            let gap = gaps::lowest(reader.view(), from, last)?;
+            chunk.gap = gap.map(|gap| (reader.view().nid, timeline::behind(gap, Direction::Backward)));
+        }
+        (Direction::Forward, None) => {}
     }
     // NOTSPEC: `end` is to be left out if nothing is left, and a page of everything does so. After a page of what a
     // filter let through there is an `end` as long as the timeline goes on, although none of that passes the filter:

@@ -9,7 +9,7 @@ use super::{
     Membership, View,
     append::{Appended, TransactionKey, Verdict},
     by_time::EventTimes,
-    gaps::{Gaps, placed},
+    gaps::{self, Gaps, placed},
     invited::StrippedStates,
     lock::NextNumbers,
     outliers,
@@ -253,6 +253,9 @@ impl Plan {
 
     /// The one list of everything that an event changes.
     pub fn write(mut self, tx: &mut Transaction<'_>) -> store::Result<Appended> {
+        if self.has_gap && !matches!(self.place, Place::Past(_)) {
+            tx.skip(gaps::PLACES);
+        }
         let (room, event, pos) = (self.room, self.event, tx.pos());
         if self.is_new_room {
             tx.put::<tables::RoomIds>(&&*self.room_row.room_id, &room);

@@ -111,7 +111,7 @@ fn before(pos: RoomPos) -> RoomPos {
 }
 
 /// The place just after the event at `pos`, as the bound of a scan.
-fn beyond(pos: RoomPos) -> RoomPos {
+pub(super) fn beyond(pos: RoomPos) -> RoomPos {
     RoomPos(pos.0.saturating_add(1))
 }
 

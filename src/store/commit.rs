@@ -164,11 +164,11 @@ impl Writer {
         F: FnOnce(&mut Transaction<'_>) -> Result<R, E>,
     {
         self.check_writable()?;
-        let pos = self.last_pos.next();
-        let mut transaction = Transaction::new(&self.shared.db, pos);
+        let mut transaction = Transaction::new(&self.shared.db, self.last_pos.next());
         let value = catch_unwind(AssertUnwindSafe(|| work(&mut transaction)))
             .map_err(|panic| Error::Panicked(message_of(&*panic)))??;
         if !transaction.is_empty() {
+            let pos = transaction.pos();
             transaction.put::<LastPos>(&(), &pos);
             self.shared.changes.note(transaction.groups(), pos);
             let options = WriteOptions::default(); // without fsync: the other thread's part

@@ -24,6 +24,11 @@ impl<'db> Transaction<'db> {
         self.pos
     }
 
+    /// Leaves `count` positions before this change to nobody. Belongs before everything else that asks for the position.
+    pub fn skip(&mut self, count: u64) {
+        self.pos.0 += count;
+    }
+
     /// The database before this transaction: with all earlier ones, and without what this one has put.
     pub fn before(&self) -> &Snapshot<'db> {
         &self.before

@@ -55,7 +55,10 @@ impl Timeline {
     /// The newest of the wanted events that the reader may see.
     pub fn newest(context: &Context<'_>, reader: &Reader<'_, '_>, wanted: &Wanted<'_>) -> Result<Self> {
         let until = wanted.until;
-        let after = wanted.after.map_or(RoomPos::MIN, RoomPos::from);
+        let seen = wanted.after.map_or(RoomPos::MIN, RoomPos::from);
+        // What is before a gap does not lead to what is after it. What is in it may be had from other servers.
+        let gap = gaps::newest(reader.view(), seen, until)?;
+        let after = gap.map_or(seen, |gap| RoomPos(gap.0.saturating_sub(1)));
         let query = Query {
             after,
             until,
@@ -69,12 +72,7 @@ impl Timeline {
         events.reverse();
         let before_first = || events.first().map_or(until, |first| RoomPos(first.pos.0.saturating_sub(1)));
         let start = page.next.unwrap_or_else(|| if after == RoomPos::MIN { before_first() } else { after });
-        // What was before the first of them may be had from other servers.
-        let has_gap = match events.first() {
-            Some(first) => gaps::is_at(reader.view(), first.pos)?,
-            None => false,
-        };
-        Ok(Self { events, is_limited: page.next.is_some() || has_gap, start })
+        Ok(Self { events, is_limited: page.next.is_some() || gap.is_some(), start })
     }
 
     pub fn write_events(&self, context: &Context<'_>, reader: &Reader<'_, '_>, out: &mut Vec<u8>) -> Result<()> {

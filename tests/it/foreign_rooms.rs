@@ -6,7 +6,7 @@ use chappe::check;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::support::{HostedRoom, Peer, TestNetwork, TestServer, User, hosted::id_of, query};
+use crate::support::{HostedRoom, Peer, TestNetwork, TestServer, User, hosted::id_of, query, room::path};
 
 struct World {
     network: TestNetwork,
@@ -393,11 +393,10 @@ async fn a_knock_is_shown_with_what_the_other_server_told() {
         move |_| json!({ "room_version": "11", "event": draft }),
     );
     let room = world.room.clone();
-    world.peer.on(
-        Method::PUT,
-        "/_matrix/federation/v1/send_knock/",
-        move |_| json!({ "knock_room_state": [room.state_event("m.room.name", "").unwrap()] }),
-    );
+    world.peer.on(Method::PUT, "/_matrix/federation/v1/send_knock/", move |asked| {
+        room.keep(asked.body.clone());
+        json!({ "knock_room_state": [room.state_event("m.room.name", "").unwrap()] })
+    });
     let path = format!("/v3/knock/{}{}", world.room.id, query(&[("via", "there")]));
     world.bob.post(&path, json!({ "reason": "please" })).await.ok();
     let answer = world.bob.sync_with("").await;
@@ -410,12 +409,109 @@ async fn a_knock_is_shown_with_what_the_other_server_told() {
     );
     world.check();
 
-    // The server that the knock was for refuses it.
-    let refusal =
-        world.room.build("@alice:there", "m.room.member", Some("@bob:here"), json!({ "membership": "leave" }), &[]);
-    world.room.send(&world.here, vec![refusal]).await.ok();
-    let since = answer["next_batch"].as_str().unwrap();
-    let next = world.bob.sync(since).await;
+    // The server that the knock was for refuses it. What it refused before is another one.
+    let refuse =
+        || world.room.build("@alice:there", "m.room.member", Some("@bob:here"), json!({ "membership": "leave" }), &[]);
+    let of_first = refuse();
+    world.bob.post(&path, json!({})).await.ok();
+    let since = world.bob.now().await;
+    world.room.send(&world.here, vec![of_first]).await.ok();
+    assert!(world.bob.sync(&since).await["rooms"]["leave"].is_null());
+    world.room.send(&world.here, vec![refuse()]).await.ok();
+    let next = world.bob.sync(&since).await;
     assert!(next["rooms"]["leave"][&world.room.id].is_object(), "{next}");
     world.check();
+}
+
+#[tokio::test]
+async fn what_was_said_while_we_were_away_fits_between_what_we_have() {
+    let world = joined().await;
+    let room = &world.room;
+    let first = room.say("first stay");
+    room.send(&world.here, vec![room.event(&first)]).await.ok();
+    world.until_seen(&first).await;
+    world.bob.leave(&room.id).await;
+    for number in 0..30 {
+        room.say(&format!("missed {number}"));
+    }
+    world.join(&["there"]).await;
+    let history = world.history().await;
+    let missed: Vec<_> = history.iter().filter(|body| body.starts_with("missed")).collect();
+    assert_eq!(missed.len(), 30, "{history:?}");
+    let places: Vec<_> = ["first stay", "missed 0", "missed 29"]
+        .iter()
+        .map(|wanted| history.iter().position(|body| body == wanted).unwrap())
+        .collect();
+    assert!(places.is_sorted(), "{history:?}");
+    world.check();
+}
+
+#[tokio::test]
+async fn a_timeline_does_not_go_on_beyond_a_gap() {
+    let world = joined().await;
+    let room = &world.room;
+    let since = world.bob.now().await;
+    world.bob.say(&room.id, "before").await;
+    for number in 0..3 {
+        room.say(&format!("missed {number}"));
+    }
+    let told = room.say("told");
+    let last = room.say("last");
+    let missing = room.events(std::slice::from_ref(&told));
+    world.peer.on(Method::POST, "/_matrix/federation/v1/get_missing_events/", move |_| json!({ "events": missing }));
+    room.send(&world.here, vec![room.event(&last)]).await.ok();
+    world.until_seen(&last).await;
+    for answer in [world.bob.sync(&since).await, world.bob.sync_with("").await] {
+        let timeline = &answer["rooms"]["join"][&room.id]["timeline"];
+        let events: Vec<_> = timeline["events"].as_array().unwrap().iter().map(what).collect();
+        assert_eq!((events, &timeline["limited"]), (vec!["told".to_owned(), "last".to_owned()], &json!(true)));
+    }
+    world.check();
+}
+
+#[tokio::test]
+async fn an_event_of_a_time_before_the_join_is_fetched_and_its_neighbours_with_it() {
+    let world = world().await;
+    let room = &world.room;
+    let ids: Vec<String> = (0..10).map(|number| room.say(&format!("before {number}"))).collect();
+    world.join(&["there"]).await;
+    let (wanted, ts) = (ids[4].clone(), room.event(&ids[4])["origin_server_ts"].as_u64().unwrap());
+    world.peer.on(
+        Method::GET,
+        "/_matrix/federation/v1/timestamp_to_event/",
+        move |_| json!({ "event_id": wanted, "origin_server_ts": ts }),
+    );
+    let by_time = async |ts: u64, dir: &str| {
+        let query = query(&[("ts", &ts.to_string()), ("dir", dir)]);
+        world.bob.get(&format!("/v1/rooms/{}/timestamp_to_event{query}", room.id)).await.ok()["event_id"].clone()
+    };
+    assert_eq!(by_time(ts, "b").await, json!(ids[4]));
+    assert_eq!(by_time(ts, "f").await, json!(ids[4]), "it is here now");
+    let around = world.bob.get(&format!("/v3/rooms/{}/context/{}?limit=0", room.id, path(&ids[4]))).await.ok();
+    let page = async |dir: &str, from: &Value| {
+        let from = from.as_str().unwrap();
+        let page = world.bob.get(&format!("/v3/rooms/{}/messages?dir={dir}&limit=3&from={from}", room.id)).await.ok();
+        page["chunk"].as_array().unwrap().iter().map(what).collect::<Vec<_>>()
+    };
+    assert_eq!(page("b", &around["start"]).await, ["before 3", "before 2", "before 1"]);
+    // What a server says is nearest and is not counts for nothing.
+    let (liar, id) = (room.clone(), ids[0].clone());
+    world.peer.on(
+        Method::GET,
+        "/_matrix/federation/v1/timestamp_to_event/",
+        move |_| json!({ "event_id": id, "origin_server_ts": liar.event(&id)["origin_server_ts"] }),
+    );
+    assert_eq!(by_time(ts + 1, "b").await, json!(ids[4]));
+    world.check();
+}
+
+#[tokio::test]
+async fn servers_that_a_client_names_decide_unless_they_are_not_there() {
+    let world = world().await;
+    let named = world.network.peer("named");
+    named.refuse(Method::GET, "/_matrix/federation/v1/make_join/", 403, "M_FORBIDDEN");
+    assert_eq!(world.try_join(&["named"]).await.error(), (403, "M_FORBIDDEN"));
+    assert_eq!(world.network.count("there", "/_matrix/federation/v1/make_join/"), 0);
+    world.join(&["gone"]).await; // the room's id names a server, too
+    assert_eq!(world.network.count("there", "/_matrix/federation/v1/make_join/"), 1);
 }

@@ -11,6 +11,7 @@ use ruma::{
 use crate::{
     Server,
     error::{Error, Result},
+    federation::{self, by_time::Wanted},
     http::{
         endpoint,
         extract::{Client, Matrix},
@@ -33,13 +34,21 @@ async fn event_by_time(
         RumaDirection::Forward => Direction::Forward,
         RumaDirection::Backward => Direction::Backward,
     };
-    let found = history::read(&server, sender, body.room_id, move |reader, _| {
-        reader.sight.readable_state()?; // who has no business in the room learns nothing of it
-        let may_see = |nid, event: &_| reader.sight.may_see(nid, event);
-        by_time::nearest(reader.view(), body.ts.get().into(), direction, may_see)
-    });
-    let not_found = || Error::not_found("There is no event of that time that you may see");
-    let (_, event) = found.await?.ok_or_else(not_in_room)?.ok_or_else(not_found)?;
+    let ts_ms = body.ts.get().into();
+    let look = || {
+        let read = history::read(&server, sender.clone(), body.room_id.clone(), move |reader, _| {
+            reader.sight.readable_state()?; // who has no business in the room learns nothing of it
+            let may_see = |nid, event: &_| reader.sight.may_see(nid, event);
+            Ok((reader.view().nid, by_time::nearest(reader.view(), ts_ms, direction, may_see)?))
+        });
+        async { read.await?.ok_or_else(not_in_room) }
+    };
+    let (room, mut found) = look().await?;
+    let nearest_here = found.as_ref().map(|(_, event)| event.origin_server_ts);
+    if federation::by_time::fetch(&server, Wanted { room, ts_ms, direction, nearest_here }).await? {
+        (_, found) = look().await?;
+    }
+    let (_, event) = found.ok_or_else(|| Error::not_found("There is no event of that time that you may see"))?;
     let ts = MilliSecondsSinceUnixEpoch(UInt::new_saturating(event.origin_server_ts));
     Ok(Matrix(get_event_by_timestamp::v1::Response::new(event.event_id, ts)))
 }
