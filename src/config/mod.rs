@@ -143,6 +143,8 @@ pub struct Config {
     pub allow_public_room_directory_without_auth: bool,
     /// Whether other servers may read the directory of public rooms.
     pub allow_public_room_directory_over_federation: bool,
+    /// Whether other servers are told the names of our users' devices.
+    pub allow_device_name_federation: bool,
     /// Whether users see each other's presence.
     pub allow_presence: bool,
     /// Who may begin a rendezvous, by which one device logs another in.
@@ -221,6 +223,7 @@ impl Config {
             default_room_version: RoomVersionId::V12,
             allow_public_room_directory_without_auth: true,
             allow_public_room_directory_over_federation: false,
+            allow_device_name_federation: false,
             allow_presence: true,
             rendezvous: RendezvousFor::Anyone,
             appservice_registrations: Vec::new(),

@@ -1,5 +1,5 @@
-//! Events of other servers that we, and not their own server, tell the room's servers of: members that came in, or went,
-//! by our hand. Who sends events on asks here which of those that are not ours are to be sent.
+//! Events that are told to the room's servers by another server than the sender's: members that came in, or went, by its
+//! hand. Who sends events on asks here which of those that are not ours are to be sent, and which of ours are not.
 
 use ruma::{EventId, OwnedServerName, ServerName};
 use serde::{Deserialize, Serialize};
@@ -10,8 +10,8 @@ use crate::{
     store::{self, Family, Record, Snapshot, Table, Transaction},
 };
 
-/// The events to be sent on. A row is written before its event becomes part of the room, and removed when it was put
-/// into the queues.
+/// The events of others that we let in, and those of ours that others let in. A row is written before its event becomes
+/// part of the room, and removed when it was put into the queues, or was not.
 pub struct Relayed;
 impl Table for Relayed {
     const NAME: &'static str = "relayed";
@@ -21,13 +21,13 @@ impl Table for Relayed {
     type Value = From;
 }
 
-/// The server that gave us an event: it has it.
+/// The server that gave us an event, or that let ours in: it has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct From(pub OwnedServerName);
 
 impl Record for From {}
 
-/// Whom we have an event from that is to be sent on; `None` if it is none of these.
+/// The other server that has an event of this kind; `None` if it is none of these.
 pub fn source(snapshot: &Snapshot<'_>, event_id: &EventId) -> store::Result<Option<OwnedServerName>> {
     Ok(snapshot.get::<Relayed>(&event_id)?.map(|From(server)| server))
 }

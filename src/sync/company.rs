@@ -14,20 +14,17 @@ use crate::{
     store::RoomNid,
 };
 
-/// The others who came to share a room with the user.
+/// Who came to share a room with the user, or came back to one: of what changed in between his server told ours nothing.
+/// Of a room that the user himself came into that is everybody, him included: his other devices are there now.
 pub fn met(context: &Context<'_>, changes: &Changes) -> Result<BTreeSet<OwnedUserId>> {
     let mut met = BTreeSet::new();
     for room in changes.joined.iter().filter(|room| room.after.is_none() || !room.log.is_empty()) {
         let view = context.view(room.nid)?;
-        if room.after.is_none() {
-            met.extend(view.members(Membership::Join)?.into_iter().map(|(user, _)| user));
-            continue;
+        match room.after {
+            None => met.extend(view.members(Membership::Join)?.into_iter().map(|(user, _)| user)),
+            Some(_) => met.extend(room.log.arrivals(&view)?),
         }
-        let come = room.log.members(&view)?.into_iter();
-        let come = come.filter(|member| member.new == Some(Membership::Join) && member.old != Some(Membership::Join));
-        met.extend(come.map(|member| member.user_id));
     }
-    met.remove(context.user_id());
     Ok(met)
 }
 

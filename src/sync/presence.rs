@@ -33,7 +33,9 @@ pub fn write(context: &Context<'_>, changes: &Changes, out: &mut Vec<u8>) -> Res
     news.retain(|user, _| is_wanted(user));
     let mut visible = company::sharing(context, changes, &news.keys().cloned().collect())?;
     if context.since.is_some() && presence.is_enabled() {
-        for user in company::met(context, changes)?.into_iter().filter(|user| is_wanted(user)) {
+        let mut met = company::met(context, changes)?;
+        met.remove(context.user_id());
+        for user in met.into_iter().filter(|user| is_wanted(user)) {
             let shown = presence.get(&user);
             if shown.state > State::Offline {
                 news.entry(user.clone()).or_insert(shown);

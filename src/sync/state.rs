@@ -1,6 +1,6 @@
 //! What a client must be told of a room's state, so that it has that of the start, or of the end, of a timeline.
 
-use std::collections::{BTreeMap, HashSet, btree_map};
+use std::collections::{BTreeMap, BTreeSet, HashSet, btree_map};
 
 use ruma::{OwnedUserId, UserId};
 
@@ -57,6 +57,24 @@ impl Log {
             ends.entry(key).and_modify(|end| end.new = change.new).or_insert(change);
         }
         ends
+    }
+
+    /// The users who are joined after all changes and once were not: also those who only went in between.
+    pub fn arrivals(&self, view: &View<'_>) -> Result<BTreeSet<OwnedUserId>> {
+        let mut arrivals = BTreeSet::new();
+        for &(_, key, StateChange { old, new }) in &self.0 {
+            let name = view.state_key_name(key)?;
+            if name.event_type != MEMBER {
+                continue;
+            }
+            let Ok(user) = OwnedUserId::try_from(name.state_key) else { continue };
+            if membership(view, new)? != Some(Membership::Join) {
+                arrivals.remove(&user);
+            } else if membership(view, old)? != Some(Membership::Join) {
+                arrivals.insert(user);
+            }
+        }
+        Ok(arrivals)
     }
 
     /// The users whose member events changed, with what they were before all changes and after them.

@@ -26,11 +26,14 @@ impl Pair {
     async fn new() -> Self {
         let network = TestNetwork::new();
         let (a, b) = (network.server("a.test").await, network.server("b.test").await);
-        outgoing::start(a.inside());
-        outgoing::start(b.inside());
         let (alice, bob) = (a.user("alice").await, b.user("bob").await);
         let room = alice.create_room(json!({ "preset": "public_chat" })).await;
         join(&bob, &room, "a.test").await;
+        // What is told because of the join itself is not what the tests look at.
+        for server in [a, b] {
+            outgoing::start(server.inside());
+            outgoing::until_sent(server.inside(), &[]).await.unwrap();
+        }
         Self { network, alice, bob, room }
     }
 
@@ -55,12 +58,13 @@ impl Scripted {
     async fn new() -> Self {
         let network = TestNetwork::new();
         let here = network.server("here").await;
-        outgoing::start(here.inside());
         let bob = here.user("bob").await;
         let peer = network.peer("there");
         peer.on(Method::PUT, SEND, |_| json!({ "pdus": {} }));
         let room = HostedRoom::new(&peer);
         join(&bob, &room.id, "there").await;
+        outgoing::start(here.inside());
+        outgoing::until_sent(here.inside(), &[]).await.unwrap();
         Self { here, bob, peer, room }
     }
 

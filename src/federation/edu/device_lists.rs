@@ -16,12 +16,13 @@ use crate::{
     store::Snapshot,
     user::{
         device,
-        keys::{self, remote},
+        keys::{self, Asker, remote},
     },
 };
 
 /// The content of an `m.device_list_update`, as the device is now.
 pub fn update(
+    server: &Server,
     snapshot: &Snapshot<'_>,
     user: &UserId,
     device: &DeviceId,
@@ -35,7 +36,7 @@ pub fn update(
         "prev_id": prev_id.into_iter().collect::<Vec<_>>(),
     });
     let is_there = device::get(snapshot, user, device)?.is_some();
-    let keys = keys::query(snapshot, None, user, &[device.to_owned()])?;
+    let keys = keys::query(snapshot, Asker::server(server), user, &[device.to_owned()])?;
     match keys.devices.into_values().next() {
         Some(keys) if is_there => content["keys"] = serde_json::to_value(keys).map_err(Error::internal)?,
         _ => content["deleted"] = json!(!is_there),
@@ -45,7 +46,7 @@ pub fn update(
 
 /// The content of an `m.signing_key_update`; `None` if the user has no such keys.
 pub fn signing_keys(snapshot: &Snapshot<'_>, user: &UserId) -> Result<Option<Value>> {
-    let keys = keys::query(snapshot, None, user, &[])?;
+    let keys = keys::query(snapshot, Asker::Server { sees_names: false }, user, &[])?;
     let mut content = json!({ "user_id": user });
     let given = [("master_key", keys.master), ("self_signing_key", keys.self_signing)];
     let mut has_keys = false;
@@ -73,7 +74,12 @@ pub struct Update {
 pub async fn receive(server: &Arc<Server>, origin: &ServerName, content: Update) -> Result<()> {
     let Update { user_id, device_id, stream_id, prev_id, deleted, keys } = content;
     check_owner(origin, &user_id)?;
-    let change = remote::Change { device: device_id, stream_id, prev_id, keys: keys.filter(|_| !deleted) };
+    let told = match keys {
+        _ if deleted => remote::Told::Deleted,
+        Some(keys) => remote::Told::Keys(keys),
+        None => remote::Told::NoKeys,
+    };
+    let change = remote::Change { device: device_id, stream_id, prev_id, told };
     remote::change(server, user_id, change).await
 }
 

@@ -17,6 +17,7 @@ use crate::{
     Server,
     error::{Error, Result},
     store::{self, Group, Row, Table, Transaction},
+    user::device,
 };
 
 /// How many updates one transaction queues.
@@ -89,6 +90,27 @@ pub async fn queue_some(server: &Arc<Server>) -> Result<usize> {
         wake(server, destination);
     }
     Ok(queued)
+}
+
+/// Queues all devices of a user for servers that know nothing of them. They count as told with the last update, so that
+/// the others, which were told of it, miss none.
+pub(super) fn introduce(
+    tx: &mut Transaction<'_>,
+    additions: &mut Additions,
+    user: &UserId,
+    servers: &[OwnedServerName],
+    now_ms: u64,
+) -> Result<()> {
+    let devices = device::list(tx.before(), user)?;
+    let stream_id = tx.get::<DeviceStreams>(&user)?.unwrap_or(now_ms);
+    if !devices.is_empty() {
+        tx.put::<DeviceStreams>(&user, &stream_id);
+    }
+    for (device, _) in devices {
+        let item = Item::Device { user: user.to_owned(), device, stream_id, prev_id: None };
+        servers.iter().for_each(|server| additions.add(server.clone(), item.clone()));
+    }
+    Ok(())
 }
 
 struct OfUser {

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use ruma::{OwnedServerName, UserId};
+use ruma::{OwnedServerName, OwnedUserId, UserId};
 
-use super::{additions::Additions, may_tell, tables::Item, wake};
+use super::{additions::Additions, device_lists, may_tell, tables::Item, wake};
 use crate::{
     Server,
     error::Result,
@@ -13,12 +13,12 @@ use crate::{
     log,
     room::{
         Membership,
-        servers::{RoomServers, forget_gone, servers_at, servers_since},
+        servers::{RoomServers, forget_gone, servers_at, servers_in, servers_since},
         sticky,
-        tables::Events,
+        tables::{Events, UserRooms},
         view::membership_in,
     },
-    store::{self, EventNid, RoomNid, Snapshot},
+    store::{self, EventNid, RoomNid, Snapshot, StreamPos},
 };
 
 /// The name of our cursor in the log.
@@ -32,6 +32,12 @@ pub async fn follow(server: Arc<Server>) {
     log::follow(server, READER, ENTRIES, queue).await;
 }
 
+/// Whether all events up to `pos` are in the queues.
+pub(super) async fn have_passed(server: &Arc<Server>, pos: StreamPos) -> Result<bool> {
+    let read = move |snapshot: &Snapshot<'_>| Ok(log::next_of(snapshot, READER)?.is_none_or(|next| next > pos));
+    server.read(read).await
+}
+
 async fn queue(server: Arc<Server>, entries: Vec<log::Entry>) -> Result<()> {
     let Some(last) = entries.last().map(|entry| entry.pos) else { return Ok(()) };
     let read = move |server: &Server| {
@@ -39,6 +45,7 @@ async fn queue(server: Arc<Server>, entries: Vec<log::Entry>) -> Result<()> {
         let mut additions = Additions::default();
         let mut rooms = BTreeSet::new();
         let mut relayed = Vec::new();
+        let mut arrivals = Vec::new();
         for entry in entries {
             rooms.insert(entry.room);
             let Some(event) = snapshot.get::<Events>(&(entry.room, entry.event))? else { continue };
@@ -55,10 +62,12 @@ async fn queue(server: Arc<Server>, entries: Vec<log::Entry>) -> Result<()> {
                     add_sticky(server, &snapshot, entry.room, newcomer, &mut additions)?;
                 }
             }
+            arrivals.extend(arrival(server, &snapshot, entry, &event)?);
         }
-        Ok((additions, rooms, relayed))
+        Ok((additions, rooms, relayed, arrivals))
     };
-    let (additions, rooms, relayed) = server.blocking(read).await?;
+    let (mut additions, rooms, relayed, arrivals) = server.blocking(read).await?;
+    let now_ms = server.clock.now_ms();
     // Not durable yet: if it is lost, so is the cursor, and the events are queued once more.
     let write = move |tx: &mut store::Transaction<'_>| {
         log::done(tx, READER, last);
@@ -68,6 +77,9 @@ async fn queue(server: Arc<Server>, entries: Vec<log::Entry>) -> Result<()> {
         for event_id in relayed {
             relay::done(tx, &event_id);
         }
+        for Arrival { user, servers } in arrivals {
+            device_lists::introduce(tx, &mut additions, &user, &servers, now_ms)?;
+        }
         Ok::<_, crate::error::Error>(additions.write(tx)?)
     };
     for destination in server.store.write(write).await?.value {
@@ -76,7 +88,8 @@ async fn queue(server: Arc<Server>, entries: Vec<log::Entry>) -> Result<()> {
     Ok(())
 }
 
-/// Whom we must tell of an event that our server made, or that it let in for another one, `from`.
+/// Whom we must tell of an event that our server made, or that it let in for another one, `from`. What another server
+/// let in for us is told by that one.
 fn destinations(
     server: &Server,
     snapshot: &Snapshot<'_>,
@@ -84,14 +97,8 @@ fn destinations(
     event: &StoredEvent,
     from: Option<OwnedServerName>,
 ) -> Result<BTreeSet<OwnedServerName>> {
-    let none = BTreeSet::new();
-    let ours = snapshot.get::<RoomServers>(&(entry.room, server.name()))?;
-    // With our first join there, another server, which accepted it, tells all others.
-    if ours.is_some_and(|ours| ours.joined > 0 && ours.since == entry.pos) {
-        return Ok(none);
-    }
-    if !server.is_ours(&event.sender) && from.is_none() {
-        return Ok(none);
+    if server.is_ours(&event.sender) == from.is_some() {
+        return Ok(BTreeSet::new());
     }
     let mut servers: BTreeSet<_> = servers_at(snapshot, entry.room, entry.pos)?.into_iter().collect();
     servers.extend(server_of_the_removed(snapshot, entry.room, event)?);
@@ -116,6 +123,46 @@ fn add_sticky(
     Ok(())
 }
 
+/// A user of ours who came into a room where there are servers that he had no room with before.
+struct Arrival {
+    user: OwnedUserId,
+    servers: Vec<OwnedServerName>,
+}
+
+/// The arrival that an event is. Servers that our user has a room with get the updates of his devices already.
+///
+/// <https://spec.matrix.org/v1.19/server-server-api/#device-management>
+fn arrival(
+    server: &Server,
+    snapshot: &Snapshot<'_>,
+    entry: log::Entry,
+    event: &StoredEvent,
+) -> Result<Option<Arrival>> {
+    let user = event.state_key.as_deref().and_then(|user| <&UserId>::try_from(user).ok());
+    let user = user.filter(|user| event.event_type == "m.room.member" && server.is_ours(user));
+    let Some(user) = user.filter(|_| membership_by(event) == Some(Membership::Join)) else { return Ok(None) };
+    let before = event.replaces.map(|before| snapshot.get::<Events>(&(entry.room, EventNid(before)))).transpose()?;
+    if before.flatten().is_some_and(|before| membership_by(&before) == Some(Membership::Join)) {
+        return Ok(None);
+    }
+    let mut servers: BTreeSet<_> = servers_at(snapshot, entry.room, entry.pos)?.into_iter().collect();
+    servers.retain(|name| may_tell(server, name));
+    for row in snapshot.list::<UserRooms>(&user) {
+        let row = row?;
+        let room = row.key()?.1;
+        if row.value.membership == Membership::Join && room != entry.room {
+            let known = servers_in(snapshot, room)?;
+            servers.retain(|name| !known.contains(name));
+        }
+    }
+    let servers: Vec<_> = servers.into_iter().collect();
+    Ok((!servers.is_empty()).then(|| Arrival { user: user.to_owned(), servers }))
+}
+
+fn membership_by(event: &StoredEvent) -> Option<Membership> {
+    membership_in(event.view().content().ok()?.get())
+}
+
 /// The server of somebody whom the event takes out of the room, or whose invite or knock it ends: it need not be in
 /// the room to be told.
 fn server_of_the_removed(
@@ -123,17 +170,13 @@ fn server_of_the_removed(
     room: RoomNid,
     event: &StoredEvent,
 ) -> Result<Option<OwnedServerName>> {
-    let membership = |event: &StoredEvent| {
-        let content = event.view().content().ok().map(|content| content.get().to_owned());
-        content.and_then(|content| membership_in(&content))
-    };
-    let ends = |membership| matches!(membership, Some(Membership::Leave | Membership::Ban));
-    if event.event_type != "m.room.member" || !ends(membership(event)) {
+    let ends = |event: &StoredEvent| matches!(membership_by(event), Some(Membership::Leave | Membership::Ban));
+    if event.event_type != "m.room.member" || !ends(event) {
         return Ok(None);
     }
     let Some(before) = event.replaces else { return Ok(None) };
     let before = snapshot.get::<Events>(&(room, EventNid(before)))?;
     let user = event.state_key.as_deref().and_then(|user| <&UserId>::try_from(user).ok());
-    let was_there = before.is_some_and(|before| !ends(membership(&before)));
+    let was_there = before.is_some_and(|before| !ends(&before));
     Ok(user.filter(|_| was_there).map(|user| user.server_name().to_owned()))
 }

@@ -13,7 +13,7 @@ mod transaction;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use ruma::{OwnedServerName, OwnedUserId, UserId};
 
@@ -24,15 +24,31 @@ pub use self::{
 };
 use crate::{
     Server,
+    error::Result,
     room::{Membership, servers::servers_in, tables::UserRooms},
     store::{self, RoomNid, Snapshot},
 };
+
+/// How often it is looked whether something was sent that somebody waits for.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Starts the readers, and the senders of what was left by the last run.
 pub fn start(server: &Arc<Server>) {
     tokio::spawn(events::follow(Arc::clone(server)));
     tokio::spawn(device_lists::follow(Arc::clone(server)));
     tokio::spawn(sender::resume(Arc::clone(server)));
+}
+
+/// Waits until everything that has happened up to now is sent to these servers, as far as it concerns them.
+pub async fn until_sent(server: &Arc<Server>, destinations: &[OwnedServerName]) -> Result<()> {
+    let until = server.store.durable_pos();
+    while !events::have_passed(server, until).await? {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    while destinations.iter().any(|destination| is_sending(server, destination)) {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Ok(())
 }
 
 /// The other servers in a room that we may talk to.

@@ -92,7 +92,7 @@ impl Prepared {
                     parts.edu("m.direct_to_device", &RawValue::from_string(content).map_err(Error::internal)?)?
                 }
                 Item::Device { user, device, stream_id, prev_id } => {
-                    let content = edu::device_lists::update(&snapshot, &user, &device, stream_id, prev_id)?;
+                    let content = edu::device_lists::update(server, &snapshot, &user, &device, stream_id, prev_id)?;
                     parts.edu("m.device_list_update", &content)?;
                 }
                 Item::SigningKeys { user } => {

@@ -20,7 +20,7 @@ use crate::{
     sync::{DeviceLists, token::Token},
     user::{
         account,
-        keys::{self, Upload},
+        keys::{self, Asker, Upload},
     },
 };
 
@@ -70,7 +70,7 @@ async fn get_keys(
         let mut found = Vec::new();
         for (user, devices) in ours {
             if account::get(&snapshot, &user)?.is_some() {
-                let keys = keys::query(&snapshot, Some(&sender.user_id), &user, &devices)?;
+                let keys = keys::query(&snapshot, Asker::User(&sender.user_id), &user, &devices)?;
                 found.push((user, keys));
             }
         }

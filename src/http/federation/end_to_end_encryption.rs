@@ -20,7 +20,10 @@ use crate::{
         endpoint,
         extract::{Federation, Matrix},
     },
-    user::{account, keys},
+    user::{
+        account,
+        keys::{self, Asker},
+    },
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -43,7 +46,7 @@ async fn get_keys(
             if !server.is_ours(&user) || account::get(&snapshot, &user)?.is_none() {
                 continue;
             }
-            let found = keys::query(&snapshot, None, &user, &devices)?;
+            let found = keys::query(&snapshot, Asker::server(server), &user, &devices)?;
             let devices = found.devices.into_iter().map(|(device, keys)| (device, Raw::from_json(keys)));
             answer.device_keys.insert(user.clone(), devices.collect());
             answer.master_keys.extend(found.master.map(|key| (user.clone(), Raw::from_json(key))));
@@ -93,7 +96,7 @@ async fn get_devices(
             return Err(Error::not_found("There is no such user here"));
         }
         let stream_id = snapshot.get::<DeviceStreams>(&&*user)?.unwrap_or_default();
-        let found = keys::query(&snapshot, None, &user, &[])?;
+        let found = keys::query(&snapshot, Asker::server(server), &user, &[])?;
         let mut answer = get_devices::v1::Response::new(user, UInt::new_saturating(stream_id));
         let device = |(device, keys)| get_devices::v1::UserDevice::new(device, Raw::from_json(keys));
         answer.devices = found.devices.into_iter().map(device).collect();

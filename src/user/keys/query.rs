@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use ruma::{OwnedDeviceId, UserId};
+use ruma::{DeviceId, OwnedDeviceId, UserId};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::tables::{CrossSigningKey, CrossSigningKeys, DeviceKeys, OwnSignatures, Usage, UserSignatures};
+use super::{
+    remote::RemoteDeviceNames,
+    tables::{CrossSigningKey, CrossSigningKeys, DeviceKeys, OwnSignatures, Usage, UserSignatures},
+};
 use crate::{
+    Server,
     error::Result,
     store::{self, Error, Snapshot, Table},
     user::device,
@@ -23,23 +27,36 @@ pub struct UserKeys {
     pub user_signing: Option<Box<RawValue>>,
 }
 
-/// The kept keys of a user, as `asker` may see them, or another server if that is `None`: of these devices, or of all if
-/// none is named.
-pub fn query(
-    snapshot: &Snapshot<'_>,
-    asker: Option<&UserId>,
-    user: &UserId,
-    devices: &[OwnedDeviceId],
-) -> Result<UserKeys> {
+/// Who is told somebody's keys.
+#[derive(Clone, Copy, Debug)]
+pub enum Asker<'a> {
+    /// One of our users.
+    User(&'a UserId),
+    /// Another server. Names of devices say where people are and what they use: that is for it only where the
+    /// configuration says so.
+    Server { sees_names: bool },
+}
+
+impl Asker<'_> {
+    /// Any other server.
+    pub fn server(server: &Server) -> Self {
+        Self::Server { sees_names: server.config.allow_device_name_federation }
+    }
+}
+
+/// The kept keys of a user, as `asker` may see them: of these devices, or of all if none is named.
+pub fn query(snapshot: &Snapshot<'_>, asker: Asker<'_>, user: &UserId, devices: &[OwnedDeviceId]) -> Result<UserKeys> {
+    let (asker, sees_names) = match asker {
+        Asker::User(asker) => (Some(asker), true),
+        Asker::Server { sees_names } => (None, sees_names),
+    };
     let signatures = Signatures::load(snapshot, asker, user)?;
     let mut found = UserKeys::default();
     for row in snapshot.list::<DeviceKeys>(&user) {
         let row = row?;
         let device = row.key()?.1;
         if devices.is_empty() || devices.iter().any(|wanted| wanted == device) {
-            // Names of devices say where people are and what they use: nothing for other servers.
-            let device_row = asker.map(|_| device::get(snapshot, user, device)).transpose()?.flatten();
-            let name = device_row.and_then(|device| device.display_name);
+            let name = if sees_names { name_of(snapshot, user, device)? } else { None };
             let unsigned = Unsigned { device_display_name: name };
             let keys = signatures.splice::<DeviceKeys>(&row.value, device.as_str(), Some(&unsigned))?;
             found.devices.insert(device.to_owned(), keys);
@@ -56,6 +73,13 @@ pub fn query(
         found.user_signing = cross_signing(Usage::UserSigning)?;
     }
     Ok(found)
+}
+
+fn name_of(snapshot: &Snapshot<'_>, user: &UserId, device: &DeviceId) -> Result<Option<String>> {
+    match device::get(snapshot, user, device)? {
+        Some(device) => Ok(device.display_name),
+        None => Ok(snapshot.get::<RemoteDeviceNames>(&(user, device))?),
+    }
 }
 
 #[derive(Serialize)]

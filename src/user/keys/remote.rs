@@ -2,7 +2,7 @@
 //! user, since his server tells us of every change then; otherwise his server is asked each time.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -10,7 +10,7 @@ use std::{
 use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
 use ruma::{
-    DeviceId, OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, UserId,
+    CanonicalJsonValue, DeviceId, OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, UserId,
     api::federation::{
         device::get_devices,
         keys::{claim_keys, get_keys},
@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use tracing::debug;
 
 use super::{
-    Changed, UserKeys, announce, changed,
+    Asker, Changed, UserKeys, announce, changed,
     cross_signing::NewKey,
     query,
     signed::SignedObject,
@@ -34,7 +34,7 @@ use crate::{
     federation::request,
     room::servers::shared_rooms,
     store::{self, Family, Record, Row, Snapshot, StreamPos, Table, Transaction},
-    user::tables::LastKeyChange,
+    user::{device::check_display_name, tables::LastKeyChange},
 };
 
 /// How many devices of one user are kept. Source: our choice; more than anybody has in use.
@@ -73,22 +73,98 @@ pub struct RemoteList {
 
 impl Record for RemoteList {}
 
+/// The names of devices of other servers' users, where their servers tell them.
+pub struct RemoteDeviceNames;
+impl Table for RemoteDeviceNames {
+    const NAME: &'static str = "remote_device_names";
+    const FAMILY: Family = Family::User;
+    const ID: u8 = 190;
+    type Key<'a> = (&'a UserId, &'a DeviceId);
+    type Value = String;
+}
+
+/// For how long a user's devices are not fetched again because of an unknown sender, in milliseconds, and of how many
+/// users that is remembered.
+const SUSPECTED_FOR_MS: u64 = 10 * 60 * 1_000;
+const MAX_SUSPECTED: usize = 1_000;
+
 /// Whose devices are being fetched again.
 pub struct Resyncs {
     users: Mutex<HashSet<OwnedUserId>>,
     places: Semaphore,
+    /// Who sent something from a device that was not known, and when.
+    suspected: Mutex<HashMap<OwnedUserId, u64>>,
 }
 
 impl Default for Resyncs {
     fn default() -> Self {
-        Self { users: Mutex::default(), places: Semaphore::new(RESYNCS_AT_ONCE) }
+        Self { users: Mutex::default(), places: Semaphore::new(RESYNCS_AT_ONCE), suspected: Mutex::default() }
     }
 }
 
-/// Keys as another server gave them: of the right form, and not verified, which clients do.
+impl Resyncs {
+    /// Whether it is time to doubt what is kept of a user.
+    fn may_suspect(&self, user: &UserId, now_ms: u64) -> bool {
+        let mut suspected = self.suspected.lock();
+        suspected.retain(|_, at_ms| now_ms < at_ms.saturating_add(SUSPECTED_FOR_MS));
+        if suspected.len() >= MAX_SUSPECTED || suspected.contains_key(user) {
+            return false;
+        }
+        suspected.insert(user.to_owned(), now_ms);
+        true
+    }
+}
+
+/// A device as another server gave it: its keys are of the right form, and not verified, which clients do.
+struct GivenDevice {
+    keys: SignedObject,
+    name: Option<String>,
+}
+
+impl GivenDevice {
+    /// `None` if it is malformed, or another device.
+    fn read(user: &UserId, device: &DeviceId, json: &str) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Named {
+            unsigned: Unsigned,
+        }
+        #[derive(Deserialize)]
+        struct Unsigned {
+            device_display_name: String,
+        }
+        let keys = SignedObject::parse(json).ok()?;
+        let is_of_device =
+            keys.text("user_id") == Some(user.as_str()) && keys.text("device_id") == Some(device.as_str());
+        let name = serde_json::from_str::<Named>(json).ok().map(|named| named.unsigned.device_display_name);
+        let name = name.filter(|name| check_display_name(Some(name)).is_ok());
+        is_of_device.then_some(Self { keys, name })
+    }
+
+    fn write(&self, tx: &mut Transaction<'_>, user: &UserId, device: &DeviceId) {
+        tx.delete_all::<OwnSignatures>(&(user, device.as_str()));
+        tx.put::<DeviceKeys>(&(user, device), &self.keys.body());
+        for (key_id, signature) in self.keys.signatures_of(user) {
+            tx.put::<OwnSignatures>(&(user, device.as_str(), key_id), &signature.to_owned());
+        }
+        match &self.name {
+            Some(name) => tx.put::<RemoteDeviceNames>(&(user, device), name),
+            None => tx.delete::<RemoteDeviceNames>(&(user, device)),
+        }
+    }
+
+    fn into_json(mut self) -> Result<Box<RawValue>> {
+        if let Some(name) = self.name {
+            let unsigned = [("device_display_name".to_owned(), name.into())].into();
+            self.keys.fields.insert("unsigned".to_owned(), CanonicalJsonValue::Object(unsigned));
+        }
+        RawValue::from_string(self.keys.with_signatures()).map_err(Error::internal)
+    }
+}
+
+/// What another server gave of a user.
 #[derive(Default)]
 struct Given {
-    devices: BTreeMap<OwnedDeviceId, SignedObject>,
+    devices: BTreeMap<OwnedDeviceId, GivenDevice>,
     signing_keys: Vec<(NewKey, SignedObject)>,
 }
 
@@ -96,9 +172,9 @@ impl Given {
     /// What is malformed is left out.
     fn add_device(&mut self, user: &UserId, device: &DeviceId, json: &str) {
         if self.devices.len() < MAX_DEVICES
-            && let Some(keys) = device_keys(user, device, json)
+            && let Some(given) = GivenDevice::read(user, device, json)
         {
-            self.devices.insert(device.to_owned(), keys);
+            self.devices.insert(device.to_owned(), given);
         }
     }
 
@@ -111,8 +187,8 @@ impl Given {
     fn into_keys(self) -> Result<UserKeys> {
         let json = |object: &SignedObject| RawValue::from_string(object.with_signatures()).map_err(Error::internal);
         let mut keys = UserKeys::default();
-        for (device, object) in &self.devices {
-            keys.devices.insert(device.clone(), json(object)?);
+        for (device, given) in self.devices {
+            keys.devices.insert(device, given.into_json()?);
         }
         for (key, object) in &self.signing_keys {
             match key.usage {
@@ -127,27 +203,12 @@ impl Given {
     /// In the place of all that is kept of the user.
     fn write(&self, tx: &mut Transaction<'_>, user: &UserId) {
         forget(tx, user);
-        for (device, object) in &self.devices {
-            put_device(tx, user, device, object);
+        for (device, given) in &self.devices {
+            given.write(tx, user, device);
         }
         for (key, object) in &self.signing_keys {
             put_signing_key(tx, user, key, object);
         }
-    }
-}
-
-fn device_keys(user: &UserId, device: &DeviceId, json: &str) -> Option<SignedObject> {
-    let object = SignedObject::parse(json).ok()?;
-    let is_of_device =
-        object.text("user_id") == Some(user.as_str()) && object.text("device_id") == Some(device.as_str());
-    is_of_device.then_some(object)
-}
-
-fn put_device(tx: &mut Transaction<'_>, user: &UserId, device: &DeviceId, object: &SignedObject) {
-    tx.delete_all::<OwnSignatures>(&(user, device.as_str()));
-    tx.put::<DeviceKeys>(&(user, device), &object.body());
-    for (key_id, signature) in object.signatures_of(user) {
-        tx.put::<OwnSignatures>(&(user, device.as_str(), key_id), &signature.to_owned());
     }
 }
 
@@ -162,6 +223,7 @@ fn forget(tx: &mut Transaction<'_>, user: &UserId) {
     tx.delete_all::<DeviceKeys>(&user);
     tx.delete_all::<CrossSigningKeys>(&user);
     tx.delete_all::<OwnSignatures>(&user);
+    tx.delete_all::<RemoteDeviceNames>(&user);
 }
 
 /// Whether what is kept of a user's keys is all there is: his server has told us of every change since it was fetched,
@@ -195,7 +257,7 @@ pub async fn query_remote(
         let mut unknown = BTreeMap::<OwnedServerName, Vec<OwnedUserId>>::new();
         for (user, devices) in sought {
             if is_current(server, &snapshot, &user)? {
-                let keys = query(&snapshot, Some(&reader), &user, &devices)?;
+                let keys = query(&snapshot, Asker::User(&reader), &user, &devices)?;
                 answers.found.insert(user, keys);
             } else {
                 unknown.entry(user.server_name().to_owned()).or_default().push(user);
@@ -268,7 +330,7 @@ async fn fetch(
     let read = move |snapshot: &Snapshot<'_>| {
         let mut found = BTreeMap::new();
         for user in kept {
-            let keys = query(snapshot, Some(&asker), &user, &[])?;
+            let keys = query(snapshot, Asker::User(&asker), &user, &[])?;
             found.insert(user, keys);
         }
         for (user, given) in rest {
@@ -303,8 +365,14 @@ pub struct Change {
     pub stream_id: u64,
     /// The updates before this one.
     pub prev_id: Vec<u64>,
-    /// `None` if it was deleted, or has none.
-    pub keys: Option<Box<RawValue>>,
+    pub told: Told,
+}
+
+/// What a device is now.
+pub enum Told {
+    Deleted,
+    NoKeys,
+    Keys(Box<RawValue>),
 }
 
 impl Change {
@@ -313,14 +381,16 @@ impl Change {
         !self.prev_id.is_empty() && self.prev_id.iter().all(|before| Some(*before) == list.stream_id)
     }
 
+    /// `false` if it can't be read.
     fn write(&self, tx: &mut Transaction<'_>, user: &UserId) -> bool {
-        match &self.keys {
-            Some(json) => match device_keys(user, &self.device, json.get()) {
-                Some(object) => put_device(tx, user, &self.device, &object),
+        match &self.told {
+            Told::Keys(json) => match GivenDevice::read(user, &self.device, json.get()) {
+                Some(given) => given.write(tx, user, &self.device),
                 None => return false,
             },
-            None => {
+            Told::Deleted | Told::NoKeys => {
                 tx.delete::<DeviceKeys>(&(user, &self.device));
+                tx.delete::<RemoteDeviceNames>(&(user, &self.device));
                 tx.delete_all::<OwnSignatures>(&(user, self.device.as_str()));
             }
         }
@@ -332,13 +402,15 @@ impl Change {
 pub async fn change(server: &Arc<Server>, user: OwnedUserId, change: Change) -> Result<()> {
     let owner = user.clone();
     let write = move |tx: &mut Transaction<'_>, list: Option<RemoteList>| {
-        let Some(list) = list else { return Ok(None) };
+        // A device without keys is shown to nobody, and one that has keys keeps them until it is deleted.
+        let is_news = !matches!(change.told, Told::NoKeys);
+        let Some(list) = list else { return Ok(Noted { list: None, is_news }) };
         if list.stream_id == Some(change.stream_id) {
-            return Ok(None); // told twice
+            return Ok(Noted { list: None, is_news }); // told twice
         }
         let is_whole = !list.is_stale && change.follows(&list) && change.write(tx, &owner);
         let stream_id = if is_whole { Some(change.stream_id) } else { list.stream_id };
-        Ok(Some(RemoteList { stream_id, is_stale: !is_whole, ..list }))
+        Ok(Noted { list: Some(RemoteList { stream_id, is_stale: !is_whole, ..list }), is_news })
     };
     note(server, user, write).await
 }
@@ -366,35 +438,69 @@ pub async fn change_signing_keys(
                 put_signing_key(tx, &owner, key, object);
             }
         }
-        Ok(list)
+        Ok(Noted { list, is_news: true })
     };
     note(server, user, write).await
+}
+
+/// What comes of hearing of a change.
+struct Noted {
+    /// What is kept from now on, if that is something else.
+    list: Option<RemoteList>,
+    /// Whether anybody sees a difference.
+    is_news: bool,
 }
 
 /// Notes that keys of a user of another server changed, with what `write` makes of what is kept of them.
 async fn note(
     server: &Arc<Server>,
     user: OwnedUserId,
-    write: impl FnOnce(&mut Transaction<'_>, Option<RemoteList>) -> Result<Option<RemoteList>> + Send + 'static,
+    write: impl FnOnce(&mut Transaction<'_>, Option<RemoteList>) -> Result<Noted> + Send + 'static,
 ) -> Result<()> {
     let (for_write, owner) = (Arc::clone(server), user.clone());
     let work = move |tx: &mut Transaction<'_>| {
         if shared_rooms(&for_write, tx.before(), &owner)?.is_empty() {
             return Err(Error::forbidden("nobody here shares a room with the user"));
         }
-        let list = write(tx, tx.get::<RemoteUsers>(&&*owner)?)?;
+        let Noted { list, is_news } = write(tx, tx.get::<RemoteUsers>(&&*owner)?)?;
         if let Some(list) = &list {
             tx.put::<RemoteUsers>(&&*owner, list);
         }
-        changed(tx, &owner, Changed::Remote)?;
-        Ok(list.is_some_and(|list| list.is_stale))
+        if is_news {
+            changed(tx, &owner, Changed::Remote)?;
+        }
+        Ok((is_news, list.is_some_and(|list| list.is_stale)))
     };
-    let is_stale = server.store.commit(work).await?;
-    announce(server, &user);
+    let (is_news, is_stale) = server.store.commit(work).await?;
+    if is_news {
+        announce(server, &user);
+    }
     if is_stale {
         resync(server, user);
     }
     Ok(())
+}
+
+/// Whether a device with this Curve25519 key, from which an encrypted message came, is among those that are kept of a
+/// user; if not, they are fetched again, because an update of them did not reach us. At most once in a while for one
+/// user: the message may as well be a lie.
+pub async fn check_sender(server: &Arc<Server>, user: OwnedUserId, key: &str) -> Result<()> {
+    let quoted = serde_json::to_string(key).map_err(Error::internal)?;
+    let owner = user.clone();
+    let is_unknown = move |snapshot: &Snapshot<'_>| {
+        let Some(list) = snapshot.get::<RemoteUsers>(&&*owner)? else { return Ok(false) };
+        let mut devices = snapshot.list::<DeviceKeys>(&&*owner);
+        let is_known = devices.find_map(|row| row.map(|row| row.value.contains(&quoted).then_some(())).transpose());
+        Ok(!list.is_stale && is_known.transpose()?.is_none())
+    };
+    if !server.read(is_unknown).await? || !server.resyncs.may_suspect(&user, server.clock.now_ms()) {
+        return Ok(());
+    }
+    let write = |_: &mut Transaction<'_>, list: Option<RemoteList>| {
+        let list = list.map(|list| RemoteList { is_stale: true, ..list });
+        Ok(Noted { list, is_news: false })
+    };
+    note(server, user, write).await
 }
 
 /// Fetches all devices of a user again, in the background: some change of them did not reach us.

@@ -3,7 +3,7 @@
 use ruma::{DeviceId, UserId};
 use serde::{Deserialize, Serialize};
 
-use super::remote::RemoteUsers;
+use super::remote::{RemoteDeviceNames, RemoteUsers};
 use crate::store::{Family, Group, Key, Record, StreamPos, Table, TableInfo};
 
 pub const ALL: &[TableInfo] = &[
@@ -18,6 +18,7 @@ pub const ALL: &[TableInfo] = &[
     TableInfo::of::<ClaimedKeys>(),
     TableInfo::of::<FallbackKeys>(),
     TableInfo::of::<RemoteUsers>(),
+    TableInfo::of::<RemoteDeviceNames>(),
 ];
 
 /// The identity keys of devices; of other servers' users as long as `RemoteUsers` has them.

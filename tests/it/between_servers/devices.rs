@@ -4,7 +4,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::{Pair, Scripted, until, until_synced};
-use crate::support::{Signer, User};
+use crate::support::{HostedRoom, Peer, Signer, TestNetwork, User};
 
 const QUERY: &str = "/_matrix/federation/v1/user/keys/query";
 const CLAIM: &str = "/_matrix/federation/v1/user/keys/claim";
@@ -75,6 +75,89 @@ async fn names_of_devices_stay_at_home() {
     let answer = query(alice, &bob.id).await;
     assert!(answer["device_keys"][&bob.id][&bob.device_id].is_object(), "{answer}");
     assert!(!answer.to_string().contains("secret"), "{answer}");
+}
+
+#[tokio::test]
+async fn names_of_devices_are_told_where_the_configuration_says_so() {
+    let network = TestNetwork::new();
+    let open = network.server_with("open", |config| config.allow_device_name_federation = true).await;
+    let here = network.server("here").await;
+    let (alice, bob) = (open.user("alice").await, here.user("bob").await);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    upload(&alice).await;
+    alice.put(&format!("/v3/devices/{}", alice.device_id), json!({ "display_name": "Phone" })).await.ok();
+    let name = async || {
+        let answer = query(&bob, &alice.id).await;
+        answer["device_keys"][&alice.id][&alice.device_id]["unsigned"]["device_display_name"].clone()
+    };
+    assert_eq!(name().await, "Phone", "of somebody with whom no room is shared, whose keys are not kept");
+    super::join(&bob, &room, "open").await;
+    assert_eq!((name().await, name().await), (json!("Phone"), json!("Phone")));
+    assert_eq!(network.count("open", QUERY), 2);
+}
+
+#[tokio::test]
+async fn who_comes_to_a_room_is_introduced_to_the_servers_that_did_not_know_him() {
+    let network = TestNetwork::new();
+    let here = network.server("here").await;
+    chappe::federation::queue::start(here.inside());
+    let bob = here.user("bob").await;
+    let (first, second) = (network.peer("first"), network.peer("second"));
+    let told = |peer: &Peer| {
+        let edus = peer.asked(super::SEND).into_iter().flat_map(|asked| asked.body["edus"].as_array().cloned());
+        let edus = edus.flatten().filter(|edu| edu["edu_type"] == "m.device_list_update");
+        edus.map(|edu| edu["content"]["device_id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    for peer in [&first, &second] {
+        peer.on(Method::PUT, super::SEND, |_| json!({ "pdus": {} }));
+        let room = HostedRoom::new(peer);
+        super::join(&bob, &room.id, peer.name().as_str()).await;
+        until("it was told", async || (!told(peer).is_empty()).then_some(())).await;
+        assert_eq!(told(peer), [&*bob.device_id]);
+    }
+    assert_eq!(told(&first).len(), 1, "it knows him");
+}
+
+#[tokio::test]
+async fn a_device_without_keys_is_no_news() {
+    let scripted = Scripted::new().await;
+    let alice = scripted.peer.user("alice");
+    let since = scripted.bob.now().await;
+    let mut keyless = update(&alice, "D", 5, &[], &json!(null));
+    keyless[0]["content"].as_object_mut().unwrap().remove("keys");
+    scripted.send(keyless).await;
+    assert!(scripted.bob.sync(&since).await["device_lists"].is_null());
+    scripted.send(update(&alice, "D", 6, &[5], &keys_of(&alice, "D", "x"))).await;
+    assert_eq!(scripted.bob.sync(&since).await["device_lists"]["changed"], json!([alice]));
+}
+
+#[tokio::test]
+async fn a_message_from_an_unknown_device_has_the_devices_fetched_again_and_not_each_time() {
+    const DEVICES: &str = "/_matrix/federation/v1/user/devices/";
+    let scripted = Scripted::new().await;
+    let alice = scripted.peer.user("alice");
+    let keys = |key: &str| json!({ "D": keys_of("@alice:there", "D", key) });
+    let kept = keys("known");
+    scripted.peer.on(Method::POST, QUERY, move |_| json!({ "device_keys": { "@alice:there": kept } }));
+    let devices = json!([{ "device_id": "D", "keys": keys_of("@alice:there", "D", "new") }]);
+    let devices = json!({ "user_id": &alice, "stream_id": 1, "devices": devices });
+    scripted.peer.on(Method::GET, DEVICES, move |_| devices.clone());
+    let send = async |id: &str, key: &str| {
+        let content = json!({ "algorithm": "m.olm.v1.curve25519-aes-sha2", "sender_key": key, "ciphertext": {} });
+        let messages = json!({ &scripted.bob.id: { &scripted.bob.device_id: content } });
+        let content = json!({ "sender": &alice, "type": "m.room.encrypted", "message_id": id, "messages": messages });
+        scripted.send(json!([{ "edu_type": "m.direct_to_device", "content": content }])).await;
+    };
+    send("1", "unknown").await;
+    assert!(scripted.peer.asked(DEVICES).is_empty(), "nobody has asked for her devices");
+    query(&scripted.bob, &alice).await;
+    send("2", "known").await;
+    assert!(scripted.peer.asked(DEVICES).is_empty());
+    send("3", "unknown").await;
+    until("they are fetched", async || (scripted.peer.asked(DEVICES).len() == 1).then_some(())).await;
+    send("4", "unknown too").await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(scripted.peer.asked(DEVICES).len(), 1);
 }
 
 #[tokio::test]
@@ -203,7 +286,7 @@ async fn keys_of_others_than_were_asked_for_are_not_taken() {
 
 #[tokio::test]
 async fn a_server_that_drains_one_time_keys_is_slowed_down() {
-    let network = crate::support::TestNetwork::new();
+    let network = TestNetwork::new();
     let here = network.server_with("here", |config| config.rate_limits.enabled = true).await;
     let bob = here.user("bob").await;
     upload(&bob).await;
@@ -219,7 +302,7 @@ async fn a_server_that_drains_one_time_keys_is_slowed_down() {
 
 #[tokio::test]
 async fn other_servers_get_the_keys_of_our_users_only() {
-    let network = crate::support::TestNetwork::new();
+    let network = TestNetwork::new();
     let here = network.server("here").await;
     let bob = here.user("bob").await;
     let signer = upload(&bob).await;
