@@ -70,6 +70,13 @@ pub fn next(server: &Server, snapshot: &Snapshot<'_>, after: StreamPos, limit: u
         .collect()
 }
 
+/// The first entry that `reader` has not done; `None` if there is none.
+pub fn next_of(snapshot: &Snapshot<'_>, reader: &str) -> store::Result<Option<StreamPos>> {
+    let done = snapshot.get::<LogReaders>(&reader)?.unwrap_or_default();
+    let next = snapshot.scan::<Log>(Scan::from::<Log>(&done.next(), &())).next().transpose()?;
+    next.map(|row| row.key().map(|(pos, _)| pos)).transpose()
+}
+
 /// How far `reader` has come. One that is new begins with what comes from now on.
 pub async fn cursor(server: &Server, reader: &'static str) -> Result<StreamPos> {
     let find_or_begin = move |tx: &mut Transaction<'_>| {

@@ -154,40 +154,56 @@ pub fn raw(event: &Verified) -> Box<RawValue> {
     to_raw_value(event.json()).expect("canonical JSON serializes")
 }
 
-/// The servers to ask about a room, the likeliest first: who invited, those that the client names, those that we know to
-/// be in the room, and the one that the room's id names.
-pub async fn candidates(
-    server: &Arc<Server>,
-    user: &UserId,
-    room_id: &RoomId,
-    via: &[OwnedServerName],
-) -> Result<Vec<OwnedServerName>> {
-    let (user, id) = (user.to_owned(), room_id.to_owned());
-    let known = server
-        .blocking(move |server| {
-            let snapshot = server.store.snapshot();
-            let Some(nid) = snapshot.get::<RoomIds>(&&*id)? else { return Ok(Vec::new()) };
-            let view = View::of(&server.rooms, &snapshot, nid)?;
-            let mut known = Vec::new();
-            if let Some(row) = snapshot.get::<UserRooms>(&(&user, nid))?
-                && matches!(row.membership, Membership::Invite | Membership::Knock)
-            {
-                known.push(view.event(row.event)?.sender.server_name().to_owned());
+/// The servers to ask about a room, the likeliest first.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Candidates {
+    /// Who invited, and those that the client names.
+    pub named: Vec<OwnedServerName>,
+    /// Those that we know to be in the room, and the one that the room's id names.
+    pub others: Vec<OwnedServerName>,
+}
+
+impl Candidates {
+    pub async fn find(server: &Arc<Server>, user: &UserId, room_id: &RoomId, via: &[OwnedServerName]) -> Result<Self> {
+        let (user, id) = (user.to_owned(), room_id.to_owned());
+        let known = server
+            .blocking(move |server| {
+                let snapshot = server.store.snapshot();
+                let Some(nid) = snapshot.get::<RoomIds>(&&*id)? else { return Ok((None, Vec::new())) };
+                let view = View::of(&server.rooms, &snapshot, nid)?;
+                let row = snapshot.get::<UserRooms>(&(&user, nid))?;
+                let waits = row.filter(|row| matches!(row.membership, Membership::Invite | Membership::Knock));
+                let inviting = waits.map(|row| view.event(row.event)).transpose()?;
+                let inviting = inviting.map(|event| event.sender.server_name().to_owned());
+                Ok((inviting, remote::servers(&view, server.name())?))
+            })
+            .await?;
+        let (inviting, present) = known;
+        let mut found = Self::default();
+        for name in inviting.iter().chain(via) {
+            if name != server.name() && found.len() < MAX_ASKED && !found.named.contains(name) {
+                found.named.push(name.clone());
             }
-            known.extend(remote::servers(&view, server.name())?);
-            Ok(known)
-        })
-        .await?;
-    let (inviting, present) = known.split_at(known.len().min(1));
-    let named = room_id.server_name().map(ToOwned::to_owned);
-    let mut candidates: Vec<OwnedServerName> = Vec::new();
-    for candidate in inviting.iter().chain(via).chain(present).chain(&named) {
-        if candidate != server.name() && !candidates.contains(candidate) {
-            candidates.push(candidate.clone());
         }
+        for name in present.iter().map(|name| &**name).chain(room_id.server_name()) {
+            if name != server.name() && found.len() < MAX_ASKED && found.iter().all(|known| known != name) {
+                found.others.push(name.to_owned());
+            }
+        }
+        Ok(found)
     }
-    candidates.truncate(MAX_ASKED);
-    Ok(candidates)
+
+    pub fn iter(&self) -> impl Iterator<Item = &OwnedServerName> {
+        self.named.iter().chain(&self.others)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn len(&self) -> usize {
+        self.named.len() + self.others.len()
+    }
 }
 
 #[cfg(test)]

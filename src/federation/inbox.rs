@@ -300,14 +300,14 @@ fn room_for(
     let Some(Membership::Leave | Membership::Ban) = membership_in(pdu.content.get()) else { return refused };
     let Some(row) = view.snapshot.get::<UserRooms>(&(&user, view.nid))? else { return refused };
     // Whether the sender may do that we can't know without the room's state, so only who invited is believed, and
-    // of a knock the server that refuses it itself.
+    // of a knock the server that refuses it itself. What ended an earlier invite or knock does not end this one.
     let member = view.event(row.event)?;
     let is_believed = match row.membership {
         Membership::Invite => member.sender == pdu.sender,
         Membership::Knock => origin == pdu.sender.server_name(),
         Membership::Join | Membership::Leave | Membership::Ban => false,
     };
-    if !is_believed || pdu.sender == user {
+    if !is_believed || pdu.sender == user || !pdu.auth_events.contains(&member.event_id) {
         return refused;
     }
     Ok(Ok(Room::Awaited(view.nid, user)))

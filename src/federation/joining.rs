@@ -1,6 +1,6 @@
 //! Joining rooms of other servers.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, RoomOrAliasId, RoomVersionId, ServerName, UserId,
@@ -15,8 +15,8 @@ use tracing::{debug, info};
 
 use super::{
     events,
-    handshake::{Prepared, candidates, raw},
-    refusal, request,
+    handshake::{Candidates, Prepared, raw},
+    queue, refusal, relay, request,
 };
 use crate::{
     Server,
@@ -33,6 +33,9 @@ use crate::{
     store::RoomNid,
     user::guests,
 };
+
+/// How long a user waits for servers to tell each other what may let him in.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Joins a room wherever it is. `via`: servers that may be in it, as the client names them. `extra` goes into the member
 /// event.
@@ -59,12 +62,22 @@ pub async fn join(
     // A client that hangs up must not leave a room half entered.
     Server::detached(async move {
         let _turn = server.inbox.joins.take(room_id.clone()).await;
+        if resident(&server, &room_id).await?.is_some() {
+            until_told(&server, &user, &room_id).await?;
+        }
         if let Some(answer) = join_here(&server, &user, &room_id, &extra).await? {
             return answer; // somebody else has brought the room here meanwhile
         }
         join_there(&server, &user, &room_id, &via, extra).await
     })
     .await
+}
+
+/// Waits a moment for the room's other servers to be told what happened here, and for us to hear what happened there: the
+/// user may have come only now into the room whose members are let into this one.
+async fn until_told(server: &Arc<Server>, user: &UserId, room_id: &RoomId) -> Result<()> {
+    let others: Vec<_> = Candidates::find(server, user, room_id, &[]).await?.iter().cloned().collect();
+    tokio::time::timeout(PATIENCE, queue::until_sent(server, &others)).await.unwrap_or(Ok(()))
 }
 
 /// Joins a room that this server is in; `None` if it is not, or if nobody here may let the user in.
@@ -83,7 +96,7 @@ async fn join_here(
         }
         answer => return Ok(Some(answer)),
     };
-    let may_be_asked = may_be_known_elsewhere && !candidates(server, user, room_id, &[]).await?.is_empty();
+    let may_be_asked = may_be_known_elsewhere && !Candidates::find(server, user, room_id, &[]).await?.is_empty();
     Ok((!may_be_asked).then(|| Err(Error::forbidden(message))))
 }
 
@@ -106,14 +119,21 @@ async fn join_there(
     via: &[OwnedServerName],
     extra: Content,
 ) -> Result<()> {
+    let Candidates { named, others } = Candidates::find(server, user, room_id, via).await?;
     let mut failed = None;
-    for candidate in candidates(server, user, room_id, via).await? {
-        match join_by(server, user, room_id, &candidate, extra.clone()).await {
-            Ok(()) => return Ok(()),
-            Err(error) => {
-                info!(%room_id, server = %candidate, "a room can't be joined through this server: {error:?}");
-                failed = Some(refusal::more_telling(failed, error));
+    for servers in [named, others] {
+        for candidate in servers {
+            match join_by(server, user, room_id, &candidate, extra.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    info!(%room_id, server = %candidate, "a room can't be joined through this server: {error:?}");
+                    failed = Some(refusal::more_telling(failed, error));
+                }
             }
+        }
+        // The client named servers that know the room, and they do not let the user in: then he is not let in.
+        if failed.as_ref().is_some_and(refusal::is_by_the_room) {
+            break;
         }
     }
     Err(failed.unwrap_or_else(|| Error::not_found("This server knows no such room, and nobody to ask about it")))
@@ -156,7 +176,7 @@ async fn join_by(
     let ids = state.iter().map(|event| event.pdu().event_id.clone()).collect();
     let room = remote::claim(server, room_id.to_owned(), version).await?;
     outliers::store(server, room, state.into_iter().chain(chain).collect()).await?;
-    enter(server, room, event, ids).await
+    enter(server, room, event, ids, through).await
 }
 
 /// Our event with the signatures of the server that let us in, where that returns it.
@@ -199,7 +219,13 @@ fn check_create_event(state: &[Verified], version: &RoomVersionId) -> Result<()>
 }
 
 /// Makes our join part of the room, whose state before it is `state`, as far as that could be kept.
-async fn enter(server: &Arc<Server>, room: RoomNid, event: Verified, state: Vec<OwnedEventId>) -> Result<()> {
+async fn enter(
+    server: &Arc<Server>,
+    room: RoomNid,
+    event: Verified,
+    state: Vec<OwnedEventId>,
+    through: &ServerName,
+) -> Result<()> {
     let (given, is_resident) = server
         .blocking(move |server| {
             let snapshot = server.store.snapshot();
@@ -214,11 +240,14 @@ async fn enter(server: &Arc<Server>, room: RoomNid, event: Verified, state: Vec<
         })
         .await?;
     let place = if is_resident { Place::Admitted } else { Place::Entry };
+    let event_id = event.pdu().event_id.clone();
+    relay::mark(server, &event_id, through).await?;
     let incoming = Incoming { event, place, given: vec![given.into()] };
     let appended = append::take_in(server, room, vec![incoming]).await?;
     match appended.into_iter().next().map(|appended| appended.verdict) {
         Some(Verdict::Accepted) | None => Ok(()),
         Some(Verdict::Rejected(refusal) | Verdict::SoftFailed(refusal)) => {
+            relay::unmark(server, &event_id).await?;
             Err(Error::forbidden(format!("The rules of the room do not allow this: {refusal}")))
         }
     }

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use tracing::info;
 
 use super::{
-    handshake::{Prepared, candidates, raw},
+    handshake::{Candidates, Prepared, raw},
     joining::resident,
     refusal, request,
 };
@@ -42,8 +42,8 @@ pub async fn knock(
     let (server, user, room_id, via) = (Arc::clone(server), user.to_owned(), room_id.to_owned(), via.to_vec());
     Server::detached(async move {
         let mut failed = None;
-        for candidate in candidates(&server, &user, &room_id, &via).await? {
-            match knock_by(&server, &user, &room_id, &candidate, content.clone()).await {
+        for candidate in Candidates::find(&server, &user, &room_id, &via).await?.iter() {
+            match knock_by(&server, &user, &room_id, candidate, content.clone()).await {
                 Ok(()) => return Ok(()),
                 Err(error) => {
                     info!(%room_id, server = %candidate, "nobody can knock through this server: {error:?}");

@@ -9,7 +9,7 @@ use ruma::{
 use tracing::info;
 
 use super::{
-    handshake::{Prepared, candidates, raw},
+    handshake::{Candidates, Prepared, raw},
     request,
 };
 use crate::{
@@ -56,8 +56,8 @@ async fn leave_there(
     room_id: &RoomId,
     content: &Content,
 ) -> Result<Option<Verified>> {
-    for candidate in candidates(server, user, room_id, &[]).await? {
-        match leave_by(server, user, room_id, &candidate, content.clone()).await {
+    for candidate in Candidates::find(server, user, room_id, &[]).await?.iter() {
+        match leave_by(server, user, room_id, candidate, content.clone()).await {
             Ok(event) => return Ok(Some(event)),
             Err(error) => info!(%room_id, server = %candidate, "a room can't be left through this server: {error:?}"),
         }

@@ -33,6 +33,11 @@ pub fn as_ours(error: Error) -> Error {
     }
 }
 
+/// Whether a server that knows the room does not let the user in.
+pub fn is_by_the_room(error: &Error) -> bool {
+    matches!(error, Error::Refused { kind: ErrorKind::Forbidden, .. })
+}
+
 fn weight(error: &Error) -> u8 {
     match error {
         Error::Refused { kind: ErrorKind::Forbidden | ErrorKind::InviteBlocked, .. } => 4,
