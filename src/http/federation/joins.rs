@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 
-use axum::{Router, extract::State, response::Response};
-use ruma::api::federation::membership::{create_join_event, prepare_join_event};
+use axum::{Router, extract::State, response::Response, routing::put};
+use ruma::{
+    OwnedServerName,
+    api::federation::membership::{create_join_event, prepare_join_event},
+};
 
-use super::streamed;
+use super::{streamed, streamed_with_status};
 use crate::{
     Server,
     error::Result,
     federation::resident::{
+        answer::Pieces,
         handshake::{self, Wish},
         state,
     },
@@ -21,11 +25,10 @@ use crate::{
 };
 
 pub fn router() -> Router<Arc<Server>> {
-    Router::new().merge(endpoint::<prepare_join_event::v1::Request, _, _>(make_join)).merge(endpoint::<
-        create_join_event::v2::Request,
-        _,
-        _,
-    >(send_join))
+    Router::new()
+        .merge(endpoint::<prepare_join_event::v1::Request, _, _>(make_join))
+        .merge(endpoint::<create_join_event::v2::Request, _, _>(send_join))
+        .route("/_matrix/federation/v1/send_join/{room_id}/{event_id}", put(send_join_v1))
 }
 
 /// `GET /_matrix/federation/v1/make_join/{roomId}/{userId}`
@@ -47,7 +50,20 @@ async fn send_join(
     State(server): State<Arc<Server>>,
     Federation { origin, body, .. }: Federation<create_join_event::v2::Request>,
 ) -> Result<Response> {
+    Ok(streamed(let_in(&server, origin, body).await?))
+}
+
+/// `PUT /_matrix/federation/v1/send_join/{roomId}/{eventId}`, which the specification had up to version 1.15.
+/// <https://spec.matrix.org/v1.15/server-server-api/#put_matrixfederationv1send_joinroomideventid>
+async fn send_join_v1(
+    State(server): State<Arc<Server>>,
+    Federation { origin, body, .. }: Federation<create_join_event::v2::Request>,
+) -> Result<Response> {
+    Ok(streamed_with_status(let_in(&server, origin, body).await?))
+}
+
+async fn let_in(server: &Arc<Server>, origin: OwnedServerName, body: create_join_event::v2::Request) -> Result<Pieces> {
     let wish = Wish { origin: origin.clone(), room_id: body.room_id, membership: Membership::Join };
-    let admitted = handshake::send(&server, wish, body.event_id, body.pdu).await?;
-    Ok(streamed(state::after_join(&server, origin, admitted, body.omit_members).await?))
+    let admitted = handshake::send(server, wish, body.event_id, body.pdu).await?;
+    state::after_join(server, origin, admitted, body.omit_members).await
 }

@@ -3,8 +3,12 @@
 
 use std::sync::Arc;
 
-use axum::{Router, extract::State};
-use ruma::api::federation::membership::{create_leave_event, prepare_leave_event};
+use axum::{Router, extract::State, routing::put};
+use ruma::{
+    OwnedServerName,
+    api::federation::membership::{create_leave_event, prepare_leave_event},
+};
+use serde_json::{Value, json};
 
 use crate::{
     Server,
@@ -12,17 +16,16 @@ use crate::{
     federation::resident::handshake::{self, Wish},
     http::{
         endpoint,
-        extract::{Federation, Matrix},
+        extract::{Federation, Json, Matrix},
     },
     room::Membership,
 };
 
 pub fn router() -> Router<Arc<Server>> {
-    Router::new().merge(endpoint::<prepare_leave_event::v1::Request, _, _>(make_leave)).merge(endpoint::<
-        create_leave_event::v2::Request,
-        _,
-        _,
-    >(send_leave))
+    Router::new()
+        .merge(endpoint::<prepare_leave_event::v1::Request, _, _>(make_leave))
+        .merge(endpoint::<create_leave_event::v2::Request, _, _>(send_leave))
+        .route("/_matrix/federation/v1/send_leave/{room_id}/{event_id}", put(send_leave_v1))
 }
 
 /// `GET /_matrix/federation/v1/make_leave/{roomId}/{userId}`
@@ -42,7 +45,22 @@ async fn send_leave(
     State(server): State<Arc<Server>>,
     Federation { origin, body, .. }: Federation<create_leave_event::v2::Request>,
 ) -> Result<Matrix<create_leave_event::v2::Response>> {
-    let wish = Wish { origin, room_id: body.room_id, membership: Membership::Leave };
-    handshake::send(&server, wish, body.event_id, body.pdu).await?;
+    let_go(&server, origin, body).await?;
     Ok(Matrix(create_leave_event::v2::Response::new()))
+}
+
+/// `PUT /_matrix/federation/v1/send_leave/{roomId}/{eventId}`, which the specification had up to version 1.15.
+/// <https://spec.matrix.org/v1.15/server-server-api/#put_matrixfederationv1send_leaveroomideventid>
+async fn send_leave_v1(
+    State(server): State<Arc<Server>>,
+    Federation { origin, body, .. }: Federation<create_leave_event::v2::Request>,
+) -> Result<Json<Value>> {
+    let_go(&server, origin, body).await?;
+    Ok(Json(json!([200, {}])))
+}
+
+async fn let_go(server: &Arc<Server>, origin: OwnedServerName, body: create_leave_event::v2::Request) -> Result<()> {
+    let wish = Wish { origin, room_id: body.room_id, membership: Membership::Leave };
+    handshake::send(server, wish, body.event_id, body.pdu).await?;
+    Ok(())
 }

@@ -17,14 +17,15 @@ mod third_party_invites;
 mod transactions;
 mod version;
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use axum::{
     Router,
     body::Body,
     response::{IntoResponse, Response},
 };
-use futures_util::stream;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
 use http::header;
 use tracing::warn;
 
@@ -52,12 +53,25 @@ pub fn router() -> Router<Arc<Server>> {
 
 /// A body that ends early, so that the other server takes it for broken, if the answer can't be finished.
 fn streamed(pieces: Pieces) -> Response {
-    let body = Body::from_stream(stream::unfold(pieces, async |mut pieces| {
+    answer(read(pieces))
+}
+
+/// As [`streamed`], in the form that endpoints had first: `[200, {…}]`.
+fn streamed_with_status(pieces: Pieces) -> Response {
+    let piece = |text: &'static str| stream::iter([Ok(Bytes::from_static(text.as_bytes()))]);
+    answer(piece("[200,").chain(read(pieces)).chain(piece("]")))
+}
+
+fn read(pieces: Pieces) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    stream::unfold(pieces, async |mut pieces| {
         let piece = pieces.next().await?.map_err(|cause| {
             warn!("an answer to another server could not be finished: {cause:?}");
-            std::io::Error::other("the answer could not be finished")
+            io::Error::other("the answer could not be finished")
         });
         Some((piece, pieces))
-    }));
-    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+    })
+}
+
+fn answer(body: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(body)).into_response()
 }

@@ -13,6 +13,7 @@ async fn a_user_of_another_server_leaves_a_room_by_a_server_that_is_in_it() {
     assert_eq!(scene.send("v2/send_leave", &scene.room, &id, &event).await.ok(), json!({}));
     assert_eq!(scene.membership(&scene.bob()).await.as_deref(), Some("leave"));
     assert_eq!(scene.send("v2/send_leave", &scene.room, &id, &event).await.ok(), json!({}));
+    assert_eq!(scene.send("v1/send_leave", &scene.room, &id, &event).await.ok(), json!([200, {}]));
 }
 
 #[tokio::test]
