@@ -106,6 +106,7 @@ pub fn needs_legacy(rules: &RoomVersionRules) -> bool {
 /// its room is not looked at here.
 pub fn build(draft: Draft, context: &Context<'_>) -> Result<Verified, FormatError> {
     let mut json = unsigned_event(draft, context)?;
+    format::check_own_sizes(&json)?;
     hash_and_sign_event(context.server_name.as_str(), context.key, &mut json, &context.rules.redaction).map_err(
         |error| match error {
             JsonError::PduTooLarge => FormatError::TooLarge(format!("at most {MAX_BYTES} bytes are allowed")),

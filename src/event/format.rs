@@ -100,22 +100,59 @@ fn read(json: &[u8], guards: Strict<'_>) -> Result<CanonicalJsonObject, FormatEr
 
 /// Checks sizes and the types of the fields of an event that has its signatures.
 pub(super) fn check(json: &mut CanonicalJsonObject, rules: &RoomVersionRules) -> Result<(), FormatError> {
-    check_sizes(json)?;
+    check_sizes(json, rules)?;
     // ruma's limit for the whole is one byte below the specification's. We have measured the whole, so let it see the
-    // event without signatures, which are always far longer than a byte.
-    let signatures = json.remove("signatures");
-    let checked = check_pdu_format(json, &rules.event_format).map_err(FormatError::BadJson);
-    if let Some(signatures) = signatures {
-        json.insert("signatures".to_owned(), signatures);
+    // event without signatures, which are always far longer than a byte. And without what it takes for too long.
+    let mut hidden = vec![("signatures", json.remove("signatures"))];
+    for field in COUNTED_IN_CHARACTERS {
+        if text(json, field).is_some_and(|text| text.len() > ID_MAX_BYTES) {
+            hidden.push((field, json.insert(field.to_owned(), CanonicalJsonValue::String("long".to_owned()))));
+        }
     }
+    let checked = check_pdu_format(json, &rules.event_format).map_err(FormatError::BadJson);
+    json.extend(hidden.into_iter().filter_map(|(field, value)| Some((field.to_owned(), value?))));
     checked
 }
 
-fn check_sizes(json: &CanonicalJsonObject) -> Result<(), FormatError> {
-    for field in ["type", "state_key", "sender", "room_id", "event_id"] {
-        if json.get(field).and_then(CanonicalJsonValue::as_str).is_some_and(|text| text.len() > ID_MAX_BYTES) {
-            return Err(FormatError::TooLarge(format!("`{field}` is longer than {ID_MAX_BYTES} bytes")));
-        }
+/// What had at most 255 characters, not bytes, before version 11.
+///
+/// NOTSPEC: the specification counts bytes in all versions. Synapse always counted characters in the old ones, and what
+/// it let in is part of their states.
+const COUNTED_IN_CHARACTERS: [&str; 2] = ["type", "state_key"];
+
+/// Version 11 is that which moved `redacts` into the content.
+fn counts_bytes(rules: &RoomVersionRules) -> bool {
+    rules.redaction.content_field_redacts
+}
+
+fn text<'j>(json: &'j CanonicalJsonObject, field: &str) -> Option<&'j str> {
+    json.get(field).and_then(CanonicalJsonValue::as_str)
+}
+
+/// What we ourselves make has at most 255 bytes in these fields in every version, as the specification wants it.
+pub(super) fn check_own_sizes(json: &CanonicalJsonObject) -> Result<(), FormatError> {
+    for field in COUNTED_IN_CHARACTERS {
+        check_size(field, text(json, field).map_or(0, str::len), "bytes")?;
+    }
+    Ok(())
+}
+
+fn check_size(field: &str, size: usize, unit: &str) -> Result<(), FormatError> {
+    if size > ID_MAX_BYTES {
+        return Err(FormatError::TooLarge(format!("`{field}` is longer than {ID_MAX_BYTES} {unit}")));
+    }
+    Ok(())
+}
+
+fn check_sizes(json: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<(), FormatError> {
+    for field in ["sender", "room_id", "event_id"] {
+        check_size(field, text(json, field).map_or(0, str::len), "bytes")?;
+    }
+    if counts_bytes(rules) {
+        check_own_sizes(json)?;
+    }
+    for field in COUNTED_IN_CHARACTERS {
+        check_size(field, text(json, field).map_or(0, |text| text.chars().count()), "characters")?;
     }
     let bytes = canonical(json).len();
     if bytes > MAX_BYTES {
@@ -231,11 +268,14 @@ impl<'de> Visitor<'de> for Strict<'_> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use ruma::room_version_rules::RoomVersionRules;
+    use ruma::{RoomVersionId, room_version_rules::RoomVersionRules};
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::event::rules::{SUPPORTED, rules};
+    use crate::event::{
+        rules::{SUPPORTED, rules},
+        testing::{Forge, draft},
+    };
 
     fn event(version: u8) -> Value {
         let reference = |id: &str| if version < 3 { json!([id, { "sha256": "hash" }]) } else { json!(id) };
@@ -425,6 +465,25 @@ mod tests {
         };
         with_id(255).unwrap();
         assert!(is_too_large(&with_id(256)));
+    }
+
+    #[test]
+    fn types_and_state_keys_of_old_versions_are_counted_in_characters() {
+        let with_key = |version: u8, field: &str, characters: usize| {
+            let mut event = event(version);
+            event[field] = json!("é".repeat(characters));
+            parse(event.to_string().as_bytes(), rules(&SUPPORTED[usize::from(version) - 1]).unwrap())
+        };
+        for field in ["type", "state_key"] {
+            let long = with_key(10, field, 255).unwrap();
+            assert_eq!(long.json()[field].as_str().map(str::len), Some(510));
+            assert!(is_too_large(&with_key(10, field, 256)), "{field}");
+            assert!(is_too_large(&with_key(11, field, 128)), "{field}");
+        }
+        let mut forge = Forge::new(RoomVersionId::V10);
+        let create = forge.create("alice");
+        let ours = forge.try_event("alice", draft("x", Some(&"é".repeat(128)), &json!({})), &[&create], &[&create]);
+        assert!(matches!(ours, Err(FormatError::TooLarge(_))), "what we make has at most 255 bytes");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use ruma::{OwnedUserId, RoomVersionId, UserId};
+use ruma::{OwnedUserId, RoomVersionId, UInt, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -41,6 +41,9 @@ impl Table for StrippedStates {
 #[derive(Serialize, Deserialize)]
 struct Stripped {
     content: Box<RawValue>,
+    /// Of the create event only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    origin_server_ts: Option<UInt>,
     sender: OwnedUserId,
     state_key: String,
     r#type: String,
@@ -170,6 +173,10 @@ pub fn stripped(state: Vec<Box<RawValue>>) -> Option<Json> {
         .filter(|event| event.get().len() <= MAX_STRIPPED_BYTES)
         .filter_map(|event| serde_json::from_str::<Stripped>(event.get()).ok())
         .filter(|event| event.content.get().starts_with('{'))
+        .map(|event| match event.r#type.as_str() {
+            "m.room.create" => event,
+            _ => Stripped { origin_server_ts: None, ..event },
+        })
         .take(MAX_STRIPPED)
         .collect();
     to_raw_value(&events).ok().map(Json)

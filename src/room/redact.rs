@@ -10,6 +10,7 @@ use super::{
     View,
     append::{self, Step},
     membership, power_levels, send,
+    tables::EventIds,
 };
 use crate::{
     Server,
@@ -20,7 +21,8 @@ use crate::{
 
 /// Redacts an event of a room. The same transaction of the same device again is answered with the same redaction.
 ///
-/// Errors: `M_NOT_FOUND` if the room has no such event, `M_FORBIDDEN`.
+/// Errors: `M_NOT_FOUND` if this server knows no such event of the room and the user may not redact those of others,
+/// `M_FORBIDDEN`.
 ///
 /// <https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidredacteventidtxnid>
 pub async fn redact(
@@ -47,13 +49,18 @@ pub(super) fn check(view: &View<'_>, sender: &UserId, target: &EventId) -> Resul
     if view.membership(view.current_state(), sender)? != Some(super::Membership::Join) {
         return Err(Error::forbidden("You are not in this room"));
     }
-    let event = view.event_by_id(target)?.filter(|event| !event.flags.rejected);
-    let event = event.ok_or_else(|| Error::not_found("There is no such event in this room"))?;
+    let has_power = power_levels(view)?.user_can_redact_event_of_other(sender);
+    let event = match view.event_by_id(target)?.filter(|event| !event.flags.rejected) {
+        Some(event) => event,
+        // Other servers may have it, and this one may get it later.
+        None if has_power && !view.snapshot.contains::<EventIds>(&target)? => return Ok(()),
+        None => return Err(Error::not_found("There is no such event in this room")),
+    };
     // NOTSPEC: without the content of its create event a room of versions 1 to 10 would lose what makes it a room.
     if event.event_type == "m.room.create" {
         return Err(Error::forbidden("The event that created a room can't be redacted"));
     }
-    if event.sender == sender || power_levels(view)?.user_can_redact_event_of_other(sender) {
+    if event.sender == sender || has_power {
         return Ok(());
     }
     if event.sender.server_name() == sender.server_name() && account::is_admin(view.snapshot, sender)? {

@@ -508,7 +508,8 @@ mod tests {
             (&stripped[3]["state_key"], &stripped[4]["state_key"]),
             (&json!(user("alice")), &json!(user("bob")))
         );
-        for event in stripped {
+        assert_eq!(stripped[0]["origin_server_ts"], START_MS);
+        for event in &stripped[1..] {
             assert_eq!(
                 event.as_object().unwrap().keys().collect::<Vec<_>>(),
                 ["content", "sender", "state_key", "type"]
