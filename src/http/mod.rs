@@ -13,6 +13,7 @@ pub mod listen;
 mod mail;
 mod oauth;
 pub mod peer;
+mod room_list;
 mod signed;
 pub mod tls;
 pub mod trace;

@@ -42,7 +42,7 @@ async fn listed_rooms_are_described() {
         describe(&room),
         json!({ "room_id": room, "canonical_alias": "#pub:example.org", "name": "Ünion", "topic": "All",
             "num_joined_members": 1, "world_readable": true, "guest_can_join": true,
-            "avatar_url": "mxc://example.org/a", "room_type": "m.space" })
+            "avatar_url": "mxc://example.org/a", "room_type": "m.space", "join_rule": "public" })
     );
     let expected = json!({ "room_id": plain, "num_joined_members": 1, "world_readable": false, "guest_can_join": true, "join_rule": "invite" });
     assert_eq!(describe(&plain), expected);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{Router, extract::State};
 use ruma::{
-    OwnedRoomId, ServerName, UInt,
+    OwnedRoomId, ServerName,
     api::{
         IncomingRequest, Metadata,
         client::{
@@ -24,7 +24,8 @@ use crate::{
     federation::query,
     http::{
         endpoint,
-        extract::{Client, Matrix, MaybeClient, Public, WithOptionalToken},
+        extract::{Client, Json, Matrix, MaybeClient, Public, WithOptionalToken},
+        room_list::RoomList,
     },
     room::directory::{self, Network, Page, Query},
 };
@@ -44,7 +45,7 @@ async fn list(
     MaybeClient { sender, body: WithOptionalToken(body), .. }: MaybeClient<
         WithOptionalToken<get_public_rooms::v3::Request>,
     >,
-) -> Result<Matrix<get_public_rooms::v3::Response>> {
+) -> Result<Json<RoomList>> {
     if sender.is_none() && !server.config.allow_public_room_directory_without_auth {
         return Err(Error::refused(ErrorKind::MissingToken, "Log in to read the directory of public rooms"));
     }
@@ -52,12 +53,7 @@ async fn list(
     if sender.is_none() && other_server(&server, body.server.as_deref()).is_some() {
         return Err(Error::refused(ErrorKind::MissingToken, "Log in to read the directories of other servers"));
     }
-    let page = page(&server, body.server.as_deref(), query).await?;
-    let Page { rooms, next_batch, prev_batch, total } = page;
-    let mut response = get_public_rooms::v3::Response::new(rooms);
-    (response.next_batch, response.prev_batch) = (next_batch, prev_batch);
-    response.total_room_count_estimate = Some(count(total));
-    Ok(Matrix(response))
+    Ok(Json(page(&server, body.server.as_deref(), query).await?.into()))
 }
 
 /// `POST /publicRooms`
@@ -65,7 +61,7 @@ async fn list(
 async fn search(
     State(server): State<Arc<Server>>,
     Client { body, .. }: Client<get_public_rooms_filtered::v3::Request>,
-) -> Result<Matrix<get_public_rooms_filtered::v3::Response>> {
+) -> Result<Json<RoomList>> {
     let query = Query {
         limit: body.limit,
         since: body.since,
@@ -77,11 +73,7 @@ async fn search(
             _ => Network::Own,
         },
     };
-    let page = page(&server, body.server.as_deref(), query).await?;
-    let mut response = get_public_rooms_filtered::v3::Response::new();
-    (response.chunk, response.next_batch, response.prev_batch) = (page.rooms, page.next_batch, page.prev_batch);
-    response.total_room_count_estimate = Some(count(page.total));
-    Ok(Matrix(response))
+    Ok(Json(page(&server, body.server.as_deref(), query).await?.into()))
 }
 
 /// A page of our directory, or of the server that is asked for.
@@ -101,10 +93,6 @@ async fn page(server: &Arc<Server>, asked: Option<&ServerName>, query: Query) ->
 
 fn other_server<'a>(server: &Server, asked: Option<&'a ServerName>) -> Option<&'a ServerName> {
     asked.filter(|name| *name != server.name())
-}
-
-fn count(rooms: usize) -> UInt {
-    UInt::new_saturating(rooms as u64)
 }
 
 /// `GET /directory/list/room/{roomId}`

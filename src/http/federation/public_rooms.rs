@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::{Router, extract::State};
 use ruma::{
-    UInt,
     api::federation::directory::{get_public_rooms, get_public_rooms_filtered},
     directory::RoomNetwork,
 };
@@ -14,7 +13,8 @@ use crate::{
     error::{Error, Result},
     http::{
         endpoint,
-        extract::{Federation, Matrix},
+        extract::{Federation, Json},
+        room_list::RoomList,
     },
     room::directory::{self, Network, Page, Query},
 };
@@ -32,14 +32,10 @@ pub fn router() -> Router<Arc<Server>> {
 async fn list(
     State(server): State<Arc<Server>>,
     Federation { body, .. }: Federation<get_public_rooms::v1::Request>,
-) -> Result<Matrix<get_public_rooms::v1::Response>> {
+) -> Result<Json<RoomList>> {
     let network = network(body.room_network);
     let query = Query { limit: body.limit, since: body.since, network, ..Query::default() };
-    let page = page(&server, query).await?;
-    let mut response = get_public_rooms::v1::Response::new();
-    response.total_room_count_estimate = Some(UInt::new_saturating(page.total as u64));
-    (response.chunk, response.next_batch, response.prev_batch) = (page.rooms, page.next_batch, page.prev_batch);
-    Ok(Matrix(response))
+    Ok(Json(page(&server, query).await?.into()))
 }
 
 /// `POST /_matrix/federation/v1/publicRooms`
@@ -47,7 +43,7 @@ async fn list(
 async fn search(
     State(server): State<Arc<Server>>,
     Federation { body, .. }: Federation<get_public_rooms_filtered::v1::Request>,
-) -> Result<Matrix<get_public_rooms_filtered::v1::Response>> {
+) -> Result<Json<RoomList>> {
     let query = Query {
         limit: body.limit,
         since: body.since,
@@ -55,11 +51,7 @@ async fn search(
         room_types: body.filter.room_types,
         network: network(body.room_network),
     };
-    let page = page(&server, query).await?;
-    let mut response = get_public_rooms_filtered::v1::Response::new();
-    response.total_room_count_estimate = Some(UInt::new_saturating(page.total as u64));
-    (response.chunk, response.next_batch, response.prev_batch) = (page.rooms, page.next_batch, page.prev_batch);
-    Ok(Matrix(response))
+    Ok(Json(page(&server, query).await?.into()))
 }
 
 async fn page(server: &Arc<Server>, query: Query) -> Result<Page> {

@@ -85,10 +85,13 @@ fn too_large() -> Error {
     Error::too_large("The file is larger than this server fetches").with_status(StatusCode::BAD_GATEWAY)
 }
 
-/// Whether the other server knows no such endpoint: an older one.
+/// Whether the other server knows no such endpoint: an older one, which need not say so in the form of Matrix.
 fn is_unrecognized(error: &Error) -> bool {
     let Error::Remote { source: RemoteError::Refused(refusal), .. } = error else { return false };
-    refusal.error_kind() == Some(&ErrorKind::Unrecognized)
+    match refusal.error_kind() {
+        Some(kind) => *kind == ErrorKind::Unrecognized,
+        None => refusal.status_code.is_client_error(),
+    }
 }
 
 async fn authenticated(

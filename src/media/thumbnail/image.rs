@@ -24,6 +24,8 @@ const BYTES_PER_PIXEL: u64 = 4;
 /// To know whether a GIF is animated, two of its frames are decoded. Larger ones are taken for animated.
 const MAX_ANIMATED_PIXELS: u64 = 4_000_000;
 const JPEG_QUALITY: u8 = 85;
+/// The largest thumbnail that stays a PNG although a JPEG would do. Bytes.
+const MAX_OPAQUE_PNG: usize = 64 << 10;
 /// Those of cameras have a few kilobytes.
 const MAX_COLOR_PROFILE: usize = 64 << 10;
 
@@ -133,8 +135,8 @@ impl Image {
         Ok(Self { format, size: turned(size, orientation), decoder, orientation })
     }
 
-    /// The image shrunk and encoded: as PNG if it has an alpha channel, otherwise as JPEG. The first frame, if it has
-    /// several.
+    /// The image shrunk and encoded: as PNG if it has an alpha channel, or was one and stays small, since drawings and
+    /// text are sharper so; otherwise as JPEG. The first frame, if it has several.
     pub fn encode(mut self, shrink: Shrink) -> Result<(Format, Vec<u8>), Failure> {
         let profile = self.decoder.icc_profile().ok().flatten().filter(|profile| is_of_rgb(profile));
         let mut image = DynamicImage::from_decoder(self.decoder)?;
@@ -147,14 +149,18 @@ impl Image {
             }
         }
         image.apply_orientation(self.orientation); // last, because it copies the image
+        let has_alpha = image.color().has_alpha();
+        let image: DynamicImage = if has_alpha { image.into_rgba8().into() } else { image.into_rgb8().into() };
         let mut out = Cursor::new(Vec::new());
-        if image.color().has_alpha() {
-            write(PngEncoder::new(&mut out), profile, &image.into_rgba8().into())?;
-            Ok((Format::Png, out.into_inner()))
-        } else {
-            write(JpegEncoder::new_with_quality(&mut out, JPEG_QUALITY), profile, &image.into_rgb8().into())?;
-            Ok((Format::Jpeg, out.into_inner()))
+        if has_alpha || self.format == Format::Png {
+            write(PngEncoder::new(&mut out), profile.clone(), &image)?;
+            if has_alpha || out.get_ref().len() <= MAX_OPAQUE_PNG {
+                return Ok((Format::Png, out.into_inner()));
+            }
+            out = Cursor::new(Vec::new());
         }
+        write(JpegEncoder::new_with_quality(&mut out, JPEG_QUALITY), profile, &image)?;
+        Ok((Format::Jpeg, out.into_inner()))
     }
 }
 

@@ -77,6 +77,10 @@ async fn an_older_server_is_asked_at_the_old_endpoint() {
         Response::builder().header(header::CONTENT_TYPE, "text/plain").body(Body::from("old")).unwrap()
     });
     assert_eq!(download(&alice, "b.example/old").await.bytes, b"old");
+    peer.on_response(Method::GET, DOWNLOAD, |_| {
+        Response::builder().status(404).body(Body::from("nothing that Matrix knows")).unwrap()
+    });
+    assert_eq!(download(&alice, "b.example/older").await.bytes, b"old");
     let asked = peer.asked("/_matrix/media/v3/").remove(0);
     assert!(asked.uri.contains("allow_remote=false") && !asked.headers.contains_key(header::AUTHORIZATION));
 }
@@ -92,6 +96,9 @@ async fn nobody_without_an_account_makes_the_server_fetch() {
     }
     assert_eq!(server.get("/v1/media/download/b.example/id").await.error(), (401, "M_MISSING_TOKEN"));
     assert!(peer.asked("").is_empty());
+    let alice = server.user("alice").await;
+    let answer = alice.get("/_matrix/media/v3/download/b.example/id").await;
+    assert_eq!((answer.status.as_u16(), &*answer.bytes), (200, &b"hello"[..]), "old clients may send their token");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 //! `allow_legacy_media` turns the freeze off.
 //!
 //! `allow_remote` and `allow_redirect` are permissions that are not made use of: nothing is fetched from other servers,
-//! and no answer is a redirect.
+//! and no answer is a redirect. But who sends a token all the same is served as at the endpoints that took their place.
 
 #![expect(deprecated, reason = "frozen, but part of the specification")]
 
@@ -11,21 +11,28 @@ use std::sync::Arc;
 
 use axum::{Router, extract::State, response::Response};
 use http::HeaderMap;
-use ruma::api::client::media::{get_content, get_content_as_filename, get_content_thumbnail};
+use ruma::{
+    UserId,
+    api::client::media::{get_content, get_content_as_filename, get_content_thumbnail},
+};
 
 use super::{download, thumbnail};
 use crate::{
     Server,
     error::{Error, Result},
-    http::{endpoint, extract::Public},
+    http::{
+        endpoint,
+        extract::{MaybeClient, WithOptionalToken},
+    },
     media,
+    user::session::Caller,
 };
 
 pub fn router() -> Router<Arc<Server>> {
     Router::new()
-        .merge(endpoint::<get_content::v3::Request, _, _>(get))
-        .merge(endpoint::<get_content_as_filename::v3::Request, _, _>(get_as))
-        .merge(endpoint::<get_content_thumbnail::v3::Request, _, _>(get_thumbnail))
+        .merge(endpoint::<WithOptionalToken<get_content::v3::Request>, _, _>(get))
+        .merge(endpoint::<WithOptionalToken<get_content_as_filename::v3::Request>, _, _>(get_as))
+        .merge(endpoint::<WithOptionalToken<get_content_thumbnail::v3::Request>, _, _>(get_thumbnail))
 }
 
 /// `GET /_matrix/media/v3/download/{serverName}/{mediaId}`
@@ -33,11 +40,11 @@ pub fn router() -> Router<Arc<Server>> {
 async fn get(
     State(server): State<Arc<Server>>,
     headers: HeaderMap,
-    Public { body, .. }: Public<get_content::v3::Request>,
+    MaybeClient { sender, body: WithOptionalToken(body), .. }: MaybeClient<WithOptionalToken<get_content::v3::Request>>,
 ) -> Result<Response> {
     check_not_frozen(&server)?;
     let uri = (&*body.server_name, body.media_id.as_str());
-    download::serve(&server, &headers, None, uri, None, body.timeout_ms).await
+    download::serve(&server, &headers, user(sender.as_ref()), uri, None, body.timeout_ms).await
 }
 
 /// `GET /_matrix/media/v3/download/{serverName}/{mediaId}/{fileName}`
@@ -45,11 +52,13 @@ async fn get(
 async fn get_as(
     State(server): State<Arc<Server>>,
     headers: HeaderMap,
-    Public { body, .. }: Public<get_content_as_filename::v3::Request>,
+    MaybeClient { sender, body: WithOptionalToken(body), .. }: MaybeClient<
+        WithOptionalToken<get_content_as_filename::v3::Request>,
+    >,
 ) -> Result<Response> {
     check_not_frozen(&server)?;
     let uri = (&*body.server_name, body.media_id.as_str());
-    download::serve(&server, &headers, None, uri, Some(body.filename), body.timeout_ms).await
+    download::serve(&server, &headers, user(sender.as_ref()), uri, Some(body.filename), body.timeout_ms).await
 }
 
 /// `GET /_matrix/media/v3/thumbnail/{serverName}/{mediaId}`
@@ -57,14 +66,20 @@ async fn get_as(
 async fn get_thumbnail(
     State(server): State<Arc<Server>>,
     headers: HeaderMap,
-    Public { body, .. }: Public<get_content_thumbnail::v3::Request>,
+    MaybeClient { sender, body: WithOptionalToken(body), .. }: MaybeClient<
+        WithOptionalToken<get_content_thumbnail::v3::Request>,
+    >,
 ) -> Result<Response> {
     check_not_frozen(&server)?;
     let (width, height) = (body.width.into(), body.height.into());
     let animated = body.animated.unwrap_or_default();
     let request = media::thumbnail::Request::new(body.method.as_ref(), width, height, animated)?;
     let uri = (&*body.server_name, body.media_id.as_str());
-    thumbnail::serve(&server, &headers, None, uri, request, body.timeout_ms).await
+    thumbnail::serve(&server, &headers, user(sender.as_ref()), uri, request, body.timeout_ms).await
+}
+
+fn user(sender: Option<&Caller>) -> Option<&UserId> {
+    sender.map(|sender| &*sender.user_id)
 }
 
 /// The same answer for what exists and what does not: who is not logged in learns nothing.
