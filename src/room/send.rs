@@ -97,12 +97,10 @@ pub(super) async fn later(
     server: &Arc<Server>,
     sender: &UserId,
     room: RoomNid,
-    event_type: TimelineEventType,
-    state_key: Option<String>,
-    content: Box<RawValue>,
-    options: Options,
+    asked: Asked,
     key: TransactionKey,
 ) -> Result<OwnedEventId> {
+    let Asked { event_type, state_key, content, options } = asked;
     if event_type == TimelineEventType::RoomMember
         && let Some((target, content)) =
             state_key.as_ref().and_then(|target| membership::invited_elsewhere(server, target, &content))
@@ -118,6 +116,14 @@ pub(super) async fn later(
         }
     })
     .await
+}
+
+/// An event that a user asked for some time ago.
+pub(super) struct Asked {
+    pub event_type: TimelineEventType,
+    pub state_key: Option<String>,
+    pub content: Box<RawValue>,
+    pub options: Options,
 }
 
 /// What a device asks for with a transaction id.

@@ -13,7 +13,7 @@ use crate::{
     log,
     room::{
         Membership,
-        servers::{RoomServers, forget_gone, servers_at, servers_in, servers_since},
+        servers::{forget_gone, servers_at, servers_in, servers_since},
         sticky,
         tables::{Events, UserRooms},
         view::membership_in,

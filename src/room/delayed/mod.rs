@@ -138,10 +138,14 @@ async fn restart(server: &Server, delay_id: String) -> Result<()> {
 async fn send(server: &Arc<Server>, delay_id: &str, event: DelayedEvent) -> Result<ruma::OwnedEventId> {
     server.limits.message(&event.user_id)?;
     let content = serde_json::value::RawValue::from_string(event.content).map_err(Error::internal)?;
-    let options = send::Options { at: None, sticky_ms: event.sticky_ms };
     let key = TransactionKey { device_id: "".into(), scope: "delayed".to_owned(), txn_id: delay_id.to_owned() };
-    send::later(server, &event.user_id, event.room, event.event_type.into(), event.state_key, content, options, key)
-        .await
+    let asked = send::Asked {
+        event_type: event.event_type.into(),
+        state_key: event.state_key,
+        content,
+        options: send::Options { at: None, sticky_ms: event.sticky_ms },
+    };
+    send::later(server, &event.user_id, event.room, asked, key).await
 }
 
 /// Notes what became of an event, and forgets the oldest such of the user if they are too many.
