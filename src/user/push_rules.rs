@@ -9,8 +9,8 @@ use ruma::{
     RoomId, UserId,
     api::error::ErrorKind,
     push::{
-        Action, InsertPushRuleError, NewPushRule, NewSimplePushRule, PushCondition, RemovePushRuleError, RuleKind,
-        Ruleset,
+        Action, ConditionalPushRule, InsertPushRuleError, NewPushRule, NewSimplePushRule, PushCondition,
+        RemovePushRuleError, RuleKind, Ruleset,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -71,10 +71,28 @@ pub fn get_with_change(snapshot: &Snapshot<'_>, user: &UserId) -> store::Result<
 }
 
 /// The rules as they are kept, with the defaults of today in place of those of the time when they were written.
-fn decode(content: &str, defaults: Ruleset) -> serde_json::Result<Ruleset> {
+fn decode(content: &str, mut defaults: Ruleset) -> serde_json::Result<Ruleset> {
     let mut rules = serde_json::from_str::<Content>(content)?.global;
+    update_postcontent(&mut rules, std::mem::take(&mut defaults.postcontent));
     rules.update_with_server_default(defaults);
     Ok(rules)
+}
+
+/// What ruma does for all other kinds: what the user changed of a default stays, and his own rules come first.
+fn update_postcontent(rules: &mut Ruleset, defaults: IndexSet<ConditionalPushRule>) {
+    let mut kept = std::mem::take(&mut rules.postcontent);
+    let mut of_today: IndexSet<_> = defaults
+        .into_iter()
+        .map(|mut rule| {
+            if let Some(changed) = kept.shift_take(rule.rule_id.as_str()) {
+                (rule.enabled, rule.actions) = (changed.enabled, changed.actions);
+            }
+            rule
+        })
+        .collect();
+    kept.retain(|rule| !rule.default);
+    kept.append(&mut of_today);
+    rules.postcontent = kept;
 }
 
 /// The content of the event by which clients learn of the rules, also of those that were never changed.
@@ -352,6 +370,12 @@ mod tests {
             "underride": [
                 { "rule_id": ".m.rule.message", "default": true, "enabled": true, "actions": [], "conditions": [] },
             ],
+            "postcontent": [
+                {
+                    "rule_id": ".io.element.msc4306.rule.subscribed_thread",
+                    "default": true, "enabled": false, "actions": ["notify"], "conditions": [],
+                },
+            ],
         }});
         let defaults = defaults::rules(user_id!("@a:domain"));
         let rules = decode(&kept.to_string(), defaults.clone()).unwrap();
@@ -361,6 +385,8 @@ mod tests {
         let message = rules.underride.get(".m.rule.message").unwrap();
         assert!(message.actions.is_empty(), "the user's");
         assert_eq!(message.conditions.len(), 1, "the server's");
+        let subscribed = rules.postcontent.get(".io.element.msc4306.rule.subscribed_thread").unwrap();
+        assert!(!subscribed.enabled && !subscribed.conditions.is_empty());
         assert_eq!(rules.iter().count(), defaults.iter().count() + 1);
     }
 
