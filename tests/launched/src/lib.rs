@@ -103,8 +103,7 @@ impl Drop for Server {
 
 /// Runs the launcher, which becomes the server; its output goes to the file `log`.
 fn launch(binary: Option<&Path>, address: SocketAddr, data: &Path) -> io::Result<Child> {
-    let launcher =
-        env::var_os("LAUNCHER").unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../complement/launch").into());
+    let launcher = env::var_os("LAUNCHER").map_or_else(own_launcher, |launcher| Ok(launcher.into()))?;
     let log = fs::File::options().create(true).append(true).open(data.join("log"))?;
     let mut command = Command::new(launcher);
     command.arg(SERVER_NAME).arg(address.ip().to_string()).arg(data);
@@ -112,6 +111,17 @@ fn launch(binary: Option<&Path>, address: SocketAddr, data: &Path) -> io::Result
         command.env("CHAPPE_BIN", binary);
     }
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()
+}
+
+/// That of the checkout which the test is run in. It is looked for now, since what was compiled in one checkout may run in another.
+fn own_launcher() -> io::Result<PathBuf> {
+    let package = env::var_os("CARGO_MANIFEST_DIR").map_or_else(env::current_dir, |folder| Ok(folder.into()))?;
+    let mut candidates = package.ancestors().map(|folder| folder.join("tests/complement/launch"));
+    candidates.find(|launcher| launcher.exists()).ok_or_else(|| {
+        let message =
+            format!("tests/complement/launch is not above {}: name a launcher with LAUNCHER", package.display());
+        io::Error::new(io::ErrorKind::NotFound, message)
+    })
 }
 
 /// Creates the certificate authority that the launcher signs the server's certificate with.
