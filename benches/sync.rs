@@ -1,5 +1,7 @@
 //! What `/sync` costs: `cargo bench --bench sync`. `SYNC_ROOMS=10,1000` sets how many rooms the user is in.
 
+mod support;
+
 use std::{
     hint::black_box,
     sync::Arc,
@@ -8,14 +10,6 @@ use std::{
 
 use chappe::{
     Server,
-    clock::Clock,
-    config::Config,
-    event::Draft,
-    random::Random,
-    room::{
-        View, append,
-        create::{self, NewRoom, Preset},
-    },
     store::RoomNid,
     sync::{
         self, Answer, Request, StateForm,
@@ -28,8 +22,10 @@ use chappe::{
     },
 };
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ruma::{OwnedDeviceId, OwnedUserId, RoomVersionId, UserId};
-use serde_json::{Map, json, value::to_raw_value};
+use ruma::{OwnedDeviceId, RoomVersionId};
+use serde_json::json;
+use support::{join, message, numbers, user};
+use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 /// The events of each room's timeline.
@@ -38,26 +34,18 @@ const MESSAGES: usize = 20;
 /// The other members of each room.
 const OTHERS: usize = 9;
 
-fn user(n: usize) -> OwnedUserId {
-    UserId::parse(format!("@user{n}:bench")).expect("it is a user id")
-}
-
 /// A server on which one user is in many rooms.
 struct Bench {
     runtime: Runtime,
     server: Arc<Server>,
     device: OwnedDeviceId,
     rooms: Vec<RoomNid>,
-    _directory: tempfile::TempDir,
+    _directory: TempDir,
 }
 
 impl Bench {
     fn new(rooms: usize) -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let mut config = Config::for_tests("bench");
-        directory.path().clone_into(&mut config.database_path);
-        let runtime = Runtime::new().expect("threads can be started");
-        let server = Server::open(config, Clock::System, Random::from_seed(1)).expect("a new database opens");
+        let support::Bench { runtime, server, directory } = support::Bench::new();
         let session = async {
             account::create(&server, "user0", "password".to_owned(), false).await?;
             session::log_in(&server, user(0), DeviceRequest::default()).await
@@ -118,7 +106,7 @@ impl Bench {
     }
 
     fn say(&self, room: RoomNid) {
-        self.runtime.block_on(send(&self.server, room, &user(0), message()));
+        self.runtime.block_on(support::send(&self.server, room, &user(0), message()));
     }
 }
 
@@ -127,48 +115,20 @@ fn pos_in(body: &[u8]) -> String {
     answer["pos"].as_str().expect("it has a position").to_owned()
 }
 
+/// A room with members and messages.
 async fn found(server: &Arc<Server>) -> RoomNid {
-    let new = NewRoom {
-        version: RoomVersionId::V11,
-        preset: Preset::PublicChat,
-        is_listed: false,
-        alias: None,
-        name: Some("A room".to_owned()),
-        topic: None,
-        invite: Vec::new(),
-        is_direct: false,
-        initial_state: Vec::new(),
-        creation_content: Map::new(),
-        power_levels: Map::new(),
-        replaces: None,
-    };
-    let room_id = create::create(server, &user(0), new).await.expect("a room");
-    let room = {
-        let snapshot = server.store.snapshot();
-        View::open(&server.rooms, &snapshot, &room_id).expect("it reads").expect("it is there").nid
-    };
+    let (room, _) = support::found(server, RoomVersionId::V11).await;
     for member in (1..=OTHERS).map(user) {
-        let content = to_raw_value(&json!({ "membership": "join" })).expect("a value is JSON");
-        send(server, room, &member, Draft::state("m.room.member".into(), member.as_str(), content)).await;
+        support::send(server, room, &member, join(&member)).await;
     }
     for _ in 0..MESSAGES {
-        send(server, room, &user(1), message()).await;
+        support::send(server, room, &user(1), message()).await;
     }
     room
 }
 
-async fn send(server: &Arc<Server>, room: RoomNid, sender: &UserId, draft: Draft) {
-    append::send(server, room, sender, draft, None).await.expect("it is allowed");
-}
-
-fn message() -> Draft {
-    let content = json!({ "msgtype": "m.text", "body": "A message of some forty characters, say." });
-    Draft::message("m.room.message".into(), to_raw_value(&content).expect("a value is JSON"))
-}
-
 fn syncs(criterion: &mut Criterion) {
-    let counts = std::env::var("SYNC_ROOMS").unwrap_or_else(|_| "10,1000".to_owned());
-    for count in counts.split(',').map(|count| count.trim().parse().expect("SYNC_ROOMS holds numbers")) {
+    for count in numbers("SYNC_ROOMS", "10,1000") {
         let bench = Bench::new(count);
         let mut group = criterion.benchmark_group("sync");
         let start = bench.answer(None);
