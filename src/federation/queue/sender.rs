@@ -10,7 +10,10 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use ruma::{OwnedServerName, ServerName};
+use ruma::{
+    OwnedServerName, ServerName,
+    api::error::{Error as MatrixError, ErrorBody, ErrorKind, LimitExceededErrorData, RetryAfter},
+};
 use tokio::sync::Notify;
 use tracing::{debug, error, info, warn};
 
@@ -29,8 +32,12 @@ use crate::{
     store,
 };
 
-/// How long a sender waits after our own disk or another part of us failed, or a server said "later" without saying when.
+/// How long a sender waits after our own disk or another part of us failed, and at least after a server that is there took
+/// nothing.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// The longest that a server may tell us to wait.
+const LONGEST_LATER: Duration = Duration::from_secs(60 * 60);
 
 /// How often a transaction of one row is refused before the row is thrown away, so that the others can go.
 const REFUSALS: u32 = 3;
@@ -106,7 +113,8 @@ pub async fn resume(server: Arc<Server>) {
 /// Sends until there is nothing left.
 async fn run(server: Arc<Server>, name: OwnedServerName, sender: Arc<Destination>) {
     let work = async {
-        let mut sending = Sending { server: &server, name: &name, sender: &sender, refusals: 0, at_most: usize::MAX };
+        let mut sending =
+            Sending { server: &server, name: &name, sender: &sender, turned_away: 0, refusals: 0, at_most: usize::MAX };
         loop {
             match sending.send_next().await {
                 Ok(true) => {}
@@ -118,11 +126,11 @@ async fn run(server: Arc<Server>, name: OwnedServerName, sender: Arc<Destination
                     }
                 }
                 Err(error) => {
-                    sender.ephemeral.lock().clear(); // it will be old when the server is back
                     if let Err(error) = sending.pause(error).await {
                         error!(destination = %name, "what waits for a server can't be sent: {error:?}");
                         tokio::time::sleep(RETRY).await;
                     }
+                    sender.ephemeral.lock().clear(); // it is old by now
                 }
             }
         }
@@ -137,6 +145,8 @@ struct Sending<'s> {
     server: &'s Arc<Server>,
     name: &'s ServerName,
     sender: &'s Destination,
+    /// How often in a row the server was there and took nothing.
+    turned_away: u32,
     /// How often the present transaction was refused.
     refusals: u32,
     /// Of how many rows a transaction is made.
@@ -159,15 +169,13 @@ impl Sending<'_> {
         if let Some(transaction) = transaction {
             match request(self.server, self.name, transaction).await {
                 Ok(answer) => self.report(&answer),
-                Err(Error::Remote { source: RemoteError::Refused(refusal), .. })
-                    if refusal.status_code.is_client_error() && !is_temporary(refusal.status_code) =>
-                {
+                Err(Error::Remote { source: RemoteError::Refused(refusal), .. }) if is_offended(&refusal) => {
                     return self.refused(&refusal, rows).await.map(|()| true);
                 }
                 Err(error) => return Err(error),
             }
         }
-        (self.refusals, self.at_most) = (0, usize::MAX);
+        (self.turned_away, self.refusals, self.at_most) = (0, 0, usize::MAX);
         self.remove(rows, is_delivered).await?;
         Ok(true)
     }
@@ -182,7 +190,7 @@ impl Sending<'_> {
 
     /// A server that refuses a transaction may be offended by one thing in it: the smaller ones go, and what is refused
     /// alone is thrown away.
-    async fn refused(&mut self, refusal: &ruma::api::error::Error, rows: Vec<(store::StreamPos, u32)>) -> Result<()> {
+    async fn refused(&mut self, refusal: &MatrixError, rows: Vec<(store::StreamPos, u32)>) -> Result<()> {
         warn!(destination = %self.name, rows = rows.len(), %refusal, "a server refuses a transaction");
         if rows.len() > 1 {
             self.at_most = rows.len() / 2;
@@ -221,20 +229,33 @@ impl Sending<'_> {
     }
 
     /// Waits until the server may be tried again, or sends us something.
-    async fn pause(&self, cause: Error) -> Result<()> {
-        match &cause {
-            Error::Remote { source: RemoteError::BackingOff { .. }, .. } => {}
-            Error::Remote { source, .. } => {
-                info!(destination = %self.name, "a server can't be told anything: {source}")
-            }
-            _ => return Err(cause),
+    async fn pause(&mut self, cause: Error) -> Result<()> {
+        let Error::Remote { source, .. } = &cause else { return Err(cause) };
+        if !matches!(source, RemoteError::BackingOff { .. }) {
+            info!(destination = %self.name, "a server can't be told anything: {source}");
         }
-        let until = self.left_alone_until().await?;
-        let now = self.server.clock.now_ms();
-        let left = until.map_or(RETRY, |until| Duration::from_millis(until.saturating_sub(now)));
         // Not all senders at the same moment, after an outage of our own.
         let jitter = Duration::from_millis(u64::from(self.server.random.bytes::<1>()[0]) * 4);
-        self.wait(left + jitter).await;
+        if let Some(until) = self.left_alone_until().await? {
+            let left = Duration::from_millis(until.saturating_sub(self.server.clock.now_ms()));
+            self.wait(left + jitter).await;
+            return Ok(());
+        }
+        match source {
+            RemoteError::BackingOff { .. } => {} // that has just ended
+            RemoteError::Unreachable(_) => self.wait(RETRY + jitter).await,
+            RemoteError::Refused(refusal) if refusal.status_code.is_server_error() => self.wait(RETRY + jitter).await,
+            // It is there, and answers something else than it should: a website on the name of a server that is gone, a
+            // proxy that is not set up, a server that wants to be left alone for a while. That it sends us something
+            // means little.
+            RemoteError::Refused(_) | RemoteError::Malformed(_) => {
+                self.turned_away = self.turned_away.saturating_add(1);
+                let least = later(source).unwrap_or(RETRY).clamp(RETRY, LONGEST_LATER);
+                tokio::time::sleep(least).await;
+                let pause = Duration::from_millis(backoff::pause_ms(self.turned_away));
+                self.wait(pause.saturating_sub(least) + jitter).await;
+            }
+        }
         Ok(())
     }
 
@@ -246,11 +267,29 @@ impl Sending<'_> {
     }
 }
 
-/// Whether the same request may succeed later: too many at the moment, not let in at the moment, an endpoint that a
-/// reverse proxy does not find at the moment.
-fn is_temporary(status: http::StatusCode) -> bool {
+/// How long a server that is told too much wants to be left alone.
+fn later(answer: &RemoteError) -> Option<Duration> {
+    let RemoteError::Refused(refusal) = answer else { return None };
+    match refusal.error_kind() {
+        Some(ErrorKind::LimitExceeded(LimitExceededErrorData {
+            retry_after: Some(RetryAfter::Delay(time)), ..
+        })) => Some(*time),
+        _ => None,
+    }
+}
+
+/// Whether a server refuses what it was told, and will again: not because it is told too much at the moment, does not let
+/// us in, or is none, as somebody in front of it says who knows nothing of Matrix.
+fn is_offended(refusal: &MatrixError) -> bool {
     use http::StatusCode;
-    let temporary =
-        [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND, StatusCode::TOO_MANY_REQUESTS];
-    temporary.contains(&status)
+    const OTHER_REASONS: [StatusCode; 5] = [
+        StatusCode::UNAUTHORIZED,
+        StatusCode::FORBIDDEN,
+        StatusCode::NOT_FOUND,
+        StatusCode::METHOD_NOT_ALLOWED,
+        StatusCode::TOO_MANY_REQUESTS,
+    ];
+    let status = refusal.status_code;
+    let is_by_itself = matches!(refusal.body, ErrorBody::Standard(_)) || status == StatusCode::PAYLOAD_TOO_LARGE;
+    status.is_client_error() && !OTHER_REASONS.contains(&status) && is_by_itself
 }

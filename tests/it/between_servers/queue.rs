@@ -73,7 +73,7 @@ async fn a_dead_server_is_not_asked_again_and_again() {
 #[tokio::test]
 async fn the_same_transaction_is_sent_again_under_the_same_id() {
     let scripted = Scripted::new().await;
-    scripted.peer.refuse(Method::PUT, SEND, 429, "M_LIMIT_EXCEEDED");
+    scripted.peer.refuse(Method::PUT, SEND, 503, "M_UNKNOWN");
     scripted.bob.say(&scripted.room.id, "hello").await;
     until("it was sent", async || (!scripted.peer.asked(SEND).is_empty()).then_some(())).await;
     scripted.peer.on(Method::PUT, SEND, |_| json!({ "pdus": {} }));
@@ -86,6 +86,29 @@ async fn the_same_transaction_is_sent_again_under_the_same_id() {
     assert_eq!(asked[0].uri, asked[1].uri);
     assert_eq!(asked[0].body["pdus"], asked[1].body["pdus"]);
     assert_eq!(scripted.pdus()[0]["content"]["body"], "hello");
+}
+
+#[tokio::test]
+async fn a_server_that_is_there_and_takes_nothing_is_left_alone_although_it_sends_something() {
+    let matrix = |errcode: &str| json!({ "errcode": errcode, "error": "no" });
+    for (status, body) in [
+        (429, matrix("M_LIMIT_EXCEEDED")),
+        (404, matrix("M_UNRECOGNIZED")),
+        (200, json!("a website")),
+        (405, json!("a website that can only be read")),
+        (400, json!("a proxy")),
+    ] {
+        let scripted = Scripted::new().await;
+        let status = StatusCode::from_u16(status).unwrap();
+        scripted.peer.on_response(Method::PUT, SEND, move |_| reply(status, &body));
+        scripted.bob.say(&scripted.room.id, "hello").await;
+        until("it was sent", async || (!scripted.peer.asked(SEND).is_empty()).then_some(())).await;
+        for _ in 0..10 {
+            scripted.send(json!([])).await; // the peer is alive
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(scripted.peer.asked(SEND).len(), 1, "{status}");
+    }
 }
 
 #[tokio::test]
