@@ -30,7 +30,9 @@ pub mod x_matrix;
 
 use ruma::ServerName;
 
-pub use self::request::{Unsigned, exchange, exchange_signed, request, request_unsigned, request_within};
+pub use self::request::{
+    Unsigned, exchange, exchange_signed, request, request_unsigned, request_unsigned_now, request_within,
+};
 use self::{discovery::WellKnownCache, keys::Fetches, resident::answer::Answering};
 use crate::{
     Server,

@@ -97,9 +97,20 @@ pub async fn request_unsigned<R: Unsigned>(
     request: R,
     time: Duration,
 ) -> Result<R::IncomingResponse> {
+    check_not_failing(server, destination).await?;
+    request_unsigned_now(server, destination, request, time).await
+}
+
+/// As [`request_unsigned`], even if the server failed lately.
+pub async fn request_unsigned_now<R: Unsigned>(
+    server: &Arc<Server>,
+    destination: &ServerName,
+    request: R,
+    time: Duration,
+) -> Result<R::IncomingResponse> {
     let limits = Limits { time, ..ordinary(server) };
     let request = http_request(request, ())?;
-    parsed(destination, exchange(server, destination, request, limits).await?).await
+    parsed(destination, exchange_now(server, destination, request, limits).await?).await
 }
 
 fn ordinary(server: &Server) -> Limits {
@@ -122,12 +133,26 @@ fn http_request<R: OutgoingRequest<PathBuilder = SinglePath>>(
 pub async fn exchange(
     server: &Arc<Server>,
     destination: &ServerName,
+    request: http::Request<Bytes>,
+    limits: Limits,
+) -> Result<http::Response<Body>> {
+    check_not_failing(server, destination).await?;
+    exchange_now(server, destination, request, limits).await
+}
+
+async fn check_not_failing(server: &Arc<Server>, destination: &ServerName) -> Result<()> {
+    check_allowed(server, destination)?;
+    let other = destination.to_owned();
+    server.blocking(move |server| backoff::check(server, &other)).await
+}
+
+async fn exchange_now(
+    server: &Arc<Server>,
+    destination: &ServerName,
     mut request: http::Request<Bytes>,
     limits: Limits,
 ) -> Result<http::Response<Body>> {
     check_allowed(server, destination)?;
-    let other = destination.to_owned();
-    server.blocking(move |server| backoff::check(server, &other)).await?;
     let place = discovery::find(server, destination).await?;
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
     *request.uri_mut() = Uri::builder()

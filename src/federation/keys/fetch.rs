@@ -26,7 +26,7 @@ use super::{
 use crate::{
     Server,
     error::{Error, RemoteError, Result},
-    federation::{allows, request_unsigned, tables::VerifyKeys},
+    federation::{allows, request_unsigned, request_unsigned_now, tables::VerifyKeys},
     keyed_locks::KeyedLocks,
 };
 
@@ -108,9 +108,9 @@ async fn from_themselves(
     server: &Arc<Server>,
     wanted: BTreeMap<OwnedServerName, Wanted>,
 ) -> Result<BTreeMap<OwnedServerName, Wanted>> {
-    let names: Vec<_> = wanted.keys().cloned().collect();
-    let ask = |other: OwnedServerName| async move {
-        from_itself(server, &other).await.inspect_err(|error| debug!(%other, ?error, "no keys")).ok()
+    let names: Vec<_> = wanted.iter().map(|(other, wanted)| (other.clone(), wanted.is_calling)).collect();
+    let ask = |(other, is_calling): (OwnedServerName, bool)| async move {
+        from_itself(server, &other, is_calling).await.inspect_err(|error| debug!(%other, ?error, "no keys")).ok()
     };
     let documents: Vec<_> =
         stream::iter(names).map(ask).buffer_unordered(AT_ONCE).filter_map(async |found| found).collect().await;
@@ -118,8 +118,12 @@ async fn from_themselves(
     still_missing(server, wanted).await
 }
 
-async fn from_itself(server: &Arc<Server>, other: &ServerName) -> Result<Document> {
-    let response = request_unsigned(server, other, get_server_keys::v2::Request::new(), TIME).await?;
+async fn from_itself(server: &Arc<Server>, other: &ServerName, is_calling: bool) -> Result<Document> {
+    let request = get_server_keys::v2::Request::new();
+    let response = match is_calling {
+        true => request_unsigned_now(server, other, request, TIME).await?,
+        false => request_unsigned(server, other, request, TIME).await?,
+    };
     let malformed = |why: String| Error::remote(other, RemoteError::Malformed(why));
     let document = Document::read(response.server_key.json(), server.clock.now_ms());
     let document = document.map_err(|error| malformed(error.to_string()))?;
@@ -191,7 +195,7 @@ async fn keys_of_notary(server: &Arc<Server>, notary: &ServerName) -> Result<Pub
     if !known.is_empty() {
         return Ok(known);
     }
-    let document = from_itself(server, notary).await?;
+    let document = from_itself(server, notary, false).await?;
     document::store(server, vec![document]).await?;
     stored_keys(server, notary).await
 }
@@ -203,7 +207,7 @@ async fn stored_keys(server: &Arc<Server>, other: &ServerName) -> Result<PublicK
         for row in snapshot.list::<VerifyKeys>(&other.as_str()) {
             key_ids.insert(row?.key()?.1.to_owned());
         }
-        let wanted = [(other, Wanted { key_ids, valid_at_ms: 0 })].into();
+        let wanted = [(other, Wanted { key_ids, ..Wanted::default() })].into();
         Ok(Keys::of_snapshot(snapshot, &wanted)?)
     };
     let keys = server.read(ids).await?;

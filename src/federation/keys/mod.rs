@@ -38,6 +38,8 @@ pub struct Wanted {
     pub key_ids: BTreeSet<String>,
     /// When the keys must be valid, in milliseconds since the Unix epoch; 0 if any time will do.
     pub valid_at_ms: u64,
+    /// It has just sent us something: it is asked even if it failed lately.
+    pub is_calling: bool,
 }
 
 /// Keys of servers, by their ids.
@@ -74,7 +76,7 @@ impl Keys {
         let of_server = |(server, wanted): (&OwnedServerName, &Wanted)| {
             let ids = wanted.key_ids.iter().filter(|id| is_missing(server, id, wanted.valid_at_ms));
             let key_ids: BTreeSet<_> = ids.cloned().collect();
-            let left = Wanted { key_ids, valid_at_ms: wanted.valid_at_ms };
+            let left = Wanted { key_ids, ..*wanted };
             (!left.key_ids.is_empty()).then(|| (server.clone(), left))
         };
         wanted.iter().filter_map(of_server).collect()

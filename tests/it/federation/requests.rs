@@ -9,7 +9,7 @@ use http::{Method, Request, StatusCode, header};
 use ruma::api::federation::query::get_profile_information;
 use serde_json::json;
 
-use crate::support::{Peer, TestNetwork, TestServer, reply};
+use crate::support::{Peer, START_MS, TestNetwork, TestServer, reply};
 
 /// A federation endpoint that every server answers when the signature is right.
 const SIGNED: &str = "/v1/query/profile?user_id=@nobody:a.example";
@@ -123,6 +123,20 @@ async fn a_server_that_sends_something_is_asked_again_at_once() {
         Err(Error::Remote { source: RemoteError::BackingOff { .. }, .. })
     ));
     assert_eq!(peer.get(&server, SIGNED).await.errcode(), "M_NOT_FOUND");
+    assert!(matches!(ask(&server, "b.example").await, Err(Error::Remote { source: RemoteError::Refused(_), .. })));
+}
+
+#[tokio::test]
+async fn a_server_that_was_away_until_its_keys_ran_out_is_heard_when_it_is_back() {
+    let network = TestNetwork::new();
+    let (server, peer) = (network.server("a.example").await, network.peer("b.example"));
+    assert_eq!(peer.get(&server, SIGNED).await.errcode(), "M_NOT_FOUND");
+    server.advance(Duration::from_secs(10 * 24 * 60 * 60));
+    network.cut_off("b.example");
+    assert!(matches!(ask(&server, "b.example").await, Err(Error::Remote { source: RemoteError::Unreachable(_), .. })));
+    network.reconnect("b.example");
+    peer.set_valid_until(START_MS + 11 * 24 * 60 * 60 * 1_000);
+    assert_eq!(peer.get(&server, SIGNED).await.errcode(), "M_NOT_FOUND", "it is asked for its keys");
     assert!(matches!(ask(&server, "b.example").await, Err(Error::Remote { source: RemoteError::Refused(_), .. })));
 }
 
