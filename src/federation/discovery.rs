@@ -7,12 +7,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use quick_cache::sync::Cache;
-use ruma::{OwnedServerName, ServerName, api::federation::discovery::discover_homeserver};
+use ruma::{
+    OwnedServerName, ServerName,
+    api::{IncomingResponseExt, federation::discovery::discover_homeserver},
+};
 
 use crate::{
     Server,
     error::{Error, RemoteError, Result},
-    outgoing::{self, Limits},
+    outgoing::{self, Failure, Limits},
 };
 
 const DEFAULT_PORT: u16 = 8448;
@@ -24,6 +27,10 @@ const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 const KEPT_LEAST: Duration = Duration::from_secs(5 * 60);
 const KEPT_MOST: Duration = Duration::from_secs(48 * 60 * 60);
 const KEPT_FAILURE: Duration = Duration::from_secs(60 * 60);
+/// When it is asked for again if nobody answered, which may be because of our own network; and for how long after its time
+/// what it said before is believed meanwhile. Source: our choice.
+const UNANSWERED: Duration = Duration::from_secs(10 * 60);
+const GRACE: Duration = Duration::from_secs(48 * 60 * 60);
 /// Of how many servers it is remembered.
 const KEPT_SERVERS: usize = 10_000;
 
@@ -39,8 +46,19 @@ pub struct Place {
     pub host: String,
 }
 
-/// What servers say of themselves at `/.well-known/matrix/server`, and until when it is believed.
-pub struct WellKnownCache(Cache<OwnedServerName, (Option<OwnedServerName>, u64)>);
+/// What servers say of themselves at `/.well-known/matrix/server`.
+pub struct WellKnownCache(Cache<OwnedServerName, Said>);
+
+/// What a server says of itself. Times are in milliseconds since the Unix epoch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Said {
+    /// To which name it delegates; `None` if it does not, or if what it says can't be used.
+    delegated: Option<OwnedServerName>,
+    /// From when on it is asked again.
+    until_ms: u64,
+    /// Until when it is believed if nobody answers.
+    grace_until_ms: u64,
+}
 
 impl Default for WellKnownCache {
     fn default() -> Self {
@@ -89,36 +107,65 @@ async fn by_service(server: &Server, host: &str) -> Place {
 async fn well_known(server: &Server, name: &ServerName) -> Option<OwnedServerName> {
     let WellKnownCache(cache) = &server.federation.well_known;
     let now = server.clock.now_ms();
-    if let Some((delegated, until)) = cache.get(name)
-        && until > now
-    {
-        return delegated;
+    let before = cache.get(name);
+    if let Some(said) = before.as_ref().filter(|said| said.until_ms > now) {
+        return said.delegated.clone();
     }
-    let fetched = fetch_well_known(server, name).await;
-    let (delegated, kept) = match fetched {
-        Some((delegated, kept)) => (Some(delegated), kept),
-        None => (None, KEPT_FAILURE),
-    };
-    let kept_ms = u64::try_from(kept.as_millis()).unwrap_or(u64::MAX);
-    cache.insert(name.to_owned(), (delegated.clone(), now.saturating_add(kept_ms)));
-    delegated
+    let said = Said::after(before, fetch_well_known(server, name).await, now);
+    cache.insert(name.to_owned(), said.clone());
+    said.delegated
 }
 
-async fn fetch_well_known(server: &Server, name: &ServerName) -> Option<(OwnedServerName, Duration)> {
+/// What was found at `/.well-known`: where to go, and for how long.
+enum Found {
+    Delegation(OwnedServerName, Duration),
+    Nothing,
+    /// Nobody answered, or not as one who could know.
+    NoAnswer,
+}
+
+impl Said {
+    /// What is known of a server now, after what was known `before`.
+    fn after(before: Option<Self>, found: Found, now_ms: u64) -> Self {
+        let later =
+            |from_ms: u64, time: Duration| from_ms.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        match found {
+            Found::Delegation(name, kept) => {
+                let until_ms = later(now_ms, kept);
+                Self { delegated: Some(name), until_ms, grace_until_ms: later(until_ms, GRACE) }
+            }
+            Found::Nothing => Self { delegated: None, until_ms: later(now_ms, KEPT_FAILURE), grace_until_ms: 0 },
+            Found::NoAnswer => {
+                let before = before.filter(|before| before.grace_until_ms > now_ms);
+                let grace_until_ms = before.as_ref().map_or(0, |before| before.grace_until_ms);
+                let delegated = before.and_then(|before| before.delegated);
+                Self { delegated, until_ms: later(now_ms, UNANSWERED), grace_until_ms }
+            }
+        }
+    }
+}
+
+async fn fetch_well_known(server: &Server, name: &ServerName) -> Found {
     let request = http::Request::get(format!("https://{}/.well-known/matrix/server", name.host()));
-    let response = server.outgoing.send(request.body(Bytes::new()).ok()?, WELL_KNOWN).await.ok()?;
+    let Ok(request) = request.body(Bytes::new()) else { return Found::Nothing };
+    let Ok(response) = server.outgoing.send(request, WELL_KNOWN).await else { return Found::NoAnswer };
+    if response.status().is_server_error() || response.status() == StatusCode::TOO_MANY_REQUESTS {
+        return Found::NoAnswer;
+    }
     if response.status() != StatusCode::OK {
-        return None;
+        return Found::Nothing;
     }
     let (parts, body) = response.into_parts();
-    let body = outgoing::read(body).await.ok()?;
-    let said: discover_homeserver::Response = {
-        use ruma::api::IncomingResponseExt;
-        let response = http::Response::new(body.as_ref());
-        discover_homeserver::Response::try_from_http_response(response).ok()?
+    let body = match outgoing::read(body).await {
+        Ok(body) => body,
+        Err(Failure::TooLarge(_)) => return Found::Nothing,
+        Err(_) => return Found::NoAnswer,
     };
-    let is_usable = !said.server.host().ends_with('.');
-    is_usable.then(|| (said.server, kept_for(&parts.headers)))
+    let said = discover_homeserver::Response::try_from_http_response(http::Response::new(body.as_ref()));
+    match said {
+        Ok(said) if !said.server.host().ends_with('.') => Found::Delegation(said.server, kept_for(&parts.headers)),
+        _ => Found::Nothing,
+    }
 }
 
 /// How long an answer may be kept, by its `Cache-Control`.
@@ -149,6 +196,23 @@ mod tests {
         assert_eq!(place("[::1]:99"), of("[::1]:99", "[::1]:99"));
         assert_eq!(place("example.org:443"), of("example.org:443", "example.org:443"));
         assert_eq!(place("example.org"), None);
+    }
+
+    #[test]
+    fn where_nobody_answers_what_was_said_before_is_believed_for_a_while() {
+        let minutes = |count: u64| Duration::from_secs(60 * count);
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap();
+        let name: OwnedServerName = "matrix.example.org".try_into().unwrap();
+        let said = Said::after(None, Found::Delegation(name.clone(), minutes(60)), 0);
+        assert_eq!((said.delegated.as_ref(), said.until_ms), (Some(&name), ms(minutes(60))));
+        let now = said.until_ms;
+        let later = Said::after(Some(said.clone()), Found::NoAnswer, now);
+        assert_eq!((later.delegated.as_ref(), later.until_ms), (Some(&name), now + ms(UNANSWERED)));
+        let too_late = Said::after(Some(later.clone()), Found::NoAnswer, now + ms(GRACE));
+        assert_eq!(too_late.delegated, None, "each time without an answer does not make it longer");
+        assert_eq!(Said::after(Some(later), Found::Nothing, now).delegated, None, "it says something else now");
+        let stranger = Said::after(None, Found::NoAnswer, now);
+        assert_eq!((stranger.delegated, stranger.until_ms), (None, now + ms(UNANSWERED)));
     }
 
     #[test]
