@@ -64,7 +64,7 @@ pub fn below(view: &View<'_>, until: RoomPos) -> Result<Option<Gap>> {
 }
 
 /// The gap just before the event at `pos`.
-fn at(view: &View<'_>, pos: RoomPos) -> Result<Gap> {
+pub(super) fn at(view: &View<'_>, pos: RoomPos) -> Result<Gap> {
     let scan = Scan::before::<super::tables::Timeline>(&(view.nid, pos), &view.nid).backward();
     let last = view.snapshot.scan::<super::tables::Timeline>(scan).next().transpose()?;
     let last_before = last.map(|row| row.key().map(|key| key.1)).transpose()?;

@@ -64,6 +64,8 @@ pub struct Request<'q> {
     pub limit: usize,
     pub filter: &'q RoomEventFilter,
     pub relations: &'q RelationFilter,
+    /// Whether to end where something is missing, unless that is where it begins.
+    pub stops_at_gaps: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -96,6 +98,17 @@ pub fn messages(reader: &Reader<'_, '_>, newest: RoomPos, request: &Request<'_>)
     };
     let mut wanted = Wanted::new(reader, request.filter, request.limit)?;
     wanted.filter = wanted.filter.with_relations(request.relations);
+    if request.stops_at_gaps
+        && let Some(stop) = next_stop(reader, after, until, request.direction)?
+    {
+        let (after, until) = match request.direction {
+            Direction::Forward => (after, stop),
+            Direction::Backward => (stop, until),
+        };
+        let page = wanted.page(reader, after, until, request.direction, wanted.limit)?;
+        let members = if wanted.is_lazy { read::senders(reader.view(), &page.entries)? } else { Vec::new() };
+        return Ok(Chunk { start, end: page.next.or(Some(stop)), entries: page.entries, members, gap: None });
+    }
     let page = wanted.page(reader, after, until, request.direction, wanted.limit)?;
     let members = if wanted.is_lazy { read::senders(reader.view(), &page.entries)? } else { Vec::new() };
     let mut chunk = Chunk { start, end: page.next, entries: page.entries, members, gap: None };
@@ -119,6 +132,21 @@ pub fn messages(reader: &Reader<'_, '_>, newest: RoomPos, request: &Request<'_>)
         chunk.end = Some(end);
     }
     Ok(chunk)
+}
+
+/// The place at the first gap that somebody meets who reads a range in `direction`; `None` if he meets none, or begins at
+/// it.
+fn next_stop(reader: &Reader<'_, '_>, after: RoomPos, until: RoomPos, direction: Direction) -> Result<Option<RoomPos>> {
+    let view = reader.view();
+    match direction {
+        Direction::Backward => {
+            Ok(gaps::newest(view, after, until)?.map(|gap| timeline::behind(gap, Direction::Backward)))
+        }
+        Direction::Forward => {
+            let gap = gaps::lowest(view, after, until)?.map(|gap| gaps::at(view, gap)).transpose()?;
+            Ok(gap.and_then(|gap| gap.last_before).filter(|place| *place > after))
+        }
+    }
 }
 
 /// Notes what `chunk`, read backward from `until`, lacks in between or at its end.
@@ -274,6 +302,7 @@ pub fn first_look(reader: &Reader<'_, '_>, newest: RoomPos, limit: usize) -> Res
         limit,
         filter: &filter,
         relations: &RelationFilter::default(),
+        stops_at_gaps: true,
     };
     let mut chunk = messages(reader, newest, &request)?;
     chunk.entries.reverse();
@@ -420,7 +449,15 @@ mod tests {
             let chunk = messages(
                 reader,
                 newest,
-                &Request { from, to: None, direction, limit, filter: &filter, relations: &RelationFilter::default() },
+                &Request {
+                    from,
+                    to: None,
+                    direction,
+                    limit,
+                    filter: &filter,
+                    relations: &RelationFilter::default(),
+                    stops_at_gaps: false,
+                },
             )?;
             pages += 1;
             assert!(chunk.entries.len() <= limit);
@@ -477,7 +514,7 @@ mod tests {
                     let (first, last) = (index.saturating_sub(limit / 2), index + (limit - limit / 2));
                     prop_assert_eq!(&shown, &expected[first..=last.min(expected.len() - 1)]);
 
-                    let before = Request { from: Some(found.start), to: None, direction: Direction::Backward, limit: 99, filter: &filter, relations: &RelationFilter::default() };
+                    let before = Request { from: Some(found.start), to: None, direction: Direction::Backward, limit: 99, filter: &filter, relations: &RelationFilter::default(), stops_at_gaps: false };
                     let mut rest: Vec<_> = ids(messages(reader, newest, &before).unwrap().entries).collect();
                     rest.reverse();
                     let after = Request { from: Some(found.end), direction: Direction::Forward, ..before };

@@ -1,6 +1,6 @@
 //! A room's timeline, page by page: what a reader may see of it and asked for.
 
-use super::{event_filter::EventFilter, show::Reader, tables::Timeline, visibility::unreadable};
+use super::{event_filter::EventFilter, gaps, show::Reader, tables::Timeline, visibility::unreadable};
 use crate::{
     error::Result,
     event::StoredEvent,
@@ -49,7 +49,8 @@ pub struct Page {
     /// In the order of `direction`.
     pub entries: Vec<Entry>,
     /// The place (after all events up to and with this one) from which to go on in the same direction; `None` if the
-    /// reader has nothing more to see there.
+    /// reader has nothing more to see there. No gap is between it and the last of the entries: what comes into that
+    /// later is still ahead.
     pub next: Option<RoomPos>,
 }
 
@@ -75,16 +76,29 @@ fn page_within(budget: Budget, reader: &Reader<'_, '_>, query: &Query<'_>) -> Re
         for ((pos, nid), event) in std::iter::zip(batch, reader.view().events(&nids)?) {
             scanned += 1;
             let is_wanted = wants(reader, query, nid, &event)?;
-            if is_wanted && (entries.len() >= query.limit || bytes >= budget.bytes) {
-                return Ok(Page { entries, next: Some(ahead_of(pos, query.direction)) });
-            }
-            if is_wanted {
+            let is_full = is_wanted && (entries.len() >= query.limit || bytes >= budget.bytes);
+            if is_wanted && !is_full {
                 bytes += event.common.len();
                 entries.push(Entry { pos, nid, event });
             }
-            if scanned >= budget.scanned {
-                return Ok(Page { entries, next: Some(behind(pos, query.direction)) });
+            if is_full || scanned >= budget.scanned {
+                let next = if is_full { ahead_of(pos, query.direction) } else { behind(pos, query.direction) };
+                let next = before_gap(reader, query, entries.last().map(|last| last.pos), next)?;
+                return Ok(Page { entries, next: Some(next) });
             }
+        }
+    }
+}
+
+/// `next`, or the place at the first gap on the way there from `last`, the last event that is shown; from the beginning, if
+/// none is. Where a page that shows nothing begins at a gap, it leads beyond: else nobody would get there.
+fn before_gap(reader: &Reader<'_, '_>, query: &Query<'_>, last: Option<RoomPos>, next: RoomPos) -> Result<RoomPos> {
+    let view = reader.view();
+    match query.direction {
+        Direction::Backward => Ok(gaps::newest(view, next, last.unwrap_or(query.until))?.map_or(next, before)),
+        Direction::Forward => {
+            let Some(gap) = gaps::lowest(view, last.unwrap_or(query.after), beyond(next))? else { return Ok(next) };
+            Ok(gaps::at(view, gap)?.last_before.filter(|place| *place > query.after).unwrap_or(next))
         }
     }
 }

@@ -446,6 +446,95 @@ async fn what_was_said_while_we_were_away_fits_between_what_we_have() {
     world.check();
 }
 
+/// The same room, of which bob was not in for `missed` events, and the id of what was said before.
+async fn away(missed: usize) -> (World, String) {
+    let world = joined().await;
+    let first = world.room.say("first stay");
+    world.room.send(&world.here, vec![world.room.event(&first)]).await.ok();
+    world.until_seen(&first).await;
+    world.bob.leave(&world.room.id).await;
+    for number in 0..missed {
+        world.room.say(&format!("missed {number}"));
+    }
+    world.join(&["there"]).await;
+    (world, first)
+}
+
+impl World {
+    /// A page of the timeline: what is in it, and the token of the next.
+    async fn page(&self, dir: &str, from: &Value, limit: usize) -> (Vec<String>, Value) {
+        let mut pairs = vec![("dir", dir.to_owned()), ("limit", limit.to_string())];
+        pairs.extend(from.as_str().map(|from| ("from", from.to_owned())));
+        let pairs: Vec<_> = pairs.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        let page = self.bob.get(&format!("/v3/rooms/{}/messages{}", self.room.id, query(&pairs))).await.ok();
+        (page["chunk"].as_array().unwrap().iter().map(what).collect(), page["end"].clone())
+    }
+}
+
+#[tokio::test]
+async fn the_page_after_one_that_ends_at_a_gap_begins_with_what_was_in_it() {
+    let (world, _) = away(10).await;
+    let (shown, end) = world.page("b", &Value::Null, 1).await;
+    assert_eq!(shown, ["m.room.member"]);
+    assert_eq!(world.network.count("there", "/_matrix/federation/v1/backfill/"), 0, "nobody has asked for it");
+    let (shown, _) = world.page("b", &end, 3).await;
+    assert_eq!(shown, ["missed 9", "missed 8", "missed 7"]);
+    world.check();
+}
+
+#[tokio::test]
+async fn a_page_read_forward_that_ends_at_a_gap_does_not_lead_beyond_it() {
+    let (world, first) = away(10).await;
+    let around = world.bob.get(&format!("/v3/rooms/{}/context/{}?limit=0", world.room.id, path(&first))).await.ok();
+    let (shown, end) = world.page("f", &around["end"], 1).await;
+    assert_eq!(shown, ["m.room.member"]);
+    assert_eq!(world.page("f", &end, 2).await.0, ["missed 0", "missed 1"]);
+    world.check();
+}
+
+#[tokio::test]
+async fn what_is_around_an_event_has_tokens_that_step_over_no_gap() {
+    let (world, _) = away(10).await;
+    let join = id_of(&world.room.state_event("m.room.member", "@bob:here").unwrap());
+    let around = world.bob.get(&format!("/v3/rooms/{}/context/{}?limit=0", world.room.id, path(&join))).await.ok();
+    assert_eq!(world.page("b", &around["start"], 2).await.0, ["missed 9", "missed 8"]);
+    world.check();
+}
+
+#[tokio::test]
+async fn a_large_gap_is_read_page_by_page_without_leaving_anything_out() {
+    let (world, _) = away(30).await;
+    world.room.limit_backfill(4);
+    let (mut history, mut from) = (Vec::new(), Value::Null);
+    loop {
+        let (shown, end) = world.page("b", &from, 100).await;
+        history.extend(shown);
+        from = end;
+        if from.is_null() {
+            break;
+        }
+    }
+    let missed: Vec<_> = history.iter().filter(|body| body.starts_with("missed")).cloned().collect();
+    let expected: Vec<_> = (0..30).rev().map(|number| format!("missed {number}")).collect();
+    assert_eq!(missed, expected, "{history:?}");
+    assert_eq!(history.last().unwrap(), "m.room.create");
+    world.check();
+}
+
+#[tokio::test]
+async fn what_can_not_be_had_now_is_still_ahead_when_it_can() {
+    let (world, _) = away(5).await;
+    world.peer.refuse(Method::GET, "/_matrix/federation/v1/backfill/", 403, "M_FORBIDDEN");
+    let (shown, end) = world.page("b", &Value::Null, 100).await;
+    assert_eq!(shown, ["m.room.member"]);
+    // Who goes on all the same gets what there is beyond.
+    assert!(world.page("b", &end, 100).await.0.contains(&"first stay".to_owned()));
+    world.room.limit_backfill(100);
+    world.here.advance(Duration::from_secs(61));
+    assert_eq!(world.page("b", &end, 2).await.0, ["missed 4", "missed 3"]);
+    world.check();
+}
+
 #[tokio::test]
 async fn a_timeline_does_not_go_on_beyond_a_gap() {
     let world = joined().await;

@@ -67,11 +67,12 @@ async fn messages(
     let wanted = Arc::new((body.filter, relations));
     let limit = usize::try_from(body.limit).unwrap_or(usize::MAX);
     let mut tries_left = MAX_BACKFILLS;
+    let mut stops_at_gaps = false;
     loop {
         let wanted = Arc::clone(&wanted);
         let answer = history::read(&server, sender.clone(), body.room_id.clone(), move |reader, newest| {
             let (filter, relations) = &*wanted;
-            let request = Request { from, to, direction, limit, filter, relations };
+            let request = Request { from, to, direction, limit, filter, relations, stops_at_gaps };
             let found = history::messages(reader, newest, &request)?;
             let mut response = get_message_events::v3::Response::new();
             response.start = TimelineToken(found.start).to_string();
@@ -82,8 +83,11 @@ async fn messages(
         });
         let (response, gap) = answer.await?.ok_or_else(not_in_room)?;
         match gap {
+            None => return Ok(Matrix(response)),
+            Some(_) if stops_at_gaps => return Ok(Matrix(response)), // it begins at one that nobody fills
             Some((room, until)) if tries_left > 0 && backfill::fill(&server, room, until).await? => tries_left -= 1,
-            _ => return Ok(Matrix(response)),
+            // What is missing may come later, so the page ends before it, and the next one begins with another try.
+            Some(_) => stops_at_gaps = true,
         }
     }
 }

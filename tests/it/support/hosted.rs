@@ -163,6 +163,16 @@ impl HostedRoom {
         );
     }
 
+    /// From now on, no more than `limit` events of the room's past are told at once.
+    pub fn limit_backfill(&self, limit: usize) {
+        let room = self.clone();
+        self.peer.on(Method::GET, "/_matrix/federation/v1/backfill/", move |asked| {
+            let mut told = room.before(&query(asked, "v"));
+            told.truncate(limit);
+            json!({ "origin": room.peer.name(), "origin_server_ts": START_MS, "pdus": told })
+        });
+    }
+
     /// What `make_join` and its like answer.
     pub fn draft(&self, user: &str, membership: &str) -> Value {
         let inner = self.inner.lock();
