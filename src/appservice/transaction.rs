@@ -113,8 +113,8 @@ impl News {
         let known = snapshot.get::<Cursors>(&&*registration.id)?.unwrap_or_default();
         let (mut key_changes, mut has_more) = (known.key_changes, false);
         if registration.wants_encryption {
-            let (changed, upto) = changed_users(server, &snapshot, known.key_changes)?;
-            (key_changes, has_more) = (upto, changed.len() >= KEY_CHANGES);
+            let changed;
+            (changed, key_changes, has_more) = changed_users(server, &snapshot, known.key_changes)?;
             body.device_lists = (!changed.is_empty()).then_some(DeviceLists { changed, left: [] });
             body.add_key_counts(&snapshot, &to_device)?;
         }
@@ -140,7 +140,7 @@ impl News {
 
     /// Nothing to tell and nowhere to go on from.
     pub fn is_nothing(&self) -> bool {
-        self.body.is_none() && self.events.is_none() && self.invites.is_empty()
+        self.body.is_none() && self.events.is_none() && self.invites.is_empty() && self.to_device.is_empty()
     }
 
     /// Makes it the transaction that the service is told next.
@@ -248,20 +248,24 @@ fn to_device_messages(snapshot: &Snapshot<'_>, service: &str) -> Result<(Waiting
     Ok((waiting, messages))
 }
 
-/// The users whose device lists changed after `after`, and up to where that is known.
+/// The users whose device lists changed after `after`, up to where that is known, and whether there may be more.
 fn changed_users(
     server: &Server,
     snapshot: &Snapshot<'_>,
     after: StreamPos,
-) -> Result<(BTreeSet<OwnedUserId>, StreamPos)> {
-    let (mut changed, mut upto) = (BTreeSet::new(), after);
+) -> Result<(BTreeSet<OwnedUserId>, StreamPos, bool)> {
+    let (mut changed, mut upto, mut count) = (BTreeSet::new(), after, 0);
     if server.store.recent().may_have_changed::<KeyChanges>(Group::of(()), after) {
-        for row in snapshot.scan::<KeyChanges>(Scan::from::<KeyChanges>(&after.next(), &())).take(KEY_CHANGES) {
+        for row in snapshot.scan::<KeyChanges>(Scan::from::<KeyChanges>(&after.next(), &())) {
             let row = row?;
             let (pos, user) = row.key()?;
+            // One change may be of several users, and is told whole: the next look begins after it.
+            if count >= KEY_CHANGES && pos > upto {
+                return Ok((changed, upto, true));
+            }
             changed.insert(user.to_owned());
-            upto = pos;
+            (upto, count) = (pos, count + 1);
         }
     }
-    Ok((changed, upto))
+    Ok((changed, upto, false))
 }
