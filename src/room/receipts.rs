@@ -109,16 +109,19 @@ pub async fn set(server: &Arc<Server>, user: &UserId, room_id: &RoomId, marks: V
 
 /// Tells application services of receipts.
 fn tell_services(server: &Server, room: RoomNid, user: &UserId, moved: &[Mark]) -> Result<()> {
-    for mark in moved {
-        let Some(receipt_type) = mark.kind.receipt_type() else { continue };
-        let mut shown = json!({ "ts": server.clock.now_ms() });
-        if mark.thread != Thread::Any {
-            shown["thread_id"] = mark.thread.key().into();
-        }
-        let content = json!({ &*mark.event_id: { receipt_type: { user: shown } } });
-        ephemeral::receipt(server, room, user, &content, mark.kind == Kind::Private)?;
+    let now_ms = server.clock.now_ms();
+    moved.iter().try_for_each(|mark| tell_services_of(server, room, user, mark, now_ms))
+}
+
+/// Tells application services of one receipt, of whatever server's user.
+pub fn tell_services_of(server: &Server, room: RoomNid, user: &UserId, mark: &Mark, ts_ms: u64) -> Result<()> {
+    let Some(receipt_type) = mark.kind.receipt_type() else { return Ok(()) };
+    let mut shown = json!({ "ts": ts_ms });
+    if mark.thread != Thread::Any {
+        shown["thread_id"] = mark.thread.key().into();
     }
-    Ok(())
+    let content = json!({ &*mark.event_id: { receipt_type: { user: shown } } });
+    ephemeral::receipt(server, room, user, &content, mark.kind == Kind::Private)
 }
 
 /// Marks that may be moved, and to where in the room.
@@ -236,8 +239,7 @@ pub fn put_remote(
     tx: &mut Transaction<'_>,
     room: RoomNid,
     user: &UserId,
-    thread: &Thread,
-    event_id: OwnedEventId,
+    Mark { thread, event_id, .. }: &Mark,
     ts_ms: u64,
 ) -> Result<bool> {
     if let Thread::Of(root) = thread
@@ -245,8 +247,8 @@ pub fn put_remote(
     {
         return Ok(false);
     }
-    let pos = position(tx.before(), room, &event_id)?.unwrap_or(RoomPos::MAX);
-    put(tx, (room, user, PUBLIC, thread.key()), event_id, pos, ts_ms)
+    let pos = position(tx.before(), room, event_id)?.unwrap_or(RoomPos::MAX);
+    put(tx, (room, user, PUBLIC, thread.key()), event_id.clone(), pos, ts_ms)
 }
 
 /// One receipt of one user.

@@ -170,6 +170,7 @@ pub fn set_remote(server: &Arc<Server>, room: RoomNid, user: &UserId, is_typing:
     let timeout_ms = u64::try_from(REMOTE_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
     server.typing.set(room, user, is_typing.then(|| server.clock.now_ms().saturating_add(timeout_ms)));
     server.wakers.room(server, room);
+    tell_services(server, room);
     if is_typing {
         tokio::spawn(expire_after(Arc::downgrade(server), REMOTE_TIMEOUT));
     }

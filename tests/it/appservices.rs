@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::{
-    Answer, TestServer, User,
+    Answer, HostedRoom, TestNetwork, TestServer, User,
     listener::{Listener, Received},
     room::{event_id, path},
 };
@@ -17,6 +17,7 @@ const TOKEN: &str = "token of the bridge";
 
 /// A server with one service, `irc`, whose users begin with `_irc_` and whose aliases with `#irc_`.
 struct Bridge {
+    network: TestNetwork,
     server: TestServer,
     service: Listener,
     _folder: TempDir,
@@ -39,9 +40,11 @@ impl Bridge {
         );
         fs::write(folder.path().join("irc.yaml"), registration).unwrap();
         let registrations = vec![folder.path().to_owned()];
-        let server = TestServer::with(|config| config.appservice_registrations = registrations).await;
+        let network = TestNetwork::new();
+        let server = network.server_with("example.org", |config| config.appservice_registrations = registrations);
+        let server = server.await;
         background::start(server.inside());
-        Self { server, service, _folder: folder }
+        Self { network, server, service, _folder: folder }
     }
 
     async fn request(&self, method: Method, path: &str, body: Value) -> Answer {
@@ -242,6 +245,33 @@ async fn typing_receipts_and_presence_come_if_asked_for() {
     alice.put(&format!("/v3/presence/{}/status", alice.id), status).await.ok();
     let presence = next("m.presence").await;
     assert_eq!((&presence["sender"], &presence["content"]["status_msg"]), (&json!(alice.id), &json!("here")));
+}
+
+#[tokio::test]
+async fn who_types_and_reads_elsewhere_is_told_too() {
+    let bridge = Bridge::with("receive_ephemeral: true\n").await;
+    let ghost = bridge.ghost("_irc_bob").await;
+    let peer = bridge.network.peer("there");
+    let room = HostedRoom::new(&peer);
+    let alice = peer.user("alice");
+    bridge.act(&ghost, Method::POST, &format!("/v3/join/{}?via=there", path(&room.id)), json!({})).await.ok();
+    let read = room.say("read");
+    room.send(&bridge.server, vec![room.event(&read)]).await.ok();
+    let edus = json!([
+        { "edu_type": "m.typing", "content": { "room_id": room.id, "user_id": alice, "typing": true } },
+        { "edu_type": "m.receipt", "content": { &room.id: { "m.read": {
+            &alice: { "data": { "ts": 5 }, "event_ids": [read] },
+        } } } },
+    ]);
+    let body = json!({ "origin": "there", "origin_server_ts": 1, "pdus": [], "edus": edus });
+    peer.put(&bridge.server, "/v1/send/edus", body).await.ok();
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        told.extend(bridge.told("ephemeral").await.into_iter().filter(|event| event["type"] != "m.presence"));
+    }
+    let of_type = |event_type: &str| told.iter().find(|event| event["type"] == event_type).unwrap();
+    assert_eq!(of_type("m.typing")["content"], json!({ "user_ids": [alice] }));
+    assert_eq!(of_type("m.receipt")["content"], json!({ &read: { "m.read": { &alice: { "ts": 5 } } } }));
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 //! <https://spec.matrix.org/v1.19/server-server-api/#receipts>
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, ServerName};
 use serde::{Deserialize, Serialize};
@@ -11,7 +14,7 @@ use crate::{
     Server,
     error::{Error, Result},
     room::{
-        receipts::{self, PUBLIC, Thread},
+        receipts::{self, Kind, Mark, PUBLIC, Thread},
         tables::{Receipts, Rooms},
     },
     store::{RoomNid, Snapshot, Transaction},
@@ -45,8 +48,7 @@ pub fn contents(
     receipts: Vec<(RoomNid, OwnedUserId, String)>,
 ) -> Result<Vec<Content>> {
     let mut contents: Vec<Content> = Vec::new();
-    let receipts: std::collections::BTreeSet<_> =
-        receipts.into_iter().filter(|(_, user, _)| server.is_ours(user)).collect();
+    let receipts: BTreeSet<_> = receipts.into_iter().filter(|(_, user, _)| server.is_ours(user)).collect();
     for (room, user, thread) in receipts {
         let Some(kept) = snapshot.get::<Receipts>(&(room, &user, PUBLIC, &thread))? else { continue };
         let Some(row) = snapshot.get::<Rooms>(&room)? else { continue };
@@ -84,7 +86,9 @@ pub async fn receive(server: &Arc<Server>, origin: &ServerName, content: BTreeMa
                     break;
                 }
                 match room_of(server, &snapshot, &origin, &user, &room_id) {
-                    Ok(room) => selected.push((room, user, thread, event_id, data.ts)),
+                    Ok(room) => {
+                        selected.push((room, user, Mark { kind: Kind::Public, thread, event_id }, data.ts));
+                    }
                     Err(Error::Refused { .. }) => {}
                     Err(error) => return Err(error),
                 }
@@ -97,16 +101,19 @@ pub async fn receive(server: &Arc<Server>, origin: &ServerName, content: BTreeMa
         return Ok(());
     }
     let write = move |tx: &mut Transaction<'_>| {
-        let mut moved = std::collections::BTreeSet::new();
-        for (room, user, thread, event_id, ts_ms) in receipts {
-            if receipts::put_remote(tx, room, &user, &thread, event_id, ts_ms)? {
-                moved.insert(room);
+        let mut moved = Vec::new();
+        for (room, user, mark, ts_ms) in receipts {
+            if receipts::put_remote(tx, room, &user, &mark, ts_ms)? {
+                moved.push((room, user, mark, ts_ms));
             }
         }
         Ok::<_, Error>(moved)
     };
-    for room in server.store.commit(write).await? {
-        server.wakers.room(server, room);
+    let mut rooms = BTreeSet::new();
+    for (room, user, mark, ts_ms) in server.store.commit(write).await? {
+        receipts::tell_services_of(server, room, &user, &mark, ts_ms)?;
+        rooms.insert(room);
     }
+    rooms.into_iter().for_each(|room| server.wakers.room(server, room));
     Ok(())
 }
