@@ -337,12 +337,18 @@ pub fn profile_changed(server: &Arc<Server>, user: &UserId) {
 }
 
 /// What another server says of a user of its, with whom we share a room: `last_active_ago_ms` is by its clock.
-pub fn set_remote(server: &Arc<Server>, user: &UserId, state: State, status: Option<String>, last_active_ago_ms: u64) {
+pub fn set_remote(
+    server: &Arc<Server>,
+    user: &UserId,
+    state: State,
+    status: Option<String>,
+    last_active_ago_ms: Option<u64>,
+) {
     let status = status.filter(|status| status.len() <= MAX_STATUS_BYTES);
     let has_changed = server.presence.update(user, |entry, now_ms| {
         let has_new_status = entry.status_msg != status;
         entry.status_msg = status;
-        entry.last_active_ms = Some(now_ms.saturating_sub(last_active_ago_ms));
+        entry.last_active_ms = last_active_ago_ms.map(|ago_ms| now_ms.saturating_sub(ago_ms));
         entry.remote = Some((state, now_ms.saturating_add(REMOTE_TIMEOUT_MS)));
         has_new_status
     });

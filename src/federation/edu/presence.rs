@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use ruma::{
-    OwnedServerName, ServerName,
-    api::federation::transactions::edu::{PresenceContent, PresenceUpdate},
-};
+use ruma::{OwnedServerName, OwnedUserId, ServerName, presence::PresenceState};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::check_owner;
 use crate::{
@@ -18,7 +17,22 @@ use crate::{
 /// Of how many users one EDU may tell. Source: our choice.
 const MAX_UPDATES: usize = 500;
 
-pub async fn receive(server: &Arc<Server>, origin: &ServerName, content: PresenceContent) -> Result<()> {
+#[derive(Deserialize)]
+pub struct Content {
+    push: Vec<Box<RawValue>>,
+}
+
+/// What is told of one user. One that is malformed costs itself only.
+#[derive(Deserialize)]
+struct Update {
+    user_id: OwnedUserId,
+    presence: PresenceState,
+    status_msg: Option<String>,
+    /// In milliseconds. Synapse leaves it out for users who were never active.
+    last_active_ago: Option<u64>,
+}
+
+pub async fn receive(server: &Arc<Server>, origin: &ServerName, content: Content) -> Result<()> {
     if !server.presence.is_enabled() {
         return Ok(());
     }
@@ -27,6 +41,7 @@ pub async fn receive(server: &Arc<Server>, origin: &ServerName, content: Presenc
         let snapshot = server.store.snapshot();
         let mut known = Vec::new();
         for update in content.push.into_iter().take(MAX_UPDATES) {
+            let Ok(update) = serde_json::from_str::<Update>(update.get()) else { continue };
             // Of whoever shares no room with us nobody here may see anything.
             if check_owner(&origin, &update.user_id).is_ok()
                 && !shared_rooms(server, &snapshot, &update.user_id)?.is_empty()
@@ -37,9 +52,9 @@ pub async fn receive(server: &Arc<Server>, origin: &ServerName, content: Presenc
         Ok::<_, Error>(known)
     };
     for update in server.blocking(select).await? {
-        let PresenceUpdate { user_id, presence, status_msg, last_active_ago, .. } = update;
+        let Update { user_id, presence, status_msg, last_active_ago } = update;
         let Ok(state) = presence::State::of(&presence) else { continue };
-        presence::set_remote(server, &user_id, state, status_msg, last_active_ago.into());
+        presence::set_remote(server, &user_id, state, status_msg, last_active_ago);
     }
     Ok(())
 }

@@ -76,6 +76,22 @@ async fn presence_is_seen_on_the_other_server() {
 }
 
 #[tokio::test]
+async fn presence_of_who_was_never_active_costs_nobody_elses() {
+    let scripted = Scripted::new().await;
+    let (alice, carol) = (scripted.peer.user("alice"), scripted.peer.user("carol"));
+    let since = scripted.bob.now().await;
+    let push = json!([
+        { "user_id": carol, "presence": "offline", "status_msg": null }, // as Synapse has it
+        { "user_id": carol, "presence": 1 },
+        { "user_id": alice, "presence": "online", "last_active_ago": 5, "currently_active": true },
+    ]);
+    scripted.send(json!([{ "edu_type": "m.presence", "content": { "push": push } }])).await;
+    let answer = scripted.bob.sync(&since).await;
+    let events = answer["presence"]["events"].as_array().unwrap();
+    assert!(events.iter().any(|event| event["sender"] == alice && event["content"]["presence"] == "online"), "{answer}");
+}
+
+#[tokio::test]
 async fn to_device_messages_cross_once() {
     let pair = Pair::new().await;
     let Pair { alice, bob, .. } = &pair;
