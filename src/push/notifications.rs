@@ -72,8 +72,8 @@ pub fn list(server: &Server, user: &UserId, page: &Page) -> Result<Found> {
 struct Merged<'s> {
     views: HashMap<RoomNid, View<'s>>,
     timelines: HashMap<RoomNid, Rows<'s, Timeline>>,
-    /// The next event of each room.
-    heads: BTreeMap<StreamPos, Entry>,
+    /// The next event of each room. What was fetched into a gap may have the place of an event of another room.
+    heads: BTreeMap<(StreamPos, RoomNid), Entry>,
     /// The place of the last event that was looked at.
     looked_at: StreamPos,
 }
@@ -110,13 +110,13 @@ impl<'s> Merged<'s> {
         Ok(Some(entry))
     }
 
-    /// Reads the next event of a room. No two live events have one place.
+    /// Reads the next event of a room.
     fn advance(&mut self, room: RoomNid) -> Result<()> {
         let row: Option<Row<Timeline>> = self.timelines.get_mut(&room).and_then(Iterator::next).transpose()?;
         let Some(row) = row else { return Ok(()) };
         if let Ok(pos) = u64::try_from(row.key()?.1.0) {
             let pos = StreamPos(pos);
-            self.heads.insert(pos, Entry { pos, room, event: row.value });
+            self.heads.insert((pos, room), Entry { pos, room, event: row.value });
         }
         Ok(())
     }
