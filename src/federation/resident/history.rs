@@ -143,7 +143,7 @@ pub async fn missing(
         while let Some(met) = ahead.pop_front()
             && !walk.is_full()
         {
-            if met.event.depth < min_depth {
+            if met.depth < min_depth {
                 continue;
             }
             walk.add(&met)?;
@@ -167,10 +167,10 @@ struct Walk<'v, 's> {
     events: Vec<Box<RawValue>>,
 }
 
-/// An event on the way.
+/// An event on the way: not the event itself, since there may be thousands ahead.
 struct Met {
     nid: EventNid,
-    event: StoredEvent,
+    depth: u64,
 }
 
 impl<'v, 's> Walk<'v, 's> {
@@ -188,14 +188,13 @@ impl<'v, 's> Walk<'v, 's> {
     /// The event of that id, if it is one of the room's and met for the first time.
     fn meet(&mut self, id: &EventId) -> Result<Option<Met>> {
         let nid = self.sight.view.event_nid(id)?.filter(|nid| self.seen.insert(*nid));
-        let met = nid.map(|nid| Ok::<_, Error>(Met { nid, event: self.sight.view.event(nid)? })).transpose()?;
-        Ok(met)
+        nid.map(|nid| Ok(Met { nid, depth: self.sight.view.event(nid)?.depth })).transpose()
     }
 
     /// Adds the event to the answer, as the server may see it.
     fn add(&mut self, met: &Met) -> Result<()> {
         self.scanned += 1;
-        if let Some(json) = self.sight.show(&met.event)? {
+        if let Some(json) = self.sight.show(&self.sight.view.event(met.nid)?)? {
             self.bytes += json.len();
             self.events.push(raw(json)?);
         }
@@ -208,7 +207,7 @@ struct Deepest(Met);
 
 impl Deepest {
     fn key(&self) -> (u64, EventNid) {
-        (self.0.event.depth, self.0.nid)
+        (self.0.depth, self.0.nid)
     }
 }
 
