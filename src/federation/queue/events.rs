@@ -150,7 +150,9 @@ fn arrival(
     for row in snapshot.list::<UserRooms>(&user) {
         let row = row?;
         let room = row.key()?.1;
-        if row.value.membership == Membership::Join && room != entry.room {
+        // Of rooms that he came into since, the entries that follow tell.
+        let was_there = row.value.joined_at.is_some_and(|joined_at| joined_at < entry.pos);
+        if row.value.membership == Membership::Join && was_there && room != entry.room {
             let known = servers_in(snapshot, room)?;
             servers.retain(|name| !known.contains(name));
         }

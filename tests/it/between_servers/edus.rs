@@ -88,7 +88,10 @@ async fn presence_of_who_was_never_active_costs_nobody_elses() {
     scripted.send(json!([{ "edu_type": "m.presence", "content": { "push": push } }])).await;
     let answer = scripted.bob.sync(&since).await;
     let events = answer["presence"]["events"].as_array().unwrap();
-    assert!(events.iter().any(|event| event["sender"] == alice && event["content"]["presence"] == "online"), "{answer}");
+    assert!(
+        events.iter().any(|event| event["sender"] == alice && event["content"]["presence"] == "online"),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
