@@ -38,7 +38,12 @@ pub fn update(
     let is_there = device::get(snapshot, user, device)?.is_some();
     let keys = keys::query(snapshot, Asker::server(server), user, &[device.to_owned()])?;
     match keys.devices.into_values().next() {
-        Some(keys) if is_there => content["keys"] = serde_json::to_value(keys).map_err(Error::internal)?,
+        Some(keys) if is_there => {
+            if let Some(name) = keys::name_in(keys.get()) {
+                content["device_display_name"] = name.into();
+            }
+            content["keys"] = serde_json::to_value(keys).map_err(Error::internal)?;
+        }
         _ => content["deleted"] = json!(!is_there),
     }
     Ok(content)
@@ -69,14 +74,15 @@ pub struct Update {
     #[serde(default)]
     deleted: bool,
     keys: Option<Box<RawValue>>,
+    device_display_name: Option<String>,
 }
 
 pub async fn receive(server: &Arc<Server>, origin: &ServerName, content: Update) -> Result<()> {
-    let Update { user_id, device_id, stream_id, prev_id, deleted, keys } = content;
+    let Update { user_id, device_id, stream_id, prev_id, deleted, keys, device_display_name } = content;
     check_owner(origin, &user_id)?;
     let told = match keys {
         _ if deleted => remote::Told::Deleted,
-        Some(keys) => remote::Told::Keys(keys),
+        Some(keys) => remote::Told::Keys(keys, device_display_name),
         None => remote::Told::NoKeys,
     };
     let change = remote::Change { device: device_id, stream_id, prev_id, told };

@@ -98,8 +98,12 @@ async fn get_devices(
         let stream_id = snapshot.get::<DeviceStreams>(&&*user)?.unwrap_or_default();
         let found = keys::query(&snapshot, Asker::server(server), &user, &[])?;
         let mut answer = get_devices::v1::Response::new(user, UInt::new_saturating(stream_id));
-        let device = |(device, keys)| get_devices::v1::UserDevice::new(device, Raw::from_json(keys));
-        answer.devices = found.devices.into_iter().map(device).collect();
+        for (device, keys) in found.devices {
+            let name = keys::name_in(keys.get());
+            let mut told = get_devices::v1::UserDevice::new(device, Raw::from_json(keys));
+            told.device_display_name = name;
+            answer.devices.push(told);
+        }
         answer.master_key = found.master.map(Raw::from_json);
         answer.self_signing_key = found.self_signing.map(Raw::from_json);
         Ok(answer)

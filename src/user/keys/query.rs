@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ruma::{DeviceId, OwnedDeviceId, UserId};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
@@ -82,10 +82,19 @@ fn name_of(snapshot: &Snapshot<'_>, user: &UserId, device: &DeviceId) -> Result<
     }
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize, Deserialize)]
 struct Unsigned {
     #[serde(skip_serializing_if = "Option::is_none")]
     device_display_name: Option<String>,
+}
+
+/// The name of a device that is told with its keys.
+pub fn name_in(keys: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Named {
+        unsigned: Unsigned,
+    }
+    serde_json::from_str::<Named>(keys).ok()?.unsigned.device_display_name
 }
 
 /// The signatures about one user's keys that one user may see.

@@ -24,7 +24,7 @@ use tracing::debug;
 use super::{
     Asker, Changed, UserKeys, announce, changed,
     cross_signing::NewKey,
-    query,
+    name_in, query,
     signed::SignedObject,
     tables::{CrossSigningKeys, DeviceKeys, OwnSignatures, Usage},
 };
@@ -122,20 +122,12 @@ struct GivenDevice {
 }
 
 impl GivenDevice {
-    /// `None` if it is malformed, or another device.
-    fn read(user: &UserId, device: &DeviceId, json: &str) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Named {
-            unsigned: Unsigned,
-        }
-        #[derive(Deserialize)]
-        struct Unsigned {
-            device_display_name: String,
-        }
+    /// `None` if it is malformed, or another device. Its name may be told beside the keys, or in them.
+    fn read(user: &UserId, device: &DeviceId, json: &str, name: Option<&str>) -> Option<Self> {
         let keys = SignedObject::parse(json).ok()?;
         let is_of_device =
             keys.text("user_id") == Some(user.as_str()) && keys.text("device_id") == Some(device.as_str());
-        let name = serde_json::from_str::<Named>(json).ok().map(|named| named.unsigned.device_display_name);
+        let name = name.map(str::to_owned).or_else(|| name_in(json));
         let name = name.filter(|name| check_display_name(Some(name)).is_ok());
         is_of_device.then_some(Self { keys, name })
     }
@@ -170,9 +162,9 @@ struct Given {
 
 impl Given {
     /// What is malformed is left out.
-    fn add_device(&mut self, user: &UserId, device: &DeviceId, json: &str) {
+    fn add_device(&mut self, user: &UserId, device: &DeviceId, json: &str, name: Option<&str>) {
         if self.devices.len() < MAX_DEVICES
-            && let Some(given) = GivenDevice::read(user, device, json)
+            && let Some(given) = GivenDevice::read(user, device, json, name)
         {
             self.devices.insert(device.to_owned(), given);
         }
@@ -308,7 +300,7 @@ async fn fetch(
         let Some(devices) = answer.device_keys.get(&user) else { continue };
         let of_user = given.entry(user.clone()).or_default();
         for (device, keys) in devices {
-            of_user.add_device(&user, device, keys.json().get());
+            of_user.add_device(&user, device, keys.json().get(), None);
         }
         if let Some(key) = answer.master_keys.get(&user) {
             of_user.add_signing_key(&user, Usage::Master, key.json().get());
@@ -372,7 +364,8 @@ pub struct Change {
 pub enum Told {
     Deleted,
     NoKeys,
-    Keys(Box<RawValue>),
+    /// The keys, and the device's name if that stands beside them.
+    Keys(Box<RawValue>, Option<String>),
 }
 
 impl Change {
@@ -384,7 +377,7 @@ impl Change {
     /// `false` if it can't be read.
     fn write(&self, tx: &mut Transaction<'_>, user: &UserId) -> bool {
         match &self.told {
-            Told::Keys(json) => match GivenDevice::read(user, &self.device, json.get()) {
+            Told::Keys(json, name) => match GivenDevice::read(user, &self.device, json.get(), name.as_deref()) {
                 Some(given) => given.write(tx, user, &self.device),
                 None => return false,
             },
@@ -535,7 +528,8 @@ async fn fetch_devices(server: &Arc<Server>, user: &UserId) -> Result<()> {
     let answer = request(server, user.server_name(), get_devices::v1::Request::new(user.to_owned())).await?;
     let mut given = Given::default();
     for device in &answer.devices {
-        given.add_device(user, &device.device_id, device.keys.json().get());
+        let name = device.device_display_name.as_deref();
+        given.add_device(user, &device.device_id, device.keys.json().get(), name);
     }
     for (usage, key) in [(Usage::Master, &answer.master_key), (Usage::SelfSigning, &answer.self_signing_key)] {
         if let Some(key) = key {

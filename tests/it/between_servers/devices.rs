@@ -94,6 +94,30 @@ async fn names_of_devices_are_told_where_the_configuration_says_so() {
     super::join(&bob, &room, "open").await;
     assert_eq!((name().await, name().await), (json!("Phone"), json!("Phone")));
     assert_eq!(network.count("open", QUERY), 2);
+    let devices = network.peer("other").get(&open, &format!("/v1/user/devices/{}", alice.id)).await.ok();
+    assert_eq!(devices["devices"][0]["device_display_name"], "Phone", "Synapse looks for it here");
+}
+
+#[tokio::test]
+async fn names_of_devices_that_stand_beside_their_keys_are_shown() {
+    let scripted = Scripted::new().await;
+    let alice = scripted.peer.user("alice");
+    scripted.peer.on(Method::POST, QUERY, |_| json!({ "device_keys": { "@alice:there": {} } }));
+    query(&scripted.bob, &alice).await;
+    let device = |name: &str, key: &str| json!({ "device_id": "D", "keys": keys_of("@alice:there", "D", key), "device_display_name": name });
+    let devices = json!({ "user_id": alice, "stream_id": 1, "devices": [device("Phone", "a")] });
+    scripted.peer.on(Method::GET, "/_matrix/federation/v1/user/devices/", move |_| devices.clone());
+    let mut update = device("New phone", "b");
+    (update["user_id"], update["stream_id"], update["prev_id"]) = (json!(alice), json!(2), json!([1]));
+    for (edu, name) in [(json!({ "user_id": alice, "device_id": "D", "stream_id": 1 }), "Phone"), (update, "New phone")]
+    {
+        scripted.send(json!([{ "edu_type": "m.device_list_update", "content": edu }])).await;
+        until(name, async || {
+            let keys = query(&scripted.bob, &alice).await["device_keys"][&alice]["D"].clone();
+            (keys["unsigned"]["device_display_name"] == name).then_some(())
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
