@@ -261,7 +261,10 @@ pub async fn query_remote(
     let asked = unknown.into_iter().map(|(name, users)| {
         let (server, asker) = (Arc::clone(server), asker.clone());
         async move {
-            let fetched = tokio::time::timeout(timeout, fetch(&server, &name, users, asker)).await;
+            let asked = name.clone();
+            // Who does not wait for it finds it the next time, or that the server can't be reached.
+            let fetch = Server::detached(async move { fetch(&server, &asked, users, asker).await });
+            let fetched = tokio::time::timeout(timeout, fetch).await;
             (fetched.unwrap_or_else(|_| Err(too_late(&name))), name)
         }
     });
