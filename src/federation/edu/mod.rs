@@ -18,10 +18,7 @@ use tracing::debug;
 use crate::{
     Server,
     error::{Error, Result},
-    room::{
-        View, acl,
-        servers::{is_joined, servers_in},
-    },
+    room::{View, acl, servers::is_joined, visibility_of_server::is_in_room},
     store::{RoomNid, Snapshot},
 };
 
@@ -92,7 +89,7 @@ fn room_of(
     if !is_joined(server, snapshot, view.nid, user)? {
         return Err(Error::forbidden(format!("{user} is not in the room")));
     }
-    if !servers_in(snapshot, view.nid)?.iter().any(|name| name == server.name()) {
+    if !is_in_room(&view, server.name())? {
         return Err(Error::not_found("this server is not in the room"));
     }
     Ok(view.nid)
