@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Uri, header};
@@ -95,10 +95,10 @@ pub async fn request_unsigned<R: Unsigned>(
     server: &Arc<Server>,
     destination: &ServerName,
     request: R,
-    time: Duration,
+    limits: Limits,
 ) -> Result<R::IncomingResponse> {
     check_not_failing(server, destination).await?;
-    request_unsigned_now(server, destination, request, time).await
+    request_unsigned_now(server, destination, request, limits).await
 }
 
 /// As [`request_unsigned`], even if the server failed lately.
@@ -106,9 +106,8 @@ pub async fn request_unsigned_now<R: Unsigned>(
     server: &Arc<Server>,
     destination: &ServerName,
     request: R,
-    time: Duration,
+    limits: Limits,
 ) -> Result<R::IncomingResponse> {
-    let limits = Limits { time, ..ordinary(server) };
     let request = http_request(request, ())?;
     parsed(destination, exchange_now(server, destination, request, limits).await?).await
 }

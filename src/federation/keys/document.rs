@@ -23,7 +23,7 @@ const BELIEVED: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// How many keys, old ones included, a server may have. Source: our choice.
 const MAX_KEYS: usize = 100;
 /// The largest document that is looked at, in bytes. Source: our choice.
-const MAX_BYTES: usize = 64 << 10;
+pub const MAX_BYTES: usize = 64 << 10;
 /// How many keys are kept of a server; if it had more, those that it says nothing of any more are forgotten.
 const MAX_STORED: usize = 500;
 /// The length of an Ed25519 public key.

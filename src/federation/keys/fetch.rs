@@ -28,10 +28,13 @@ use crate::{
     error::{Error, RemoteError, Result},
     federation::{allows, request_unsigned, request_unsigned_now, tables::VerifyKeys},
     keyed_locks::KeyedLocks,
+    outgoing::Limits,
 };
 
-/// How long one request for keys may take: requests of others wait for it.
-const TIME: Duration = Duration::from_secs(10);
+/// What one request for keys may cost: requests of others wait for it, and anybody can make us send it anywhere.
+const LIMITS: Limits = Limits { time: Duration::from_secs(10), bytes: document::MAX_BYTES, redirects: false };
+/// The same of a notary, which tells of many servers.
+const LIMITS_OF_NOTARY: Limits = Limits { bytes: BATCH * document::MAX_BYTES, ..LIMITS };
 /// A server is not asked again before this has passed, whatever keys others say that it has.
 const PAUSE_MS: u64 = 60_000;
 /// How many servers are asked at a time.
@@ -121,8 +124,8 @@ async fn from_themselves(
 async fn from_itself(server: &Arc<Server>, other: &ServerName, is_calling: bool) -> Result<Document> {
     let request = get_server_keys::v2::Request::new();
     let response = match is_calling {
-        true => request_unsigned_now(server, other, request, TIME).await?,
-        false => request_unsigned(server, other, request, TIME).await?,
+        true => request_unsigned_now(server, other, request, LIMITS).await?,
+        false => request_unsigned(server, other, request, LIMITS).await?,
     };
     let malformed = |why: String| Error::remote(other, RemoteError::Malformed(why));
     let document = Document::read(response.server_key.json(), server.clock.now_ms());
@@ -164,7 +167,7 @@ async fn from_notary(
     for batch in names.chunks(BATCH) {
         let asked: BTreeMap<_, _> = batch.iter().map(|name| ((*name).clone(), criteria(&wanted[*name]))).collect();
         let request = get_remote_server_keys_batch::v2::Request::new(asked);
-        let response = request_unsigned(server, notary, request, TIME).await?;
+        let response = request_unsigned(server, notary, request, LIMITS_OF_NOTARY).await?;
         let now = server.clock.now_ms();
         for raw in response.server_keys {
             match Document::read(raw.json(), now) {
