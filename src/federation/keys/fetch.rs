@@ -6,7 +6,8 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedServerName, OwnedServerSigningKeyId, ServerName, UInt,
@@ -16,6 +17,7 @@ use ruma::{
     },
     signatures::PublicKeySet,
 };
+use tokio::sync::OwnedMutexGuard;
 use tracing::debug;
 
 use super::{
@@ -67,30 +69,54 @@ impl Fetches {
     }
 }
 
+/// The servers that one fetch asks. Others who want to ask one of them wait until it is released.
+struct Held<'f> {
+    fetches: &'f Fetches,
+    now_ms: u64,
+    locks: Mutex<BTreeMap<OwnedServerName, OwnedMutexGuard<()>>>,
+}
+
+impl Held<'_> {
+    /// What can be had of that server is stored by now.
+    fn release(&self, other: &OwnedServerName) {
+        self.fetches.asked.insert(other.clone(), self.now_ms);
+        self.locks.lock().remove(other);
+    }
+
+    fn release_all_but(&self, kept: &BTreeMap<OwnedServerName, Wanted>) {
+        let held: Vec<_> = self.locks.lock().keys().cloned().collect();
+        held.iter().filter(|other| !kept.contains_key(*other)).for_each(|other| self.release(other));
+    }
+}
+
 /// Fetches and stores what is wanted, as far as it can be had.
 pub async fn fetch(server: &Arc<Server>, wanted: BTreeMap<OwnedServerName, Wanted>) -> Result<()> {
     let fetches = &server.federation.fetches;
     let now = server.clock.now_ms();
-    let (mut locks, mut left) = (Vec::new(), BTreeMap::new());
+    let (mut locks, mut left) = (BTreeMap::new(), BTreeMap::new());
     // In the order of their names, so that no two wait for each other.
     for (other, wanted) in wanted.into_iter().filter(|(other, _)| allows(server, other)) {
         let lock = fetches.running.lock(&other).await;
         if !fetches.was_asked(&other, now) {
-            locks.push(lock);
+            locks.insert(other.clone(), lock);
             left.insert(other, wanted);
         }
     }
-    let asked: Vec<_> = left.keys().cloned().collect();
-    if left.len() >= MANY && !server.config.trusted_servers.is_empty() {
+    let held = Held { fetches, now_ms: now, locks: Mutex::new(locks) };
+    let has_notaries = !server.config.trusted_servers.is_empty();
+    if left.len() >= MANY && has_notaries {
         left = from_notaries(server, left).await?;
-        from_themselves(server, left).await?;
-    } else {
-        left = from_themselves(server, left).await?;
+        held.release_all_but(&left);
+        // Who asks one of them is not held up by all the others.
+        from_themselves(server, left, |other| held.release(other)).await?;
+    } else if has_notaries {
+        left = from_themselves(server, left, |_| ()).await?;
+        held.release_all_but(&left);
         from_notaries(server, left).await?;
+    } else {
+        from_themselves(server, left, |other| held.release(other)).await?;
     }
-    for other in asked {
-        fetches.asked.insert(other, now);
-    }
+    held.release_all_but(&BTreeMap::new());
     Ok(())
 }
 
@@ -103,21 +129,27 @@ pub async fn refresh(server: &Arc<Server>, others: Vec<OwnedServerName>) -> Resu
     for other in wanted.keys() {
         fetches.asked.insert(other.clone(), now);
     }
-    from_themselves(server, wanted).await.map(drop)
+    from_themselves(server, wanted, |_| ()).await.map(drop)
 }
 
-/// Asks each server for its own keys; what is still missing afterwards.
+/// Asks each server for its own keys, and stores them as they come; what is still missing afterwards. `done` is told of
+/// each.
 async fn from_themselves(
     server: &Arc<Server>,
     wanted: BTreeMap<OwnedServerName, Wanted>,
+    done: impl Fn(&OwnedServerName) + Sync,
 ) -> Result<BTreeMap<OwnedServerName, Wanted>> {
     let names: Vec<_> = wanted.iter().map(|(other, wanted)| (other.clone(), wanted.is_calling)).collect();
+    let done = &done;
     let ask = |(other, is_calling): (OwnedServerName, bool)| async move {
-        from_itself(server, &other, is_calling).await.inspect_err(|error| debug!(%other, ?error, "no keys")).ok()
+        match from_itself(server, &other, is_calling).await {
+            Ok(document) => document::store(server, vec![document]).await?,
+            Err(error) => debug!(%other, ?error, "no keys"),
+        }
+        done(&other);
+        Ok::<_, Error>(())
     };
-    let documents: Vec<_> =
-        stream::iter(names).map(ask).buffer_unordered(AT_ONCE).filter_map(async |found| found).collect().await;
-    document::store(server, documents).await?;
+    stream::iter(names).map(ask).buffer_unordered(AT_ONCE).try_for_each(async |()| Ok(())).await?;
     still_missing(server, wanted).await
 }
 

@@ -76,6 +76,24 @@ async fn events_hold_by_the_keys_of_their_servers() {
 }
 
 #[tokio::test]
+async fn a_server_that_does_not_answer_holds_up_nobody_who_calls() {
+    let network = TestNetwork::new();
+    let server = network.server("a.example").await;
+    let (silent, calling) = (network.peer("b.example"), network.peer("c.example"));
+    network.swallow("b.example");
+    let events = [&silent, &calling].map(|peer| event(peer, &RoomVersionId::V11, START));
+    let for_task = server.clone();
+    let verifying = tokio::spawn(async move { verify(&for_task, &RoomVersionId::V11, &events).await });
+    while network.count("b.example", "/_matrix/key") == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let call = calling.get(&server, "/v1/query/profile?user_id=@nobody:a.example");
+    let answer = tokio::time::timeout(Duration::from_secs(5), call).await.expect("it has to wait for nobody else");
+    assert_eq!(answer.errcode(), "M_NOT_FOUND");
+    verifying.abort();
+}
+
+#[tokio::test]
 async fn many_events_are_checked_in_their_order() {
     let network = TestNetwork::new();
     let (server, peer) = (network.server("a.example").await, network.peer("b.example"));

@@ -25,6 +25,7 @@ pub struct TestNetwork(Arc<Inner>);
 struct Inner {
     routers: Mutex<HashMap<String, Router>>,
     cut_off: Mutex<HashSet<String>>,
+    swallowing: Mutex<HashSet<String>>,
     requests: Mutex<Vec<(String, String)>>,
 }
 
@@ -60,6 +61,11 @@ impl TestNetwork {
         self.0.cut_off.lock().insert(name.to_owned());
     }
 
+    /// Whoever asks `name` waits for ever.
+    pub fn swallow(&self, name: &str) {
+        self.0.swallowing.lock().insert(name.to_owned());
+    }
+
     pub fn reconnect(&self, name: &str) {
         self.0.cut_off.lock().remove(name);
     }
@@ -77,8 +83,12 @@ impl Transport for TestNetwork {
         let path = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
         self.0.requests.lock().push((host.clone(), path.clone()));
         let is_cut_off = self.0.cut_off.lock().contains(&host);
+        let swallows = self.0.swallowing.lock().contains(&host);
         let router = self.0.routers.lock().get(&host).cloned();
         Box::pin(async move {
+            if swallows {
+                std::future::pending::<()>().await;
+            }
             let router = router.filter(|_| !is_cut_off);
             let router = router.ok_or_else(|| Failure::Unreachable(format!("nobody is at {host}")))?;
             // A server sees the path of a request only.
