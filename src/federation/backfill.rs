@@ -92,8 +92,9 @@ async fn fill_by(
     let mut told = request(server, &asker.asked, ask).await?.pdus;
     told.truncate(2 * LIMIT as usize);
     let events = events::check(server, asker.rules, &asker.room_id, told).await?;
-    let events = before(events, wanted);
-    let events = unplaced(server, room, events).await?;
+    // What is here already may have been put into the middle of the gap: what leads on from there does not belong before
+    // the gap's end, but before that.
+    let events = before(unplaced(server, room, events).await?, wanted);
     let fitting = events.len().min(usize::try_from(gap.free()).unwrap_or(usize::MAX));
     let events = events.into_iter().rev().take(fitting).rev();
     let first = gap.last_place() + 1 - i64::try_from(fitting).unwrap_or(i64::MAX);

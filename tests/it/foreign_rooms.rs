@@ -595,6 +595,35 @@ async fn an_event_of_a_time_before_the_join_is_fetched_and_its_neighbours_with_i
 }
 
 #[tokio::test]
+async fn what_is_before_an_event_that_came_into_the_middle_of_a_gap_is_put_before_it() {
+    let world = world().await;
+    let room = &world.room;
+    let ids: Vec<String> = (0..6).map(|number| room.say(&format!("before {number}"))).collect();
+    world.join(&["there"]).await;
+    let (wanted, ts) = (ids[3].clone(), room.event(&ids[3])["origin_server_ts"].as_u64().unwrap());
+    world.peer.on(
+        Method::GET,
+        "/_matrix/federation/v1/timestamp_to_event/",
+        move |_| json!({ "event_id": wanted, "origin_server_ts": ts }),
+    );
+    let pairs = query(&[("ts", &ts.to_string()), ("dir", "b")]);
+    world.bob.get(&format!("/v1/rooms/{}/timestamp_to_event{pairs}", room.id)).await.ok();
+    // From the end on, where the gap above it is.
+    let (mut history, mut from) = (Vec::new(), Value::Null);
+    loop {
+        let (shown, end) = world.page("b", &from, 2).await;
+        history.extend(shown.into_iter().filter(|body| body.starts_with("before")));
+        from = end;
+        if from.is_null() {
+            break;
+        }
+    }
+    let expected: Vec<_> = (0..6).rev().map(|number| format!("before {number}")).collect();
+    assert_eq!(history, expected);
+    world.check();
+}
+
+#[tokio::test]
 async fn servers_that_a_client_names_decide_unless_they_are_not_there() {
     let world = world().await;
     let named = world.network.peer("named");
