@@ -209,8 +209,8 @@ pub fn around(
     let wanted = Wanted::new(reader, filter, limit)?;
     let (limit_before, limit_after) = (wanted.limit / 2, wanted.limit - wanted.limit / 2);
     let just_before = timeline::behind(entry.pos, Direction::Backward);
-    let before = wanted.page(reader, RoomPos::MIN, just_before, Direction::Backward, limit_before)?;
-    let after = wanted.page(reader, entry.pos, newest, Direction::Forward, limit_after)?;
+    let before = wanted.page_to_gap(reader, RoomPos::MIN, just_before, Direction::Backward, limit_before)?;
+    let after = wanted.page_to_gap(reader, entry.pos, newest, Direction::Forward, limit_after)?;
     let last_state = after.entries.last().and_then(|last| last.event.state_after).unwrap_or(state);
     let senders = wanted.is_lazy.then(|| {
         let events = before.entries.iter().chain(&after.entries).chain([&entry]);
@@ -243,8 +243,8 @@ pub fn beside(reader: &Reader<'_, '_>, newest: RoomPos, entry: &Entry, limits: (
     let filter = RoomEventFilter::default();
     let wanted = Wanted::new(reader, &filter, MAX_LIMIT)?;
     let just_before = timeline::behind(entry.pos, Direction::Backward);
-    let before = wanted.page(reader, RoomPos::MIN, just_before, Direction::Backward, limits.0)?;
-    let after = wanted.page(reader, entry.pos, newest, Direction::Forward, limits.1)?;
+    let before = wanted.page_to_gap(reader, RoomPos::MIN, just_before, Direction::Backward, limits.0)?;
+    let after = wanted.page_to_gap(reader, entry.pos, newest, Direction::Forward, limits.1)?;
     Ok(Beside {
         start: place_after(&before, entry, Direction::Backward),
         end: place_after(&after, entry, Direction::Forward),
@@ -371,6 +371,34 @@ impl<'f> Wanted<'f> {
     ) -> Result<Page> {
         let query = Query { after, until, direction, limit, filter: self.filter, ignored: &self.ignored };
         timeline::page(reader, &query)
+    }
+
+    /// A page that ends where something is missing, even if it begins there: nobody fetches that meanwhile, and what is
+    /// beyond is not what is beside.
+    fn page_to_gap(
+        &self,
+        reader: &Reader<'_, '_>,
+        after: RoomPos,
+        until: RoomPos,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Page> {
+        let view = reader.view();
+        let stop = match direction {
+            Direction::Forward => match gaps::lowest(view, after, until)? {
+                Some(gap) => Some(gaps::at(view, gap)?.last_before.unwrap_or(after).max(after)),
+                None => None,
+            },
+            Direction::Backward => {
+                gaps::newest(view, after, timeline::beyond(until))?.map(|gap| timeline::behind(gap, direction))
+            }
+        };
+        let Some(stop) = stop else { return self.page(reader, after, until, direction, limit) };
+        let page = match direction {
+            Direction::Forward => self.page(reader, after, stop, direction, limit)?,
+            Direction::Backward => self.page(reader, stop, until, direction, limit)?,
+        };
+        Ok(Page { next: page.next.or(Some(stop)), ..page })
     }
 }
 
