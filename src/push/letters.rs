@@ -8,7 +8,7 @@ use super::{
     deliver::Step,
     gateway,
     pushers::{Pusher, PusherKey, Pushers},
-    queue::{Badge, Badges, PushQueue, Waiting},
+    queue::{self, Badge, Badges, PushQueue, Waiting},
     reader,
 };
 use crate::{
@@ -31,7 +31,12 @@ const MAX_CHARS: usize = 200;
 
 /// Sends the letter that is due, if one is.
 pub async fn step(server: &Arc<Server>, key: &PusherKey, pusher: Pusher) -> Result<Step> {
-    let (Some(mail), Some(config)) = (&server.mail, &server.config.mail) else { return Ok(Step::Idle) };
+    let (Some(mail), Some(config)) = (&server.mail, &server.config.mail) else {
+        // Since this server sends no letters any more, nothing else bounds what waits for one.
+        let (key, now_ms) = (key.clone(), server.clock.now_ms());
+        server.store.write(move |tx| queue::trim(tx, &key, now_ms)).await?;
+        return Ok(Step::Idle);
+    };
     let asked = key.clone();
     let waiting = server.read(move |snapshot| waiting(snapshot, &asked)).await?;
     let Some(oldest) = waiting.first() else { return Ok(Step::Idle) };
