@@ -138,6 +138,7 @@ impl Look<'_, '_> {
             limit: MAX_EVENTS,
             filter: &RoomEventFilter::default(),
             relations: &RelationFilter::default(),
+            stops_at_gaps: false,
         };
         let chunk = history::messages(&reader, self.newest, &request)?;
         let show = |entry: &Entry| Ok((entry.pos, reader.show(entry.nid, &entry.event, Format::WithRoomId)?));
