@@ -88,6 +88,11 @@ pub fn parse_content(json: &[u8], rules: &RoomVersionRules) -> Result<CanonicalJ
     read(json, Strict { levels_left: MAX_DEPTH - 1, ..Strict::new(rules) })
 }
 
+/// Reads again what was read by [`parse`], or made here, and kept.
+pub(super) fn parse_kept(json: &[u8]) -> Result<CanonicalJsonObject, FormatError> {
+    read(json, Strict { levels_left: MAX_DEPTH, unique_keys: false, left_out: &[] })
+}
+
 fn read(json: &[u8], guards: Strict<'_>) -> Result<CanonicalJsonObject, FormatError> {
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let value = guards.deserialize(&mut deserializer).map_err(|error| FormatError::bad(error.to_string()))?;
@@ -166,10 +171,17 @@ pub(super) fn canonical(json: &CanonicalJsonObject) -> String {
     serde_json::to_string(json).expect("maps with string keys, strings and integers always serialize")
 }
 
+/// What serde_json calls a piece of JSON text inside of itself. Where it reads a `Value` it takes any object with this key
+/// for such a piece: it fails, or makes something else of what everybody else reads as an object.
+const RAW_VALUE: &str = "$serde_json::private::RawValue";
+
 /// Builds a canonical value straight from the input, with the guards that serde_json's own `Value` lacks.
 ///
 /// NOTSPEC: versions 1 to 5 should accept any number. Here, as in ruma, all versions refuse numbers that canonical JSON
 /// cannot express, because neither their hash nor their signature could be checked.
+///
+/// NOTSPEC: and no object may have the key [`RAW_VALUE`]. Some of what reads events later, in ruma too, panics at it, so that
+/// one message could stop the push notifications of everybody here.
 #[derive(Clone, Copy)]
 struct Strict<'a> {
     levels_left: usize,
@@ -253,6 +265,9 @@ impl<'de> Visitor<'de> for Strict<'_> {
             if self.left_out.contains(&key.as_str()) {
                 object.next_value::<IgnoredAny>()?;
                 continue;
+            }
+            if key == RAW_VALUE {
+                return Err(de::Error::custom(format_args!("the key {RAW_VALUE:?}")));
             }
             if self.unique_keys && members.contains_key(&key) {
                 return Err(de::Error::custom(format_args!("duplicate key {key:?}")));
@@ -389,6 +404,20 @@ mod tests {
         }
         assert_eq!(content(r#"{"a":"\ud83d\ude00"}"#).unwrap(), "{\"a\":\"😀\"}");
         assert!(parse_content(b"{\"a\":\"\xff\"}", &RoomVersionRules::V11).is_err());
+    }
+
+    #[test]
+    fn what_serde_json_would_read_otherwise_is_refused_wherever_it_stands() {
+        for text in ["no JSON", "{}"] {
+            let json = json!({ "list": [{ RAW_VALUE: text, "more": 1 }] });
+            assert!(content(&json.to_string()).is_err(), "{text}");
+            assert!(is_bad(&parse_v11(&with("anything", json.clone()))), "{text}");
+            assert!(serde_json::from_str::<Value>(&json.to_string()).is_err(), "if not, nothing need be refused");
+            let unsigned = event(11).to_string().replacen('{', &format!(r#"{{"unsigned":{json},"#), 1);
+            parse(unsigned.as_bytes(), &RoomVersionRules::V11).unwrap();
+        }
+        let escaped = r#"{"\u0024serde_json::private::RawValue":"{}"}"#;
+        assert!(content(escaped).is_err());
     }
 
     #[test]

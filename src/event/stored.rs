@@ -12,7 +12,6 @@ use std::{fmt, str};
 
 use ruma::{
     CanonicalJsonObject, EventId, OwnedEventId, OwnedUserId, RoomId, UserId,
-    events::TimelineEventType,
     room_version_rules::{EventIdFormatVersion, RoomIdFormatVersion, RoomVersionRules},
 };
 use serde::{Deserialize, Serialize};
@@ -299,11 +298,6 @@ impl<'a> EventView<'a> {
         out.extend(self.federation.as_bytes());
     }
 
-    /// The type as ruma has it.
-    pub fn timeline_type(&self) -> TimelineEventType {
-        TimelineEventType::from(self.event_type)
-    }
-
     /// The content, as it was signed or as a redaction left it.
     pub fn content(&self) -> Result<&'a RawValue, DecodeError> {
         #[derive(Deserialize)]
@@ -317,7 +311,7 @@ impl<'a> EventView<'a> {
 
     /// The whole event in the federation format, for hashing and redaction.
     pub fn json(&self, room_id: &RoomId, rules: &RoomVersionRules) -> Result<CanonicalJsonObject, DecodeError> {
-        serde_json::from_slice(&self.federation_json(room_id, rules)).map_err(DecodeError::new)
+        format::parse_kept(&self.federation_json(room_id, rules)).map_err(DecodeError::new)
     }
 
     /// The event as the authorization rules read it.

@@ -15,7 +15,7 @@ use crate::{
     Server, appservice,
     error::{Error, Result},
     event::{Flags, Placement, StoredEvent, Verified},
-    push,
+    plain_json, push,
     store::{EventNid, Family, Json, RoomNid, Table, Transaction},
     user::account,
 };
@@ -172,7 +172,7 @@ pub fn stripped(state: Vec<Box<RawValue>>) -> Option<Json> {
         .into_iter()
         .filter(|event| event.get().len() <= MAX_STRIPPED_BYTES)
         .filter_map(|event| serde_json::from_str::<Stripped>(event.get()).ok())
-        .filter(|event| event.content.get().starts_with('{'))
+        .filter(|event| plain_json::object(event.content.get().as_bytes()).is_ok())
         .map(|event| match event.r#type.as_str() {
             "m.room.create" => event,
             _ => Stripped { origin_server_ts: None, ..event },
@@ -186,4 +186,27 @@ pub fn stripped(state: Vec<Box<RawValue>>) -> Option<Json> {
 pub(super) fn stripped_state_of(view: &View<'_>, user: &UserId) -> Result<Vec<Box<RawValue>>> {
     let Some(kept) = view.snapshot.get::<StrippedStates>(&(view.nid, user))? else { return Ok(Vec::new()) };
     kept.parse().map_err(|e| Error::internal(format!("unreadable stripped state: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn of_what_another_server_tells_only_what_everybody_can_read_is_kept() {
+        let event = |content: &str| {
+            let json = format!(r#"{{"type":"m.room.name","state_key":"","sender":"@a:b","content":{content}}}"#);
+            RawValue::from_string(json).unwrap()
+        };
+        let nested = format!(r#"{{"a":{}{}}}"#, "[".repeat(110), "]".repeat(110));
+        let bad = ["1", "[]", r#"{"a":{"$serde_json::private::RawValue":"no JSON"}}"#, &nested];
+        let told = bad.into_iter().chain([r#"{"name":"x"}"#]).map(event).collect();
+        let kept: Vec<serde_json::Value> = stripped(told).unwrap().parse().unwrap();
+        assert_eq!(
+            kept,
+            [json!({ "type": "m.room.name", "state_key": "", "sender": "@a:b", "content": { "name": "x" } })]
+        );
+    }
 }

@@ -290,3 +290,27 @@ async fn the_database_agrees_with_itself_after_all_that_rooms_go_through() {
     let report = tokio::task::spawn_blocking(check).await.unwrap();
     assert!(report.is_clean(), "{:?}", report.problems);
 }
+
+#[tokio::test]
+async fn what_would_stop_those_who_read_it_is_refused() {
+    let (alice, _, _, room) = room().await;
+    for text in ["no JSON", "{}"] {
+        let content = json!({ "body": "hi", "x": [{ "$serde_json::private::RawValue": text }] });
+        assert_eq!(alice.send(&room, "m.room.message", content.clone()).await.status, 400);
+        assert_eq!(alice.set_state(&room, "m.x", "", content).await.status, 400);
+    }
+}
+
+#[tokio::test]
+async fn nobody_redacts_what_he_may_not_by_calling_it_state() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let levels = json!({ "redact": 100, "state_default": 0 });
+    let room = alice.create_room(json!({ "preset": "public_chat", "power_level_content_override": levels })).await;
+    bob.join(&room).await;
+    let said = event_id(alice.try_say(&room, "hers").await);
+    assert_eq!(bob.redact(&room, &said).await.error(), FORBIDDEN);
+    let as_state = bob.set_state(&room, "m.room.redaction", "", json!({ "redacts": said })).await;
+    assert_eq!(as_state.error(), (400, "M_INVALID_PARAM"));
+    assert_eq!(bob.event(&room, &said).await.ok()["content"]["body"], "hers");
+}
