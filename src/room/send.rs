@@ -243,6 +243,8 @@ fn check_state(view: &View<'_>, event_type: &StateEventType, state_key: &str, co
         StateEventType::RoomCreate => Err(Error::invalid_param("A room is created once, and by /createRoom")),
         StateEventType::RoomCanonicalAlias if state_key.is_empty() => aliases::check_canonical(view, content),
         StateEventType::RoomPowerLevels => check_power_levels(view, content),
+        // Who may redact what is asked where redactions are sent; the rules of the room ask less.
+        other if other.to_string() == "m.room.redaction" => Err(Error::invalid_param("A redaction is no state")),
         _ => Ok(()),
     }
 }
