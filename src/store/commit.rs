@@ -199,7 +199,7 @@ fn sync(shared: &Shared, queue: &mpsc::Receiver<Unsynced>) {
         let group: Vec<_> = std::iter::once(first).chain(queue.try_iter()).collect();
         let newest = group.iter().map(|unsynced| unsynced.pos).max().unwrap_or_default();
         let is_new = newest > *shared.durable_pos.borrow();
-        let outcome = if is_new { shared.db.flush_wal(true).map_err(|e| shared.stop(&e)) } else { Ok(()) };
+        let outcome = if is_new { make_durable(shared) } else { Ok(()) };
         if is_new && outcome.is_ok() {
             shared.durable_pos.send_replace(newest);
         }
@@ -209,7 +209,29 @@ fn sync(shared: &Shared, queue: &mpsc::Receiver<Unsynced>) {
     }
 }
 
+/// Once one fsync has failed, the next one may succeed although what the first one was for is lost.
+fn make_durable(shared: &Shared) -> Result<()> {
+    shared.check_running()?;
+    shared.db.flush_wal(true).map_err(|e| shared.stop(&e))
+}
+
 fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_failure_nothing_is_called_durable_although_the_next_fsync_succeeds() {
+        let directory = tempfile::tempdir().unwrap();
+        let db = DB::open_default(directory.path()).unwrap();
+        let cause = DB::open_for_read_only(&rocksdb::Options::default(), "/nowhere", false).err().unwrap();
+        let shared = Shared::new(db, directory.path().to_owned(), StreamPos::default(), 0);
+        make_durable(&shared).unwrap();
+        shared.stop(&cause);
+        assert!(matches!(make_durable(&shared), Err(Error::Stopped(_))));
+    }
 }
