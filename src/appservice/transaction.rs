@@ -26,7 +26,7 @@ use crate::{
     },
     log,
     room::{
-        View, show,
+        View, redaction, show,
         tables::{Events, Rooms},
     },
     store::{EventNid, Group, RoomNid, Row, Scan, Snapshot, StreamPos, Transaction},
@@ -103,7 +103,9 @@ impl News {
             }
             let view = View::of(&server.rooms, &snapshot, entry.room)?;
             let event = view.event(entry.event)?;
-            if interest::in_event(server, &view, &event, registration)? {
+            let is_shown =
+                event.event_type != "m.room.redaction" || redaction::is_in_force(&view, entry.event, &event)?;
+            if is_shown && interest::in_event(server, &view, &event, registration)? {
                 body.events.push(shown(server, &view, &event)?);
             }
         }

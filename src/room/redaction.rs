@@ -1,6 +1,6 @@
 //! What redactions do to events, whichever of the two comes first.
 
-use ruma::{EventId, events::TimelineEventType};
+use ruma::{EventId, UserId, events::TimelineEventType};
 
 use super::{View, power_levels::power_levels_in, relations::Relation, search::index::Words, state::trie::Tries};
 use crate::{
@@ -52,12 +52,15 @@ pub(super) fn effect(
 ) -> Result<Effect> {
     let target_id = redaction.redacts.as_ref().filter(|_| redaction.event_type == TimelineEventType::RoomRedaction);
     let Some(target_id) = target_id else { return Ok(Effect::Nothing) };
-    let Some(target_nid) = view.event_nid(target_id)? else { return Ok(Effect::Waits) };
+    let Some(target_nid) = view.event_nid(target_id)? else {
+        // One of another room will never be here.
+        return Ok(if view.is_elsewhere(target_id)? { Effect::Nothing } else { Effect::Waits });
+    };
     if target_nid == nid {
         return Ok(Effect::Nothing);
     }
     let target = view.event(target_nid)?;
-    if target.flags.redacted || !may_redact(view, tries, before, redaction, &target)? {
+    if target.flags.redacted || !may_redact(view, tries, before, &redaction.sender, &target)? {
         return Ok(Effect::Nothing);
     }
     let stored = without_content(view, &target, nid)?;
@@ -70,7 +73,7 @@ pub(super) fn apply_early(view: &View<'_>, event: StoredEvent) -> Result<StoredE
     for redaction in early(view, &event.event_id)? {
         let pdu = view.pdu(redaction)?;
         let state = view.event(redaction)?.state_after.unwrap_or(StateRoot::EMPTY);
-        if may_redact(view, &view.tries(), state, &pdu, &event)? {
+        if may_redact(view, &view.tries(), state, &pdu.sender, &event)? {
             return without_content(view, &event, redaction);
         }
     }
@@ -88,14 +91,59 @@ fn may_redact(
     view: &View<'_>,
     tries: &Tries<'_>,
     state: StateRoot,
-    redaction: &Pdu,
+    sender: &UserId,
     target: &StoredEvent,
 ) -> Result<bool> {
-    Ok(redaction.sender.server_name() == target.sender.server_name()
-        || power_levels_in(view, tries, state)?.user_can_redact_event_of_other(&redaction.sender))
+    Ok(sender.server_name() == target.sender.server_name()
+        || power_levels_in(view, tries, state)?.user_can_redact_event_of_other(sender))
+}
+
+/// Whether the redaction numbered `nid` takes anything away. Since room version 3 the authorization rules let through those that
+/// may not, and clients, who leave the judgement to their server, would obey them.
+///
+/// <https://spec.matrix.org/v1.19/rooms/v3/#handling-redactions>
+pub fn is_in_force(view: &View<'_>, nid: EventNid, redaction: &StoredEvent) -> Result<bool> {
+    let (Some(target), Some(state)) = (&redaction.redacts, redaction.state_after) else { return Ok(true) };
+    if view.rules.authorization.special_case_room_redaction {
+        return Ok(true);
+    }
+    let Some(target) = view.event_by_id(target)? else { return Ok(false) };
+    Ok(target.redacted_by == Some(nid.0) || may_redact(view, &view.tries(), state, &redaction.sender, &target)?)
 }
 
 fn without_content(view: &View<'_>, event: &StoredEvent, redaction: EventNid) -> Result<StoredEvent> {
     redact::redact_stored(&event.view(), view.room_id(), view.rules, redaction.0)
         .map_err(|e| Error::internal(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{event_id, user_id};
+    use serde_json::{json, value::to_raw_value};
+
+    use crate::{
+        event::Draft,
+        room::{history, testing::TestRoom},
+    };
+
+    #[test]
+    fn a_redaction_that_takes_nothing_away_is_shown_to_nobody() {
+        let room = TestRoom::new();
+        let mallory = user_id!("@mallory:b.test");
+        room.receive_member(mallory, "join");
+        let redact = |target| room.receive(mallory, Draft::redaction(target, None));
+        let hers = room.message("alice", "hers");
+        let in_vain = redact(hers.clone());
+        let early = redact(event_id!("$later").to_owned());
+        let content = to_raw_value(&json!({ "body": "his" })).unwrap();
+        let his = room.receive(mallory, Draft::message("m.room.message".into(), content));
+        let in_force = redact(his.clone());
+        let again = room.send("alice", Draft::redaction(his.clone(), None)).unwrap();
+        room.read("alice", |reader, _| {
+            let event = |id| history::visible(reader, id).unwrap().map(|(_, event)| event);
+            assert!(event(&in_vain).is_none() && event(&early).is_none());
+            assert!(event(&in_force).is_some() && event(&again).is_some());
+            assert!(event(&his).unwrap().flags.redacted && !event(&hers).unwrap().flags.redacted);
+        });
+    }
 }

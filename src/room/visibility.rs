@@ -10,7 +10,7 @@ use ruma::{
 };
 
 use super::{
-    Membership, View, ends,
+    Membership, View, ends, redaction,
     state::trie::Tries,
     tables::{UserRoom, UserRooms},
     view::membership_in,
@@ -102,6 +102,13 @@ impl<'v, 's> Sight<'v, 's> {
     /// whose place in the room is not known.
     pub fn may_see(&self, nid: EventNid, event: &StoredEvent) -> Result<bool> {
         if event.flags.rejected || event.flags.soft_failed || event.event_type == ends::DUMMY {
+            return Ok(false);
+        }
+        // His own he is shown, as the answer to his client.
+        if event.event_type == "m.room.redaction"
+            && event.sender != self.user_id
+            && !redaction::is_in_force(self.view, nid, event)?
+        {
             return Ok(false);
         }
         // NOTSPEC: what the user is to the room he may always know. An invite was shown to him without the room's
