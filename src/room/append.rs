@@ -380,7 +380,6 @@ pub(super) async fn accept_late(server: &Arc<Server>, room: RoomNid, event: Even
             Ok::<_, Error>(())
         };
         let written = server.store.write(write).await?;
-        server.rooms.forget_pdu(room, event);
         drop(numbers);
         written.durable().await?;
         server.wakers.room(&server, room);
@@ -395,7 +394,7 @@ async fn write(server: &Server, numbers: &mut OwnedMutexGuard<Numbers>, plan: Pl
     let written = server.store.write(move |tx| plan.write(tx)).await?;
     numbers.set(Some(next));
     for event in changed {
-        server.rooms.forget_pdu(written.value.room, event);
+        server.rooms.forget_pdu(written.value.room, event, written.value.pos);
     }
     Ok(written)
 }

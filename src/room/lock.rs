@@ -13,7 +13,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::{acl, tables};
 use crate::{
     event::Pdu,
-    store::{EventNid, Result, RoomNid, Scan, Snapshot, StateKeyNid, Store},
+    store::{EventNid, Result, RoomNid, Scan, Snapshot, StateKeyNid, Store, StreamPos},
 };
 
 /// How many events are kept in the form that the authorization rules read. They are mostly the create, power-level,
@@ -29,7 +29,9 @@ pub struct Rooms {
     /// When the last room was made, in milliseconds since the Unix epoch.
     last_creation_ms: AtomicU64,
     writers: Mutex<HashMap<RoomNid, Arc<tokio::sync::Mutex<Numbers>>>>,
-    pub(super) pdus: Cache<(RoomNid, EventNid), Arc<Pdu>>,
+    pdus: Cache<(RoomNid, EventNid), Arc<Pdu>>,
+    /// The newest change after which an event had to be parsed anew.
+    pdus_changed: AtomicU64,
     pub(super) acl_verdicts: Cache<acl::Question, bool>,
 }
 
@@ -79,6 +81,7 @@ impl Rooms {
             last_creation_ms: AtomicU64::new(0),
             writers: Mutex::default(),
             pdus: Cache::new(CACHED_PDUS),
+            pdus_changed: AtomicU64::new(0),
             acl_verdicts: Cache::new(acl::CACHED_VERDICTS),
         })
     }
@@ -108,8 +111,48 @@ impl Rooms {
         writer.lock_owned().await
     }
 
-    /// Forgets a parsed event after a redaction changed it.
-    pub(super) fn forget_pdu(&self, room: RoomNid, event: EventNid) {
+    pub(super) fn known_pdu(&self, room: RoomNid, event: EventNid) -> Option<Arc<Pdu>> {
+        self.pdus.get(&(room, event))
+    }
+
+    /// Keeps an event that was read from a snapshot of `as_of` and parsed.
+    pub(super) fn keep_pdu(&self, room: RoomNid, event: EventNid, pdu: Arc<Pdu>, as_of: StreamPos) {
+        self.pdus.insert((room, event), pdu);
+        // Looked at last: whatever changes from now on forgets what was kept.
+        if as_of.0 < self.pdus_changed.load(Ordering::SeqCst) {
+            self.pdus.remove(&(room, event));
+        }
+    }
+
+    /// Forgets a parsed event after the change at `at`, a redaction for example. Who still looks at an older snapshot must
+    /// not bring it back.
+    pub(super) fn forget_pdu(&self, room: RoomNid, event: EventNid, at: StreamPos) {
+        self.pdus_changed.fetch_max(at.0, Ordering::SeqCst);
         self.pdus.remove(&(room, event));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::RoomVersionId;
+
+    use super::*;
+    use crate::{event::testing::Forge, store::Options};
+
+    #[test]
+    fn who_looks_at_an_old_snapshot_does_not_bring_back_what_was_redacted_since() {
+        let directory = tempfile::tempdir().unwrap();
+        let rooms = Rooms::open(&Store::open(&Options::for_tests(directory.path())).unwrap()).unwrap();
+        let pdu = Arc::new(Forge::new(RoomVersionId::V11).create("alice").pdu().clone());
+        let (room, event) = (RoomNid(1), EventNid(1));
+        let keep = |as_of| {
+            rooms.keep_pdu(room, event, Arc::clone(&pdu), StreamPos(as_of));
+            rooms.known_pdu(room, event).is_some()
+        };
+        assert!(keep(3));
+        rooms.forget_pdu(room, event, StreamPos(5));
+        assert!(rooms.known_pdu(room, event).is_none());
+        assert!(!keep(4));
+        assert!(keep(5));
     }
 }

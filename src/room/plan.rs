@@ -83,6 +83,8 @@ pub(super) struct Plan {
     /// The room after this event.
     room_row: tables::Room,
     is_new_room: bool,
+    /// The event was known without a place, and perhaps read.
+    was_outlier: bool,
     auth_edges: Option<tables::Edges>,
     nodes: MadeNodes,
     new_state_key: Option<(StateKeyNid, StateKeyName)>,
@@ -204,6 +206,7 @@ impl Plan {
             next: NextNumbers { event: EventNid(next_event), state_key: StateKeyNid(next_state_key) },
             room_row: room_after(view, ends, current, &members),
             is_new_room: nid == EventNid(0) && is_new,
+            was_outlier: !is_new,
             auth_edges: pdu.state_key.is_some().then_some(tables::Edges(auth_edges)),
             nodes: tries.into_made(),
             new_state_key,
@@ -248,7 +251,7 @@ impl Plan {
             Effect::Redacts(redacted) => Some(redacted.event),
             Effect::Nothing | Effect::Waits => None,
         };
-        redacted.into_iter().chain([self.event]).collect()
+        redacted.into_iter().chain(self.was_outlier.then_some(self.event)).collect()
     }
 
     /// The one list of everything that an event changes.

@@ -114,14 +114,13 @@ impl<'s> View<'s> {
         if let Some(pending) = self.pending.as_ref().filter(|pending| pending.nid == event) {
             return Ok(Arc::clone(&pending.pdu));
         }
-        let key = (self.nid, event);
-        if let Some(pdu) = self.rooms.pdus.get(&key) {
+        if let Some(pdu) = self.rooms.known_pdu(self.nid, event) {
             return Ok(pdu);
         }
         let stored = self.event(event)?;
         let pdu = stored.view().to_pdu(self.room_id(), self.rules);
         let pdu = Arc::new(pdu.map_err(|e| Error::corrupt(tables::Events::NAME, stored.event_id.as_bytes(), e))?);
-        self.rooms.pdus.insert(key, Arc::clone(&pdu));
+        self.rooms.keep_pdu(self.nid, event, Arc::clone(&pdu), self.snapshot.pos()?);
         Ok(pdu)
     }
 
