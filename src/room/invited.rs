@@ -112,6 +112,9 @@ pub async fn set(
         let work = move |server: &Server| {
             let snapshot = server.store.snapshot();
             let view = View::of(&server.rooms, &snapshot, room)?;
+            if view.takes_id_away(&id)? {
+                return Err(Error::bad_json(format!("{id} is the id of an event of another room")));
+            }
             let row = snapshot.get::<UserRooms>(&(&member, room))?;
             // Who is joined already is in a room whose state we have, and that state says what becomes of him.
             let is_known = view.event_nid(&id)?.is_some() || row.is_some_and(|row| row.membership == Membership::Join);

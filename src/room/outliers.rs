@@ -166,7 +166,7 @@ impl<'v, 's> Outliers<'v, 's> {
             }
         }
         let pdu = event.pdu();
-        if pdu.room_id != view.room.room_id || !self.has_create_event(pdu)? {
+        if pdu.room_id != view.room.room_id || view.takes_id_away(&pdu.event_id)? || !self.has_create_event(pdu)? {
             return Ok(());
         }
         let failed = Fallible::default();

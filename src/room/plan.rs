@@ -120,6 +120,9 @@ impl Plan {
     pub fn work_out(view: &View<'_>, numbers: NextNumbers, incoming: Incoming, server: &Server) -> Result<Self> {
         let Incoming { event, place, given } = incoming;
         let pdu = event.pdu();
+        if view.takes_id_away(&pdu.event_id)? {
+            return Err(Error::bad_json(format!("{} is the id of an event of another room", pdu.event_id)));
+        }
         let (outlier, moved_from) = match outlier(view, &pdu.event_id)? {
             Some((nid, outlier)) if outliers::is_out_of_band(view, nid, &outlier)? => (None, Some(nid)),
             outlier => (outlier, None),

@@ -9,7 +9,7 @@ use super::{
     tables::{self, Room, StateKeyName},
 };
 use crate::{
-    event::{Pdu, StateRoot, StoredEvent, rules},
+    event::{Pdu, StateRoot, StoredEvent, build, rules},
     store::{Error, EventNid, Result, RoomNid, Snapshot, StateKeyNid, Table},
 };
 
@@ -88,6 +88,18 @@ impl<'s> View<'s> {
         }
         let place = self.snapshot.get::<tables::EventIds>(&event_id)?;
         Ok(place.filter(|place| place.room == self.nid).map(|place| place.event))
+    }
+
+    /// Whether another room has an event of this id. Only a redaction should name one, except that in room versions 1 and 2
+    /// servers choose the ids of their events.
+    pub fn is_elsewhere(&self, event_id: &EventId) -> Result<bool> {
+        let place = self.snapshot.get::<tables::EventIds>(&event_id)?;
+        Ok(place.is_some_and(|place| place.room != self.nid))
+    }
+
+    /// [`Self::is_elsewhere`] for an event that wants to be part of this room: it would take the other one's id away.
+    pub(super) fn takes_id_away(&self, event_id: &EventId) -> Result<bool> {
+        Ok(build::needs_legacy(self.rules) && self.is_elsewhere(event_id)?)
     }
 
     /// An event that a row of ours refers to.
