@@ -9,7 +9,7 @@ use crate::{
         gaps::{self, Gaps},
         invited::StrippedStates,
         redaction::EarlyRedactions,
-        tables::{AuthEdges, EventIds, Events, Rooms, Timeline, UserRooms},
+        tables::{AuthEdges, EventIds, Events, Members, Origin, Rooms, Timeline, UserRooms},
     },
     store::Result,
 };
@@ -128,7 +128,7 @@ fn staged_events(checker: &mut Checker<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The member events of our users are there.
+/// The member events of our users are there, and who counts as joined is a member.
 fn user_rooms(checker: &mut Checker<'_>) -> Result<()> {
     for row in checker.snapshot.list::<UserRooms>(&()) {
         let row = row?;
@@ -136,6 +136,9 @@ fn user_rooms(checker: &mut Checker<'_>) -> Result<()> {
         let event = checker.snapshot.get::<Events>(&(room, row.value.event))?;
         let is_his = event.is_some_and(|event| event.state_key.as_deref() == Some(user.as_str()));
         checker.expect("rooms of users", is_his, || format!("the member event of {user} in room {room} is not there"));
+        let member = (room, Membership::Join, Origin::Local, user);
+        let is_member = row.value.membership != Membership::Join || checker.snapshot.contains::<Members>(&member)?;
+        checker.expect("rooms of users", is_member, || format!("{user} is joined to room {room} and no member of it"));
     }
     Ok(())
 }

@@ -420,7 +420,7 @@ impl MemberChange {
         if let Some(old) = self.old {
             tx.delete::<tables::Members>(&(room, old, self.origin, user));
         }
-        let Some((membership, event)) = self.new else { return Ok(()) };
+        let Some((membership, event)) = self.new else { return self.write_loss(tx, room) };
         tx.put::<tables::Members>(&(room, membership, self.origin, user), &event);
         if self.origin == Origin::Local {
             let before = tx.get::<tables::UserRooms>(&(user, room))?;
@@ -433,6 +433,19 @@ impl MemberChange {
                 before => user_room(before, membership, event, tx.pos()),
             };
             tx.put::<tables::UserRooms>(&(user, room), &row);
+        }
+        Ok(())
+    }
+
+    /// The state has no member event of the user any more, as state resolution may have it. Who was in the room is not in it
+    /// then, and sees it as he did before.
+    fn write_loss(&self, tx: &mut Transaction<'_>, room: RoomNid) -> store::Result<()> {
+        let user = &*self.user_id;
+        if self.origin == Origin::Local
+            && let Some(row) = tx.get::<tables::UserRooms>(&(user, room))?
+        {
+            tx.delete::<StrippedStates>(&(room, user));
+            tx.put::<tables::UserRooms>(&(user, room), &user_room(Some(row), Membership::Leave, row.event, tx.pos()));
         }
         Ok(())
     }
@@ -655,5 +668,30 @@ fn room_after(
         joined: counted(view.room.joined, Membership::Join),
         invited: counted(view.room.invited, Membership::Invite),
         ..view.room.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::room::{
+        testing::{TestRoom, user},
+        visibility::Standing,
+    };
+
+    #[test]
+    fn who_has_no_member_event_any_more_is_not_in_the_room_and_sees_it_as_it_was() {
+        let room = TestRoom::new();
+        room.member("bob", "bob", "join");
+        let said = room.message("alice", "before");
+        let lost = MemberChange { user_id: user("bob"), origin: Origin::Local, old: Some(Membership::Join), new: None };
+        let nid = room.nid;
+        room.change(move |tx| lost.write(tx, nid, None).unwrap());
+        let secret = room.message("alice", "after");
+        room.read("bob", |reader, _| {
+            assert!(matches!(reader.sight.standing, Standing::Left(_)));
+            let is_seen = |id: &EventId| crate::room::history::visible(reader, id).unwrap().is_some();
+            assert!(is_seen(&said) && !is_seen(&secret));
+        });
     }
 }
