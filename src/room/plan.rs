@@ -383,8 +383,9 @@ impl Late {
     /// `None` if it is not allowed now either, or has ended.
     pub fn work_out(view: &View<'_>, event: EventNid, now_ms: u64) -> Result<Option<Self>> {
         let stored = view.event(event)?;
-        // A state event would have to become part of the state, where what came since stands on another one.
-        if !stored.flags.soft_failed || stored.state_key.is_some() {
+        // A state event would have to become part of the state, where what came since stands on another one; and what a
+        // redaction would take away was shown meanwhile.
+        if !stored.flags.soft_failed || stored.state_key.is_some() || stored.redacts.is_some() {
             return Ok(None);
         }
         // Nobody knows what that would have said.
