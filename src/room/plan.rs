@@ -171,10 +171,10 @@ impl Plan {
             _ => {}
         }
         let current = if is_at_the_end {
-            let states = states_after(view, &ends)?;
+            let states = [states_after(view, &ends)?, vec![after]].concat();
             ends.retain(|end| *end != nid);
             ends.push(nid);
-            resolve(view, &mut tries, &[states, vec![after]].concat())?
+            current_state(view, &mut tries, &states)?
         } else {
             view.current_state()
         };
@@ -578,6 +578,16 @@ fn states_after(view: &View<'_>, events: &[EventNid]) -> Result<Vec<StateRoot>> 
         event.state_after.ok_or_else(|| Error::internal(format!("the state after {} is not known", event.event_id)))
     };
     events.into_iter().map(state).collect()
+}
+
+/// The current state of a room whose ends have these states.
+fn current_state(view: &View<'_>, tries: &mut Tries<'_>, states: &[StateRoot]) -> Result<StateRoot> {
+    let distinct: BTreeSet<&StateRoot> = states.iter().collect();
+    // In a fork most events leave the states of all branches as they are, and resolving reads much of the room.
+    if distinct.len() > 1 && distinct == states_after(view, view.forward_extremities())?.iter().collect() {
+        return Ok(view.current_state());
+    }
+    resolve(view, tries, states)
 }
 
 /// <https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu>
