@@ -245,3 +245,22 @@ async fn what_became_of_events_is_kept_for_a_week_and_a_closed_account_sends_not
     assert_eq!(act(&alice, &id, "send").await.error(), (404, "M_NOT_FOUND"));
     assert_clean(&server);
 }
+
+#[tokio::test]
+async fn an_invite_that_another_server_does_not_take_fails_and_keeps_nobody_waiting() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&room).await;
+    let path = format!("/v3/rooms/{room}/state/m.room.member/@carol:gone.test?{DELAY}=1000");
+    let invite = delay_id(alice.put(&path, json!({ "membership": "invite" })).await);
+    let after_it = delay(&alice, &room, 2_000, "hers").await;
+    delay(&bob, &room, 2_000, "his").await;
+    advance(&server, 2_000).await;
+    let mut said = said(&alice, &room).await;
+    said.sort();
+    assert_eq!(said, ["hers", "his"]);
+    assert_eq!(get(&alice, &invite).await.ok()["error"]["errcode"], "M_UNKNOWN");
+    assert!(get(&alice, &after_it).await.ok()["event_id"].is_string());
+    assert_clean(&server);
+}
