@@ -211,6 +211,7 @@ pub async fn prepare(
             Step::Send(draft) => draft,
             Step::Done(event_id) => return Ok((Worked::Done(event_id), None)),
         };
+        moderation::check_draft(&view, &local.sender, &draft)?;
         let event = local_event::make_next(server, &view, &local.sender, draft)?;
         Ok((local.work_out(server, &view, Numbers::default(), event.clone())?, Some(event)))
     };

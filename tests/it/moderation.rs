@@ -87,6 +87,8 @@ async fn a_suspended_user_reads_leaves_and_takes_back_but_says_nothing() {
     assert_eq!(alice.try_say(&room, "no").await.error(), suspended);
     assert_eq!(alice.try_join(&open).await.error(), suspended);
     assert_eq!(alice.try_invite(&room, &root).await.error(), suspended);
+    let elsewhere = json!({ "user_id": "@somebody:elsewhere.test" });
+    assert_eq!(alice.act(&room, "invite", elsewhere).await.error(), suspended);
     assert_eq!(alice.set_state(&room, "m.room.name", "", json!({ "name": "x" })).await.error(), suspended);
     assert_eq!(alice.post("/v3/createRoom", json!({})).await.error(), suspended);
     assert_eq!(alice.redact(&room, &others).await.error(), suspended);
