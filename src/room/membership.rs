@@ -139,7 +139,9 @@ pub async fn kick(
     room: RoomNid,
     reason: Option<String>,
 ) -> Result<()> {
-    change(server, sender, target, room, Membership::Leave, because(reason), |view, target| {
+    let kicker = sender.to_owned();
+    change(server, sender, target, room, Membership::Leave, because(reason), move |view, target| {
+        check_in_room(view, &kicker)?;
         match view.membership(view.current_state(), target)? {
             Some(Membership::Join | Membership::Invite | Membership::Knock) => Ok(None),
             _ => Err(Error::forbidden("That user is not in this room")),
@@ -167,13 +169,23 @@ pub async fn unban(
     room: RoomNid,
     reason: Option<String>,
 ) -> Result<()> {
-    change(server, sender, target, room, Membership::Leave, because(reason), |view, target| {
+    let forgiving = sender.to_owned();
+    change(server, sender, target, room, Membership::Leave, because(reason), move |view, target| {
+        check_in_room(view, &forgiving)?;
         match view.membership(view.current_state(), target)? {
             Some(Membership::Ban) => Ok(None),
             _ => Err(Error::forbidden("That user is not banned from this room")),
         }
     })
     .await
+}
+
+/// Whoever is not in the room does not learn who is, or is banned.
+fn check_in_room(view: &View<'_>, user: &UserId) -> Result<()> {
+    match view.membership(view.current_state(), user)? {
+        Some(Membership::Join) => Ok(()),
+        _ => Err(Error::forbidden("You are not in this room")),
+    }
 }
 
 /// Changes the membership of `target`. `is_done` names the event that made it so already, or says why it can't be so.

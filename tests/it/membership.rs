@@ -73,6 +73,11 @@ async fn whoever_is_outside_does_not_learn_who_is_invited() {
     let invited = carol.try_invite(&room, &bob).await;
     let not_invited = carol.try_invite("!no:example.org", &bob).await;
     assert_eq!((invited.error(), not_invited.error()), (FORBIDDEN, FORBIDDEN));
+    let out = json!({ "errcode": "M_FORBIDDEN", "error": "You are not in this room" });
+    for action in ["kick", "unban"] {
+        assert_eq!(carol.act(&room, action, target(&bob)).await.body, out, "{action}: is invited");
+        assert_eq!(carol.act(&room, action, target(&carol)).await.body, out, "{action}: is not");
+    }
 }
 
 #[tokio::test]
