@@ -35,8 +35,8 @@ pub(super) const MAX_LIMIT: usize = 1_000;
 /// How many events the first look at a room holds, unless the client says something else.
 pub const INITIAL_LIMIT: usize = 20;
 
-/// Runs `work` with `caller` as reader of a room, and with the newest place of its timeline that may be shown. `None` if
-/// the server does not know the room.
+/// Runs `work` with `caller` as reader of a room, and with the newest place of its timeline that may be shown; answers once
+/// everything that `work` can have read is durable. `None` if the server does not know the room.
 pub async fn read<R: Send + 'static>(
     server: &Arc<Server>,
     caller: Caller,
@@ -48,9 +48,11 @@ pub async fn read<R: Send + 'static>(
         let snapshot = server.store.snapshot();
         let Some(view) = View::open(&server.rooms, &snapshot, &room_id)? else { return Ok(None) };
         let reader = Reader::open(&view, &caller.user_id, Some(&caller.device_id), server.clock.now_ms())?;
-        work(&reader, newest).map(Some)
+        Ok(Some((work(&reader, newest)?, snapshot.pos()?)))
     };
-    server.blocking(work).await
+    let Some((answer, shown)) = server.blocking(work).await? else { return Ok(None) };
+    server.store.until_durable(shown).await?;
+    Ok(Some(answer))
 }
 
 /// A part of the timeline that a client asked for.
