@@ -19,7 +19,7 @@ use serde_json::{
 use super::{
     Membership, View,
     append::{self, Step},
-    membership, power_levels, tables,
+    membership, power_levels, servers, tables,
 };
 use crate::{
     Server,
@@ -119,10 +119,7 @@ pub fn room_of(server: &Server, alias: &RoomAliasId) -> Result<(OwnedRoomId, Vec
     let snapshot = server.store.snapshot();
     let found = resolve(&snapshot, alias)?.ok_or_else(|| not_found(alias))?;
     let view = View::of(&server.rooms, &snapshot, found.room)?;
-    let mut others = BTreeSet::new();
-    for row in snapshot.list::<tables::Members>(&(view.nid, Membership::Join, tables::Origin::Remote)) {
-        others.insert(row?.key()?.3.server_name().to_owned());
-    }
+    let others = servers::servers_in(&snapshot, view.nid)?.into_iter().filter(|other| other != server.name());
     let servers = std::iter::once(server.owned_name()).chain(others).collect();
     Ok((view.room_id().to_owned(), servers))
 }

@@ -12,7 +12,7 @@ use crate::{
     Server,
     error::{Error, Result},
     event::Draft,
-    store::RoomNid,
+    store::{self, RoomNid},
 };
 
 /// An event that says nothing: other servers know it by this type too, and show it to nobody.
@@ -45,5 +45,6 @@ pub async fn merge(server: &Arc<Server>, room: RoomNid) -> Result<()> {
 fn sender(view: &View<'_>) -> Result<Option<OwnedUserId>> {
     let levels = power_levels(view)?;
     let may = |user: &OwnedUserId| levels.user_can_send_message(user, MessageLikeEventType::from(DUMMY));
-    Ok(view.local_members()?.into_iter().take(MAX_SENDERS).find(may))
+    let may = |user: &store::Result<OwnedUserId>| user.as_ref().map_or(true, may);
+    Ok(view.each_local_member().take(MAX_SENDERS).find(may).transpose()?)
 }

@@ -195,7 +195,7 @@ fn walk_here(
             return Ok(HereStep { walk, rooms, away: Some(next) });
         };
         // Of rooms that none of us is in any more, others know better.
-        if !next.via.is_empty() && view.local_members()?.is_empty() {
+        if !next.via.is_empty() && !view.is_resident()? {
             return Ok(HereStep { walk, rooms, away: Some(next) });
         }
         if summary::is_open_to(server, &view, Some(&walk.user_id))? {
@@ -254,7 +254,7 @@ pub fn for_server(
     let unknown = || Error::not_found("There is no such room, or your users can't join it");
     let snapshot = server.store.snapshot();
     let view = View::open(&server.rooms, &snapshot, room_id)?.ok_or_else(unknown)?;
-    if view.local_members()?.is_empty() || !summary::is_open_to_server(server, &view, asking)? {
+    if !view.is_resident()? || !summary::is_open_to_server(server, &view, asking)? {
         return Err(unknown());
     }
     let mut children = children::of(&view, suggested_only)?;
@@ -263,7 +263,7 @@ pub fn for_server(
     let mut told = get_hierarchy::v1::Response::new(SpaceHierarchyParentSummary::new(summary::of(&view)?, events));
     for child in children {
         let Some(view) = View::open(&server.rooms, &snapshot, &child.room_id)? else { continue };
-        if view.local_members()?.is_empty() {
+        if !view.is_resident()? {
             continue;
         }
         match summary::is_open_to_server(server, &view, asking)? {
@@ -286,7 +286,7 @@ pub async fn summarize(
         .blocking(move |server| {
             let snapshot = server.store.snapshot();
             let Some(view) = View::open(&server.rooms, &snapshot, &room)? else { return Ok(None) };
-            if view.local_members()?.is_empty() {
+            if !view.is_resident()? {
                 return Ok(None);
             }
             let is_open = summary::is_open_to(server, &view, asking.as_deref())?;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use ruma::{OwnedMxcUri, OwnedUserId, events::StateEventType};
+use ruma::{OwnedMxcUri, OwnedUserId, UserId, events::StateEventType};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -36,7 +36,8 @@ pub fn filtered(
     for (key, nid) in view.state(state)? {
         let name = view.state_key_name(key)?;
         let is_unwanted_member = name.event_type == "m.room.member"
-            && members.is_some_and(|members| !members.iter().any(|user| *user == name.state_key));
+            && members
+                .is_some_and(|members| !<&UserId>::try_from(&*name.state_key).is_ok_and(|user| members.contains(user)));
         if !is_unwanted_member && filter.allows_type(&name.event_type) {
             nids.push(nid);
         }

@@ -11,7 +11,11 @@ use ruma::{
 };
 
 use super::{Membership, View, power_levels};
-use crate::{Server, error::Result, store::Snapshot};
+use crate::{
+    Server,
+    error::Result,
+    store::{self, Snapshot},
+};
 
 /// What the conditions of a room come to for somebody who wants to join.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,5 +94,6 @@ fn who_may_invite(server: &Server, view: &View<'_>) -> Result<Option<OwnedUserId
     if levels.users_default < levels.invite {
         return Ok(None);
     }
-    Ok(view.local_members()?.into_iter().find(|user| levels.user_can_invite(user)))
+    let may = |user: &store::Result<OwnedUserId>| user.as_ref().map_or(true, |user| levels.user_can_invite(user));
+    Ok(view.each_local_member().find(may).transpose()?)
 }

@@ -11,7 +11,7 @@ use ruma::{
     room::{AllowRule, JoinRule, JoinRuleSummary, RestrictedSummary, RoomSummary},
 };
 
-use super::{Membership, View, aliases, directory, tables};
+use super::{Membership, View, aliases, directory, tables, visibility_of_server::is_in_room};
 use crate::{
     Server,
     error::Result,
@@ -142,7 +142,7 @@ fn is_in_any(server: &Server, snapshot: &Snapshot<'_>, user: &UserId, rooms: &[O
 
 /// As [`is_open_to`], for a server that asks on behalf of its users.
 pub fn is_open_to_server(server: &Server, view: &View<'_>, asking: &ServerName) -> Result<bool> {
-    if aliases::is_world_readable(view)? || has_user_of(view, Membership::Join, asking)? {
+    if aliases::is_world_readable(view)? || is_in_room(view, asking)? {
         return Ok(true);
     }
     let rule = join_rule(view)?;
@@ -151,7 +151,7 @@ pub fn is_open_to_server(server: &Server, view: &View<'_>, asking: &ServerName) 
         JoinRule::Restricted(_) => {
             for room in allowed_rooms(&rule) {
                 if let Some(allowed) = View::open(&server.rooms, view.snapshot, &room)?
-                    && has_user_of(&allowed, Membership::Join, asking)?
+                    && is_in_room(&allowed, asking)?
                 {
                     return Ok(true);
                 }
@@ -159,12 +159,12 @@ pub fn is_open_to_server(server: &Server, view: &View<'_>, asking: &ServerName) 
         }
         _ => {}
     }
-    has_user_of(view, Membership::Invite, asking)
+    has_invited(view, asking)
 }
 
-/// Whether a user of that server has this membership in the room.
-fn has_user_of(view: &View<'_>, membership: Membership, server: &ServerName) -> Result<bool> {
-    for row in view.snapshot.list::<tables::Members>(&(view.nid, membership, tables::Origin::Remote)) {
+/// Whether a user of that server is invited to the room.
+fn has_invited(view: &View<'_>, server: &ServerName) -> Result<bool> {
+    for row in view.snapshot.list::<tables::Members>(&(view.nid, Membership::Invite, tables::Origin::Remote)) {
         if row?.key()?.3.server_name() == server {
             return Ok(true);
         }

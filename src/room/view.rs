@@ -231,14 +231,18 @@ impl<'s> View<'s> {
 
     /// Our own users who are joined in the current state.
     pub fn local_members(&self) -> Result<Vec<ruma::OwnedUserId>> {
+        self.each_local_member().collect()
+    }
+
+    /// As [`Self::local_members`], for who need not know them all.
+    pub fn each_local_member(&self) -> impl Iterator<Item = Result<ruma::OwnedUserId>> + '_ {
         let rows = self.snapshot.list::<tables::Members>(&(self.nid, Membership::Join, tables::Origin::Local));
-        rows.map(|row| row.and_then(|row| Ok(row.key()?.3.to_owned()))).collect()
+        rows.map(|row| row.and_then(|row| Ok(row.key()?.3.to_owned())))
     }
 
     /// Whether any of our own users is joined in the current state: only then do we learn what happens in the room.
     pub fn is_resident(&self) -> Result<bool> {
-        let rows = self.snapshot.list::<tables::Members>(&(self.nid, Membership::Join, tables::Origin::Local));
-        Ok(rows.into_iter().next().transpose()?.is_some())
+        Ok(self.each_local_member().next().transpose()?.is_some())
     }
 }
 

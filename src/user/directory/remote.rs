@@ -64,7 +64,7 @@ fn read(server: &Server, entries: &[LogEntry]) -> Result<(Vec<Seen>, Vec<RoomNid
         }
         if !server.is_ours(user) {
             seen.push(see(&view, user, entry.event, is_public(&view)?)?);
-        } else if !joined.contains(&entry.room) && view.local_members()?.len() == 1 {
+        } else if !joined.contains(&entry.room) && view.each_local_member().take(2).count() == 1 {
             joined.push(entry.room);
         }
     }
