@@ -262,7 +262,7 @@ async fn close(server: &Arc<Server>, room: RoomNid, user: &UserId) -> Result<()>
         let content: Option<Map<String, Value>> =
             view.state_content(view.current_state(), &StateEventType::RoomPowerLevels, "")?;
         let levels = power_levels(view)?;
-        let least = (levels.users_default + int!(1)).max(int!(50));
+        let least = levels.users_default.saturating_add(int!(1)).max(int!(50));
         let mut content = content.unwrap_or_default();
         let mut is_changed = false;
         for (key, present) in [("events_default", levels.events_default), ("invite", levels.invite)] {
