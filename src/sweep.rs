@@ -6,14 +6,14 @@ use tracing::{debug, error, info};
 
 use crate::{
     Server,
-    error::{Error, Result},
+    error::Result,
     federation::{inbox, keys::strangers},
     log, media, oauth,
     room::{
         delayed, sticky,
         tables::{EventTransactions, Transactions},
     },
-    store::{self, Row, Table},
+    store::{self, Row, Snapshot, Table, Transaction},
     sync::sliding,
     user::{
         guests,
@@ -50,81 +50,73 @@ pub async fn run(server: Arc<Server>) {
     }
 }
 
-/// One sweep; how many rows it removed.
+/// One sweep; how many rows it removed. What fails keeps nothing else from being swept.
 pub async fn once(server: &Arc<Server>) -> Result<usize> {
-    log::sweep(server).await?;
-    Ok(transactions(server).await?
-        + sliding::sweep(server).await?
-        + inbox::sweep(server).await?
-        + strangers::forget(server).await?
-        + delayed::sweep(server).await?
-        + sticky::sweep(server).await?
-        + old_rows::<ToDeviceTransactions>(server).await?
-        + old_rows::<ReceivedToDevice>(server).await?
-        + remote::sweep(server).await?
-        + oauth::client::sweep(server).await?
-        + guests::sweep(server).await?
-        + media::pending::remove_expired(server).await?)
+    let swept = [
+        log::sweep(server).await.map(|()| 0),
+        transactions(server).await,
+        sliding::sweep(server).await,
+        inbox::sweep(server).await,
+        strangers::forget(server).await,
+        delayed::sweep(server).await,
+        sticky::sweep(server).await,
+        old_rows::<ToDeviceTransactions>(server).await,
+        old_rows::<ReceivedToDevice>(server).await,
+        remote::sweep(server).await,
+        oauth::client::sweep(server).await,
+        guests::sweep(server).await,
+        media::pending::remove_expired(server).await,
+    ];
+    swept.into_iter().sum()
+}
+
+/// Removes the rows of a table that are old, with what belongs to them, a few in each transaction.
+pub async fn rows<T: Table>(
+    server: &Arc<Server>,
+    is_old: impl Fn(&T::Value) -> bool + Send + 'static,
+    remove: impl Fn(&mut Transaction<'_>, &Row<T>) -> store::Result<()> + Clone + Send + 'static,
+) -> Result<usize> {
+    let read = move |snapshot: &Snapshot<'_>| {
+        let is_wanted = |row: &store::Result<Row<T>>| row.as_ref().map_or(true, |row| is_old(&row.value));
+        Ok(snapshot.list::<T>(&()).filter(is_wanted).collect::<store::Result<Vec<_>>>()?)
+    };
+    let mut old = server.read(read).await?;
+    let removed = old.len();
+    while !old.is_empty() {
+        let batch = old.split_off(old.len().saturating_sub(BATCH));
+        let remove = remove.clone();
+        server.store.commit(move |tx| batch.iter().try_for_each(|row| remove(tx, row))).await?;
+    }
+    Ok(removed)
 }
 
 async fn transactions(server: &Arc<Server>) -> Result<usize> {
     let oldest = oldest_transaction_ms(server);
-    let old = server
-        .read(move |snapshot| {
-            let mut old = Vec::new();
-            for row in snapshot.list::<Transactions>(&()) {
-                let row = row?;
-                if row.value.at_ms < oldest {
-                    old.push(row);
-                }
-            }
-            Ok(old)
-        })
-        .await?;
-    let removed = old.len();
-    let mut old = old.into_iter().peekable();
-    while old.peek().is_some() {
-        let batch: Vec<_> = old.by_ref().take(BATCH).collect();
-        server
-            .store
-            .commit(move |tx| {
-                for row in batch {
-                    let key = row.key()?;
-                    tx.delete::<EventTransactions>(&(key.0, row.value.event));
-                    tx.delete::<Transactions>(&key);
-                }
-                Ok::<_, Error>(())
-            })
-            .await?;
-    }
-    Ok(removed)
+    rows::<Transactions>(
+        server,
+        move |sent| sent.at_ms < oldest,
+        |tx, row| {
+            let key = row.key()?;
+            tx.delete::<EventTransactions>(&(key.0, row.value.event));
+            tx.delete::<Transactions>(&key);
+            Ok(())
+        },
+    )
+    .await
 }
 
 /// Removes what is older than transactions are kept, of a table whose rows hold when they were made.
 async fn old_rows<T: Table<Value = u64>>(server: &Arc<Server>) -> Result<usize> {
     let oldest = oldest_transaction_ms(server);
-    let is_old = move |row: &Row<T>| row.value < oldest;
-    let old: Vec<_> = server
-        .read(move |snapshot| {
-            let rows = snapshot.list::<T>(&());
-            Ok(rows.filter(|row| row.as_ref().map_or(true, is_old)).collect::<store::Result<_>>()?)
-        })
-        .await?;
-    let removed = old.len();
-    let mut old = old.into_iter().peekable();
-    while old.peek().is_some() {
-        let batch: Vec<_> = old.by_ref().take(BATCH).collect();
-        server
-            .store
-            .commit(move |tx| {
-                for row in batch {
-                    tx.delete::<T>(&row.key()?);
-                }
-                Ok::<_, Error>(())
-            })
-            .await?;
-    }
-    Ok(removed)
+    rows::<T>(
+        server,
+        move |made_ms| *made_ms < oldest,
+        |tx, row| {
+            tx.delete::<T>(&row.key()?);
+            Ok(())
+        },
+    )
+    .await
 }
 
 /// From when the oldest transaction is that is kept, in milliseconds since the Unix epoch.

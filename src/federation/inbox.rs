@@ -32,6 +32,7 @@ use crate::{
         view::membership_in,
     },
     store::{self, Family, Record, RoomNid, Row, Scan, StreamPos, Table, TableInfo, Transaction},
+    sweep,
 };
 
 pub const TABLES: [TableInfo; 2] = [TableInfo::of::<Staged>(), TableInfo::of::<ReceivedTransactions>()];
@@ -443,28 +444,13 @@ async fn remove(server: &Arc<Server>, room: RoomNid, places: Vec<(StreamPos, u32
 
 /// Removes what is remembered of old transactions; how many.
 pub async fn sweep(server: &Arc<Server>) -> Result<usize> {
-    const AT_ONCE: usize = 500;
     let oldest = server.clock.now_ms().saturating_sub(TRANSACTIONS_KEPT_MS);
-    let is_old = move |row: &Row<ReceivedTransactions>| row.value.at_ms < oldest;
-    let old: Vec<_> = server
-        .read(move |snapshot| {
-            let rows = snapshot.list::<ReceivedTransactions>(&());
-            Ok(rows.filter(|row| row.as_ref().map_or(true, is_old)).collect::<store::Result<_>>()?)
-        })
-        .await?;
-    let removed = old.len();
-    let mut old = old.into_iter().peekable();
-    while old.peek().is_some() {
-        let batch: Vec<_> = old.by_ref().take(AT_ONCE).collect();
-        let delete = move |tx: &mut Transaction<'_>| {
-            for row in batch {
-                tx.delete::<ReceivedTransactions>(&row.key()?);
-            }
-            Ok::<_, Error>(())
-        };
-        server.store.commit(delete).await?;
-    }
-    Ok(removed)
+    let is_old = move |received: &ReceivedTransaction| received.at_ms < oldest;
+    sweep::rows::<ReceivedTransactions>(server, is_old, |tx, row| {
+        tx.delete::<ReceivedTransactions>(&row.key()?);
+        Ok(())
+    })
+    .await
 }
 
 /// Refuses a transaction as a whole that is larger than the specification lets it be, or of another server than says so.

@@ -26,6 +26,7 @@ use crate::{
     Server,
     error::{Error, Result},
     store::{Snapshot, Transaction},
+    sweep,
 };
 
 /// For how long, and how many of a user, what became of events is kept. Source: the proposal.
@@ -192,31 +193,11 @@ pub fn delete_user(tx: &mut Transaction<'_>, user: &UserId) -> Result<()> {
 pub async fn sweep(server: &Arc<Server>) -> Result<usize> {
     let oldest_ms = server.clock.now_ms().saturating_sub(KEPT_MS);
     let is_old = move |event: &DelayedEvent| event.end.as_ref().is_some_and(|end| end.at_ms < oldest_ms);
-    let old = server
-        .read(move |snapshot| {
-            let mut old = Vec::new();
-            for row in snapshot.list::<DelayedEvents>(&()) {
-                let row = row?;
-                if is_old(&row.value) {
-                    old.push(row);
-                }
-            }
-            Ok(old)
-        })
-        .await?;
-    let removed = old.len();
-    if removed > 0 {
-        server
-            .store
-            .commit(move |tx| {
-                for row in old {
-                    delete(tx, row.key()?, &row.value);
-                }
-                Ok::<_, Error>(())
-            })
-            .await?;
-    }
-    Ok(removed)
+    sweep::rows::<DelayedEvents>(server, is_old, |tx, row| {
+        delete(tx, row.key()?, &row.value);
+        Ok(())
+    })
+    .await
 }
 
 fn unknown() -> Error {

@@ -16,8 +16,9 @@ use super::{
 };
 use crate::{
     Server,
-    error::{Error, Result},
+    error::Result,
     store::{RoomNid, Snapshot, StateKeyNid, StreamPos, Transaction},
+    sweep,
     user::session,
 };
 
@@ -253,33 +254,14 @@ pub fn delete_device(tx: &mut Transaction<'_>, user: &UserId, device: &DeviceId)
 /// Removes the connections that were not used for long; how many they were.
 pub async fn sweep(server: &Arc<Server>) -> Result<usize> {
     let oldest_ms = server.clock.now_ms().saturating_sub(KEPT_MS);
-    let old = server
-        .read(move |snapshot| {
-            let mut old = Vec::new();
-            for row in snapshot.list::<Connections>(&()) {
-                let row = row?;
-                if row.value.used_ms < oldest_ms {
-                    old.push(row);
-                }
-            }
-            Ok(old)
-        })
-        .await?;
-    let removed = old.len();
-    if removed > 0 {
-        server
-            .store
-            .commit(move |tx| {
-                for row in old {
-                    let (user, device, conn_id) = row.key()?;
-                    let kept = tx.get::<Connections>(&(user, device, conn_id))?;
-                    if kept.is_some_and(|kept| kept.used_ms < oldest_ms) {
-                        delete(tx, user, device, conn_id);
-                    }
-                }
-                Ok::<_, Error>(())
-            })
-            .await?;
-    }
-    Ok(removed)
+    let is_old = move |connection: &Connection| connection.used_ms < oldest_ms;
+    sweep::rows::<Connections>(server, is_old, move |tx, row| {
+        let (user, device, conn_id) = row.key()?;
+        // It may have come to use again meanwhile.
+        if tx.get::<Connections>(&(user, device, conn_id))?.is_some_and(|kept| is_old(&kept)) {
+            delete(tx, user, device, conn_id);
+        }
+        Ok(())
+    })
+    .await
 }
