@@ -111,6 +111,8 @@ pub struct Inbox {
     pub unfilled: Mutex<HashMap<(RoomNid, i64), u64>>,
     transactions: Turns<OwnedServerName>,
     at_work: Mutex<HashSet<RoomNid>>,
+    /// Up to where nothing is left of what came for a room: RocksDB would step over the marks that it left.
+    done: Mutex<HashMap<RoomNid, StreamPos>>,
     permits: Semaphore,
     waiting: AtomicUsize,
 }
@@ -123,6 +125,7 @@ impl Default for Inbox {
             unfilled: Mutex::default(),
             transactions: Turns::default(),
             at_work: Mutex::default(),
+            done: Mutex::default(),
             permits: Semaphore::new(ROOMS_AT_A_TIME),
             waiting: AtomicUsize::new(0),
         }
@@ -369,8 +372,9 @@ async fn work_on(server: Arc<Server>, room: RoomNid) {
 }
 
 async fn next(server: &Arc<Server>, room: RoomNid) -> Result<Vec<Row<Staged>>> {
+    let done = server.inbox.done.lock().get(&room).copied().unwrap_or_default();
     let read = move |snapshot: &store::Snapshot<'_>| {
-        let rows = snapshot.scan::<Staged>(Scan::prefix::<Staged>(&room)).take(BATCH);
+        let rows = snapshot.scan::<Staged>(Scan::from::<Staged>(&(room, done), &room)).take(BATCH);
         Ok(rows.collect::<store::Result<_>>()?)
     };
     server.read(read).await
@@ -387,6 +391,7 @@ async fn work_once(server: &Arc<Server>, room: RoomNid, tries: &mut HashMap<(Str
         Ok(View::of(&server.rooms, &snapshot, room)?.rules)
     });
     let rules = rules.await?;
+    let last = rows.last().map(|row| row.key().map(|(_, pos, _)| pos)).transpose()?.unwrap_or_default();
     let mut places = HashMap::new();
     let mut events = Vec::with_capacity(rows.len());
     let mut done = Vec::new();
@@ -421,6 +426,7 @@ async fn work_once(server: &Arc<Server>, room: RoomNid, tries: &mut HashMap<(Str
     }
     let left = places.into_values().map(|(place, _)| place).collect(); // events that go round in circles
     remove(server, room, left).await?;
+    server.inbox.done.lock().insert(room, last); // of what came with the last one, more may be left
     ends::merge(server, room).await?;
     Ok(true)
 }
