@@ -172,7 +172,8 @@ impl<'v, 's> Reader<'v, 's> {
         format: Format,
     ) -> Result<()> {
         let view = self.view();
-        let event = self.without_erased(event)?;
+        let membership = self.sight.membership_at(event)?;
+        let event = self.without_erased_at(event, membership)?;
         let room_id = match format {
             Format::WithRoomId => Some(view.room_id()),
             Format::WithoutRoomId => None,
@@ -183,7 +184,7 @@ impl<'v, 's> Reader<'v, 's> {
         };
         let (transaction_id, delay_id) = self.sent_by(nid, &event)?;
         let replaced = self.replaced(&event)?;
-        let membership = self.sight.membership_at(&event)?.map(Membership::to_state);
+        let membership = membership.map(Membership::to_state);
         let sticky_end_ms = sticky::end_ms(view, nid, &event, self.now_ms)?;
         let unsigned = Unsigned {
             age: Some(i64::try_from(self.now_ms).unwrap_or(i64::MAX).saturating_sub_unsigned(event.origin_server_ts)),
@@ -222,13 +223,25 @@ impl<'v, 's> Reader<'v, 's> {
     ///
     /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3accountdeactivate>
     fn without_erased<'e>(&self, event: &'e StoredEvent) -> Result<Cow<'e, StoredEvent>> {
-        if !self.is_erased(&event.sender)? || self.sight.membership_at(event)? == Some(Membership::Join) {
+        self.without_erased_at(event, self.sight.membership_at(event)?)
+    }
+
+    /// As [`Self::without_erased`], where the reader's membership at the event is known.
+    fn without_erased_at<'e>(
+        &self,
+        event: &'e StoredEvent,
+        membership: Option<Membership>,
+    ) -> Result<Cow<'e, StoredEvent>> {
+        if membership == Some(Membership::Join) || !self.is_erased(&event.sender)? {
             return Ok(Cow::Borrowed(event));
         }
         Ok(Cow::Owned(without_content(self.view(), event)?))
     }
 
     fn is_erased(&self, sender: &UserId) -> Result<bool> {
+        if sender.server_name() != self.sight.user_id.server_name() {
+            return Ok(false); // only our users have accounts here
+        }
         if let Some(known) = self.known_erased.borrow().get(sender) {
             return Ok(*known);
         }

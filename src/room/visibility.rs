@@ -53,7 +53,8 @@ pub struct Sight<'v, 's> {
     visibility_key: Option<StateKeyNid>,
     tries: Tries<'s>,
     /// What the events of `member_key` and `visibility_key` say.
-    known: RefCell<HashMap<[Option<EventNid>; 2], AtState>>,
+    known_memberships: RefCell<HashMap<EventNid, Option<Membership>>>,
+    known_visibilities: RefCell<HashMap<EventNid, HistoryVisibility>>,
 }
 
 /// What decides who may see the events of one state.
@@ -75,7 +76,8 @@ impl<'v, 's> Sight<'v, 's> {
             member_key: view.state_key_nid("m.room.member", user_id.as_str())?,
             visibility_key: view.state_key_nid("m.room.history_visibility", "")?,
             tries: view.tries().keeping(),
-            known: RefCell::default(),
+            known_memberships: RefCell::default(),
+            known_visibilities: RefCell::default(),
         })
     }
 
@@ -127,7 +129,7 @@ impl<'v, 's> Sight<'v, 's> {
 
     /// Whether the user may see the events of a state whatever he was to the room then.
     pub fn sees_all_of(&self, state: StateRoot) -> Result<bool> {
-        Ok(match self.at(state)?.visibility {
+        Ok(match self.visibility_in(state)? {
             HistoryVisibility::WorldReadable => true,
             HistoryVisibility::Invited | HistoryVisibility::Joined => false,
             _ => self.standing == Standing::Joined,
@@ -136,13 +138,13 @@ impl<'v, 's> Sight<'v, 's> {
 
     /// The user's membership at an event, with what the event itself changed; `None` if the state there is not known.
     pub fn membership_at(&self, event: &StoredEvent) -> Result<Option<Membership>> {
-        let at = event.state_after.map(|state| self.at(state)).transpose()?;
-        Ok(at.map(|at| at.membership.unwrap_or(Membership::Leave)))
+        let at = event.state_after.map(|state| self.membership_in(state)).transpose()?;
+        Ok(at.map(|membership| membership.unwrap_or(Membership::Leave)))
     }
 
     /// Whether anybody at all may read what is said in the room now.
     fn is_world_readable_now(&self) -> Result<bool> {
-        Ok(self.at(self.view.current_state())?.visibility == HistoryVisibility::WorldReadable)
+        Ok(self.visibility_in(self.view.current_state())? == HistoryVisibility::WorldReadable)
     }
 
     fn allows(&self, at: &AtState, pos: RoomPos) -> bool {
@@ -162,15 +164,19 @@ impl<'v, 's> Sight<'v, 's> {
     }
 
     fn at(&self, state: StateRoot) -> store::Result<AtState> {
-        let event = |key: Option<StateKeyNid>| key.map_or(Ok(None), |key| self.tries.get(state, key));
-        let events = [event(self.member_key)?, event(self.visibility_key)?];
-        if let Some(known) = self.known.borrow().get(&events) {
-            return Ok(known.clone());
-        }
-        let [member, visibility] = events;
-        let at = AtState { membership: self.membership_by(member)?, visibility: self.visibility_by(visibility)? };
-        self.known.borrow_mut().insert(events, at.clone());
-        Ok(at)
+        Ok(AtState { membership: self.membership_in(state)?, visibility: self.visibility_in(state)? })
+    }
+
+    fn membership_in(&self, state: StateRoot) -> store::Result<Option<Membership>> {
+        self.membership_by(self.event_of(self.member_key, state)?)
+    }
+
+    fn visibility_in(&self, state: StateRoot) -> store::Result<HistoryVisibility> {
+        self.visibility_by(self.event_of(self.visibility_key, state)?)
+    }
+
+    fn event_of(&self, key: Option<StateKeyNid>, state: StateRoot) -> store::Result<Option<EventNid>> {
+        key.map_or(Ok(None), |key| self.tries.get(state, key))
     }
 
     /// What decided before a history-visibility event, or before a member event of the user himself; `None` for other
@@ -189,13 +195,23 @@ impl<'v, 's> Sight<'v, 's> {
     }
 
     fn membership_by(&self, event: Option<EventNid>) -> store::Result<Option<Membership>> {
-        let pdu = event.map(|event| self.view.pdu(event)).transpose()?;
-        Ok(pdu.and_then(|pdu| membership_in(pdu.content.get())))
+        let Some(event) = event else { return Ok(None) };
+        if let Some(known) = self.known_memberships.borrow().get(&event) {
+            return Ok(*known);
+        }
+        let membership = membership_in(self.view.pdu(event)?.content.get());
+        self.known_memberships.borrow_mut().insert(event, membership);
+        Ok(membership)
     }
 
     fn visibility_by(&self, event: Option<EventNid>) -> store::Result<HistoryVisibility> {
-        let pdu = event.map(|event| self.view.pdu(event)).transpose()?;
-        Ok(pdu.map_or(HistoryVisibility::Shared, |pdu| visibility_in(pdu.content.get())))
+        let Some(event) = event else { return Ok(HistoryVisibility::Shared) };
+        if let Some(known) = self.known_visibilities.borrow().get(&event) {
+            return Ok(known.clone());
+        }
+        let visibility = visibility_in(self.view.pdu(event)?.content.get());
+        self.known_visibilities.borrow_mut().insert(event, visibility.clone());
+        Ok(visibility)
     }
 }
 

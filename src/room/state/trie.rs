@@ -146,12 +146,14 @@ impl<'s> Tries<'s> {
         }
         let mut hash = root.hash;
         for level in (0..root.height).rev() {
-            match self.node(hash)? {
-                Node::Leaf(events) => return Ok(events[branch(key, level)]),
-                Node::Inner(children) => match children[branch(key, level)] {
-                    Some(child) => hash = child,
-                    None => return Ok(None),
-                },
+            let below = self.look_at(hash, |node| match node {
+                Node::Leaf(events) => Err(events[branch(key, level)]),
+                Node::Inner(children) => Ok(children[branch(key, level)]),
+            });
+            match below? {
+                Err(event) => return Ok(event),
+                Ok(Some(child)) => hash = child,
+                Ok(None) => return Ok(None),
             }
         }
         Ok(None)
@@ -240,19 +242,24 @@ impl<'s> Tries<'s> {
     }
 
     fn node(&self, hash: Hash) -> Result<Node> {
+        self.look_at(hash, Node::clone)
+    }
+
+    fn look_at<R>(&self, hash: Hash, look: impl FnOnce(&Node) -> R) -> Result<R> {
         if let Some(node) = self.made.get(&hash) {
-            return Ok(node.clone());
+            return Ok(look(node));
         }
-        if let Some(node) = self.read.as_ref().and_then(|read| read.borrow().get(&hash).cloned()) {
-            return Ok(node);
+        if let Some(node) = self.read.as_ref().map(RefCell::borrow).as_ref().and_then(|read| read.get(&hash)) {
+            return Ok(look(node));
         }
         let missing =
             || crate::store::Error::corrupt("state_nodes", &hash, "a state refers to it, but it is not there");
         let node = self.snapshot.get::<StateNodes>(&(self.room, hash))?.ok_or_else(missing)?;
+        let seen = look(&node);
         if let Some(read) = &self.read {
-            read.borrow_mut().insert(hash, node.clone());
+            read.borrow_mut().insert(hash, node);
         }
-        Ok(node)
+        Ok(seen)
     }
 
     fn keep(&mut self, node: Node) -> Hash {
