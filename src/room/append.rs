@@ -1,5 +1,5 @@
 //! The one door by which events become part of rooms: worked out from a snapshot, written in one batch, told to whoever
-//! waits. Nothing else writes events.
+//! waits. Nothing else gives an event a place; `outliers` and `invited` keep those that have none, under the same lock.
 
 use std::sync::Arc;
 
