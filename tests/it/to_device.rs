@@ -46,6 +46,20 @@ async fn a_message_is_shown_until_it_is_acknowledged() {
 }
 
 #[tokio::test]
+async fn a_token_of_a_lost_future_acknowledges_nothing() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    send(&alice, "1", json!({ &bob.id: { &bob.device_id: { "n": 1 } } })).await.ok();
+    for _ in 0..2 {
+        let (contents, _) = receive(&bob, Some("s999999999_0")).await;
+        assert_eq!(contents, [json!({ "n": 1 })], "it came after the backup from which the server was restored");
+    }
+    let (contents, next) = receive(&bob, None).await;
+    assert_eq!(contents.len(), 1);
+    assert!(receive(&bob, Some(&next)).await.0.is_empty());
+}
+
+#[tokio::test]
 async fn a_request_that_is_repeated_sends_nothing_twice() {
     let server = TestServer::new().await;
     let (alice, bob) = (server.user("alice").await, server.user("bob").await);
