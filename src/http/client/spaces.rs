@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{Router, extract::State};
 use ruma::{
-    RoomId,
+    OwnedRoomId, OwnedServerName, RoomAliasId, RoomId,
     api::client::{room::get_summary, space::get_hierarchy},
 };
 
@@ -56,7 +56,7 @@ async fn room_summary(
     let not_found = || Error::not_found("Room not found");
     let (room_id, mut via) = match <&RoomId>::try_from(&*body.room_id_or_alias) {
         Ok(room_id) => (room_id.to_owned(), body.via),
-        Err(alias) => aliases::room_of(&server, alias)?,
+        Err(alias) => resolve(&server, sender.is_some(), alias).await?,
     };
     if sender.is_none() {
         via.clear(); // whom we do not know, other servers do not work for
@@ -73,4 +73,16 @@ async fn room_summary(
         response.membership = server.blocking(membership).await?.map(|membership| membership.to_state());
     }
     Ok(Matrix(response))
+}
+
+/// The room with that alias, and where it is. Whom we do not know, other servers are not asked for.
+async fn resolve(
+    server: &Arc<Server>,
+    is_known: bool,
+    alias: &RoomAliasId,
+) -> Result<(OwnedRoomId, Vec<OwnedServerName>)> {
+    if !is_known && alias.server_name() != server.name() {
+        return Err(Error::not_found("Room not found"));
+    }
+    aliases::room_of_any(server, alias).await
 }

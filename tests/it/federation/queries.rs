@@ -49,6 +49,21 @@ async fn aliases_are_found_from_other_servers() {
 }
 
 #[tokio::test]
+async fn a_room_is_summarized_by_its_alias_on_another_server() {
+    let network = TestNetwork::new();
+    let (a, b) = (network.server("a.example").await, network.server("b.example").await);
+    let (alice, bob) = (a.user("alice").await, b.user("bob").await);
+    let room = alice.create_room(json!({ "room_alias_name": "hall", "preset": "public_chat" })).await;
+    let path = "/v1/room_summary/%23hall:a.example";
+    assert_eq!(b.get(path).await.error(), (404, "M_NOT_FOUND"));
+    assert_eq!(network.count("a.example", "/_matrix/federation/v1/query/"), 0, "nobody is asked for strangers");
+    let summary = bob.get(path).await.ok();
+    assert_eq!((&summary["room_id"], &summary["num_joined_members"]), (&json!(room), &json!(1)));
+    assert_eq!(a.get(path).await.ok()["room_id"], *room);
+    assert_eq!(bob.get("/v1/room_summary/%23none:a.example").await.error(), (404, "M_NOT_FOUND"));
+}
+
+#[tokio::test]
 async fn the_directory_is_shown_to_other_servers_if_that_is_allowed() {
     let network = TestNetwork::new();
     let open = network.server_with("a.example", |config| config.allow_public_room_directory_over_federation = true);
