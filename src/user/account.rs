@@ -18,6 +18,7 @@ use super::{
 use crate::{
     Server,
     error::{Error, Result},
+    mail,
     store::{Json, Snapshot, Transaction},
 };
 
@@ -180,7 +181,7 @@ pub fn list(snapshot: &Snapshot<'_>) -> Result<Vec<(OwnedUserId, Account)>> {
 pub fn named(server: &Server, identifier: &UserIdentifier) -> Result<Option<OwnedUserId>> {
     match identifier {
         UserIdentifier::Matrix(id) => Ok(of_name(server.name(), &id.user)),
-        UserIdentifier::Email(id) => email::named(&server.store.snapshot(), &id.address),
+        UserIdentifier::Email(id) => with_address(server, &id.address),
         // No number belongs to any account.
         UserIdentifier::Msisdn(_) | UserIdentifier::PhoneNumber(_) => Ok(None),
         other if other.as_third_party_id().is_some() => Ok(None),
@@ -198,6 +199,17 @@ pub fn of_name(server_name: &ServerName, name: &str) -> Option<OwnedUserId> {
         None => name,
     };
     UserId::parse_with_server_name(localpart.to_ascii_lowercase(), server_name).ok()
+}
+
+/// The user with an e-mail address; `None` if it is none at all. For an address of nobody it is a user who can't be: the
+/// time that his wrong passwords take, and their limit, must not tell that he is not there.
+pub fn with_address(server: &Server, text: &str) -> Result<Option<OwnedUserId>> {
+    let Some(address) = mail::address(text) else { return Ok(None) };
+    if let Some(owner) = email::named(&server.store.snapshot(), &address)? {
+        return Ok(Some(owner));
+    }
+    let localpart = format!("@{}", blake3::hash(address.as_bytes())); // no name that somebody gets has an `@`
+    Ok(UserId::parse_with_server_name(localpart, server.name()).ok())
 }
 
 /// Whether `password` is that of `user_id`. Takes as long for those who do not exist. After too many wrong ones the

@@ -21,7 +21,7 @@ use crate::{
     Server,
     error::{Error, Result},
     oauth::paths,
-    user::{account, email, registration, session},
+    user::{account, registration, session},
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -108,7 +108,7 @@ async fn user_by_password(
     let name = name.trim();
     let is_address = !name.starts_with('@') && name.contains('@');
     let user = match is_address {
-        true => email::named(&server.store.snapshot(), name)?,
+        true => account::with_address(server, name)?,
         false => account::of_name(server.name(), name),
     };
     session::user_by_password(server, user, password).await.map_err(|error| match error {
