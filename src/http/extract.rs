@@ -119,6 +119,7 @@ pub struct MaybeClient<R> {
     pub sender: Option<Caller>,
     pub body: R,
     pub raw: Bytes,
+    pub address: IpAddr,
 }
 
 /// Who sends a request that may come without a token, beside another extractor for the body. A wrong token is refused.
@@ -295,7 +296,7 @@ impl<R: IncomingRequest<Authentication = AccessTokenOptional> + Send> FromReques
             None => None,
         };
         let (body, raw) = parse(request, server).await?;
-        Ok(Self { sender, body, raw })
+        Ok(Self { sender, body, raw, address })
     }
 }
 

@@ -44,11 +44,12 @@ async fn who_am_i(GuestClient { sender, .. }: GuestClient<whoami::v3::Request>) 
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3accountpassword>
 async fn change_password(
     State(server): State<Arc<Server>>,
-    MaybeClient { sender, body, raw }: MaybeClient<change_password::v3::Request>,
+    MaybeClient { sender, body, raw, address }: MaybeClient<change_password::v3::Request>,
 ) -> Result<Matrix<change_password::v3::Response>> {
     password::check_acceptable(&server.config.password_policy, &body.new_password)?;
     let operation = Operation::of::<change_password::v3::Request>("", &raw)?;
     let Some(sender) = sender else {
+        server.limits.registration(address)?; // it takes one of the places of strangers, as a registration does
         return reset_password(server, operation, body).await;
     };
     sender.check_not_guest()?;
@@ -81,7 +82,7 @@ async fn reset_password(
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3accountdeactivate>
 async fn deactivate_account(
     State(server): State<Arc<Server>>,
-    MaybeClient { sender, body, raw }: MaybeClient<deactivate::v3::Request>,
+    MaybeClient { sender, body, raw, .. }: MaybeClient<deactivate::v3::Request>,
 ) -> Result<Matrix<deactivate::v3::Response>> {
     let sender = sender.ok_or_else(no_other_proof)?;
     sender.check_not_guest()?;
