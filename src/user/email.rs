@@ -110,6 +110,12 @@ struct Session {
     next_link: Option<String>,
 }
 
+impl Session {
+    fn wants_letter(&self, wish: &Wish) -> bool {
+        wish.send_attempt > self.attempt && self.letters < MAX_LETTERS
+    }
+}
+
 /// An address that was proved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proven {
@@ -200,8 +206,13 @@ pub async fn request(server: &Arc<Server>, wish: Wish) -> Result<String> {
         Purpose::ResetPassword => owner.is_some(),
     };
     let (sid, now_ms) = (server.emails.id(&wish, &address), server.clock.now_ms());
+    if server.emails.sessions.with(now_ms, &sid, |session| session.wants_letter(&wish)) == Some(false) {
+        return Ok(sid);
+    }
+    // Before the attempt is noted: what is refused now is asked for again with the same number.
+    server.limits.letter(&address)?;
     let again = server.emails.sessions.with(now_ms, &sid, |session| {
-        let is_new = wish.send_attempt > session.attempt && session.letters < MAX_LETTERS;
+        let is_new = session.wants_letter(&wish);
         session.attempt = session.attempt.max(wish.send_attempt);
         session.letters += u32::from(is_new);
         (is_new, session.token.clone(), session.is_real)
@@ -227,7 +238,6 @@ pub async fn request(server: &Arc<Server>, wish: Wish) -> Result<String> {
             (token, is_real)
         }
     };
-    server.limits.letter(&address)?;
     let link = link(&mail.public_url, &sid, &wish.client_secret, &token, wish.language);
     if let Some(letter) = letter_of(server, &wish, is_real, &link) {
         post(server, address, letter);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::body::Body;
 use chappe::{
     background,
-    config::{Encryption, Language, Mail},
+    config::{Config, Encryption, Language, Mail},
 };
 use http::{Method, Request, header};
 use serde_json::{Value, json};
@@ -23,8 +23,12 @@ impl Office {
     }
 
     async fn with(change: impl FnOnce(&mut Mail)) -> Self {
+        Self::configured(|config| change(config.mail.as_mut().unwrap())).await
+    }
+
+    async fn configured(change: impl FnOnce(&mut Config)) -> Self {
         let smtp = Smtp::new().await;
-        let mut mail = Mail {
+        let mail = Mail {
             smtp_host: smtp.address.ip().to_string(),
             smtp_port: Some(smtp.address.port()),
             encryption: Encryption::None,
@@ -37,8 +41,11 @@ impl Office {
             required_to_register: false,
             notification_delay: Duration::ZERO,
         };
-        change(&mut mail);
-        let server = TestServer::with(|config| config.mail = Some(mail)).await;
+        let server = TestServer::with(|config| {
+            config.mail = Some(mail);
+            change(config);
+        })
+        .await;
         Self { server, smtp }
     }
 
@@ -187,6 +194,51 @@ async fn answers_do_not_tell_who_has_an_account() {
     assert_eq!(of("alice@example.org").iter().filter(|letter| letter.text.contains("http")).count(), 1);
     assert_eq!(of("alice@example.org").len(), 3);
     assert_eq!(of("nobody@example.org").len(), 2);
+}
+
+#[tokio::test]
+async fn wrong_passwords_do_not_tell_which_addresses_have_accounts() {
+    let office = Office::configured(|config| config.rate_limits.enabled = true).await;
+    office.user_with("alice", "alice@example.org").await;
+    let guess = async |address: &str| {
+        let identifier = json!({ "type": "m.id.thirdparty", "medium": "email", "address": address });
+        let body = json!({ "type": "m.login.password", "identifier": identifier, "password": "guess" });
+        office.server.post("/v3/login", body).await
+    };
+    for address in ["alice@example.org", "nobody@example.org"] {
+        for _ in 0..10 {
+            assert_eq!(guess(address).await.error(), (403, "M_FORBIDDEN"), "{address}");
+        }
+        assert_eq!(guess(&address.to_uppercase()).await.error(), (429, "M_LIMIT_EXCEEDED"), "{address}");
+    }
+    assert_eq!(guess("somebody@example.org").await.error(), (403, "M_FORBIDDEN"));
+    assert_eq!(guess("no address").await.error(), (403, "M_FORBIDDEN"));
+}
+
+#[tokio::test]
+async fn a_letter_that_the_limit_held_back_is_sent_to_whoever_asks_again() {
+    let office = Office::configured(|config| config.rate_limits.enabled = true).await;
+    for secret in ["1", "2", "3", "4", "5"] {
+        office.request("account/3pid", "a@example.org", secret, 1).await.ok();
+        office.smtp.next().await;
+    }
+    let limited = office.request("account/3pid", "a@example.org", "6", 1).await;
+    assert_eq!(limited.error(), (429, "M_LIMIT_EXCEEDED"));
+    office.server.advance(Duration::from_secs(10 * 60));
+    office.request("account/3pid", "a@example.org", "6", 1).await.ok();
+    office.smtp.next().await;
+    office.request("account/3pid", "a@example.org", "6", 1).await.ok();
+    assert!(office.smtp.is_quiet().await);
+}
+
+#[tokio::test]
+async fn resets_from_one_address_are_limited() {
+    let office = Office::configured(|config| config.rate_limits.enabled = true).await;
+    let body = json!({ "new_password": "new one" });
+    for _ in 0..20 {
+        assert_eq!(office.server.post("/v3/account/password", body.clone()).await.status, 401);
+    }
+    assert_eq!(office.server.post("/v3/account/password", body).await.error(), (429, "M_LIMIT_EXCEEDED"));
 }
 
 #[tokio::test]
