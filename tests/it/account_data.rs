@@ -77,6 +77,19 @@ async fn account_data_is_an_object_that_the_server_does_not_keep_for_itself() {
     assert_eq!(alice.put(&of_room(&alice, "room", "org.x"), json!({})).await.error(), (400, "M_INVALID_PARAM"));
 }
 
+/// An empty object deletes, an empty body is a mistake.
+#[tokio::test]
+async fn nothing_is_no_account_data() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let room = alice.create_room(json!({})).await;
+    for path in [global(&alice, "org.x"), of_room(&alice, &room, "org.x")] {
+        alice.put(&path, json!({ "kept": true })).await.ok();
+        assert_eq!(alice.request(http::Method::PUT, &path, None).await.error(), (400, "M_NOT_JSON"));
+        assert_eq!(alice.get(&path).await.ok(), json!({ "kept": true }));
+    }
+}
+
 /// Nobody may fill the disk with it, by size, number or names.
 #[tokio::test]
 async fn account_data_has_limits() {

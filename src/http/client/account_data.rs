@@ -5,8 +5,11 @@ use std::sync::Arc;
 use axum::{Router, extract::State, routing::delete};
 use ruma::{
     OwnedRoomId, OwnedUserId,
-    api::client::config::{
-        get_global_account_data, get_room_account_data, set_global_account_data, set_room_account_data,
+    api::{
+        client::config::{
+            get_global_account_data, get_room_account_data, set_global_account_data, set_room_account_data,
+        },
+        error::ErrorKind,
     },
     serde::Raw,
 };
@@ -50,11 +53,11 @@ async fn get_global(
 /// <https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3useruseridaccount_datatype>
 async fn set_global(
     State(server): State<Arc<Server>>,
-    Client { sender, body, .. }: Client<set_global_account_data::v3::Request>,
+    Client { sender, body, raw }: Client<set_global_account_data::v3::Request>,
 ) -> Result<Matrix<set_global_account_data::v3::Response>> {
     check_own(&sender.user_id, &body.user_id)?;
     let event_type = body.event_type.to_string();
-    account_data::set(&server, &body.user_id, GLOBAL, &event_type, body.data.json().get()).await?;
+    account_data::set(&server, &body.user_id, GLOBAL, &event_type, content(&raw, &body.data)?).await?;
     Ok(Matrix(set_global_account_data::v3::Response::new()))
 }
 
@@ -79,12 +82,12 @@ async fn get_of_room(
 /// <https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3useruseridroomsroomidaccount_datatype>
 async fn set_of_room(
     State(server): State<Arc<Server>>,
-    Client { sender, body, .. }: Client<set_room_account_data::v3::Request>,
+    Client { sender, body, raw }: Client<set_room_account_data::v3::Request>,
 ) -> Result<Matrix<set_room_account_data::v3::Response>> {
     check_own(&sender.user_id, &body.user_id)?;
     let room = account_data::room_of(&server.store.snapshot(), &body.user_id, &body.room_id)?;
     let event_type = body.event_type.to_string();
-    account_data::set(&server, &body.user_id, room, &event_type, body.data.json().get()).await?;
+    account_data::set(&server, &body.user_id, room, &event_type, content(&raw, &body.data)?).await?;
     Ok(Matrix(set_room_account_data::v3::Response::new()))
 }
 
@@ -106,6 +109,14 @@ async fn delete_of_room(State(server): State<Arc<Server>>, request: UntypedClien
     let room = account_data::room_of(&server.store.snapshot(), &user_id, &room_id)?;
     account_data::delete(&server, &user_id, room, &request.part::<String>(2)?).await?;
     Ok(Json(json!({})))
+}
+
+/// What a client wants kept. ruma takes an empty body for an empty object, and that would delete what there is.
+fn content<'a, T>(raw: &[u8], data: &'a Raw<T>) -> Result<&'a str> {
+    match raw.is_empty() {
+        true => Err(Error::refused(ErrorKind::NotJson, "The body is empty")),
+        false => Ok(data.json().get()),
+    }
 }
 
 fn raw<T>(content: String) -> Result<Raw<T>> {
