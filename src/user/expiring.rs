@@ -45,6 +45,21 @@ impl<V> Expiring<V> {
         rows.ends.push_back((now_ms.saturating_add(self.lifetime_ms), hash));
     }
 
+    /// As [`Self::insert`]. Of the values that `is_alike` finds, this one included, at most `most` are kept: so one user
+    /// pushes out nothing but what is his.
+    pub fn insert_among(&self, now_ms: u64, key: &str, value: V, most: usize, is_alike: impl Fn(&V) -> bool) {
+        {
+            let Rows { values, ends } = &mut *self.rows.lock();
+            let alike: Vec<_> =
+                ends.iter().map(|(_, hash)| *hash).filter(|hash| values.get(hash).is_some_and(&is_alike)).collect();
+            for hash in &alike[..(alike.len() + 1).saturating_sub(most)] {
+                values.remove(hash);
+            }
+            ends.retain(|(_, hash)| values.contains_key(hash));
+        }
+        self.insert(now_ms, key, value);
+    }
+
     /// What `read` makes of the value; `None` if there is none or its time is over.
     pub fn with<R>(&self, now_ms: u64, key: &str, read: impl FnOnce(&mut V) -> R) -> Option<R> {
         let mut rows = self.rows.lock();
@@ -106,6 +121,20 @@ mod tests {
         assert!(values.take(1, "a").is_none());
         assert!(values.take(1, "b").is_some() && values.take(1, "c").is_some());
         assert!(values.rows.lock().ends.is_empty());
+    }
+
+    #[test]
+    fn what_is_alike_makes_room_among_itself() {
+        let values = Expiring::new(Duration::from_secs(1), 10);
+        values.insert(0, "of another", 1);
+        for key in ["a", "b", "c"] {
+            values.insert_among(0, key, 2, 2, |v| *v == 2);
+        }
+        assert_eq!(values.with(0, "a", |v| *v), None);
+        for (key, value) in [("of another", 1), ("b", 2), ("c", 2)] {
+            assert_eq!(values.with(0, key, |v| *v), Some(value), "{key}");
+        }
+        assert_eq!(values.rows.lock().ends.len(), 3);
     }
 
     #[test]

@@ -40,6 +40,9 @@ const LIFETIME: Duration = Duration::from_secs(30 * 60);
 /// How many sessions are kept, of each kind. When there are more, the oldest must start over.
 const CAPACITY: usize = 2_000;
 
+/// How many of them are one user's.
+const CAPACITY_PER_USER: usize = 50;
+
 /// Longest parameters that are kept for a client which does not repeat them, in bytes.
 const MAX_KEPT_BYTES: usize = 4_096;
 
@@ -258,7 +261,14 @@ impl Demand<'_> {
             is_reset: self.page.is_some(),
         };
         let id = self.fixed_id(server).unwrap_or_else(|| server.random.text(SESSION_ID_LENGTH));
-        self.sessions(server).insert(server.clock.now_ms(), &id, session.clone());
+        let (now_ms, kept) = (server.clock.now_ms(), session.clone());
+        match self.caller {
+            Some(Caller { user_id, .. }) => {
+                let is_his = |other: &Session| other.caller.as_ref().is_some_and(|caller| caller.user_id == *user_id);
+                server.uiaa.of_users.insert_among(now_ms, &id, kept, CAPACITY_PER_USER, is_his);
+            }
+            None => server.uiaa.of_strangers.insert(now_ms, &id, kept),
+        }
         Ok((id, session))
     }
 

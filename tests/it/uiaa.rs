@@ -197,3 +197,15 @@ async fn of_many_requests_with_one_proof_one_is_done() {
     statuses.sort_unstable();
     assert_eq!(statuses, [200, 401, 401, 401, 401, 401]);
 }
+
+#[tokio::test]
+async fn nobody_pushes_out_the_sessions_of_others() {
+    let server = TestServer::new().await;
+    let (alice, other) = (server.user("alice").await, server.log_in("alice").await);
+    let session = begin(&alice, &other.device_id).await;
+    let eve = server.user("eve").await;
+    for _ in 0..2_000 {
+        begin(&eve, "ABC").await;
+    }
+    delete(&alice, &other.device_id, in_session(&session, auth_of("alice"))).await.ok();
+}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{Router, extract::State};
-use ruma::{api::client::account::request_openid_token, authentication::TokenType};
+use ruma::{OwnedUserId, api::client::account::request_openid_token, authentication::TokenType};
 
 use crate::{
     Server,
@@ -16,6 +16,9 @@ use crate::{
 };
 
 const TOKEN_LENGTH: usize = 32;
+
+/// How many tokens of one user are good at a time: the oldest make room.
+const MAX_TOKENS: usize = 100;
 
 pub fn router() -> Router<Arc<Server>> {
     endpoint::<request_openid_token::v3::Request, _, _>(request_token)
@@ -32,7 +35,8 @@ async fn request_token(
     }
     server.limits.message(&sender.user_id)?;
     let token = server.random.text(TOKEN_LENGTH);
-    server.openid_tokens.insert(server.clock.now_ms(), &token, sender.user_id.clone());
+    let is_his = |other: &OwnedUserId| *other == sender.user_id;
+    server.openid_tokens.insert_among(server.clock.now_ms(), &token, sender.user_id.clone(), MAX_TOKENS, is_his);
     let name = server.owned_name();
     Ok(Matrix(request_openid_token::v3::Response::new(token, TokenType::Bearer, name, OPENID_TOKEN_LIFETIME)))
 }
