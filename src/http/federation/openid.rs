@@ -16,7 +16,7 @@ use crate::{
         endpoint,
         extract::{Matrix, Public},
     },
-    user::account,
+    user::session,
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -35,9 +35,9 @@ async fn userinfo(
     };
     let user = server.openid_tokens.with(server.clock.now_ms(), &body.access_token, |user| user.clone());
     let user = user.ok_or_else(unknown)?;
-    let account = account::get(&server.store.snapshot(), &user)?;
-    if account.is_none_or(|account| account.deactivated.is_some()) {
-        return Err(unknown());
-    }
+    session::check_in_use(&server.store.snapshot(), &user).map_err(|error| match error {
+        Error::Refused { .. } => unknown(), // that a user is locked concerns no other service
+        error => error,
+    })?;
     Ok(Matrix(get_openid_userinfo::v1::Response::new(user)))
 }

@@ -102,6 +102,24 @@ async fn an_openid_token_tells_who_its_user_is_for_an_hour() {
     assert_eq!(server.get(&userinfo).await.ok(), json!({ "sub": alice.id }));
     let with_session = format!("/_matrix/federation/v1/openid/userinfo?access_token={}", alice.token);
     assert_eq!(server.get(&with_session).await.error(), (401, "M_UNKNOWN_TOKEN"));
+    let root = server.administrator("root").await;
+    let lock = format!("/v1/admin/lock/{}", alice.id);
+    root.put(&lock, json!({ "locked": true })).await.ok();
+    assert_eq!(server.get(&userinfo).await.error(), (401, "M_UNKNOWN_TOKEN"));
+    root.put(&lock, json!({ "locked": false })).await.ok();
+    server.get(&userinfo).await.ok();
+    for _ in 0..100 {
+        bob.post(&format!("/v3/user/{}/openid/request_token", bob.id), json!({})).await.ok();
+    }
+    server.get(&userinfo).await.ok();
+    for _ in 0..100 {
+        alice.post(&path, json!({})).await.ok();
+    }
+    assert_eq!(server.get(&userinfo).await.error(), (401, "M_UNKNOWN_TOKEN"), "a hundred of one user are good");
+    let answer = alice.post(&path, json!({})).await.ok();
+    let token = answer["access_token"].as_str().unwrap();
+    let userinfo = format!("/_matrix/federation/v1/openid/userinfo?access_token={token}");
+    server.get(&userinfo).await.ok();
     server.advance(std::time::Duration::from_secs(60 * 60));
     assert_eq!(server.get(&userinfo).await.error(), (401, "M_UNKNOWN_TOKEN"));
 }
