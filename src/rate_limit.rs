@@ -15,7 +15,7 @@ use governor::{
     state::keyed::DashMapStateStore,
 };
 use parking_lot::Mutex;
-use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
+use ruma::{OwnedUserId, ServerName, UserId};
 
 use crate::{
     clock::Clock,
@@ -35,7 +35,8 @@ pub struct RateLimits {
     message: Option<Limit<OwnedUserId>>,
     upload: Option<Limit<OwnedUserId>>,
     thumbnail: Option<Limit<OwnedUserId>>,
-    key_claim: Option<Limit<OwnedServerName>>,
+    /// By server or user id.
+    key_claim: Option<Limit<String>>,
     rendezvous: Option<Limit<IpAddr>>,
     /// Whom application services act for that no limit holds for.
     is_unlimited: Box<dyn Fn(&UserId) -> bool + Send + Sync>,
@@ -99,8 +100,17 @@ impl RateLimits {
     }
 
     /// One-time keys, as many as `count`, that another server claims: all or none.
-    pub fn key_claim(&self, origin: &ServerName, count: u32) -> Result<()> {
-        self.key_claim.as_ref().map_or(Ok(()), |limit| limit.check_many(&origin.to_owned(), count))
+    pub fn key_claim(&self, origin: &ServerName, count: usize) -> Result<()> {
+        self.key_claim.as_ref().map_or(Ok(()), |limit| limit.check_many(&origin.to_string(), count))
+    }
+
+    /// As [`Self::key_claim`], of one of our users. For a room of very many devices his client may ask for more than is
+    /// ever allowed, and could not do with less: that counts as all that is allowed.
+    pub fn key_claim_of(&self, user: &UserId, count: usize) -> Result<()> {
+        match &self.key_claim {
+            Some(limit) if !(self.is_unlimited)(user) => limit.check_many(&user.to_string(), count.min(limit.burst)),
+            _ => Ok(()),
+        }
     }
 
     /// A rendezvous that somebody begins from this address.
@@ -144,23 +154,25 @@ impl clock::Clock for Now {
 /// One limit, for each key apart.
 struct Limit<K: Clone + Eq + Hash> {
     limiter: RateLimiter<K, DashMapStateStore<K>, Now, StateInformationMiddleware>,
+    burst: usize,
     clock: Now,
 }
 
 impl<K: Clone + Eq + Hash> Limit<K> {
     fn new(quota: Quota, clock: &Clock) -> Self {
         let clock = Now(clock.clone());
+        let burst = usize::try_from(quota.burst_size().get()).unwrap_or(usize::MAX);
         let limiter = RateLimiter::new(quota, DashMapStateStore::default(), clock.clone());
-        Self { limiter, clock }
+        Self { limiter, burst, clock }
     }
 
     fn check(&self, key: &K) -> Result<()> {
         self.count(key).map(drop).map_err(Error::limit_exceeded)
     }
 
-    /// As [`Self::check`], for `count` at once; more than the limit ever allows must wait as long as for all of it.
-    fn check_many(&self, key: &K, count: u32) -> Result<()> {
-        let Some(count) = NonZeroU32::new(count) else { return Ok(()) };
+    /// As [`Self::check`], for `count` at once. `M_TOO_LARGE` for more than the limit ever allows.
+    fn check_many(&self, key: &K, count: usize) -> Result<()> {
+        let Some(count) = NonZeroU32::new(count.try_into().unwrap_or(u32::MAX)) else { return Ok(()) };
         if self.limiter.len() >= CLEANED_AT {
             self.limiter.retain_recent();
         }
@@ -217,7 +229,7 @@ impl Guesses {
 
 #[cfg(test)]
 mod tests {
-    use ruma::user_id;
+    use ruma::{server_name, user_id};
 
     use super::*;
 
@@ -296,6 +308,20 @@ mod tests {
         limits.password_guess(alice).unwrap();
         limits.wrong_password(alice);
         assert!(limits.password_guess(alice).is_err());
+    }
+
+    #[test]
+    fn keys_are_claimed_one_by_one_or_many_at_once() {
+        let (limits, clock) = limits(TWO_EACH);
+        let (server, alice) = (server_name!("example.org"), user_id!("@alice:example.org"));
+        limits.key_claim(server, 2).unwrap();
+        assert_eq!(wait_of(limits.key_claim(server, 1).unwrap_err()), Duration::from_secs(1));
+        clock.advance(Duration::from_secs(2));
+        let too_many = limits.key_claim(server, 3).unwrap_err();
+        assert!(!matches!(too_many, Error::Refused { kind: ruma::api::error::ErrorKind::LimitExceeded(_), .. }));
+        limits.key_claim_of(alice, 1_000).unwrap();
+        assert_eq!(wait_of(limits.key_claim_of(alice, 1).unwrap_err()), Duration::from_secs(1));
+        limits.key_claim_of(user_id!("@bob:example.org"), 0).unwrap();
     }
 
     #[test]

@@ -192,6 +192,19 @@ async fn a_key_that_was_given_out_is_not_given_out_again_when_its_upload_is_repe
     assert_eq!(claim(&bob, &alice).await, None);
 }
 
+#[tokio::test]
+async fn claims_of_one_user_are_limited() {
+    let limits = "enabled = true\nkey_claim = { burst = 2, every = '1 s' }";
+    let server = TestServer::with(|config| config.rate_limits = toml::from_str(limits).unwrap()).await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let wanted = json!({ "one_time_keys": { &alice.id: { &alice.device_id: "signed_curve25519" } } });
+    for _ in 0..2 {
+        bob.post("/v3/keys/claim", wanted.clone()).await.ok();
+    }
+    assert_eq!(bob.post("/v3/keys/claim", wanted.clone()).await.error(), (429, "M_LIMIT_EXCEEDED"));
+    alice.post("/v3/keys/claim", wanted).await.ok();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_who_claim_at_once_get_a_key_each() {
     const KEYS: usize = 60;

@@ -93,10 +93,11 @@ async fn get_keys(
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keysclaim>
 async fn claim_keys(
     State(server): State<Arc<Server>>,
-    GuestClient { body, .. }: GuestClient<claim_keys::v3::Request>,
+    GuestClient { sender, body, .. }: GuestClient<claim_keys::v3::Request>,
 ) -> Result<Matrix<claim_keys::v3::Response>> {
     let (ours, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
         body.one_time_keys.into_iter().partition(|(user, _)| server.is_ours(user));
+    server.limits.key_claim_of(&sender.user_id, ours.values().map(BTreeMap::len).sum())?;
     let wanted = ours.into_iter().map(|(user, devices)| {
         (user, devices.into_iter().map(|(device, algorithm)| (device, algorithm.to_string())).collect())
     });
