@@ -29,7 +29,10 @@ use crate::{
     store::{self, Snapshot, Store},
     sync::{UserRoomLists, Wakers, sliding},
     tables,
-    user::{email::Proofs, expiring::Expiring, keys, password::Passwords, presence::Presence, shared_secret, uiaa},
+    user::{
+        directory, email::Proofs, expiring::Expiring, keys, password::Passwords, presence::Presence, shared_secret,
+        uiaa,
+    },
 };
 
 /// How many login tokens, and nonces of shared-secret registration, are kept at a time: the oldest make room.
@@ -84,6 +87,8 @@ pub struct Server {
     pub pushes: Deliveries,
     /// Who may search now.
     pub searches: Permits,
+    /// Who may search the user directory now.
+    pub user_searches: Permits,
     /// What web pages said about themselves of late.
     pub previews: Previews,
     pub limits: RateLimits,
@@ -181,6 +186,7 @@ impl Server {
             sliding_told: sliding::Remembered::default(),
             sliding_turns: sliding::Turns::default(),
             searches: search::permits(),
+            user_searches: directory::permits(),
             previews: Previews::default(),
             limits,
             inbox: Inbox::default(),

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use ruma::{OwnedMxcUri, UserId};
 use serde::{Deserialize, Serialize};
 
-pub use self::search::{Found, search};
+pub use self::search::{Found, permits, search};
 use super::{
     profile::{self, AVATAR_URL, DISPLAY_NAME},
     tables::Accounts,

@@ -36,6 +36,7 @@ async fn search(
     if !server.config.user_directory.enabled {
         return Ok(Matrix(search_users::v3::Response::new(Vec::new(), false)));
     }
+    let _permit = server.user_searches.acquire(&sender.user_id).await?;
     let limit = usize::try_from(u64::from(body.limit)).unwrap_or(usize::MAX);
     let find = move |server: &Server| directory::search(server, &sender.user_id, &body.search_term, limit);
     let (found, is_limited) = server.blocking(find).await?;

@@ -1,6 +1,9 @@
 //! A search, and who may find whom.
 
-use std::collections::BTreeMap;
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+};
 
 use ruma::events::room::join_rules::RoomJoinRulesEventContent;
 use ruma::{OwnedMxcUri, OwnedUserId, UserId, events::StateEventType, room::JoinRule};
@@ -9,6 +12,7 @@ use super::{Entries, Entry, Words, avatar_of, words};
 use crate::{
     Server,
     error::Result,
+    permits::Permits,
     room::{
         Membership, View, aliases,
         tables::{Members, Origin, UserRooms},
@@ -19,8 +23,16 @@ use crate::{
 /// How many words of users one search looks at, and how many users whose names match. Source: our choice.
 const MAX_ROWS: usize = 20_000;
 const MAX_CANDIDATES: usize = 2_000;
+/// How many searches run at a time, and how many one user may have running and waiting: clients send one with each letter.
+const MAX_RUNNING: usize = 2;
+const MAX_OF_USER: usize = 8;
 /// How many users one answer has at most.
 const MAX_RESULTS: usize = 50;
+
+/// Who may search now.
+pub fn permits() -> Permits {
+    Permits::new(MAX_RUNNING, MAX_OF_USER)
+}
 
 pub struct Found {
     pub user_id: OwnedUserId,
@@ -136,11 +148,13 @@ struct Sight<'s> {
     server: &'s Server,
     snapshot: &'s Snapshot<'s>,
     rooms: Vec<RoomNid>,
+    /// The rooms of which it was found out whether they are public: thousands of users may be in the same ones.
+    known: RefCell<HashMap<RoomNid, bool>>,
 }
 
 impl<'s> Sight<'s> {
     fn of(server: &'s Server, snapshot: &'s Snapshot<'s>, searcher: &UserId) -> Result<Self> {
-        Ok(Self { server, snapshot, rooms: rooms_of(snapshot, searcher)? })
+        Ok(Self { server, snapshot, rooms: rooms_of(snapshot, searcher)?, known: RefCell::default() })
     }
 
     /// Those who share a room with the searcher or are in a public one, and all of ours if the configuration says so.
@@ -163,7 +177,7 @@ impl<'s> Sight<'s> {
             }
         }
         for room in &entry.public_rooms {
-            if is_in(room)? && self.any_is_public(&[*room])? {
+            if is_in(room)? && self.is_public(*room)? {
                 return Ok(true);
             }
         }
@@ -172,11 +186,20 @@ impl<'s> Sight<'s> {
 
     fn any_is_public(&self, rooms: &[RoomNid]) -> Result<bool> {
         for room in rooms {
-            if is_public(&View::of(&self.server.rooms, self.snapshot, *room)?)? {
+            if self.is_public(*room)? {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    fn is_public(&self, room: RoomNid) -> Result<bool> {
+        if let Some(known) = self.known.borrow().get(&room) {
+            return Ok(*known);
+        }
+        let is_public = is_public(&View::of(&self.server.rooms, self.snapshot, room)?)?;
+        self.known.borrow_mut().insert(room, is_public);
+        Ok(is_public)
     }
 }
 
