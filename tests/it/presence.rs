@@ -109,6 +109,13 @@ async fn a_sync_can_be_quiet_or_idle() {
     // What she chose herself stays, though her client asks for news.
     set(&alice, "unavailable", None).await.ok();
     alice.sync_with("").await;
+    // In the final form of sliding sync it stands in the body.
+    let sliding = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync";
+    alice.post(sliding, json!({ "set_presence": "unavailable" })).await.ok();
+    assert_eq!(bob.get(&status(&alice)).await.ok()["presence"], "unavailable");
+    alice.post(sliding, json!({})).await.ok();
+    assert_eq!(bob.get(&status(&alice)).await.ok()["presence"], "online");
+    assert_eq!(alice.post(sliding, json!({ "set_presence": "busy" })).await.error(), (400, "M_INVALID_PARAM"));
     assert_eq!(bob.get(&status(&alice)).await.ok()["presence"], "unavailable");
 }
 

@@ -32,8 +32,7 @@ struct Query {
     pos: Option<String>,
     /// Milliseconds; the client is answered at once without it.
     timeout: Option<u64>,
-    #[serde(default)]
-    set_presence: PresenceState,
+    set_presence: Option<PresenceState>,
 }
 
 /// `POST /unstable/org.matrix.simplified_msc3575/sync`
@@ -51,7 +50,7 @@ async fn sync(
         sender.device_id,
         pos,
         Duration::from_millis(query.timeout.or(body.timeout).unwrap_or_default()),
-        presence::State::of(&query.set_presence)?,
+        presence::State::of(&query.set_presence.or(body.set_presence.clone()).unwrap_or_default())?,
         body,
     )?;
     let body = sliding::sync(&server, asked).await?;

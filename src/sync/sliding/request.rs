@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use ruma::{OwnedDeviceId, OwnedUserId, api::client::sync::sync_events::v5::request::Extensions};
+use ruma::{
+    OwnedDeviceId, OwnedUserId, api::client::sync::sync_events::v5::request::Extensions, presence::PresenceState,
+};
 use serde::Deserialize;
 
 use super::{pos::Pos, required_state::RequiredState};
@@ -27,6 +29,7 @@ pub struct Body {
     pub pos: Option<String>,
     pub timeout: Option<u64>,
     pub conn_id: Option<String>,
+    pub set_presence: Option<PresenceState>,
     pub txn_id: Option<String>,
     #[serde(default)]
     lists: BTreeMap<String, ListBody>,
