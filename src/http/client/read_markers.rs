@@ -13,6 +13,7 @@ use crate::{
         extract::{Client, Matrix},
     },
     room::receipts::{self, Kind, Mark, Thread},
+    user::presence,
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -35,5 +36,6 @@ async fn set(
         Some(Mark { kind, thread: Thread::Any, event_id })
     });
     receipts::set(&server, &sender.user_id, &body.room_id, marks.collect()).await?;
+    presence::active(&server, &sender.user_id, &sender.device_id);
     Ok(Matrix(set_read_marker::v3::Response::new()))
 }
