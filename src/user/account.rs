@@ -164,12 +164,12 @@ pub fn get(snapshot: &Snapshot<'_>, user_id: &UserId) -> Result<Option<Account>>
     Ok(snapshot.get::<Accounts>(&user_id)?)
 }
 
-/// All accounts, those that were deactivated too, in the order of their ids.
 /// Whether `user_id` administers this server.
 pub fn is_admin(snapshot: &Snapshot<'_>, user_id: &UserId) -> Result<bool> {
     Ok(get(snapshot, user_id)?.is_some_and(|account| account.is_admin && account.deactivated.is_none()))
 }
 
+/// All accounts, those that were deactivated too, in the order of their ids.
 pub fn list(snapshot: &Snapshot<'_>) -> Result<Vec<(OwnedUserId, Account)>> {
     let rows = snapshot.list::<Accounts>(&());
     rows.map(|row| row.and_then(|row| Ok((row.key()?.to_owned(), row.value))).map_err(Error::from)).collect()
@@ -226,7 +226,8 @@ pub async fn check_password(server: &Arc<Server>, user_id: &UserId, password: St
     Ok(is_right)
 }
 
-/// Changes a password, and logs devices out. `M_NOT_FOUND` if there is no such account.
+/// Changes a password, and logs devices out. `M_NOT_FOUND` if there is no such account, `M_USER_DEACTIVATED` if it was
+/// given up.
 pub async fn set_password(
     server: Arc<Server>,
     user_id: OwnedUserId,
@@ -242,6 +243,9 @@ pub async fn set_password(
         }
         let owner = user_id.clone();
         let write = move |tx: &mut Transaction<'_>| {
+            if get(tx.before(), &owner)?.is_some_and(|account| account.deactivated.is_some()) {
+                return Err(Error::refused(ErrorKind::UserDeactivated, "This account was deactivated"));
+            }
             update(tx, &owner, |account| account.password_hash = Some(password_hash))?;
             device::delete(tx, &owner, &logged_out)
         };

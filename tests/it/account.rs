@@ -1,5 +1,12 @@
 //! Passwords, the end of an account, and what servers say of themselves.
 
+use std::sync::Arc;
+
+use chappe::{
+    error::Error,
+    user::{account, device::Selection},
+};
+use ruma::{UserId, api::error::ErrorKind};
 use serde_json::{Value, json};
 
 use crate::support::{TestServer, auth_of, password_of};
@@ -133,4 +140,15 @@ async fn well_known_says_what_the_configuration_says() {
         json!({"role": "m.role.admin", "matrix_id": "@admin:example.org", "email_address": "admin@example.org"});
     let support = server.get("/.well-known/matrix/support").await.ok();
     assert_eq!(support, json!({"contacts": [contact], "support_page": "https://example.org/help"}));
+}
+
+/// `chappe user set-password` would say that he can log in now.
+#[tokio::test]
+async fn an_account_that_was_given_up_gets_no_password() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    alice.post("/v3/account/deactivate", json!({ "auth": auth_of("alice") })).await.ok();
+    let (inside, user) = (Arc::clone(server.inside()), UserId::parse(&alice.id).unwrap());
+    let set = account::set_password(inside, user, "new one".to_owned(), Selection::All).await;
+    let Err(Error::Refused { kind: ErrorKind::UserDeactivated, .. }) = set else { panic!("{set:?}") };
 }
