@@ -10,7 +10,12 @@ use tracing::error;
 
 use crate::{
     Server,
-    room::{View, append::Appended, tables::Members},
+    room::{
+        Membership, View,
+        append::Appended,
+        servers::RemoteRooms,
+        tables::{Members, UserRooms},
+    },
     store::{self, Group, RoomNid, StreamPos},
 };
 
@@ -74,6 +79,29 @@ impl Wakers {
             // They see the change with their next sync, at the latest when this one's time is up.
             Err(error) => error!("the members of a room can't be read, so nobody is woken: {error}"),
         }
+    }
+
+    /// Something changed that `user` and everybody in his rooms sees.
+    pub fn room_mates(&self, server: &Server, user: &UserId) {
+        self.user(user);
+        // Who is not woken sees the change with his next sync, at the latest when the present one's time is up.
+        if let Err(error) = self.rooms_of(server, user) {
+            error!("the rooms of {user} can't be read, so nobody in them is woken: {error}");
+        }
+    }
+
+    fn rooms_of(&self, server: &Server, user: &UserId) -> store::Result<()> {
+        let snapshot = server.store.snapshot();
+        for row in snapshot.list::<UserRooms>(&user) {
+            let row = row?;
+            if row.value.membership == Membership::Join {
+                self.room(server, row.key()?.1);
+            }
+        }
+        for row in snapshot.list::<RemoteRooms>(&user) {
+            self.room(server, row?.key()?.1);
+        }
+        Ok(())
     }
 
     /// A new event: wakes the room's members and those whose membership it changed.

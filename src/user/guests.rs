@@ -13,6 +13,7 @@ use super::{
     account::{NewAccount, PreparedAccount},
     deactivate::deactivate,
     device::{self, Selection},
+    keys,
     registration::Registered,
     session::{self, DeviceRequest, NewSession},
     tables::Accounts,
@@ -107,7 +108,7 @@ pub async fn upgrade(
     }
     let session = device.map(|device| NewSession::prepare(server, user_id.clone(), device)).transpose()?;
     let account = account.prepare(server).await?;
-    server
+    let upgraded = server
         .store
         .commit(move |tx| {
             if !tx.before().contains::<Guests>(&&*user_id)? {
@@ -121,7 +122,9 @@ pub async fn upgrade(
             let session = session.map(|session| session.write(tx)).transpose()?;
             Ok(Registered { user_id, session })
         })
-        .await
+        .await?;
+    keys::announce(server, &upgraded.user_id);
+    Ok(upgraded)
 }
 
 /// Why a name is not the one that a guest keeps.

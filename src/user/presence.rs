@@ -18,11 +18,7 @@ use crate::{
     ephemeral::Order,
     error::{Error, Result},
     federation::queue,
-    room::{
-        Membership,
-        servers::{RemoteRooms, is_joined},
-        tables::UserRooms,
-    },
+    room::{Membership, servers::is_joined, tables::UserRooms},
     store::{self, Snapshot},
 };
 
@@ -384,23 +380,7 @@ fn tell(server: &Arc<Server>, user: &UserId, has_changed: bool) {
 
 fn wake(server: &Arc<Server>, user: &UserId) {
     tell_others(server, user.to_owned());
-    server.wakers.user(user);
-    let rooms = || -> store::Result<()> {
-        let snapshot = server.store.snapshot();
-        for row in snapshot.list::<UserRooms>(&user) {
-            let row = row?;
-            if row.value.membership == Membership::Join {
-                server.wakers.room(server, row.key()?.1);
-            }
-        }
-        for row in snapshot.list::<RemoteRooms>(&user) {
-            server.wakers.room(server, row?.key()?.1);
-        }
-        Ok(())
-    };
-    if let Err(error) = rooms() {
-        error!("the rooms of {user} can't be read, so nobody hears of his presence: {error}");
-    }
+    server.wakers.room_mates(server, user);
 }
 
 /// Tells the servers of a user's rooms of one of ours.

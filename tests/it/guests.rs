@@ -5,7 +5,7 @@ use std::time::Duration;
 use chappe::{background, sweep};
 use serde_json::{Value, json};
 
-use crate::support::{TestServer, User};
+use crate::support::{Signer, TestServer, User};
 
 async fn server() -> TestServer {
     TestServer::with(|config| config.allow_guest_access = true).await
@@ -165,7 +165,16 @@ async fn a_guest_becomes_a_user_and_keeps_his_name_and_rooms() {
         let answer = server.post("/v3/register", body(username, token)).await;
         assert_eq!(answer.error(), expected, "{username:?}");
     }
+    let device_keys = Signer::of_device(&guest).device_keys(&guest);
+    guest.post("/v3/keys/upload", json!({ "device_keys": device_keys })).await.ok();
+    let path = format!("/v3/sync?since={}&timeout=600000", alice.now().await);
+    let waiting = tokio::spawn(async move { alice.get(&path).await.ok() });
+    while server.inside().wakers.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
     let user = User::new(server.clone(), &server.post("/v3/register", body(Some(&name), &guest.token)).await.ok());
+    let news = tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("alice still waits").unwrap();
+    assert_eq!(news["device_lists"]["changed"], json!([guest.id]), "the guest's device is gone");
     assert_eq!(user.id, guest.id);
     assert_eq!(user.get("/v3/account/whoami").await.ok().get("is_guest"), None);
     assert_eq!(guest.get("/v3/account/whoami").await.error(), (401, "M_UNKNOWN_TOKEN"));

@@ -14,7 +14,6 @@ pub mod tables;
 mod upload;
 
 use ruma::{DeviceId, UserId};
-use tracing::error;
 
 pub use self::{
     claim::claim,
@@ -27,8 +26,7 @@ pub use self::{
 use crate::{
     Server,
     federation::queue,
-    room::{Membership, servers::RemoteRooms, tables::UserRooms},
-    store::{self, Result, Transaction},
+    store::{Result, Transaction},
     user::tables::{KeyChanges, LastKeyChange},
 };
 
@@ -62,25 +60,7 @@ pub fn changed(tx: &mut Transaction<'_>, user: &UserId, what: Changed<'_>) -> Re
 
 /// Wakes everybody whom a change that [`changed`] noted concerns.
 pub fn announce(server: &Server, user: &UserId) {
-    server.wakers.user(user);
-    // Who is not woken sees the change with his next sync, at the latest when the present one's time is up.
-    if let Err(error) = wake_room_mates(server, user) {
-        error!("the rooms of a user whose keys changed can't be read, so nobody is woken: {error}");
-    }
-}
-
-fn wake_room_mates(server: &Server, user: &UserId) -> store::Result<()> {
-    let snapshot = server.store.snapshot();
-    for row in snapshot.list::<UserRooms>(&user) {
-        let row = row?;
-        if row.value.membership == Membership::Join {
-            server.wakers.room(server, row.key()?.1);
-        }
-    }
-    for row in snapshot.list::<RemoteRooms>(&user) {
-        server.wakers.room(server, row?.key()?.1);
-    }
-    Ok(())
+    server.wakers.room_mates(server, user);
 }
 
 /// Forgets the keys of a device that is being deleted, and notes the change if it had any.
