@@ -35,8 +35,7 @@ const RETIRED: &[(&str, &str)] = &[
     ("forbidden_remote_*", "set `allowed_servers` in [global.federation]"),
     ("proxy", "remove it; requests to other servers go out directly"),
     ("url_preview_*", "set `allowed_domains` in [global.url_previews]"),
-    ("turn_*", "remove it; this version does not hand out TURN servers"),
-    ("turn", "remove it; this version does not hand out TURN servers"),
+    ("turn_*", "set `uris`, `secret`, `username`, `password` or `ttl` in [global.turn]"),
 ];
 
 /// The way out for `key` (with its section), whose last part `name` is not among the `known` keys of that section.
@@ -70,6 +69,7 @@ mod tests {
     fn retired_keys_say_what_to_do_instead() {
         assert!(for_unknown("db_cache_capacity_mb", "db_cache_capacity_mb", KNOWN).contains("memory_budget"));
         assert!(for_unknown("rocksdb_max_open_files", "rocksdb_max_open_files", KNOWN).contains("memory_budget"));
+        assert!(for_unknown("turn_uris", "turn_uris", KNOWN).contains("[global.turn]"));
     }
 
     #[test]

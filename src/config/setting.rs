@@ -17,11 +17,12 @@ pub const ENV_CONFIG_PATH: &str = "CHAPPE_CONFIG";
 /// Keys whose value is a [`super::Secret`]; each has a companion `…_file`.
 pub(super) const SECRET_KEYS: [&str; 3] = ["registration_token", "registration_shared_secret", "mail.password"];
 
-/// Such keys in sections.
-const SECRET_KEYS_IN_SECTIONS: [&str; 2] = ["turn.secret", "turn.password"];
+/// Such keys of the TURN server; only the first has that companion.
+const SECRET_KEYS_OF_TURN: [&str; 2] = ["turn.secret", PASSWORD_OF_TURN];
+const PASSWORD_OF_TURN: &str = "turn.password";
 
 fn is_secret(key: &str) -> bool {
-    SECRET_KEYS.contains(&key) || SECRET_KEYS_IN_SECTIONS.contains(&key)
+    SECRET_KEYS.contains(&key) || SECRET_KEYS_OF_TURN.contains(&key)
 }
 
 /// The value of one key; `key` may lie in a section, `tls.port`.
@@ -58,7 +59,11 @@ impl FromStr for Setting {
     fn from_str(text: &str) -> Result<Self, String> {
         let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE, such as port=8008")?;
         if is_secret(key) {
-            return Err(format!("others can read the command line; put the secret into a file and set {key}_file"));
+            let way_out = match key {
+                PASSWORD_OF_TURN => "write it into conduit.toml".to_owned(),
+                _ => format!("put the secret into a file and set {key}_file"),
+            };
+            return Err(format!("others can read the command line; {way_out}"));
         }
         Ok(Self { key: key.to_owned(), value: guess(value), place: "on the command line" })
     }

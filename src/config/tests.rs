@@ -236,7 +236,12 @@ fn secrets_are_read_from_files_and_never_shown() {
     fs::remove_file(&path).unwrap();
     let complaint = load(&toml, &[]).unwrap_err().to_string();
     assert!(complaint.contains("`registration_token_file` names"), "{complaint}");
-    assert!("registration_token=x".parse::<Setting>().is_err(), "a secret on the command line is refused");
+    for (setting, way_out) in
+        [("registration_token=x", "set registration_token_file"), ("turn.password=x", "conduit.toml")]
+    {
+        let complaint = setting.parse::<Setting>().expect_err("a secret on the command line is refused");
+        assert!(complaint.contains(way_out), "{complaint}");
+    }
 }
 
 #[test]
