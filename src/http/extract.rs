@@ -1,7 +1,7 @@
 //! Requests, parsed by ruma and with a caller who is known. Which of these a handler takes is what its endpoint's
 //! authentication in the specification allows; anything else does not compile.
 
-use std::{marker::PhantomData, net::IpAddr, sync::Arc};
+use std::{fmt::Display, marker::PhantomData, net::IpAddr, sync::Arc};
 
 use axum::{
     RequestExt,
@@ -127,6 +127,9 @@ pub struct MaybeSender {
     pub sender: Option<Caller>,
     pub address: IpAddr,
 }
+
+/// What axum takes from a request's path or query. Its own refusals are plain text: `M_INVALID_PARAM`.
+pub struct Checked<E>(pub E);
 
 /// A request of an application service in its own name.
 pub struct ByAppservice<R> {
@@ -311,6 +314,15 @@ impl FromRequestParts<Arc<Server>> for MaybeSender {
             None => None,
         };
         Ok(Self { sender, address })
+    }
+}
+
+impl<E: FromRequestParts<Arc<Server>, Rejection: Display>> FromRequestParts<Arc<Server>> for Checked<E> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, server: &Arc<Server>) -> Result<Self, Error> {
+        let taken = E::from_request_parts(parts, server).await;
+        taken.map(Self).map_err(|refusal| Error::invalid_param(refusal.to_string()))
     }
 }
 

@@ -89,4 +89,8 @@ async fn reports_are_for_administrators_only() {
         assert_eq!(alice.get(&path).await.error(), (403, "M_FORBIDDEN"));
         assert_eq!(server.get(&path).await.error(), (401, "M_MISSING_TOKEN"));
     }
+    let root = server.administrator("root").await;
+    for wrong in ["?limit=many", "/first"] {
+        assert_eq!(root.get(&format!("{EVENT_REPORTS}{wrong}")).await.error(), (400, "M_INVALID_PARAM"), "{wrong}");
+    }
 }

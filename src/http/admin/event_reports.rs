@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     Server,
     error::{Error, Result},
-    http::extract::{Admin, Json},
+    http::extract::{Admin, Checked, Json},
     reports::{self, Report, Subject},
     room::View,
     store::{Snapshot, StreamPos},
@@ -43,16 +43,28 @@ struct Page {
     room_id: Option<String>,
 }
 
-async fn events(State(server): State<Arc<Server>>, query: Query<Page>, _: Admin) -> Result<Json<Value>> {
-    list(server, query.0, "event_reports", |subject| matches!(subject, Subject::Event { .. })).await
+async fn events(
+    State(server): State<Arc<Server>>,
+    Checked(Query(page)): Checked<Query<Page>>,
+    _: Admin,
+) -> Result<Json<Value>> {
+    list(server, page, "event_reports", |subject| matches!(subject, Subject::Event { .. })).await
 }
 
-async fn rooms(State(server): State<Arc<Server>>, query: Query<Page>, _: Admin) -> Result<Json<Value>> {
-    list(server, query.0, "room_reports", |subject| matches!(subject, Subject::Room(_))).await
+async fn rooms(
+    State(server): State<Arc<Server>>,
+    Checked(Query(page)): Checked<Query<Page>>,
+    _: Admin,
+) -> Result<Json<Value>> {
+    list(server, page, "room_reports", |subject| matches!(subject, Subject::Room(_))).await
 }
 
-async fn users(State(server): State<Arc<Server>>, query: Query<Page>, _: Admin) -> Result<Json<Value>> {
-    list(server, query.0, "user_reports", |subject| matches!(subject, Subject::User(_))).await
+async fn users(
+    State(server): State<Arc<Server>>,
+    Checked(Query(page)): Checked<Query<Page>>,
+    _: Admin,
+) -> Result<Json<Value>> {
+    list(server, page, "user_reports", |subject| matches!(subject, Subject::User(_))).await
 }
 
 async fn list(
@@ -95,7 +107,11 @@ impl Page {
     }
 }
 
-async fn one(State(server): State<Arc<Server>>, Path(id): Path<u64>, _: Admin) -> Result<Json<Value>> {
+async fn one(
+    State(server): State<Arc<Server>>,
+    Checked(Path(id)): Checked<Path<u64>>,
+    _: Admin,
+) -> Result<Json<Value>> {
     let work = move |server: &Server| {
         let snapshot = server.store.snapshot();
         let report = snapshot.get::<reports::Reports>(&StreamPos(id))?;

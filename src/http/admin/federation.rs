@@ -21,7 +21,7 @@ use crate::{
         backoff::pause_ms,
         status::{self, Status},
     },
-    http::extract::{Admin, Json},
+    http::extract::{Admin, Checked, Json},
 };
 
 const PATH: &str = "/_synapse/admin/v1/federation/destinations";
@@ -104,8 +104,11 @@ impl Page {
 }
 
 /// `GET /_synapse/admin/v1/federation/destinations`
-async fn list(State(server): State<Arc<Server>>, page: Query<Page>, _: Admin) -> Result<Json<Value>> {
-    let Query(page) = page;
+async fn list(
+    State(server): State<Arc<Server>>,
+    Checked(Query(page)): Checked<Query<Page>>,
+    _: Admin,
+) -> Result<Json<Value>> {
     let work = move |server: &Server| {
         let mut all = status::list(&server.store.snapshot())?;
         all.retain(|status| status.server.as_str().contains(&page.destination));
@@ -116,18 +119,21 @@ async fn list(State(server): State<Arc<Server>>, page: Query<Page>, _: Admin) ->
 }
 
 /// `GET /_synapse/admin/v1/federation/destinations/{destination}`
-async fn one(State(server): State<Arc<Server>>, Path(name): Path<OwnedServerName>, _: Admin) -> Result<Json<Value>> {
+async fn one(
+    State(server): State<Arc<Server>>,
+    Checked(Path(name)): Checked<Path<OwnedServerName>>,
+    _: Admin,
+) -> Result<Json<Value>> {
     server.blocking(move |server| find(server, &name).map(|status| Json(show(&status)))).await
 }
 
 /// `GET /_synapse/admin/v1/federation/destinations/{destination}/rooms`
 async fn rooms(
     State(server): State<Arc<Server>>,
-    Path(name): Path<OwnedServerName>,
-    page: Query<Page>,
+    Checked(Path(name)): Checked<Path<OwnedServerName>>,
+    Checked(Query(page)): Checked<Query<Page>>,
     _: Admin,
 ) -> Result<Json<Value>> {
-    let Query(page) = page;
     let work = move |server: &Server| {
         find(server, &name)?;
         let mut rooms = status::rooms(&server.store.snapshot(), &name)?;
@@ -141,7 +147,7 @@ async fn rooms(
 /// `POST /_synapse/admin/v1/federation/destinations/{destination}/reset_connection`
 async fn reset_connection(
     State(server): State<Arc<Server>>,
-    Path(name): Path<OwnedServerName>,
+    Checked(Path(name)): Checked<Path<OwnedServerName>>,
     _: Admin,
 ) -> Result<Json<Value>> {
     let asked = name.clone();
