@@ -48,10 +48,10 @@ pub fn router(server: Arc<Server>) -> Router {
         .method_not_allowed_fallback(async || {
             Error::unrecognized("Unrecognized request").with_status(StatusCode::METHOD_NOT_ALLOWED)
         })
-        .layer(cors())
         .layer(CatchPanicLayer::custom(|_| {
             axum::response::IntoResponse::into_response(Error::internal("a handler panicked"))
         }))
+        .layer(cors())
         .layer(axum::middleware::from_fn(trace::trace))
         .with_state(server)
 }
