@@ -1,7 +1,11 @@
-use ruma::{UInt, directory::PublicRoomsChunk, room::JoinRuleKind};
+use ruma::{
+    UInt,
+    directory::{PublicRoomsChunk, RoomNetwork},
+    room::JoinRuleKind,
+};
 use serde::Serialize;
 
-use crate::room::directory::Page;
+use crate::room::directory::{Network, Page};
 
 /// A page of a directory of public rooms.
 ///
@@ -37,5 +41,14 @@ impl From<Page> for RoomList {
             prev_batch: page.prev_batch,
             total_room_count_estimate: UInt::new_saturating(page.total as u64),
         }
+    }
+}
+
+/// Whose rooms somebody asks for.
+pub fn network(asked: RoomNetwork) -> Network {
+    match asked {
+        RoomNetwork::All => Network::All,
+        RoomNetwork::ThirdParty(network) => Network::Of(network),
+        _ => Network::Own,
     }
 }

@@ -13,7 +13,6 @@ use ruma::{
         },
         error::{DeserializationError, ErrorKind},
     },
-    directory::RoomNetwork,
 };
 use serde::Deserialize;
 
@@ -25,9 +24,9 @@ use crate::{
     http::{
         endpoint,
         extract::{Client, Json, Matrix, MaybeClient, Public, WithOptionalToken},
-        room_list::RoomList,
+        room_list::{RoomList, network},
     },
-    room::directory::{self, Network, Page, Query},
+    room::directory::{self, Page, Query},
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -67,11 +66,7 @@ async fn search(
         since: body.since,
         search: body.filter.generic_search_term,
         room_types: body.filter.room_types,
-        network: match body.room_network {
-            RoomNetwork::All => Network::All,
-            RoomNetwork::ThirdParty(network) => Network::Of(network),
-            _ => Network::Own,
-        },
+        network: network(body.room_network),
     };
     Ok(Json(page(&server, body.server.as_deref(), query).await?.into()))
 }

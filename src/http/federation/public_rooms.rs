@@ -3,10 +3,7 @@
 use std::sync::Arc;
 
 use axum::{Router, extract::State};
-use ruma::{
-    api::federation::directory::{get_public_rooms, get_public_rooms_filtered},
-    directory::RoomNetwork,
-};
+use ruma::api::federation::directory::{get_public_rooms, get_public_rooms_filtered};
 
 use crate::{
     Server,
@@ -14,9 +11,9 @@ use crate::{
     http::{
         endpoint,
         extract::{Federation, Json},
-        room_list::RoomList,
+        room_list::{RoomList, network},
     },
-    room::directory::{self, Network, Page, Query},
+    room::directory::{self, Page, Query},
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -59,12 +56,4 @@ async fn page(server: &Arc<Server>, query: Query) -> Result<Page> {
         return Err(Error::forbidden("This server shows its directory of public rooms to its own users only"));
     }
     server.blocking(move |server| directory::page(server, &query)).await
-}
-
-fn network(asked: RoomNetwork) -> Network {
-    match asked {
-        RoomNetwork::All => Network::All,
-        RoomNetwork::ThirdParty(network) => Network::Of(network),
-        _ => Network::Own,
-    }
 }
