@@ -330,3 +330,31 @@ async fn a_member_event_that_came_before_its_room_is_part_of_it_later() {
     assert_eq!(user("dave").server_name(), "domain");
     room.check();
 }
+
+#[tokio::test]
+async fn what_ended_an_earlier_invite_does_not_end_the_present_one() {
+    let mut room = Room::unknown(RoomVersionId::V11).await;
+    let carol = UserId::parse("@carol:here").unwrap();
+    let auth = room.auth(&[]);
+    let mut member = |membership: &str, reason: &str, before: &[Verified]| {
+        let content = json!({ "membership": membership, "reason": reason });
+        let auth: Vec<&Verified> = auth.iter().chain(before).collect();
+        let last = room.base[2].clone();
+        room.forge.event("alice", draft("m.room.member", Some(carol.as_str()), &content), &[&last], &auth)
+    };
+    let first = member("invite", "first", &[]);
+    let second = member("invite", "second", &[]);
+    let end_of_first = member("leave", "", std::slice::from_ref(&first));
+    let end_of_second = member("leave", "", std::slice::from_ref(&second));
+    for (event, to, expected) in [
+        (first, super::Membership::Invite, super::Membership::Invite),
+        (second, super::Membership::Invite, super::Membership::Invite),
+        (end_of_first, super::Membership::Leave, super::Membership::Invite),
+        (end_of_second, super::Membership::Leave, super::Membership::Leave),
+    ] {
+        invited::set(&room.server, room.nid, carol.clone(), to, event, None).await.unwrap();
+        let row = room.server.store.snapshot().get::<UserRooms>(&(&carol, room.nid)).unwrap().unwrap();
+        assert_eq!(row.membership, expected);
+        room.check();
+    }
+}

@@ -119,13 +119,17 @@ pub async fn set(
             // Who is joined already is in a room whose state we have, and that state says what becomes of him.
             let is_known = view.event_nid(&id)?.is_some() || row.is_some_and(|row| row.membership == Membership::Join);
             let before = row.map(|row| view.event(row.event).map(|event| (row.event, event))).transpose()?;
+            // What ended an earlier invite or knock does not end one that came while its signatures were looked at.
+            let ends_another = matches!(to, Membership::Leave | Membership::Ban)
+                && event.pdu().sender != member
+                && before.as_ref().is_none_or(|(_, before)| !event.pdu().auth_events.contains(&before.event_id));
             let replaced = match before {
                 Some((nid, before)) if outliers::is_out_of_band(&view, nid, &before)? => Some((nid, before.event_id)),
                 _ => None,
             };
             let flags = Flags { outlier: true, ..Flags::default() };
             let stored = StoredEvent::new(&event, view.rules, Placement { flags, ..Placement::default() });
-            Ok((!is_known).then_some((stored, replaced, known.get(&snapshot, room)?)))
+            Ok((!is_known && !ends_another).then_some((stored, replaced, known.get(&snapshot, room)?)))
         };
         let Some((stored, replaced, mut next)) = server.blocking(work).await? else { return Ok(()) };
         numbers.set(None);
