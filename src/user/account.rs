@@ -208,8 +208,8 @@ pub fn with_address(server: &Server, text: &str) -> Result<Option<OwnedUserId>> 
     if let Some(owner) = email::named(&server.store.snapshot(), &address)? {
         return Ok(Some(owner));
     }
-    let localpart = format!("@{}", blake3::hash(address.as_bytes())); // no name that somebody gets has an `@`
-    Ok(UserId::parse_with_server_name(localpart, server.name()).ok())
+    // No name that somebody gets has an `@`.
+    Ok(UserId::parse(format!("@@{}:{}", blake3::hash(address.as_bytes()), server.name())).ok())
 }
 
 /// Whether `password` is that of `user_id`. Takes as long for those who do not exist. After too many wrong ones the

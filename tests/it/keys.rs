@@ -194,8 +194,12 @@ async fn a_key_that_was_given_out_is_not_given_out_again_when_its_upload_is_repe
 
 #[tokio::test]
 async fn claims_of_one_user_are_limited() {
-    let limits = "enabled = true\nkey_claim = { burst = 2, every = '1 s' }";
-    let server = TestServer::with(|config| config.rate_limits = toml::from_str(limits).unwrap()).await;
+    let server = TestServer::with(|config| {
+        let mut limits = toml::Table::try_from(&config.rate_limits).unwrap();
+        limits.extend("enabled = true\nkey_claim = { burst = 2, every = '1 s' }".parse::<toml::Table>().unwrap());
+        config.rate_limits = limits.try_into().unwrap();
+    })
+    .await;
     let (alice, bob) = (server.user("alice").await, server.user("bob").await);
     let wanted = json!({ "one_time_keys": { &alice.id: { &alice.device_id: "signed_curve25519" } } });
     for _ in 0..2 {

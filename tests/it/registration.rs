@@ -93,7 +93,7 @@ async fn nobody_registers_where_that_is_off() {
     }
     let validity = server.get("/v1/register/m.login.registration_token/validity?token=x").await;
     assert_eq!(validity.error(), (403, "M_FORBIDDEN"));
-    server.user("bob").await;
+    chappe::user::account::create(server.inside(), "bob", "password of bob".to_owned(), false).await.unwrap();
     for name in ["alice", "bob"] {
         let available = server.get(&format!("/v3/register/available?username={name}")).await;
         assert_eq!(available.error(), (403, "M_FORBIDDEN"), "who has an account here is told to nobody");
