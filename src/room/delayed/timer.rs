@@ -62,9 +62,12 @@ pub async fn send_due(server: &Arc<Server>) -> Result<Option<u64>> {
     }
 }
 
-/// The first events that are due, by user, and if there are none the time of the first one that is not.
-fn due(snapshot: &Snapshot<'_>, now_ms: u64) -> Result<(BTreeMap<OwnedUserId, Vec<String>>, Option<u64>)> {
-    let mut due = BTreeMap::<_, Vec<String>>::new();
+/// The delay ids of each user's events, in the order of their times.
+type ByUser = BTreeMap<OwnedUserId, Vec<String>>;
+
+/// The first events that are due, and if there are none the time of the first one that is not.
+fn due(snapshot: &Snapshot<'_>, now_ms: u64) -> Result<(ByUser, Option<u64>)> {
+    let mut due = ByUser::new();
     for row in snapshot.scan::<DelayedDue>(Scan::prefix::<DelayedDue>(&())).take(BATCH) {
         let row = row?;
         let (at_ms, delay_id) = row.key()?;
