@@ -10,7 +10,7 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use super::strangers;
+use super::{strangers, weak::is_weak};
 use crate::{
     Server,
     error::Result,
@@ -62,7 +62,10 @@ impl Document {
         if said.verify_keys.len() + said.old_verify_keys.len() > MAX_KEYS {
             return Err(DocumentError::TooManyKeys);
         }
-        let is_usable = |id: &str, key: &Base64| id.starts_with("ed25519:") && key.as_bytes().len() == KEY_BYTES;
+        let is_usable = |id: &str, key: &Base64| {
+            let key = key.as_bytes();
+            id.starts_with("ed25519:") && key.len() == KEY_BYTES && !is_weak(key)
+        };
         let valid_until_ms: u64 = said.valid_until_ts.get().into();
         let believed_until_ms = valid_until_ms.min(now_ms.saturating_add(BELIEVED.as_millis() as u64));
         let mut keys = BTreeMap::new();

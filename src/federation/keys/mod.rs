@@ -10,6 +10,7 @@ pub mod own;
 mod publish;
 pub mod strangers;
 mod verify;
+mod weak;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,6 +24,7 @@ pub use self::{
     notary::answer,
     publish::publish,
     verify::{verify, verify_all},
+    weak::is_weak,
 };
 use super::tables::{VerifyKey, VerifyKeys};
 use crate::{
@@ -59,7 +61,8 @@ impl Keys {
 
     fn only(&self, is_good: impl Fn(&VerifyKey) -> bool) -> PublicKeyMap {
         let of_server = |keys: &BTreeMap<String, VerifyKey>| {
-            let good = keys.iter().filter(|(_, key)| is_good(key));
+            // One that was stored before it was known to be weak counts no more than one that comes now.
+            let good = keys.iter().filter(|(_, key)| is_good(key) && !is_weak(&key.key));
             good.map(|(id, key)| (id.clone(), Base64::new(key.key.clone()))).collect()
         };
         self.0.iter().map(|(server, keys)| (server.to_string(), of_server(keys))).collect()

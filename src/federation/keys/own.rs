@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use ruma::signatures::Ed25519KeyPair;
 
+use super::weak::is_weak;
 use crate::{
     federation::tables::VerifyKey,
     random::Random,
@@ -39,7 +40,12 @@ pub fn open(store: &Store, random: &Random) -> anyhow::Result<(Ed25519KeyPair, O
             made
         }
     };
-    Ok((key_pair(&kept)?, old_keys(&store.snapshot())?))
+    let current = key_pair(&kept)?;
+    ensure!(
+        !is_weak(&current.public_key()),
+        "others can sign with the key of this server, too: nobody believes it; make a new one with `chappe rotate-key`"
+    );
+    Ok((current, old_keys(&store.snapshot())?))
 }
 
 /// Makes a new key for a server that does not run. Of the old one nothing is kept that could sign.
@@ -89,6 +95,25 @@ pub fn id(key: &Ed25519KeyPair) -> String {
 mod tests {
     use super::*;
     use crate::store::Options;
+
+    /// A database that somebody made by other means than ours.
+    #[test]
+    fn a_key_that_everybody_has_is_not_signed_with_and_can_be_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&Options::for_tests(directory.path())).unwrap();
+        let random = Random::from_seed(1);
+        let mut document = vec![0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+        document.extend([0; 32]);
+        let kept = KeptSigningKey { version: "1".to_owned(), document };
+        let put = move |tx: &mut Transaction<'_>| {
+            tx.put::<SigningKey>(&(), &kept);
+            Ok::<_, store::Error>(())
+        };
+        store.commit_blocking(put).unwrap();
+        assert!(open(&store, &random).unwrap_err().to_string().contains("rotate-key"));
+        rotate(&store, &random, 5).unwrap();
+        open(&store, &random).unwrap();
+    }
 
     #[test]
     fn a_rotated_key_is_kept_to_verify_and_not_to_sign() {
