@@ -91,6 +91,22 @@ pub fn check_against_state<E: Event>(
     check_state_dependent_auth_rules(&rules.authorization, event, fetch_state).map_err(Refusal)
 }
 
+/// Whether `event` is not a create event beside `create`, the one that its room has.
+///
+/// The rules allow any create event that follows on nothing and is of the server that the room's id names: by a second one
+/// such a server would become the creator of a room that others made with it, in those room versions that ask the create
+/// event who that is.
+///
+/// NOTSPEC: the rules have no such check.
+pub fn check_only_create(event: &Pdu, create: Option<&EventId>) -> Result<(), Refusal> {
+    match create {
+        Some(create) if event.event_type == TimelineEventType::RoomCreate && event.event_id != create => {
+            Err(Refusal(format!("the room was created by {create}")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The state that the auth events of `event` amount to, with the create event that version 12 leaves unnamed.
 fn state_of_auth_events<E: Event<Id = OwnedEventId>>(
     rules: &AuthorizationRules,

@@ -11,6 +11,7 @@ use ruma::{EventId, OwnedEventId, events::TimelineEventType};
 use super::{
     View,
     lock::NextNumbers,
+    plan::create_event,
     redaction::{self, EarlyRedactions},
     tables::{self, AuthEdges, EventPlace, StateKeyName, UserRooms},
 };
@@ -38,7 +39,7 @@ pub async fn store(server: &Arc<Server>, room: RoomNid, events: Vec<Verified>) -
         let work = move |server: &Server| {
             let snapshot = server.store.snapshot();
             let view = View::of(&server.rooms, &snapshot, room)?;
-            let mut outliers = Outliers::new(&view, known.get(&snapshot, room)?);
+            let mut outliers = Outliers::new(&view, known.get(&snapshot, room)?)?;
             for event in in_auth_order(events) {
                 outliers.add(event)?;
             }
@@ -113,6 +114,8 @@ pub fn in_order(events: Vec<Verified>, before: impl Fn(&Pdu) -> &[OwnedEventId])
 struct Outliers<'v, 's> {
     view: &'v View<'s>,
     next: NextNumbers,
+    /// The one that the room has, if we know any.
+    create: Option<OwnedEventId>,
     made: HashMap<OwnedEventId, (EventNid, Arc<Pdu>)>,
     new_keys: HashMap<StateKeyName, StateKeyNid>,
     rows: Vec<Row>,
@@ -131,8 +134,9 @@ struct Row {
 }
 
 impl<'v, 's> Outliers<'v, 's> {
-    fn new(view: &'v View<'s>, next: NextNumbers) -> Self {
-        Self { view, next, made: HashMap::new(), new_keys: HashMap::new(), rows: Vec::new() }
+    fn new(view: &'v View<'s>, next: NextNumbers) -> Result<Self> {
+        let create = create_event(view)?;
+        Ok(Self { view, next, create, made: HashMap::new(), new_keys: HashMap::new(), rows: Vec::new() })
     }
 
     fn known(&self, id: &EventId) -> store::Result<Option<EventNid>> {
@@ -172,7 +176,11 @@ impl<'v, 's> Outliers<'v, 's> {
         let failed = Fallible::default();
         let verdict =
             authorize::check_against_auth_events(view.rules, event.pdu(), |id: &EventId| failed.keep(self.fetch(id)));
-        let is_rejected = failed.check(verdict)?.is_err();
+        let is_only = authorize::check_only_create(event.pdu(), self.create.as_deref()).is_ok();
+        let is_rejected = failed.check(verdict)?.is_err() || !is_only;
+        if !is_rejected && event.pdu().event_type == TimelineEventType::RoomCreate {
+            self.create = Some(event.pdu().event_id.clone());
+        }
         if is_rejected {
             auth_edges.clear();
         }

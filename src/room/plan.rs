@@ -592,6 +592,9 @@ fn current_state(view: &View<'_>, tries: &mut Tries<'_>, states: &[StateRoot]) -
 
 /// <https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu>
 fn judge(view: &View<'_>, tries: &Tries<'_>, pdu: &Pdu, before: StateRoot, place: Place) -> Result<Verdict> {
+    if let Err(refusal) = authorize::check_only_create(pdu, create_event(view)?.as_deref()) {
+        return Ok(Verdict::Rejected(refusal));
+    }
     let failed = Fallible::default();
     let fetch = |id: &EventId| failed.keep(view.event_nid(id).and_then(|nid| nid.map(|nid| view.pdu(nid)).transpose()));
     let by_auth_events = authorize::check_against_auth_events(view.rules, pdu, fetch);
@@ -608,6 +611,12 @@ fn judge(view: &View<'_>, tries: &Tries<'_>, pdu: &Pdu, before: StateRoot, place
         return Ok(Verdict::SoftFailed(refusal));
     }
     Ok(Verdict::Accepted)
+}
+
+/// The id of the event that created the room; `None` while we know no state of it.
+pub(super) fn create_event(view: &View<'_>) -> Result<Option<OwnedEventId>> {
+    let create = view.state_nid(view.current_state(), &StateEventType::RoomCreate, "")?;
+    Ok(create.map(|create| view.event_id(create)).transpose()?)
 }
 
 fn check_against(view: &View<'_>, tries: &Tries<'_>, pdu: &Pdu, state: StateRoot) -> Result<Result<(), Refusal>> {
