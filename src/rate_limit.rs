@@ -15,7 +15,7 @@ use governor::{
     state::keyed::DashMapStateStore,
 };
 use parking_lot::Mutex;
-use ruma::{OwnedUserId, ServerName, UserId};
+use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId};
 
 use crate::{
     clock::Clock,
@@ -37,6 +37,9 @@ pub struct RateLimits {
     thumbnail: Option<Limit<OwnedUserId>>,
     /// By server or user id.
     key_claim: Option<Limit<String>>,
+    join_per_server: Option<Limit<OwnedServerName>>,
+    join_per_room: Option<Limit<OwnedRoomId>>,
+    invite_per_server: Option<Limit<OwnedServerName>>,
     rendezvous: Option<Limit<IpAddr>>,
     /// Whom application services act for that no limit holds for.
     is_unlimited: Box<dyn Fn(&UserId) -> bool + Send + Sync>,
@@ -58,6 +61,9 @@ impl RateLimits {
             upload: config.upload().map(|quota| Limit::new(quota, clock)),
             thumbnail: config.thumbnail().map(|quota| Limit::new(quota, clock)),
             key_claim: config.key_claim().map(|quota| Limit::new(quota, clock)),
+            join_per_server: config.join_per_server().map(|quota| Limit::new(quota, clock)),
+            join_per_room: config.join_per_room().map(|quota| Limit::new(quota, clock)),
+            invite_per_server: config.invite_per_server().map(|quota| Limit::new(quota, clock)),
             rendezvous: config.rendezvous().map(|quota| Limit::new(quota, clock)),
         }
     }
@@ -111,6 +117,21 @@ impl RateLimits {
             Some(limit) if !(self.is_unlimited)(user) => limit.check_many(&user.to_string(), count.min(limit.burst)),
             _ => Ok(()),
         }
+    }
+
+    /// A join or knock that another server prepares or sends. To be asked before anything that costs more than that.
+    pub fn join_of_server(&self, origin: &ServerName) -> Result<()> {
+        self.join_per_server.as_ref().map_or(Ok(()), |limit| limit.check(&origin.to_owned()))
+    }
+
+    /// The same, for a room that there is.
+    pub fn join_to_room(&self, room_id: &RoomId) -> Result<()> {
+        self.join_per_room.as_ref().map_or(Ok(()), |limit| limit.check(&room_id.to_owned()))
+    }
+
+    /// An invite of one of our users that another server makes.
+    pub fn invite_of_server(&self, origin: &ServerName) -> Result<()> {
+        self.invite_per_server.as_ref().map_or(Ok(()), |limit| limit.check(&origin.to_owned()))
     }
 
     /// A rendezvous that somebody begins from this address.
@@ -229,7 +250,7 @@ impl Guesses {
 
 #[cfg(test)]
 mod tests {
-    use ruma::{server_name, user_id};
+    use ruma::{room_id, server_name, user_id};
 
     use super::*;
 
@@ -249,6 +270,9 @@ mod tests {
         thumbnail = { burst = 2, every = "1 s" }
         letter = { burst = 2, every = "10 min" }
         key_claim = { burst = 2, every = "1 s" }
+        join_per_server = { burst = 2, every = "1 s" }
+        join_per_room = { burst = 3, every = "1 s" }
+        invite_per_server = { burst = 2, every = "1 s" }
         rendezvous = { burst = 2, every = "1 s" }
     "#;
 
@@ -290,6 +314,22 @@ mod tests {
         }
         assert!(limits.registration("2001:db8::3".parse().unwrap()).is_err());
         assert!(limits.registration("2001:db8:0:1::1".parse().unwrap()).is_ok());
+    }
+
+    #[test]
+    fn one_server_does_not_use_up_what_others_have() {
+        let (limits, _) = limits(TWO_EACH);
+        let (bad, good) = (server_name!("bad.example"), server_name!("good.example"));
+        let room = room_id!("!room:example.org");
+        for _ in 0..2 {
+            limits.join_of_server(bad).and_then(|()| limits.join_to_room(room)).unwrap();
+            limits.invite_of_server(bad).unwrap();
+        }
+        assert_eq!(wait_of(limits.join_of_server(bad).unwrap_err()), Duration::from_secs(1));
+        assert_eq!(wait_of(limits.invite_of_server(bad).unwrap_err()), Duration::from_secs(1));
+        limits.join_of_server(good).and_then(|()| limits.join_to_room(room)).unwrap();
+        limits.invite_of_server(good).unwrap();
+        assert!(limits.join_to_room(room).is_err());
     }
 
     #[test]

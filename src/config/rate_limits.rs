@@ -22,6 +22,9 @@ pub struct RateLimits {
     upload: Limit,
     thumbnail: Limit,
     key_claim: Limit,
+    join_per_server: Limit,
+    join_per_room: Limit,
+    invite_per_server: Limit,
     rendezvous: Limit,
 }
 
@@ -75,6 +78,21 @@ impl RateLimits {
         self.quota(self.key_claim)
     }
 
+    /// Requests by which one server prepares or sends joins and knocks of its users: two for each.
+    pub fn join_per_server(&self) -> Option<Quota> {
+        self.quota(self.join_per_server)
+    }
+
+    /// The same requests of all servers for one room.
+    pub fn join_per_room(&self) -> Option<Quota> {
+        self.quota(self.join_per_room)
+    }
+
+    /// Invites of our users by those of one server, and by-address ones that it is to make true.
+    pub fn invite_per_server(&self) -> Option<Quota> {
+        self.quota(self.invite_per_server)
+    }
+
     /// Rendezvous that are begun from one IP address.
     pub fn rendezvous(&self) -> Option<Quota> {
         self.quota(self.rendezvous)
@@ -95,6 +113,9 @@ impl RateLimits {
             ("rate_limits.upload", self.upload),
             ("rate_limits.thumbnail", self.thumbnail),
             ("rate_limits.key_claim", self.key_claim),
+            ("rate_limits.join_per_server", self.join_per_server),
+            ("rate_limits.join_per_room", self.join_per_room),
+            ("rate_limits.invite_per_server", self.invite_per_server),
             ("rate_limits.rendezvous", self.rendezvous),
         ] {
             if limit.every.is_zero() {
@@ -124,6 +145,11 @@ impl Default for RateLimits {
             thumbnail: limit(500, 500),
             // Somebody begins to encrypt in a room with all of us.
             key_claim: limit(5_000, 50),
+            // Once a server has one user in a room, its others join at home. One alone must not use up what a room has for all.
+            join_per_server: limit(50, 2_000),
+            join_per_room: limit(200, 100),
+            // A team elsewhere makes a room and invites all of ours.
+            invite_per_server: limit(200, 5_000),
             rendezvous: limit(20, 10_000),
         }
     }

@@ -42,6 +42,17 @@ pub struct Wish {
     pub membership: Membership,
 }
 
+impl Wish {
+    /// `M_LIMIT_EXCEEDED` if the server lets too many users in; who wants out is not held up.
+    fn check_server_rate(&self, server: &Server) -> Result<()> {
+        if self.membership == Membership::Leave { Ok(()) } else { server.limits.join_of_server(&self.origin) }
+    }
+
+    fn check_room_rate(&self, server: &Server) -> Result<()> {
+        if self.membership == Membership::Leave { Ok(()) } else { server.limits.join_to_room(&self.room_id) }
+    }
+}
+
 /// A member event for the user's own server to complete and sign.
 #[derive(Debug)]
 pub struct Template {
@@ -70,8 +81,10 @@ pub async fn make(
     if user.server_name() != wish.origin {
         return Err(Error::forbidden("That is not a user of your server"));
     }
+    wish.check_server_rate(server)?;
     super::answer::read(server, move |server, snapshot| {
         let view = approach(server, snapshot, &wish.room_id, &wish.origin)?;
+        wish.check_room_rate(server)?;
         let version = view.room.version.clone();
         if versions.is_some_and(|versions| !versions.contains(&version)) {
             return Err(incompatible(version));
@@ -123,6 +136,7 @@ fn authorizer(server: &Server, view: &View<'_>, user: &UserId) -> Result<Option<
 /// Errors: `M_INVALID_PARAM` if it is not an event of this wish, or not signed as it must be; `M_FORBIDDEN` if the room
 /// does not allow it; and those of [`make`].
 pub async fn send(server: &Arc<Server>, wish: Wish, event_id: OwnedEventId, event: Box<RawValue>) -> Result<Admitted> {
+    wish.check_server_rate(server)?;
     let origin = wish.origin.clone();
     let read = move |server: &Server| check(server, &wish, &event_id, &event);
     let (room, rules, received) = match server.blocking(read).await? {
@@ -153,6 +167,7 @@ enum Checked {
 fn check(server: &Server, wish: &Wish, event_id: &EventId, event: &RawValue) -> Result<Checked> {
     let snapshot = server.store.snapshot();
     let view = approach(server, &snapshot, &wish.room_id, &wish.origin)?;
+    wish.check_room_rate(server)?;
     let mut received = parse(event, view.rules)?;
     check_member_event(received.pdu(), wish, event_id)?;
     if let Some(known) = view.event_nid(event_id)? {

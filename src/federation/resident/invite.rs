@@ -33,8 +33,9 @@ pub struct Invite {
 /// Takes an invite, and answers with the event, which then has our signature too.
 ///
 /// Errors: `M_INVALID_PARAM` if the event is not what the request is for, `M_INCOMPATIBLE_ROOM_VERSION`, `M_FORBIDDEN`,
-/// and those of [`invited::receive`].
+/// `M_LIMIT_EXCEEDED`, and those of [`invited::receive`].
 pub async fn receive(server: &Arc<Server>, invite: Invite) -> Result<CanonicalJsonObject> {
+    server.limits.invite_of_server(&invite.origin)?;
     let rules = rules::rules(&invite.version).ok_or_else(|| incompatible(invite.version.clone()))?;
     let version = invite.version.clone();
     let (received, room_state) = server.blocking(move |server| check(server, rules, invite)).await?;
