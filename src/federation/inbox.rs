@@ -3,10 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -21,7 +18,7 @@ use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 use tracing::{debug, error, info};
 
-use super::{keys, missing, turns::Turns};
+use super::{keys, missing, turns::Turns, waiting::Waiting};
 use crate::{
     Server,
     error::{Error, Result},
@@ -41,9 +38,6 @@ pub const TABLES: [TableInfo; 2] = [TableInfo::of::<Staged>(), TableInfo::of::<R
 /// <https://spec.matrix.org/v1.19/server-server-api/#transactions>
 pub const MAX_PDUS: usize = 50;
 pub const MAX_EDUS: usize = 100;
-
-/// How many events wait to be worked on, at most; until then senders are told to try later.
-const MAX_WAITING: usize = 20_000;
 
 /// In how many rooms events are worked on at a time.
 const ROOMS_AT_A_TIME: usize = 8;
@@ -114,7 +108,7 @@ pub struct Inbox {
     /// Up to where nothing is left of what came for a room: RocksDB would step over the marks that it left.
     done: Mutex<HashMap<RoomNid, StreamPos>>,
     permits: Semaphore,
-    waiting: AtomicUsize,
+    waiting: Waiting,
 }
 
 impl Default for Inbox {
@@ -127,7 +121,7 @@ impl Default for Inbox {
             at_work: Mutex::default(),
             done: Mutex::default(),
             permits: Semaphore::new(ROOMS_AT_A_TIME),
-            waiting: AtomicUsize::new(0),
+            waiting: Waiting::default(),
         }
     }
 }
@@ -138,7 +132,7 @@ pub type Answer = BTreeMap<OwnedEventId, Result<(), String>>;
 /// Takes the events of a transaction; they are durable when it returns. An event that is not one, or not of a room that
 /// we are in, is refused by itself.
 ///
-/// Errors: `M_LIMIT_EXCEEDED` while too much waits to be worked on, `M_TOO_LARGE`.
+/// Errors: `M_LIMIT_EXCEEDED` while too much waits to be worked on, of that server or of all.
 ///
 /// <https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1sendtxnid>
 pub async fn receive(
@@ -159,7 +153,7 @@ pub async fn receive(
             let answer = known.answer.into_iter().map(|(id, why)| (id, if why.is_empty() { Ok(()) } else { Err(why) }));
             return Ok(answer.collect());
         }
-        if server.inbox.waiting.load(Ordering::Relaxed) + pdus.len() > MAX_WAITING {
+        if !server.inbox.waiting.has_room_for(&origin, pdus.len()) {
             return Err(Error::limit_exceeded(Duration::from_secs(30)));
         }
         let Triaged { accepted, mut answer } = triage(&server, &origin, pdus).await?;
@@ -198,8 +192,9 @@ async fn stage(
     events: Vec<(RoomNid, Verified)>,
     answer: &Answer,
 ) -> Result<()> {
-    let rooms: HashSet<RoomNid> = events.iter().map(|(room, _)| *room).collect();
-    let count = events.len();
+    let mut rooms: HashMap<RoomNid, usize> = HashMap::new();
+    events.iter().for_each(|(room, _)| *rooms.entry(*room).or_default() += 1);
+    let sender = origin.clone();
     let answer = answer.iter().map(|(id, outcome)| (id.clone(), outcome.clone().err().unwrap_or_default())).collect();
     let transaction = ReceivedTransaction { at_ms: server.clock.now_ms(), answer };
     let write = move |tx: &mut Transaction<'_>| {
@@ -210,10 +205,16 @@ async fn stage(
         tx.put::<ReceivedTransactions>(&(origin.as_str(), &txn_id), &transaction);
         Ok::<_, Error>(())
     };
-    server.store.commit(write).await?;
-    server.inbox.waiting.fetch_add(count, Ordering::Relaxed);
-    rooms.into_iter().for_each(|room| work(server, room));
-    Ok(())
+    // Counted first: somebody may be at work in the room, and be done with them before this goes on.
+    rooms.iter().for_each(|(room, count)| server.inbox.waiting.add(&sender, *room, *count));
+    let written = server.store.commit(write).await;
+    for (room, count) in rooms {
+        match &written {
+            Ok(()) => work(server, room),
+            Err(_) => server.inbox.waiting.remove(&sender, room, count),
+        }
+    }
+    written
 }
 
 /// Where an event goes.
@@ -269,6 +270,13 @@ async fn triage(server: &Arc<Server>, origin: &ServerName, pdus: Vec<Box<RawValu
                             order.push(room);
                             OfRoom { rules: view.rules, events: Vec::new() }
                         });
+                        // The others of the transaction need not wait for a room that is flooded. What is left out is
+                        // asked for as missing once something that follows on it comes.
+                        if !server.inbox.waiting.has_room_in(nid, entry.events.len()) {
+                            let why = "Too many events of this room wait to be worked on".to_owned();
+                            answer.insert(received.pdu().event_id.clone(), Err(why));
+                            continue;
+                        }
                         entry.events.push((received.pdu().event_id.clone(), pdu));
                     }
                     Err(why) => {
@@ -325,17 +333,20 @@ async fn end_of_wait(server: &Arc<Server>, room: RoomNid, user: OwnedUserId, eve
 
 /// Goes on with what was not finished before a restart.
 pub async fn resume(server: Arc<Server>) {
-    let rooms = server.read(|snapshot| {
-        let mut rooms: HashMap<RoomNid, usize> = HashMap::new();
+    let waiting = server.read(|snapshot| {
+        let mut waiting: HashMap<(RoomNid, OwnedServerName), usize> = HashMap::new();
         for row in snapshot.list::<Staged>(&()) {
-            *rooms.entry(row?.key()?.0).or_default() += 1;
+            let row = row?;
+            *waiting.entry((row.key()?.0, row.value.origin.clone())).or_default() += 1;
         }
-        Ok(rooms)
+        Ok(waiting)
     });
-    match rooms.await {
-        Ok(rooms) => {
-            server.inbox.waiting.fetch_add(rooms.values().sum(), Ordering::Relaxed);
-            rooms.into_keys().for_each(|room| work(&server, room));
+    match waiting.await {
+        Ok(waiting) => {
+            for ((room, origin), count) in waiting {
+                server.inbox.waiting.add(&origin, room, count);
+                work(&server, room);
+            }
         }
         Err(error) => error!("the events that wait to be worked on can't be read: {error:?}"),
     }
@@ -402,7 +413,7 @@ async fn work_once(server: &Arc<Server>, room: RoomNid, tries: &mut HashMap<(Str
                 places.insert(event.pdu().event_id.clone(), ((pos, number), row.value.origin.clone()));
                 events.push(event);
             }
-            _ => done.push((pos, number)),
+            _ => done.push(((pos, number), row.value.origin)),
         }
     }
     remove(server, room, done).await?;
@@ -422,29 +433,26 @@ async fn work_once(server: &Arc<Server>, room: RoomNid, tries: &mut HashMap<(Str
             Err(error) => info!(%id, %origin, "an event can't be part of its room: {error:?}"),
         }
         tries.remove(&place);
-        remove(server, room, vec![place]).await?;
+        remove(server, room, vec![(place, origin)]).await?;
     }
-    let left = places.into_values().map(|(place, _)| place).collect(); // events that go round in circles
-    remove(server, room, left).await?;
+    remove(server, room, places.into_values().collect()).await?; // events that go round in circles
     server.inbox.done.lock().insert(room, last); // of what came with the last one, more may be left
     ends::merge(server, room).await?;
     Ok(true)
 }
 
-async fn remove(server: &Arc<Server>, room: RoomNid, places: Vec<(StreamPos, u32)>) -> Result<()> {
-    if places.is_empty() {
+/// Removes rows, by their places and who sent them.
+async fn remove(server: &Arc<Server>, room: RoomNid, rows: Vec<((StreamPos, u32), OwnedServerName)>) -> Result<()> {
+    if rows.is_empty() {
         return Ok(());
     }
-    let count = places.len();
+    let (places, origins): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
     let delete = move |tx: &mut Transaction<'_>| {
         places.iter().for_each(|(pos, number)| tx.delete::<Staged>(&(room, *pos, *number)));
         Ok::<_, Error>(())
     };
     server.store.write(delete).await?;
-    let _ = server
-        .inbox
-        .waiting
-        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| Some(waiting.saturating_sub(count)));
+    origins.iter().for_each(|origin| server.inbox.waiting.remove(origin, room, 1));
     Ok(())
 }
 

@@ -26,6 +26,7 @@ pub mod resident;
 pub mod status;
 pub mod tables;
 pub mod turns;
+mod waiting;
 pub mod x_matrix;
 
 use ruma::ServerName;
