@@ -4,6 +4,7 @@
 
 pub mod backfill;
 pub mod backoff;
+pub mod binding;
 pub mod by_time;
 mod discovery;
 pub mod edu;
@@ -47,6 +48,7 @@ pub struct Federation {
     fetches: Fetches,
     /// What they are being told at the moment.
     answering: Answering,
+    bindings: binding::Bindings,
     /// Servers that fail and for which nothing waits.
     failing: backoff::Failing,
 }

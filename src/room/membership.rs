@@ -80,12 +80,23 @@ pub async fn invite(
     room: RoomNid,
     reason: Option<String>,
 ) -> Result<()> {
+    invite_as(server, sender, target, room, because(reason)).await
+}
+
+/// As [`invite`], with what the member event is to say beside the membership.
+pub async fn invite_as(
+    server: &Arc<Server>,
+    sender: &UserId,
+    target: &UserId,
+    room: RoomNid,
+    content: Content,
+) -> Result<()> {
     if !server.is_ours(target) {
-        inviting::invite(server, sender, target, room, because(reason)).await?;
+        inviting::invite(server, sender, target, room, content).await?;
         return Ok(());
     }
     let inviter = sender.to_owned();
-    change(server, sender, target, room, Membership::Invite, because(reason), move |view, target| {
+    change(server, sender, target, room, Membership::Invite, content, move |view, target| {
         is_invited(view, &inviter, target)
     })
     .await

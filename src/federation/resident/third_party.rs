@@ -9,19 +9,24 @@ use ruma::{
     OwnedRoomId, OwnedServerName, OwnedUserId,
     events::{StateEventType, room::third_party_invite::RoomThirdPartyInviteEventContent},
 };
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
 
 use super::approach;
 use crate::{
     Server,
     error::{Error, Result},
-    federation::inviting,
-    room::{Membership, membership::Content},
+    room::{
+        Membership,
+        membership::{self, Content},
+    },
     store::RoomNid,
 };
 
-/// What the server of the invited user asks for.
+/// What the server of the invited user asks for, be it this one.
 #[derive(Clone, Debug)]
 pub struct Exchange {
     pub origin: OwnedServerName,
@@ -33,24 +38,30 @@ pub struct Exchange {
 }
 
 /// What an identity server signed: that the user is whom the invite with this token is for.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Signed {
     pub mxid: OwnedUserId,
     pub token: String,
     pub signatures: Value,
 }
 
+impl Signed {
+    pub fn to_json(&self) -> Box<RawValue> {
+        to_raw_value(self).expect("texts and JSON serialize")
+    }
+}
+
 /// Makes an invite of our user's, whose content we build of what the room says and the identity server signed. The
 /// rules of the room check that signature.
 ///
-/// Errors: `M_FORBIDDEN`, `M_NOT_FOUND`, and what the invited user's server refuses.
+/// Errors: `M_FORBIDDEN`, `M_NOT_FOUND`, `M_LIMIT_EXCEEDED`, and what the invited user's server refuses.
 ///
 /// <https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1exchange_third_party_inviteroomid>
 pub async fn exchange(server: &Arc<Server>, exchange: Exchange) -> Result<()> {
-    let Exchange { sender, invited, .. } = exchange.clone();
+    let Exchange { origin, sender, invited, .. } = exchange.clone();
+    server.limits.invite_of_server(&origin)?;
     let (room, content) = server.blocking(move |server| check(server, &exchange)).await?;
-    inviting::invite(server, &sender, &invited, room, content).await?;
-    Ok(())
+    membership::invite_as(server, &sender, &invited, room, content).await
 }
 
 fn check(server: &Server, exchange: &Exchange) -> Result<(RoomNid, Content)> {
