@@ -46,7 +46,7 @@ pub enum RemoteError {
 impl From<Failure> for RemoteError {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::TooLarge(_) => Self::Malformed(failure.to_string()),
+            Failure::TooLarge(_) | Failure::Compressed => Self::Malformed(failure.to_string()),
             other => Self::Unreachable(other.to_string()),
         }
     }

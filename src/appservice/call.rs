@@ -44,6 +44,10 @@ pub fn client() -> anyhow::Result<Client> {
         .connect_timeout(Duration::from_secs(10))
         .timeout(TIMEOUT)
         .redirect(reqwest::redirect::Policy::none())
+        .no_gzip() // whatever other crates switch on in reqwest: the limit is for what is read
+        .no_brotli()
+        .no_deflate()
+        .no_zstd()
         .no_proxy();
     Ok(client.build()?)
 }

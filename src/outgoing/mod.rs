@@ -3,6 +3,7 @@
 
 mod network;
 mod resolver;
+mod services;
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,6 +30,9 @@ pub enum Failure {
     TimedOut,
     #[error("the answer is larger than {0} bytes")]
     TooLarge(usize),
+    /// Nobody is asked to compress: a few kilobytes could become gigabytes.
+    #[error("the answer is compressed")]
+    Compressed,
     #[error("{0}")]
     Unreachable(String),
 }
@@ -73,6 +77,10 @@ impl Client {
             Way::Network(network) => network.send(request, limits).await?,
             Way::Instead(transport) => transport.send(request).await?,
         };
+        let mut encodings = response.headers().get_all(http::header::CONTENT_ENCODING).iter();
+        if encodings.any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            return Err(Failure::Compressed);
+        }
         Ok(response.map(|body| limited(body, limits.bytes)))
     }
 

@@ -86,6 +86,10 @@ impl Network {
                 .tls_backend_preconfigured(tls.clone())
                 .dns_resolver(Shared(Arc::clone(&self.resolver)))
                 .no_proxy()
+                .no_gzip() // whatever other crates switch on in reqwest: limits are for what is read
+                .no_brotli()
+                .no_deflate()
+                .no_zstd()
                 .http1_only() // with HTTP/2 the `Host` that federation prescribes could not be sent
                 .connect_timeout(CONNECT_TIMEOUT)
                 .pool_idle_timeout(IDLE_TIMEOUT)

@@ -13,8 +13,14 @@ use hickory_resolver::{
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tracing::{debug, warn};
 
-use super::Failure;
-use crate::config::{Config, Network};
+use super::{
+    Failure,
+    services::{Service, in_order},
+};
+use crate::{
+    config::{Config, Network},
+    random::Random,
+};
 
 /// Of the services that DNS names for a server, this many are looked up.
 const MAX_SERVICES: usize = 10;
@@ -67,11 +73,12 @@ pub struct Resolver {
     denied: Denied,
     /// `None` if the system's configuration of DNS can't be read.
     dns: OnceLock<Option<TokioResolver>>,
+    random: Random,
 }
 
 impl Resolver {
     pub fn new(denied: Denied) -> Self {
-        Self { denied, dns: OnceLock::new() }
+        Self { denied, dns: OnceLock::new(), random: Random::from_system() }
     }
 
     fn dns(&self) -> Result<&TokioResolver, Failure> {
@@ -100,18 +107,19 @@ impl Resolver {
                     continue;
                 }
             };
-            let mut records: Vec<_> = found
-                .answers()
-                .iter()
-                .filter_map(|record| match &record.data {
-                    RData::SRV(srv) if !srv.target.is_root() => Some(srv.clone()),
-                    _ => None,
-                })
-                .collect();
-            records.sort_by_key(|srv| (srv.priority, std::cmp::Reverse(srv.weight)));
-            if !records.is_empty() {
-                records.truncate(MAX_SERVICES);
-                return Ok(records.into_iter().map(|srv| (srv.target.to_utf8(), srv.port)).collect());
+            let services = found.answers().iter().filter_map(|record| match &record.data {
+                RData::SRV(srv) if !srv.target.is_root() => Some(Service {
+                    priority: srv.priority,
+                    weight: srv.weight,
+                    target: srv.target.to_utf8(),
+                    port: srv.port,
+                }),
+                _ => None,
+            });
+            let mut services = in_order(services.collect(), &self.random);
+            if !services.is_empty() {
+                services.truncate(MAX_SERVICES);
+                return Ok(services.into_iter().map(|service| (service.target, service.port)).collect());
             }
         }
         Ok(Vec::new())
