@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tracing::{debug, error, info};
 
 use crate::{
-    Server,
+    Server, appservice,
     error::Result,
     federation::{inbox, keys::strangers},
     log, media, oauth,
@@ -53,6 +53,7 @@ pub async fn run(server: Arc<Server>) {
 /// One sweep; how many rows it removed. What fails keeps nothing else from being swept.
 pub async fn once(server: &Arc<Server>) -> Result<usize> {
     let swept = [
+        appservice::sender::give_up(server).await.map(|()| 0),
         log::sweep(server).await.map(|()| 0),
         transactions(server).await,
         sliding::sweep(server).await,

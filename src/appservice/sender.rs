@@ -14,7 +14,7 @@ use crate::{
     Server,
     error::{Error, Result},
     log::{self, Log, LogReaders},
-    store::{self, Group, StreamPos, Table},
+    store::{self, Group, Scan, StreamPos, Table},
     user::tables::KeyChanges,
 };
 
@@ -22,6 +22,11 @@ use crate::{
 /// service calls us.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10 * 60);
+
+/// How many entries of the log, and to-device messages, wait for a service. One that lacks more of either has been away for
+/// weeks: it is not told of what it missed, so that nothing grows for ever. Source: our choice; some 50 MB.
+const MAX_BEHIND: usize = 1_000_000;
+const MAX_TO_DEVICE: usize = 100_000;
 
 /// What the readers of the log that belong to services are called, before their ids.
 const READER: &str = "appservice/";
@@ -64,6 +69,50 @@ async fn forget_removed(server: &Server) -> Result<()> {
         .await
 }
 
+/// Gives up on telling services what they missed if it is too much.
+pub async fn give_up(server: &Arc<Server>) -> Result<()> {
+    give_up_beyond(server, MAX_BEHIND, MAX_TO_DEVICE).await
+}
+
+/// As [`give_up`], with other limits.
+pub async fn give_up_beyond(server: &Arc<Server>, max_behind: usize, max_to_device: usize) -> Result<()> {
+    let told = server.appservices.iter().filter(|service| service.registration.url.is_some());
+    let ids: Vec<String> = told.map(|service| service.registration.id.clone()).collect();
+    for id in ids {
+        let (asked, name) = (id.clone(), reader(&id));
+        let look = move |server: &Server| {
+            let snapshot = server.store.snapshot();
+            let Some(told) = snapshot.get::<LogReaders>(&&*name)? else { return Ok(false) };
+            let mut missed = snapshot.scan::<Log>(Scan::from::<Log>(&told.next(), &()));
+            let mut messages = snapshot.list::<ToDeviceRows>(&&*asked);
+            let is_behind = missed.nth(max_behind).transpose()?.is_some();
+            Ok(is_behind || messages.nth(max_to_device).transpose()?.is_some())
+        };
+        if !server.blocking(look).await? {
+            continue;
+        }
+        error!(
+            service = id,
+            "the application service has been away for too long: it will not be told what happened up to now"
+        );
+        let name = reader(&id);
+        let skip = move |tx: &mut store::Transaction<'_>| {
+            let now = tx.before().pos()?;
+            log::done(tx, &name, now);
+            tx.delete_all::<ToDeviceRows>(&&*id);
+            tx.delete_all::<Invites>(&&*id);
+            Ok::<_, Error>(())
+        };
+        server.store.commit(skip).await?;
+    }
+    Ok(())
+}
+
+async fn told_up_to(server: &Arc<Server>, reader: &str) -> Result<StreamPos> {
+    let reader = reader.to_owned();
+    server.read(move |snapshot| Ok(snapshot.get::<LogReaders>(&&*reader)?.unwrap_or_default())).await
+}
+
 async fn serve(server: Arc<Server>, service: Arc<Running>) {
     loop {
         tokio::select! {
@@ -90,6 +139,8 @@ async fn tell(server: &Arc<Server>, service: &Arc<Running>) -> Result<std::conve
         let unanswered = server.read(move |snapshot| Ok(snapshot.get::<Transactions>(&&*asked)?)).await?;
         if let Some(transaction) = unanswered {
             send(server, service, &transaction).await;
+            // It may have been away so long that what it missed was given up.
+            after = told_up_to(server, &reader).await?.max(after);
             let id = id.clone();
             let forget = move |tx: &mut store::Transaction<'_>| {
                 tx.delete::<Transactions>(&&*id);
