@@ -4,6 +4,7 @@ mod account;
 mod account_data;
 mod aliases;
 mod appservices;
+mod attacks;
 mod auth_fallback;
 mod backup;
 mod between_servers;

@@ -8,6 +8,7 @@ pub mod listener;
 mod network;
 mod peer;
 pub mod room;
+pub mod siege;
 pub mod smtp;
 mod user;
 
@@ -27,6 +28,7 @@ pub use self::{
     identity::{Signer, curve25519_key},
     network::TestNetwork,
     peer::{Asked, Peer, reply},
+    siege::Siege,
     user::User,
 };
 

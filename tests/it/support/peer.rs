@@ -50,7 +50,12 @@ impl Peer {
     }
 
     pub fn with_key(name: &str, version: &str) -> Self {
-        let key = Ed25519KeyPair::from_der(&Ed25519KeyPair::generate(), version.to_owned()).unwrap();
+        Self::with_private_key(name, version, &Ed25519KeyPair::generate())
+    }
+
+    /// With a key of the test's, in PKCS #8.
+    pub fn with_private_key(name: &str, version: &str, document: &[u8]) -> Self {
+        let key = Ed25519KeyPair::from_der(document, version.to_owned()).unwrap();
         Self(Arc::new(Inner {
             name: name.try_into().unwrap(),
             key,
@@ -161,7 +166,7 @@ impl Peer {
         request.map(Body::from)
     }
 
-    pub(super) fn router(&self) -> Router {
+    pub fn router(&self) -> Router {
         let peer = self.clone();
         Router::new().fallback(move |request: Request<Body>| async move { peer.answer(request).await })
     }
