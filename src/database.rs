@@ -91,6 +91,7 @@ fn options(directory: &Path, server_name: String) -> Options {
         server_name,
         memory_bytes: 128 << 20,
         free_space_floor: 0,
+        counts: false,
         migrations: tables::MIGRATIONS,
     }
 }

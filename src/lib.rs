@@ -21,6 +21,8 @@ pub mod log;
 pub mod logging;
 pub mod mail;
 pub mod media;
+pub mod memory;
+pub mod metrics;
 pub mod oauth;
 pub mod outgoing;
 pub mod permits;

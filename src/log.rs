@@ -77,6 +77,20 @@ pub fn next_of(snapshot: &Snapshot<'_>, reader: &str) -> store::Result<Option<St
     next.map(|row| row.key().map(|(pos, _)| pos)).transpose()
 }
 
+/// How many durable entries each reader has not done; `limit` at most are counted.
+pub fn behind(server: &Server, snapshot: &Snapshot<'_>, limit: usize) -> store::Result<Vec<(String, u64)>> {
+    let mut readers = Vec::new();
+    for row in snapshot.list::<LogReaders>(&()) {
+        let row = row?;
+        readers.push((row.key()?.to_owned(), row.value, 0));
+    }
+    let Some(first) = readers.iter().map(|(_, done, _)| *done).min() else { return Ok(Vec::new()) };
+    for entry in next(server, snapshot, first, limit)? {
+        readers.iter_mut().filter(|(_, done, _)| entry.pos > *done).for_each(|(_, _, count)| *count += 1);
+    }
+    Ok(readers.into_iter().map(|(reader, _, count)| (reader, count)).collect())
+}
+
 /// How far `reader` has come. One that is new begins with what comes from now on.
 pub async fn cursor(server: &Server, reader: &'static str) -> Result<StreamPos> {
     let find_or_begin = move |tx: &mut Transaction<'_>| {

@@ -13,13 +13,16 @@ use chappe::{
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
-    runtime::Runtime,
+    runtime::Builder,
     signal::unix::{Signal, SignalKind, signal},
 };
 use tracing::{error, info, warn};
 
 /// File descriptors that are left to the database and to media when all places for connections are taken.
 const RESERVED_FILES: u64 = 1_024;
+/// How many threads read the disk and make answers at a time, each with what it has read in memory; other requests wait for
+/// one. None of them waits for another, but up to sixteen for a server that reads a large answer slowly.
+const MAX_BLOCKING: usize = 64;
 /// Time for work that no request waits for any more, when the server ends.
 const LAST_WORK: Duration = Duration::from_secs(5);
 
@@ -28,7 +31,8 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     logging::start(&config)?;
     panic::set_hook(Box::new(|panic| error!("{panic}")));
     info!(version = env!("CARGO_PKG_VERSION"), server_name = %config.server_name, "starting");
-    let runtime = Runtime::new().context("cannot start threads")?;
+    let runtime = Builder::new_multi_thread().enable_all().max_blocking_threads(MAX_BLOCKING).build();
+    let runtime = runtime.context("cannot start threads")?;
     runtime.block_on(serve(config))?;
     runtime.shutdown_timeout(LAST_WORK);
     info!("stopped");
@@ -40,6 +44,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let hang_up = signal(SignalKind::hangup())?;
     let listeners = Listeners::bind(&config, raise_connection_limit())?;
+    let for_metrics = Listeners::bind_metrics(&config)?;
     let opened = tokio::task::spawn_blocking(|| Server::open(config, Clock::System, Random::from_system()));
     let server = opened.await?.context("cannot open `database_path`")?;
     tokio::spawn(reload(hang_up, listeners.certificates()));
@@ -51,7 +56,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         info!("stopping");
         stop.cancel();
     });
-    listeners.serve(http::router(server), shutdown).await;
+    let metrics = async {
+        if let Some(listeners) = for_metrics {
+            listeners.serve(http::metrics::router(Arc::clone(&server)), shutdown.clone()).await;
+        }
+    };
+    tokio::join!(listeners.serve(http::router(Arc::clone(&server)), shutdown.clone()), metrics);
     Ok(())
 }
 

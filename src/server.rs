@@ -18,6 +18,8 @@ use crate::{
     },
     mail::Mail,
     media::{self, preview::Previews},
+    memory::SharedMemory,
+    metrics::Metrics,
     oauth::OAuth,
     outgoing,
     permits::Permits,
@@ -47,6 +49,8 @@ const MAX_OPENID_TOKENS: usize = 10_000;
 pub struct Server {
     pub config: Config,
     pub clock: Clock,
+    /// What an operator watches.
+    pub metrics: Metrics,
     pub random: Random,
     pub store: Store,
     /// Signs our events.
@@ -85,6 +89,8 @@ pub struct Server {
     pub unread: Unread,
     /// The pushers that have something to tell.
     pub pushes: Deliveries,
+    /// For what requests bring with them.
+    pub body_memory: SharedMemory,
     /// Who may search now.
     pub searches: Permits,
     /// Who may search the user directory now.
@@ -145,6 +151,7 @@ impl Server {
             server_name: config.server_name.to_string(),
             memory_bytes: config.memory_budget.as_usize() / 2, // the other half is for what requests work on
             free_space_floor: config.free_space_floor.bytes(),
+            counts: config.metrics.is_on(),
             migrations: tables::MIGRATIONS,
         })?;
         let (key, old_keys) = own::open(&store, &random).context("the signing keys can't be read")?;
@@ -161,13 +168,18 @@ impl Server {
         let login_tokens = Expiring::new(config.sessions.login_token_lifetime, MAX_LOGIN_TOKENS);
         let oauth = OAuth::new(&random);
         let ephemeral = Arc::new(Order::new(&clock));
+        let memory = config.memory_budget.bytes(); // docs/architecture.md says who has which part
+        // What is parsed of a body takes several times as much. One of the largest must fit, however small the machine.
+        let body_memory = (config.memory_budget.as_usize() / 8).max(config.max_request_size.as_usize());
+        let body_memory = SharedMemory::new(body_memory);
         Ok(Arc::new(Self {
             typing: Typing::new(&ephemeral, &clock),
             delayed: Delayed::default(),
             presence: Presence::new(config.allow_presence, &ephemeral, &clock),
-            unread: Unread::new(config.memory_budget.bytes() / 32),
+            unread: Unread::new(memory / 32),
             pushes: Deliveries::default(),
             ephemeral,
+            metrics: Metrics::new(&clock),
             config,
             clock,
             random,
@@ -179,12 +191,13 @@ impl Server {
             senders: queue::Senders::default(),
             resyncs: keys::remote::Resyncs::default(),
             rooms,
-            wakers: Wakers::default(),
-            user_rooms: UserRoomLists::default(),
+            wakers: Wakers::new(memory / 32),
+            user_rooms: UserRoomLists::new(memory / 16),
             activities: sliding::Activities::default(),
             room_facts: sliding::KnownFacts::default(),
-            sliding_told: sliding::Remembered::default(),
+            sliding_told: sliding::Remembered::new(memory / 16),
             sliding_turns: sliding::Turns::default(),
+            body_memory,
             searches: search::permits(),
             user_searches: directory::permits(),
             previews: Previews::default(),

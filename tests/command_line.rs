@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
     os::unix::{fs::PermissionsExt, net::UnixStream},
     path::Path,
     process::{Child, Command, Output, Stdio},
@@ -49,7 +50,10 @@ fn health(socket: &Path) -> String {
 
 /// The whole answer to a request: status, headers and body.
 fn ask(socket: &Path, method_and_path: &str, body: &str) -> String {
-    let mut stream = UnixStream::connect(socket).unwrap();
+    ask_over(UnixStream::connect(socket).unwrap(), method_and_path, body)
+}
+
+fn ask_over(mut stream: impl Read + Write, method_and_path: &str, body: &str) -> String {
     let length = body.len();
     let head = format!("host: localhost\r\nconnection: close\r\ncontent-length: {length}");
     write!(stream, "{method_and_path} HTTP/1.1\r\n{head}\r\n\r\n{body}").unwrap();
@@ -72,6 +76,31 @@ fn a_server_answers_until_it_is_told_to_stop_and_starts_again() {
         assert_eq!(server.wait().unwrap().code(), Some(0));
         assert!(!socket.exists());
     }
+}
+
+#[test]
+fn figures_are_served_at_a_listener_of_their_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("chappe.sock");
+    let lines =
+        format!("address = []\nunix_socket_path = '{}'\n[global.metrics]\nlisten = '127.0.0.1:0'", socket.display());
+    let mut server = chappe(&directory, &lines, &["serve"]).stderr(Stdio::piped()).spawn().unwrap();
+    let log = BufReader::new(server.stderr.as_mut().unwrap()).lines().map(Result::unwrap);
+    let listening: Vec<_> = log.filter(|line| line.contains("listening")).take(2).collect();
+    let address = listening.iter().find_map(|line| line.split_once("at=http://")).unwrap().1.trim();
+    let ask_there = |path| ask_over(TcpStream::connect(address).unwrap(), path, "");
+    let answer = ask_there("GET /metrics");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let figure = |name: &str| {
+        let line = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("{name} is not in\n{answer}")).parse::<u64>().unwrap()
+    };
+    assert!(figure("chappe_heap_allocated_bytes") > 100_000, "the allocator counts");
+    assert!(figure("process_resident_memory_bytes") > figure("chappe_heap_allocated_bytes"));
+    assert!(ask_there("GET /_matrix/client/versions").starts_with("HTTP/1.1 404"), "nothing else is there");
+    assert!(ask(&socket, "GET /_chappe/metrics", "").starts_with("HTTP/1.1 404"));
+    kill_process(Pid::from_child(&server), Signal::TERM).unwrap();
+    assert_eq!(server.wait().unwrap().code(), Some(0));
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod federation;
 mod hint;
 mod mail;
 mod media;
+mod metrics;
 mod network;
 mod oauth;
 mod one_or_many;
@@ -53,6 +54,7 @@ pub use self::{
     federation::{Federation, ServerPattern},
     mail::{Encryption, Language, Mail},
     media::Media,
+    metrics::Metrics,
     network::Network,
     oauth::OAuth,
     password_policy::PasswordPolicy,
@@ -157,6 +159,7 @@ pub struct Config {
     pub mail: Option<Mail>,
     pub delayed_events: DelayedEvents,
     pub media: Media,
+    pub metrics: Metrics,
     pub push: Push,
     pub user_directory: UserDirectory,
     /// Without it nobody sends notices.
@@ -231,6 +234,7 @@ impl Config {
             mail: None,
             delayed_events: DelayedEvents::default(),
             media: Media::default(),
+            metrics: Metrics::default(),
             push: Push::default(),
             user_directory: UserDirectory::default(),
             server_notices: None,
@@ -299,6 +303,7 @@ impl Config {
             mail.check(&mut errors);
         }
         self.media.check(&mut errors);
+        self.metrics.check(&mut errors);
         self.password_policy.check(&mut errors);
         self.sessions.check(&mut errors);
         self.oauth.check(&mut errors);
@@ -359,6 +364,7 @@ impl Config {
             self.registration_shared_secret_file.as_deref(),
             &mut self.registration_shared_secret,
         )?;
+        read_secret_file("metrics.token", self.metrics.token_file.as_deref(), &mut self.metrics.token)?;
         if let Some(turn) = &mut self.turn {
             read_secret_file("turn.secret", turn.secret_file.as_deref(), &mut turn.secret)?;
         }

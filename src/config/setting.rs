@@ -21,8 +21,11 @@ pub(super) const SECRET_KEYS: [&str; 3] = ["registration_token", "registration_s
 const SECRET_KEYS_OF_TURN: [&str; 2] = ["turn.secret", PASSWORD_OF_TURN];
 const PASSWORD_OF_TURN: &str = "turn.password";
 
+/// That of the scraper has it too.
+const TOKEN_OF_METRICS: &str = "metrics.token";
+
 fn is_secret(key: &str) -> bool {
-    SECRET_KEYS.contains(&key) || SECRET_KEYS_OF_TURN.contains(&key)
+    SECRET_KEYS.contains(&key) || SECRET_KEYS_OF_TURN.contains(&key) || key == TOKEN_OF_METRICS
 }
 
 /// The value of one key; `key` may lie in a section, `tls.port`.

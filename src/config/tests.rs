@@ -19,6 +19,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("rate_limits", ""),
     ("mail", "smtp_host = 'h'\nfrom = 'a@example.org'\npublic_url = 'https://example.org'"),
     ("media", ""),
+    ("metrics", ""),
     ("push", ""),
     ("federation", ""),
     ("rate_limits.message", ""),

@@ -15,6 +15,7 @@ use ruma::{
 use crate::{
     Server,
     error::{Error, RemoteError, Result},
+    metrics::CacheUse,
     outgoing::{self, Failure, Limits},
 };
 
@@ -63,6 +64,12 @@ struct Said {
 impl Default for WellKnownCache {
     fn default() -> Self {
         Self(Cache::new(KEPT_SERVERS))
+    }
+}
+
+impl WellKnownCache {
+    pub fn cache_use(&self) -> CacheUse {
+        CacheUse::of(&self.0)
     }
 }
 

@@ -126,6 +126,13 @@ impl Default for Inbox {
     }
 }
 
+impl Inbox {
+    /// How many events wait to be worked on.
+    pub fn waiting(&self) -> usize {
+        self.waiting.all()
+    }
+}
+
 /// What became of each event: why it was refused, if it was.
 pub type Answer = BTreeMap<OwnedEventId, Result<(), String>>;
 

@@ -39,6 +39,7 @@ use self::{discovery::WellKnownCache, keys::Fetches, resident::answer::Answering
 use crate::{
     Server,
     error::{Error, Result},
+    metrics::CacheUse,
 };
 
 /// What is known of other servers in memory.
@@ -51,6 +52,12 @@ pub struct Federation {
     bindings: binding::Bindings,
     /// Servers that fail and for which nothing waits.
     failing: backoff::Failing,
+}
+
+impl Federation {
+    pub fn use_of_well_known(&self) -> CacheUse {
+        self.well_known.cache_use()
+    }
 }
 
 /// Whether anything may be exchanged with `server`: every way in and out asks this. We ourselves are no other server.

@@ -31,6 +31,10 @@ struct Counts {
 }
 
 impl Waiting {
+    pub fn all(&self) -> usize {
+        self.0.lock().all
+    }
+
     /// Whether there is room for as many more events of this server.
     pub fn has_room_for(&self, origin: &ServerName, count: usize) -> bool {
         let counts = self.0.lock();

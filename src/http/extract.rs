@@ -29,6 +29,7 @@ use serde_json::{Map, Value};
 
 pub use super::signed::Federation;
 use super::{
+    bodies,
     error::{shaped, unreadable},
     peer::client_ip,
 };
@@ -481,8 +482,7 @@ async fn path_of(request: &mut Request) -> Result<RawPathParams, Error> {
 
 /// A body of JSON, or none.
 pub(super) async fn read(body: Body, server: &Server) -> Result<Bytes, Error> {
-    let limit = server.config.max_request_size.as_usize();
-    let raw = axum::body::to_bytes(body, limit).await.map_err(|e| unread_body(&e))?;
+    let raw = bodies::read(body, server).await?;
     // serde_json does not look at the text of members that nobody asks for.
     match std::str::from_utf8(&raw) {
         Ok(_) => Ok(raw),
@@ -490,7 +490,7 @@ pub(super) async fn read(body: Body, server: &Server) -> Result<Bytes, Error> {
     }
 }
 
-fn unread_body(error: &axum::Error) -> Error {
+pub(super) fn unread_body(error: &axum::Error) -> Error {
     let cause = std::error::Error::source(error);
     if cause.is_some_and(|e| e.is::<http_body_util::LengthLimitError>()) {
         Error::too_large("The request is larger than this server accepts")

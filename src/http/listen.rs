@@ -29,6 +29,8 @@ use crate::config::{Config, SocketMode};
 
 /// Connections that the kernel holds for us while we are busy.
 const BACKLOG: i32 = 1024;
+/// Connections of who asks for figures.
+const SCRAPERS: usize = 16;
 /// Pause after an error of `accept` that more attempts would only repeat, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
@@ -62,6 +64,8 @@ enum Socket {
 pub enum ListenError {
     #[error("cannot listen on {address}, which `address` and `port` or `tls.port` name")]
     Tcp { address: SocketAddr, source: io::Error },
+    #[error("cannot listen on {address}, which `metrics.listen` names")]
+    Metrics { address: SocketAddr, source: io::Error },
     #[error("cannot listen on {}, which `unix_socket_path` names", path.display())]
     Unix { path: PathBuf, source: io::Error },
     #[error(transparent)]
@@ -100,6 +104,19 @@ impl Listeners {
         let places = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
         let patience = Patience::default();
         Ok(Self { listeners, certificates, shutdown_timeout: config.shutdown_timeout, patience, places })
+    }
+
+    /// Binds the listener for figures; `None` if there is to be none. Must be called inside a tokio runtime.
+    pub fn bind_metrics(config: &Config) -> Result<Option<Self>, ListenError> {
+        let Some(address) = config.metrics.listen else { return Ok(None) };
+        let socket = bind_tcp(address, false).map_err(|source| ListenError::Metrics { address, source })?;
+        Ok(Some(Self {
+            listeners: vec![Listener { socket: Socket::Tcp(socket), certificates: None }],
+            certificates: None,
+            shutdown_timeout: config.shutdown_timeout,
+            patience: Patience::default(),
+            places: Arc::new(Semaphore::new(SCRAPERS)),
+        }))
     }
 
     /// The bound TCP addresses with their true ports, in the order of the configuration; for each address the plain

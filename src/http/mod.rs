@@ -2,6 +2,7 @@
 //! answer; its file is named as its section of the specification.
 
 mod admin;
+mod bodies;
 mod client;
 mod connection;
 mod disposition;
@@ -11,6 +12,7 @@ mod federation;
 mod health;
 pub mod listen;
 mod mail;
+pub mod metrics;
 mod oauth;
 pub mod peer;
 mod room_list;
@@ -37,11 +39,12 @@ use crate::{Server, error::Error};
 /// Everything that this server answers.
 pub fn router(server: Arc<Server>) -> Router {
     let store_of = Arc::clone(&server);
-    Router::new()
+    let router = Router::new()
         .merge(admin::router())
         .merge(client::router())
         .merge(federation::router())
         .merge(mail::router())
+        .merge(metrics::route(&server.config.metrics))
         .merge(oauth::router())
         .merge(health::route(move || store_of.store.check_writable().map_err(|error| health::reason(&error))))
         .fallback(async || Error::unrecognized("Unrecognized request"))
@@ -52,8 +55,15 @@ pub fn router(server: Arc<Server>) -> Router {
             axum::response::IntoResponse::into_response(Error::internal("a handler panicked"))
         }))
         .layer(cors())
-        .layer(axum::middleware::from_fn(trace::trace))
-        .with_state(server)
+        .layer(axum::middleware::from_fn(trace::trace));
+    let router = match server.config.metrics.is_on() {
+        true => {
+            let requests = server.metrics.requests.clone();
+            router.layer(axum::middleware::from_fn_with_state(requests, metrics::count))
+        }
+        false => router,
+    };
+    router.with_state(server)
 }
 
 /// <https://spec.matrix.org/v1.19/client-server-api/#web-browser-clients>

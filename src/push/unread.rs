@@ -26,6 +26,7 @@ use super::{
 use crate::{
     Server,
     error::Result,
+    metrics::CacheUse,
     room::{
         Membership, View, receipts,
         tables::{ReceiptChanges, Timeline, UserRooms},
@@ -90,6 +91,18 @@ impl Unread {
             subjects: Cache::with_weighter(about(2 * SUBJECT_BYTES), half, SubjectWeight),
             rules: Cache::new(CACHED_RULES),
         }
+    }
+
+    pub fn use_of_counts(&self) -> CacheUse {
+        CacheUse::of(&self.memos)
+    }
+
+    pub fn use_of_subjects(&self) -> CacheUse {
+        CacheUse::of(&self.subjects)
+    }
+
+    pub fn use_of_rules(&self) -> CacheUse {
+        CacheUse::of(&self.rules)
     }
 
     fn rules(&self, server: &Server, snapshot: &Snapshot<'_>, user: &UserId) -> Result<Arc<Rules>> {

@@ -13,6 +13,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::{acl, tables};
 use crate::{
     event::Pdu,
+    metrics::CacheUse,
     store::{EventNid, Result, RoomNid, Scan, Snapshot, StateKeyNid, Store, StreamPos},
 };
 
@@ -84,6 +85,14 @@ impl Rooms {
             pdus_changed: AtomicU64::new(0),
             acl_verdicts: Cache::new(acl::CACHED_VERDICTS),
         })
+    }
+
+    pub fn use_of_pdus(&self) -> CacheUse {
+        CacheUse::of(&self.pdus)
+    }
+
+    pub fn use_of_acl_verdicts(&self) -> CacheUse {
+        CacheUse::of(&self.acl_verdicts)
     }
 
     /// A number for a new room. One that no room comes to use does no harm.

@@ -15,7 +15,7 @@ use rocksdb::{DB, WriteOptions};
 use tokio::sync::{oneshot, watch};
 use tracing::error;
 
-use super::{Error, Result, StreamPos, Transaction, open::LastPos, recent::Changes};
+use super::{Error, Result, StreamPos, Syncs, Transaction, open::LastPos, recent::Changes};
 
 /// How old the knowledge of the disk's free space may be.
 const FREE_SPACE_CHECKED_EVERY: Duration = Duration::from_secs(1);
@@ -28,6 +28,7 @@ pub(super) struct Shared {
     pub durable_pos: watch::Sender<StreamPos>,
     pub free_space_floor: u64,
     pub changes: Changes,
+    pub syncs: Syncs,
     stopped: Mutex<Option<Error>>,
 }
 
@@ -39,6 +40,7 @@ impl Shared {
             durable_pos: watch::Sender::new(last_pos),
             free_space_floor,
             changes: Changes::new(last_pos),
+            syncs: Syncs::new(),
             stopped: Mutex::new(None),
         }
     }
@@ -57,10 +59,15 @@ impl Shared {
         stopped
     }
 
-    pub fn check_free_space(&self) -> Result<()> {
+    /// What is free for us on the disk, in bytes.
+    pub fn free_bytes(&self) -> Result<u64> {
         let stat = rustix::fs::statvfs(&self.path)
             .map_err(|e| Error::Directory { path: self.path.clone(), reason: e.to_string() })?;
-        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    pub fn check_free_space(&self) -> Result<()> {
+        let free = self.free_bytes()?;
         if free < self.free_space_floor {
             return Err(Error::NoSpace { path: self.path.clone(), free, floor: self.free_space_floor });
         }
@@ -199,8 +206,10 @@ fn sync(shared: &Shared, queue: &mpsc::Receiver<Unsynced>) {
         let group: Vec<_> = std::iter::once(first).chain(queue.try_iter()).collect();
         let newest = group.iter().map(|unsynced| unsynced.pos).max().unwrap_or_default();
         let is_new = newest > *shared.durable_pos.borrow();
+        let begun = Instant::now();
         let outcome = if is_new { make_durable(shared) } else { Ok(()) };
         if is_new && outcome.is_ok() {
+            shared.syncs.note(begun.elapsed(), group.len());
             shared.durable_pos.send_replace(newest);
         }
         for unsynced in group {

@@ -9,6 +9,7 @@
 mod commit;
 mod directory;
 mod error;
+mod figures;
 mod key;
 mod migrate;
 mod open;
@@ -21,6 +22,7 @@ mod transaction;
 pub use self::{
     commit::Written,
     error::{Error, Result},
+    figures::{Counted, Figures, OfFamily, Syncs},
     key::{Beginning, EventNid, Key, RoomNid, RoomPos, StateKeyNid, StreamPos},
     migrate::{Migration, Step},
     open::{Options, Store},

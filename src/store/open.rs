@@ -5,14 +5,16 @@ use std::{
 
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
-    LogLevel, WriteBufferManager,
+    LogLevel, WriteBufferManager, statistics::StatsLevel,
 };
 use tokio::sync::oneshot;
 
 use super::{
-    Error, Family, Migration, Recent, Result, Scan, Snapshot, StreamPos, Table, TableInfo, Transaction, Written,
+    Error, Family, Figures, Migration, Recent, Result, Scan, Snapshot, StreamPos, Syncs, Table, TableInfo, Transaction,
+    Written,
     commit::{Committer, Shared},
     directory::Directory,
+    figures::Gauges,
     migrate::{LayoutVersion, MigrationCursor, migrate},
 };
 
@@ -38,6 +40,8 @@ pub struct Options {
     pub memory_bytes: usize,
     /// Writes are refused while less is free on the disk.
     pub free_space_floor: u64,
+    /// Whether RocksDB counts what it does, which makes each read a little dearer.
+    pub counts: bool,
     pub migrations: &'static [Migration],
 }
 
@@ -49,6 +53,7 @@ impl Options {
             server_name: "test".to_owned(),
             memory_bytes: 16 << 20,
             free_space_floor: 0,
+            counts: false,
             migrations: &[],
         }
     }
@@ -59,6 +64,7 @@ pub struct Store {
     // Fields are dropped in this order: the threads end, RocksDB closes, the lock goes last.
     committer: Committer,
     shared: Arc<Shared>,
+    gauges: Gauges,
     _directory: Directory,
 }
 
@@ -66,12 +72,12 @@ impl Store {
     /// Opens the data directory, or makes a new one. Migrations run before this returns.
     pub fn open(options: &Options) -> Result<Self> {
         let directory = Directory::open(&options.path, &options.server_name)?;
-        let db = open_rocksdb(options)?;
+        let (db, gauges) = open_rocksdb(options)?;
         let last_pos = Snapshot::new(&db).get::<LastPos>(&())?.unwrap_or_default();
         let shared = Arc::new(Shared::new(db, options.path.clone(), last_pos, options.free_space_floor));
         let committer = Committer::start(&shared)
             .map_err(|e| Error::Directory { path: options.path.clone(), reason: e.to_string() })?;
-        let store = Self { committer, shared, _directory: directory };
+        let store = Self { committer, shared, gauges, _directory: directory };
         migrate(&store, options.migrations)?;
         Ok(store)
     }
@@ -112,6 +118,21 @@ impl Store {
     pub fn check_writable(&self) -> Result<()> {
         self.shared.check_running()?;
         self.shared.check_free_space()
+    }
+
+    /// The database as it is now; takes some milliseconds.
+    pub fn figures(&self) -> Result<Figures> {
+        self.gauges.read(&self.shared.db)
+    }
+
+    /// How fsyncs went since the database was opened.
+    pub fn syncs(&self) -> &Syncs {
+        &self.shared.syncs
+    }
+
+    /// What is free for us on the disk, in bytes.
+    pub fn free_bytes(&self) -> Result<u64> {
+        self.shared.free_bytes()
     }
 
     /// Runs `work` alone among all writers and makes its changes visible, all or none: none if it returns an error.
@@ -181,11 +202,17 @@ fn answer<R, E: From<Error>>(received: Result<Result<R, E>, oneshot::error::Recv
     received.unwrap_or_else(|_| Err(Error::Closed.into()))
 }
 
-fn open_rocksdb(options: &Options) -> Result<DB> {
-    let (mut db, cache) = rocksdb_options(options);
-    db.create_if_missing(true);
-    db.create_missing_column_families(true);
-    Ok(DB::open_cf_descriptors(&db, options.path.join("db"), families(&cache, options))?)
+fn open_rocksdb(options: &Options) -> Result<(DB, Gauges)> {
+    let (mut db_options, cache) = rocksdb_options(options);
+    db_options.create_if_missing(true);
+    db_options.create_missing_column_families(true);
+    if options.counts {
+        db_options.enable_statistics();
+        db_options.set_statistics_level(StatsLevel::ExceptHistogramOrTimers); // counters only
+    }
+    let db = DB::open_cf_descriptors(&db_options, options.path.join("db"), families(&cache, options))?;
+    let cache_capacity_bytes = options.memory_bytes;
+    Ok((db, Gauges { options: db_options, cache, cache_capacity_bytes, counts: options.counts }))
 }
 
 pub(super) fn families(cache: &Cache, options: &Options) -> Vec<ColumnFamilyDescriptor> {

@@ -6,12 +6,13 @@ use quick_cache::{Weighter, sync::Cache};
 use ruma::{OwnedUserId, UserId};
 
 use crate::{
+    metrics::CacheUse,
     room::tables::{UserRoom, UserRooms},
     store::{Group, Result, RoomNid, Snapshot, Store, StreamPos},
 };
 
-/// About how many rows are kept, of all users together: some 64 bytes each.
-const CACHED_ROWS: u64 = 200_000;
+/// What a row takes, about.
+const ROW_BYTES: u64 = 64;
 
 pub struct UserRoomLists(Cache<OwnedUserId, Arc<UserRoomList>, Rows>);
 
@@ -31,13 +32,16 @@ impl Weighter<OwnedUserId, Arc<UserRoomList>> for Rows {
     }
 }
 
-impl Default for UserRoomLists {
-    fn default() -> Self {
-        Self(Cache::with_weighter(1_000, CACHED_ROWS, Rows))
-    }
-}
-
 impl UserRoomLists {
+    /// `memory_bytes`: for the rows of all users together.
+    pub fn new(memory_bytes: u64) -> Self {
+        Self(Cache::with_weighter(1_000, memory_bytes / ROW_BYTES, Rows))
+    }
+
+    pub fn cache_use(&self) -> CacheUse {
+        CacheUse::of(&self.0)
+    }
+
     /// The rooms of `user` as `snapshot`, which is of `now`, shows them.
     pub fn get(
         &self,

@@ -3,13 +3,14 @@
 use std::{collections::HashMap, hash::Hash, sync::Arc};
 
 use parking_lot::Mutex;
-use quick_cache::sync::Cache;
+use quick_cache::{Weighter, sync::Cache};
 use ruma::{OwnedUserId, UserId};
 use tokio::sync::watch;
 use tracing::error;
 
 use crate::{
     Server,
+    metrics::CacheUse,
     room::{
         Membership, View,
         append::Appended,
@@ -19,15 +20,16 @@ use crate::{
     store::{self, Group, RoomNid, StreamPos},
 };
 
-/// Of how many rooms the local members are kept in memory.
-const CACHED_ROOMS: usize = 10_000;
+/// What a room and each of its members take in memory, about.
+const ROOM_BYTES: u64 = 150;
+const MEMBER_BYTES: u64 = 60;
 
 /// The users who wait, and the local members of the rooms that had news.
 pub struct Wakers {
     users: Mutex<HashMap<OwnedUserId, watch::Sender<()>>>,
     /// Those who look into a room without being in it.
     onlookers: Mutex<HashMap<RoomNid, watch::Sender<()>>>,
-    members: Cache<RoomNid, LocalMembers>,
+    members: Cache<RoomNid, LocalMembers, Bytes>,
 }
 
 /// Our own users who were joined to a room at a moment.
@@ -37,13 +39,22 @@ struct LocalMembers {
     users: Arc<[OwnedUserId]>,
 }
 
-impl Default for Wakers {
-    fn default() -> Self {
-        Self { users: Mutex::default(), onlookers: Mutex::default(), members: Cache::new(CACHED_ROOMS) }
+#[derive(Clone)]
+struct Bytes;
+
+impl Weighter<RoomNid, LocalMembers> for Bytes {
+    fn weight(&self, _: &RoomNid, members: &LocalMembers) -> u64 {
+        ROOM_BYTES + members.users.len() as u64 * MEMBER_BYTES
     }
 }
 
 impl Wakers {
+    /// `memory_bytes`: for the local members that are kept.
+    pub fn new(memory_bytes: u64) -> Self {
+        let members = Cache::with_weighter(1_000, memory_bytes, Bytes);
+        Self { users: Mutex::default(), onlookers: Mutex::default(), members }
+    }
+
     /// Hears of everything that concerns `user` from now on. Subscribe first, then look what is there.
     pub fn subscribe(&self, user: &UserId) -> watch::Receiver<()> {
         subscribe(&mut self.users.lock(), user.to_owned())
@@ -57,6 +68,10 @@ impl Wakers {
     /// How many requests wait for news at present.
     pub fn waiting(&self) -> usize {
         self.users.lock().values().map(watch::Sender::receiver_count).sum()
+    }
+
+    pub fn cache_use(&self) -> CacheUse {
+        CacheUse::of(&self.members)
     }
 
     /// Something of `user` changed.

@@ -2,26 +2,51 @@
 
 use std::sync::Arc;
 
-use quick_cache::sync::Cache as QuickCache;
+use quick_cache::{Weighter, sync::Cache as QuickCache};
 use ruma::{OwnedRoomId, OwnedServerName, RoomId, api::federation::space::get_hierarchy};
 
 use crate::Server;
 
 type Answer = Arc<get_hierarchy::v1::Response>;
 
-/// Of how many rooms answers are remembered.
-const CAPACITY: usize = 500;
+/// About how many bytes of answers are remembered. One can have as many as any answer of another server.
+const CACHED_BYTES: u64 = 8 << 20;
 /// How long an answer is taken for true, in milliseconds. Source: our choice.
 const LIFETIME_MS: u64 = 5 * 60 * 1_000;
 /// How many servers are asked for one room.
 const MAX_SERVERS: usize = 3;
 
 /// The answers of other servers, and when they were given. The same to all users: who may see them is asked later.
-pub struct Cache(QuickCache<(OwnedRoomId, bool), (u64, Answer)>);
+pub struct Cache(QuickCache<(OwnedRoomId, bool), Known, Bytes>);
+
+#[derive(Clone)]
+struct Known {
+    at_ms: u64,
+    /// What the answer takes, about.
+    bytes: u64,
+    answer: Answer,
+}
+
+#[derive(Clone)]
+struct Bytes;
+
+impl Weighter<(OwnedRoomId, bool), Known> for Bytes {
+    fn weight(&self, _: &(OwnedRoomId, bool), known: &Known) -> u64 {
+        known.bytes
+    }
+}
+
+/// By its length as JSON, and the names of its fields stand for what else they take.
+fn bytes_of(answer: &get_hierarchy::v1::Response) -> u64 {
+    let length = |json: serde_json::Result<String>| json.map_or(u64::MAX / 4, |json| json.len() as u64);
+    length(serde_json::to_string(&answer.room))
+        + length(serde_json::to_string(&answer.children))
+        + length(serde_json::to_string(&answer.inaccessible_children))
+}
 
 impl Default for Cache {
     fn default() -> Self {
-        Self(QuickCache::new(CAPACITY))
+        Self(QuickCache::with_weighter(500, CACHED_BYTES, Bytes))
     }
 }
 
@@ -34,10 +59,10 @@ pub async fn ask(
 ) -> Option<Answer> {
     let key = (room_id.to_owned(), suggested_only);
     let now_ms = server.clock.now_ms();
-    if let Some((at_ms, answer)) = server.remote_spaces.0.get(&key)
-        && now_ms < at_ms.saturating_add(LIFETIME_MS)
+    if let Some(known) = server.remote_spaces.0.get(&key)
+        && now_ms < known.at_ms.saturating_add(LIFETIME_MS)
     {
-        return Some(answer);
+        return Some(known.answer);
     }
     for other in via.iter().filter(|name| **name != server.name()).take(MAX_SERVERS) {
         let mut request = get_hierarchy::v1::Request::new(room_id.to_owned());
@@ -45,7 +70,8 @@ pub async fn ask(
         match crate::federation::request(server, other, request).await {
             Ok(answer) if answer.room.summary.room_id == room_id => {
                 let answer = Arc::new(answer);
-                server.remote_spaces.0.insert(key, (now_ms, Arc::clone(&answer)));
+                let known = Known { at_ms: now_ms, bytes: bytes_of(&answer), answer: Arc::clone(&answer) };
+                server.remote_spaces.0.insert(key, known);
                 return Some(answer);
             }
             Ok(_) => tracing::debug!(%other, %room_id, "a server was asked about a room and spoke of another"),

@@ -4,6 +4,7 @@ use quick_cache::sync::Cache;
 
 use crate::{
     error::Result,
+    metrics::CacheUse,
     room::{View, tables::Timeline},
     store::{Group, RoomNid, RoomPos, Scan, StreamPos},
     sync::answer::Context,
@@ -43,6 +44,10 @@ impl Default for Activities {
 }
 
 impl Activities {
+    pub fn cache_use(&self) -> CacheUse {
+        CacheUse::of(&self.last)
+    }
+
     /// The place of the last event of each room; of a room without any, the first place there is.
     pub fn last(&self, context: &Context<'_>, rooms: impl Iterator<Item = RoomNid>) -> Result<Vec<RoomPos>> {
         rooms.map(|room| self.last_of(context, room)).collect()

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     Server,
     error::Result,
+    metrics::CacheUse,
     store::{RoomNid, Snapshot, StateKeyNid, StreamPos, Transaction},
     sweep,
     user::session,
@@ -45,9 +46,6 @@ pub struct Known {
 type Rows = HashMap<RoomNid, SentRoom>;
 type Key = (OwnedUserId, OwnedDeviceId, String);
 
-/// About how many bytes of rows are kept in memory.
-const CACHED_BYTES: u64 = 16 << 20;
-
 /// The rows of connections that are in use, as their newest position left them: a client with a thousand rooms asks again
 /// and again, and few of these change.
 pub struct Remembered(Cache<Key, (StreamPos, Arc<Rows>), Bytes>);
@@ -63,9 +61,14 @@ impl Weighter<Key, (StreamPos, Arc<Rows>)> for Bytes {
     }
 }
 
-impl Default for Remembered {
-    fn default() -> Self {
-        Self(Cache::with_weighter(1_000, CACHED_BYTES, Bytes))
+impl Remembered {
+    /// `memory_bytes`: about as much is kept of rows.
+    pub fn new(memory_bytes: u64) -> Self {
+        Self(Cache::with_weighter(1_000, memory_bytes, Bytes))
+    }
+
+    pub fn cache_use(&self) -> CacheUse {
+        CacheUse::of(&self.0)
     }
 }
 

@@ -18,6 +18,7 @@ use super::request::Filters;
 use crate::{
     error::Result,
     event::StateRoot,
+    metrics::CacheUse,
     room::{
         Membership, View, show,
         tables::{StateChanges, StateKeys, UserRoom},
@@ -145,6 +146,12 @@ pub struct KnownFacts(Cache<RoomNid, (StreamPos, Arc<Facts>)>);
 impl Default for KnownFacts {
     fn default() -> Self {
         Self(Cache::new(CACHED_ROOMS))
+    }
+}
+
+impl KnownFacts {
+    pub fn cache_use(&self) -> CacheUse {
+        CacheUse::of(&self.0)
     }
 }
 
