@@ -8,7 +8,8 @@ NEEDS := clang g++ libclang-dev make
 # The clients that the server is tested with. Built on their own: in one build with the server they would share the features
 # of what both depend on, and RocksDB would be compiled once more.
 CLIENTS := --package launched --package sdk-tests
-CHAPPE := $(or $(CARGO_TARGET_DIR),target)/release/chappe
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+CHAPPE := $(TARGET)/release/chappe
 
 .PHONY: run pair test check build bench complement needs
 
@@ -36,8 +37,12 @@ test check: needs
 	tests/peers/run
 	tests/browser/run
 
-bench: needs
+# Takes an hour and wants an otherwise idle machine. Writes the tables of docs/performance.md.
+bench: build
+	packaging/install-needs curl openssl python3-venv
 	cargo bench --profile release --locked
+	benches/compare
+	benches/table --into docs/performance.md $(TARGET)/compare $(TARGET)/criterion
 
 # make complement T=TestRoomCreate: the acceptance suite of the Matrix project, or the tests of it that match T.
 complement: build

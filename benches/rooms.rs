@@ -5,11 +5,13 @@
 mod support;
 
 use std::{
+    collections::BTreeMap,
     hint::black_box,
     time::{Duration, Instant},
 };
 
 use chappe::{
+    event::{format, hash},
     store::{self, RoomNid, StateKeyNid, Store},
     user::tables::{AccountData, AccountDatum},
 };
@@ -19,7 +21,8 @@ use ruma::{
     CanonicalJsonObject, RoomVersionId,
     events::StateEventType,
     room_version_rules::RoomVersionRules,
-    signatures::{Ed25519KeyPair, hash_and_sign_event},
+    serde::Base64,
+    signatures::{Ed25519KeyPair, PublicKeyMap, hash_and_sign_event},
 };
 use serde_json::json;
 use support::{Bench, message, numbers, user};
@@ -61,6 +64,21 @@ fn limits(criterion: &mut Criterion) {
             black_box(event)
         });
     });
+    let mut signed = event;
+    hash_and_sign_event("bench", &key, &mut signed, &RoomVersionRules::V11.redaction).expect("it can be signed");
+    let bytes = serde_json::to_vec(&signed).expect("it is JSON");
+    let of_bench = BTreeMap::from([("ed25519:1".to_owned(), Base64::new(key.public_key().to_vec()))]);
+    let keys = PublicKeyMap::from([("bench".to_owned(), of_bench)]);
+    group.bench_function("verify an event", |bencher| {
+        bencher.iter(|| {
+            let received = format::parse(&bytes, &RoomVersionRules::V11).expect("its format is right");
+            black_box(hash::verify(received, &RoomVersionRules::V11, &keys).expect("its signature is right"))
+        });
+    });
+    let (from, mut to) = (vec![1_u8; 64 << 20], vec![0_u8; 64 << 20]);
+    group.throughput(Throughput::Bytes(64 << 20));
+    group
+        .bench_function("copy 64 MiB", |bencher| bencher.iter(|| black_box(&mut to).copy_from_slice(black_box(&from))));
     group.finish();
 }
 
