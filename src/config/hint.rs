@@ -19,7 +19,7 @@ const RETIRED: &[(&str, &str)] = &[
     ("enable_lightning_bolt", "remove it; display names are left as users choose them"),
     ("new_user_displayname_suffix", "remove it; display names are left as users choose them"),
     ("allow_encryption", "remove it; encryption is always possible, and chosen per room"),
-    ("allow_unstable_room_versions", "remove it; only room versions of the specification are offered"),
+    ("allow_unstable_room_versions", "remove it; clients that ask for the few that there are get them"),
     ("allow_guest_registration", "set `allow_guest_access`"),
     ("emergency_password", "remove it; `chappe user create --admin` makes another administrator"),
     ("openid_token_ttl", "remove it; OpenID tokens are good for an hour"),

@@ -13,7 +13,7 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use super::Pdu;
+use super::{Pdu, owned_state};
 
 /// The rules do not allow an event; says which one, in words for a log or a client.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -88,7 +88,10 @@ pub fn check_against_state<E: Event>(
     event: &Pdu,
     fetch_state: impl Fn(&StateEventType, &str) -> Option<E>,
 ) -> Result<(), Refusal> {
-    check_state_dependent_auth_rules(&rules.authorization, event, fetch_state).map_err(Refusal)
+    match owned_state::owner_counts(rules, &event.event_type).then_some(event.state_key.as_deref()).flatten() {
+        Some(state_key) => owned_state::check(&rules.authorization, event, state_key, fetch_state),
+        None => check_state_dependent_auth_rules(&rules.authorization, event, fetch_state).map_err(Refusal),
+    }
 }
 
 /// Whether `event` is not a create event beside `create`, the one that its room has.

@@ -17,7 +17,7 @@ use serde_json::{
 use super::{
     FormatError, Pdu, Verified,
     format::{self, MAX_BYTES},
-    sticky,
+    owned_state, sticky,
 };
 
 /// What an event shall say; where it goes in its room is the [`Context`]'s part.
@@ -105,8 +105,13 @@ pub fn needs_legacy(rules: &RoomVersionRules) -> bool {
 /// Errors are the client's: its content is no canonical JSON, or something is too long. Whether the event is allowed in
 /// its room is not looked at here.
 pub fn build(draft: Draft, context: &Context<'_>) -> Result<Verified, FormatError> {
+    if let Some(state_key) =
+        draft.state_key.as_deref().filter(|_| owned_state::owner_counts(context.rules, &draft.event_type))
+    {
+        owned_state::owner(state_key)?;
+    }
     let mut json = unsigned_event(draft, context)?;
-    format::check_own_sizes(&json)?;
+    format::check_own_sizes(&json, context.rules)?;
     hash_and_sign_event(context.server_name.as_str(), context.key, &mut json, &context.rules.redaction).map_err(
         |error| match error {
             JsonError::PduTooLarge => FormatError::TooLarge(format!("at most {MAX_BYTES} bytes are allowed")),

@@ -10,7 +10,7 @@ use ruma::{
 };
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::{Pdu, redact};
+use super::{Pdu, owned_state, redact, rules::has_owned_state};
 
 /// The largest event, in bytes of canonical JSON with its signatures.
 ///
@@ -134,30 +134,36 @@ fn text<'j>(json: &'j CanonicalJsonObject, field: &str) -> Option<&'j str> {
     json.get(field).and_then(CanonicalJsonValue::as_str)
 }
 
+/// How long these may be.
+fn max_size(field: &str, rules: &RoomVersionRules) -> usize {
+    if field == "state_key" && has_owned_state(rules) { owned_state::MAX_STATE_KEY } else { ID_MAX_BYTES }
+}
+
 /// What we ourselves make has at most 255 bytes in these fields in every version, as the specification wants it.
-pub(super) fn check_own_sizes(json: &CanonicalJsonObject) -> Result<(), FormatError> {
+pub(super) fn check_own_sizes(json: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<(), FormatError> {
     for field in COUNTED_IN_CHARACTERS {
-        check_size(field, text(json, field).map_or(0, str::len), "bytes")?;
+        check_size(field, text(json, field).map_or(0, str::len), max_size(field, rules), "bytes")?;
     }
     Ok(())
 }
 
-fn check_size(field: &str, size: usize, unit: &str) -> Result<(), FormatError> {
-    if size > ID_MAX_BYTES {
-        return Err(FormatError::TooLarge(format!("`{field}` is longer than {ID_MAX_BYTES} {unit}")));
+fn check_size(field: &str, size: usize, max: usize, unit: &str) -> Result<(), FormatError> {
+    if size > max {
+        return Err(FormatError::TooLarge(format!("`{field}` is longer than {max} {unit}")));
     }
     Ok(())
 }
 
 fn check_sizes(json: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<(), FormatError> {
     for field in ["sender", "room_id", "event_id"] {
-        check_size(field, text(json, field).map_or(0, str::len), "bytes")?;
+        check_size(field, text(json, field).map_or(0, str::len), ID_MAX_BYTES, "bytes")?;
     }
     if counts_bytes(rules) {
-        check_own_sizes(json)?;
+        check_own_sizes(json, rules)?;
     }
     for field in COUNTED_IN_CHARACTERS {
-        check_size(field, text(json, field).map_or(0, |text| text.chars().count()), "characters")?;
+        let characters = text(json, field).map_or(0, |text| text.chars().count());
+        check_size(field, characters, max_size(field, rules), "characters")?;
     }
     let bytes = canonical(json).len();
     if bytes > MAX_BYTES {

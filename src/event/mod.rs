@@ -10,6 +10,7 @@ pub mod client_form;
 pub mod fields;
 pub mod format;
 pub mod hash;
+mod owned_state;
 mod pdu;
 pub mod policy;
 pub mod redact;

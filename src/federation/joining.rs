@@ -21,7 +21,7 @@ use super::{
 use crate::{
     Server,
     error::{Error, Result},
-    event::{Verified, rules::SUPPORTED},
+    event::{Verified, rules},
     room::{
         Membership, View, aliases,
         append::{self, Incoming, Place, Verdict},
@@ -147,7 +147,7 @@ async fn join_by(
     mut content: Content,
 ) -> Result<()> {
     let mut prepare = prepare_join_event::v1::Request::new(room_id.to_owned(), user.to_owned());
-    prepare.ver = SUPPORTED.to_vec();
+    prepare.ver = rules::known();
     let draft = request(server, through, prepare).await?;
     let prepared = Prepared::read(draft.room_version, &draft.event, room_id, user, Membership::Join)?;
     let (version, rules, authorizer) = (prepared.version.clone(), prepared.rules, prepared.authorizer.clone());

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     Server,
     error::{Error, Result},
-    event::rules::SUPPORTED,
+    event::rules,
     room::{
         Membership, invited,
         membership::{self, Content},
@@ -64,7 +64,7 @@ async fn knock_by(
     content: Content,
 ) -> Result<()> {
     let mut prepare = prepare_knock_event::v1::Request::new(room_id.to_owned(), user.to_owned());
-    prepare.ver = SUPPORTED.to_vec();
+    prepare.ver = rules::known();
     let draft = request(server, through, prepare).await?;
     let prepared = Prepared::read(Some(draft.room_version), &draft.event, room_id, user, Membership::Knock)?;
     let version = prepared.version.clone();

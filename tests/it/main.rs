@@ -31,6 +31,7 @@ mod membership;
 mod metrics;
 mod moderation;
 mod oauth;
+mod owned_state;
 mod presence;
 mod pressure;
 mod previews;

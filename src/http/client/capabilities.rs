@@ -3,21 +3,19 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{Router, extract::State};
-use ruma::api::client::discovery::get_capabilities;
+use ruma::{RoomVersionId, api::client::discovery::get_capabilities};
 use serde_json::{Value, json};
 
 use crate::{
     Server,
     error::Result,
+    event::rules,
     http::{
         endpoint,
         extract::{Client, Json},
     },
     user::{account, session},
 };
-
-/// Rooms of these versions can be made and used here: "1" to this.
-const NEWEST_ROOM_VERSION: u8 = 12;
 
 pub fn router() -> Router<Arc<Server>> {
     endpoint::<get_capabilities::v3::Request, _, _>(capabilities)
@@ -29,7 +27,11 @@ async fn capabilities(
     State(server): State<Arc<Server>>,
     Client { sender, .. }: Client<get_capabilities::v3::Request>,
 ) -> Result<Json<Value>> {
-    let available: BTreeMap<_, _> = (1..=NEWEST_ROOM_VERSION).map(|version| (version.to_string(), "stable")).collect();
+    let stability = |version: RoomVersionId| {
+        let stability = if rules::SUPPORTED.contains(&version) { "stable" } else { "unstable" };
+        (version.to_string(), stability)
+    };
+    let available: BTreeMap<_, _> = rules::known().into_iter().map(stability).collect();
     let delayed = &server.config.delayed_events;
     // A client that logged in by OAuth has no endpoints for what its user does on the page of his account.
     let has_uiaa = !session::is_by_oauth(&server.store.snapshot(), &sender.user_id, &sender.device_id)?;

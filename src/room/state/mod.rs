@@ -2,6 +2,7 @@
 
 pub mod auth_chain;
 mod resolve;
+mod resolve_owned;
 mod resolve_v1;
 pub mod trie;
 

@@ -9,13 +9,13 @@ use std::{
 use ruma::{
     EventId, OwnedEventId,
     events::StateEventType,
-    room_version_rules::StateResolutionVersion,
+    room_version_rules::{StateResolutionV2Rules, StateResolutionVersion},
     state_res::{self, StateMap, utils::event_id_set::EventIdSet},
 };
 
 use super::{
     auth_chain::{self, EventSet},
-    resolve_v1,
+    resolve_owned, resolve_v1,
     trie::Tries,
 };
 use crate::{
@@ -23,6 +23,7 @@ use crate::{
     event::{
         Pdu, StateRoot,
         authorize::{Fallible, auth_types},
+        rules::has_owned_state,
     },
     room::View,
     store::{self, EventNid, StateKeyNid},
@@ -41,6 +42,7 @@ pub fn resolve(view: &View<'_>, tries: &mut Tries<'_>, states: &[StateRoot]) -> 
     let conflict = Conflict::find(view, tries, &states)?;
     let resolved = match &view.rules.state_res {
         StateResolutionVersion::V1 => conflict.resolve_v1(tries)?,
+        StateResolutionVersion::V2(rules) if has_owned_state(view.rules) => conflict.resolve_owned(tries, rules)?,
         StateResolutionVersion::V2(rules) => conflict.resolve_v2(tries, rules)?,
         other => return Err(Error::internal(format!("state resolution {other:?} is not known"))),
     };
@@ -148,21 +150,22 @@ impl<'v> Conflict<'v> {
         Ok(chains)
     }
 
-    fn resolve_v2(
-        &self,
-        tries: &Tries<'_>,
-        rules: &ruma::room_version_rules::StateResolutionV2Rules,
-    ) -> Result<StateMap<OwnedEventId>> {
+    /// What of each state's auth chain is not in those of all others.
+    fn auth_differences(&self, tries: &Tries<'_>) -> Result<Vec<Vec<EventNid>>> {
         let chains = self.auth_chains(tries)?;
+        let in_all = |event: &EventNid| chains.iter().all(|chain| chain.contains(*event));
+        let differing = |chain: &EventSet| chain.iter().filter(|event| !in_all(event)).collect::<Vec<_>>();
+        Ok(chains.iter().map(differing).collect())
+    }
+
+    fn resolve_v2(&self, tries: &Tries<'_>, rules: &StateResolutionV2Rules) -> Result<StateMap<OwnedEventId>> {
         let mut considered = self.conflicted();
         let subgraph = if rules.consider_conflicted_state_subgraph {
             auth_chain::between(self.view, &considered)?
         } else {
             EventSet::default()
         };
-        let in_all = |event: &EventNid| chains.iter().all(|chain| chain.contains(*event));
-        let differing = |chain: &EventSet| chain.iter().filter(|event| !in_all(event)).collect::<Vec<_>>();
-        let differences: Vec<Vec<EventNid>> = chains.iter().map(differing).collect();
+        let differences = self.auth_differences(tries)?;
         differences.iter().flatten().copied().chain(subgraph.iter()).for_each(|event| considered.insert(event));
         let maps = self.state_maps(tries, &considered)?;
         let differences: Vec<_> =
@@ -177,6 +180,20 @@ impl<'v> Conflict<'v> {
             |_| failed.keep(self.id_set(subgraph.iter()).map(Some)),
         );
         failed.check(resolved)?.map_err(|e| Error::internal(format!("state resolution failed: {e}")))
+    }
+
+    /// Of rooms with owned state, whose rules ruma does not have. Of the versions of resolution they have the first.
+    fn resolve_owned(&self, tries: &Tries<'_>, rules: &StateResolutionV2Rules) -> Result<StateMap<OwnedEventId>> {
+        if rules.consider_conflicted_state_subgraph || rules.begin_iterative_auth_checks_with_empty_state_map {
+            return Err(Error::internal("rooms with owned state are resolved by version 2.0 only"));
+        }
+        let mut considered = self.conflicted();
+        self.auth_differences(tries)?.into_iter().flatten().for_each(|event| considered.insert(event));
+        resolve_owned::resolve(self.view, &considered, |event_type, state_key| {
+            let Some(key) = self.view.state_key_nid(&event_type.to_string(), state_key)? else { return Ok(None) };
+            let event = if self.names.contains_key(&key) { None } else { tries.get(self.states[0], key)? };
+            event.map(|event| self.view.pdu(event)).transpose()
+        })
     }
 
     fn resolve_v1(&self, tries: &Tries<'_>) -> Result<StateMap<OwnedEventId>> {
