@@ -27,7 +27,7 @@ use crate::{
     random::Random,
     rate_limit::RateLimits,
     rendezvous,
-    room::{Rooms, delayed::Delayed, hierarchy, search, sticky, typing::Typing},
+    room::{Rooms, delayed::Delayed, hierarchy, relationships, search, sticky, typing::Typing},
     store::{self, Snapshot, Store},
     sync::{UserRoomLists, Wakers, sliding},
     tables,
@@ -122,6 +122,8 @@ pub struct Server {
     pub notices: tokio::sync::Mutex<()>,
     /// Walks through spaces that clients may go on with.
     pub walks: hierarchy::Walks,
+    /// Walks through trees of replies that clients may go on with.
+    pub relationship_walks: relationships::page::Walks,
     /// Where devices meet while one logs the other in.
     pub rendezvous: rendezvous::Sessions,
     /// Rooms whose sticky events are to be judged again.
@@ -215,6 +217,7 @@ impl Server {
             registration_nonces: Expiring::new(shared_secret::NONCE_LIFETIME, MAX_NONCES),
             notices: tokio::sync::Mutex::default(),
             walks: hierarchy::walks(),
+            relationship_walks: relationships::page::walks(),
             rendezvous: rendezvous::Sessions::default(),
             sticky: sticky::Changed::default(),
             remote_spaces: hierarchy::RemoteCache::default(),

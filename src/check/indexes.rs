@@ -6,6 +6,7 @@ use crate::{
         aliases::{Aliases, RoomAliases},
         directory::ListedRooms,
         relations::{Annotations, Relations},
+        relationships::{Children, Parents, Relationship, told::ToldChildren},
         search::index::{SearchWords, Words},
         sticky::{StickyChanges, StickyEnds, StickyEvents, StickyWaiting},
         tables::{Events, Rooms},
@@ -20,6 +21,7 @@ pub fn check(checker: &mut Checker<'_>) {
     checker.run("relations", relations);
     checker.run("annotations", annotations);
     checker.run("threads", threads);
+    checker.run("relationships", relationships);
     checker.run("search", search);
     checker.run("sticky events", sticky_events);
 }
@@ -127,6 +129,39 @@ fn threads(checker: &mut Checker<'_>) -> Result<()> {
         expected += usize::from(row?.key()?.2 == "m.thread");
     }
     checker.expect("threads", count == expected, || format!("{count} rows of {expected} events in threads"));
+    Ok(())
+}
+
+/// Each event that is shown and names a parent is among its children; whatever is, knows its parent; and what other servers
+/// said is of events that are there. (Redacted events no longer say what they are kept as.)
+fn relationships(checker: &mut Checker<'_>) -> Result<()> {
+    let name = "relationships";
+    let mut count = 0;
+    for row in checker.snapshot.list::<Children>(&()) {
+        let row = row?;
+        let (room, parent, event) = row.key()?;
+        let named = checker.snapshot.get::<Parents>(&(room, event))?;
+        let is_there = checker.snapshot.contains::<Events>(&(room, event))?;
+        let agrees = is_there && named.is_some_and(|named| named.event_id == parent);
+        checker.expect(name, agrees, || format!("event {event} of room {room} is no child of {parent}"));
+        count += 1;
+    }
+    let by_child = checker.snapshot.list::<Parents>(&()).count();
+    checker.expect(name, count == by_child, || format!("{count} children, but {by_child} have a parent"));
+    for row in checker.snapshot.list::<Events>(&()) {
+        let row = row?;
+        let (room, nid) = row.key()?;
+        let relationship = Relationship::of(&row.value, nid).filter(|_| row.value.room_pos != 0);
+        if let Some(relationship) = relationship {
+            let is_noted = checker.snapshot.contains::<Children>(&(room, &relationship.parent, nid))?;
+            checker.expect(name, is_noted, || format!("{} is not noted as a reply", row.value.event_id));
+        }
+    }
+    for row in checker.snapshot.list::<ToldChildren>(&()) {
+        let key = row?.key()?;
+        let is_there = checker.snapshot.contains::<Events>(&key)?;
+        checker.expect(name, is_there, || format!("children of event {key:?} are told, which is not there"));
+    }
     Ok(())
 }
 

@@ -21,6 +21,7 @@ pub mod policy_server;
 pub mod query;
 pub mod queue;
 pub mod refusal;
+pub mod relationships;
 pub mod relay;
 mod request;
 pub mod resident;

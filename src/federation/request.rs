@@ -8,10 +8,11 @@ use ruma::{
         IncomingResponseExt, OutgoingRequest, OutgoingRequestExt,
         auth_scheme::{AuthScheme, NoAuthentication},
         error::{Error as MatrixError, FromHttpResponseError},
-        federation::authentication::{ServerSignatures, XMatrixSigningInput},
+        federation::authentication::{ServerSignatures, XMatrix, XMatrixSigningInput},
         path_builder::SinglePath,
     },
 };
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::{backoff, check_allowed, discovery};
 use crate::{
@@ -67,6 +68,27 @@ where
 {
     let signer = XMatrixSigningInput::new(server.owned_name(), destination.to_owned(), &server.key);
     exchange(server, destination, http_request(request, signer)?, limits).await
+}
+
+/// As [`request`], for an endpoint with JSON bodies that ruma has no type for. `path` begins with a slash.
+pub async fn post_json<A: DeserializeOwned>(
+    server: &Arc<Server>,
+    destination: &ServerName,
+    path: &str,
+    body: &impl Serialize,
+) -> Result<A> {
+    let body = serde_json::to_vec(body).map_err(Error::internal)?;
+    let mut request = http::Request::post(format!("https://destination.invalid{path}"))
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Bytes::from(body))
+        .map_err(Error::internal)?;
+    let signer = XMatrixSigningInput::new(server.owned_name(), destination.to_owned(), &server.key);
+    let signature = XMatrix::sign_http_request(&request, signer).map_err(|error| Error::internal(error.to_string()))?;
+    request.headers_mut().insert(header::AUTHORIZATION, (&signature).into());
+    let answer = exchange(server, destination, request, ordinary(server)).await?.into_body();
+    let answer = outgoing::read(answer).await.map_err(|failure| Error::remote(destination, failure.into()))?;
+    let malformed = |error: serde_json::Error| Error::remote(destination, RemoteError::Malformed(error.to_string()));
+    serde_json::from_slice(&answer).map_err(malformed)
 }
 
 /// Endpoints that need no signature: those of keys and of the version.

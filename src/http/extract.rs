@@ -27,7 +27,7 @@ use serde::{
 };
 use serde_json::{Map, Value};
 
-pub use super::signed::Federation;
+pub use super::signed::{Federation, FederationJson};
 use super::{
     bodies,
     error::{shaped, unreadable},

@@ -30,6 +30,7 @@ pub mod receipts;
 pub mod redact;
 pub mod redaction;
 pub mod relations;
+pub mod relationships;
 pub mod remote;
 pub mod restricted;
 pub mod search;

@@ -13,6 +13,7 @@ use super::{
     lock::NextNumbers,
     plan::create_event,
     redaction::{self, EarlyRedactions},
+    relationships::Relationship,
     tables::{self, AuthEdges, EventPlace, StateKeyName, UserRooms},
 };
 use crate::{
@@ -129,6 +130,8 @@ struct Row {
     auth_edges: Option<tables::Edges>,
     new_key: Option<(StateKeyNid, StateKeyName)>,
     early_redactions: Vec<EventNid>,
+    /// What it replies to: trees of replies have events without a place, too.
+    relationship: Option<Relationship>,
     /// Its number so far, if it was stored before its auth events.
     moved_from: Option<EventNid>,
 }
@@ -194,7 +197,8 @@ impl<'v, 's> Outliers<'v, 's> {
         let pdu = Pdu { rejected: is_rejected, ..event.pdu().clone() };
         self.made.insert(pdu.event_id.clone(), (nid, Arc::new(pdu)));
         let auth_edges = stored.state_key.is_some().then_some(tables::Edges(auth_edges));
-        self.rows.push(Row { nid, stored, auth_edges, new_key, early_redactions, moved_from });
+        let relationship = if is_rejected { None } else { Relationship::of(&stored, nid) };
+        self.rows.push(Row { nid, stored, auth_edges, new_key, early_redactions, relationship, moved_from });
         Ok(())
     }
 
@@ -238,6 +242,9 @@ impl Row {
         if let Some((key, name)) = &self.new_key {
             tx.put::<tables::StateKeys>(&(room, &name.event_type, &name.state_key), key);
             tx.put::<tables::StateKeyNames>(&(room, *key), name);
+        }
+        if let Some(relationship) = self.relationship {
+            relationship.put(tx, room);
         }
         for redaction in self.early_redactions {
             tx.delete::<EarlyRedactions>(&(room, &self.stored.event_id, redaction));

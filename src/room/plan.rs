@@ -16,6 +16,7 @@ use super::{
     policy_server::{self, PolicyServer},
     redaction::{self, EarlyRedactions, Effect, Redacted},
     relations::Relation,
+    relationships::Relationship,
     search::index::Words,
     servers,
     state::{
@@ -95,6 +96,7 @@ pub(super) struct Plan {
     has_gap: bool,
     relation: Option<Relation>,
     words: Option<Words>,
+    relationship: Option<Relationship>,
     effect: Effect,
     stickiness: Stickiness,
     /// The redactions that waited for this event.
@@ -205,6 +207,7 @@ impl Plan {
             place,
             relation: is_accepted.then(|| Relation::of(&stored, nid)).flatten(),
             words: is_accepted.then(|| Words::of(&stored, nid)).flatten(),
+            relationship: is_accepted.then(|| Relationship::of(&stored, nid)).flatten(),
             stored,
             next: NextNumbers { event: EventNid(next_event), state_key: StateKeyNid(next_state_key) },
             room_row: room_after(view, ends, current, &members),
@@ -277,6 +280,9 @@ impl Plan {
             };
             self.stored.room_pos = place.0;
             write_place(tx, room, event, &self.stored, self.relation.as_ref(), self.words.as_ref());
+            if let Some(relationship) = &self.relationship {
+                relationship.put(tx, room);
+            }
             if self.has_gap {
                 tx.put::<Gaps>(&(room, place), &());
             }
@@ -335,7 +341,7 @@ impl Plan {
                 }
             }
             Effect::Redacts(redacted) => {
-                let Redacted { event, stored, relation, words } = &**redacted;
+                let Redacted { event, stored, relation, words, relationship } = &**redacted;
                 tx.put::<tables::Events>(&(room, *event), stored);
                 sticky::forget(tx, room, *event)?;
                 if let Some(relation) = relation {
@@ -343,6 +349,9 @@ impl Plan {
                 }
                 if let Some(words) = words {
                     words.delete(tx, room, RoomPos(stored.room_pos));
+                }
+                if let Some(relationship) = relationship {
+                    relationship.delete(tx, room);
                 }
             }
         }
@@ -402,6 +411,9 @@ impl Late {
         self.stored.flags.soft_failed = false;
         self.stored.room_pos = RoomPos::from(tx.pos()).0;
         let (relation, words) = (Relation::of(&self.stored, event), Words::of(&self.stored, event));
+        if let Some(relationship) = Relationship::of(&self.stored, event) {
+            relationship.put(tx, room);
+        }
         tx.put::<tables::Events>(&(room, event), &self.stored);
         write_place(tx, room, event, &self.stored, relation.as_ref(), words.as_ref());
         sticky::put(tx, room, event, self.stored.sender.server_name(), self.ends_ms, true);

@@ -2,7 +2,10 @@
 
 use ruma::{EventId, UserId, events::TimelineEventType};
 
-use super::{View, power_levels::power_levels_in, relations::Relation, search::index::Words, state::trie::Tries};
+use super::{
+    View, power_levels::power_levels_in, relations::Relation, relationships::Relationship, search::index::Words,
+    state::trie::Tries,
+};
 use crate::{
     error::{Error, Result},
     event::{Pdu, StateRoot, StoredEvent, redact},
@@ -29,6 +32,8 @@ pub(super) struct Redacted {
     /// What it related to, and what it said.
     pub relation: Option<Relation>,
     pub words: Option<Words>,
+    /// What it replied to, if that is not to last.
+    pub relationship: Option<Relationship>,
 }
 
 /// What an accepted event does to others by being a redaction.
@@ -65,7 +70,8 @@ pub(super) fn effect(
     }
     let stored = without_content(view, &target, nid)?;
     let (relation, words) = (Relation::of(&target, target_nid), Words::of(&target, target_nid));
-    Ok(Effect::Redacts(Box::new(Redacted { event: target_nid, stored, relation, words })))
+    let relationship = Relationship::of(&target, target_nid).filter(|relationship| !relationship.lasts());
+    Ok(Effect::Redacts(Box::new(Redacted { event: target_nid, stored, relation, words, relationship })))
 }
 
 /// `event`, which comes in now, as the redactions leave it that came before it.

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, value::RawValue};
 use super::{
     Membership, View, aliases,
     append::{self, Step, TransactionKey},
-    membership, power_levels, redact, relations,
+    membership, power_levels, redact, relations, relationships,
 };
 use crate::{
     Server,
@@ -26,8 +26,8 @@ use crate::{
 
 /// Sends an event that is no state. The same transaction of the same device again is answered with the same event.
 ///
-/// Errors: `M_FORBIDDEN`, `M_DUPLICATE_ANNOTATION`, `M_BAD_JSON`, `M_TOO_LARGE`; for redactions those of
-/// [`redact::redact`].
+/// Errors: `M_FORBIDDEN`, `M_DUPLICATE_ANNOTATION`, `M_BAD_JSON`, `M_TOO_LARGE`, `M_INVALID_PARAM` for a reply to an event
+/// that is not in the room; for redactions those of [`redact::redact`].
 ///
 /// <https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidsendeventtypetxnid>
 pub async fn message(
@@ -87,6 +87,7 @@ fn message_draft(
     }
     check_annotation(view, sender, &event_type, &content)?;
     check_thread(view, &content)?;
+    relationships::check(view, sender, content.get())?;
     Ok(Draft::message(event_type, content))
 }
 
@@ -223,6 +224,7 @@ fn state_draft(
         StateEventType::RoomMember => membership::by_state(server, view, sender, &state_key, &content),
         _ => {
             check_state(view, &event_type, &state_key, &content)?;
+            relationships::check(view, sender, content.get())?;
             Ok(Draft::state(event_type, state_key, content))
         }
     }

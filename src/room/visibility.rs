@@ -6,7 +6,10 @@ use std::{cell::RefCell, collections::HashMap};
 
 use ruma::{
     UserId,
-    events::room::history_visibility::{HistoryVisibility, RoomHistoryVisibilityEventContent},
+    events::{
+        StateEventType,
+        room::history_visibility::{HistoryVisibility, RoomHistoryVisibilityEventContent},
+    },
 };
 
 use super::{
@@ -127,6 +130,13 @@ impl<'v, 's> Sight<'v, 's> {
         Ok(self.before(event, after)?.is_some_and(|before| self.allows(&before, pos)))
     }
 
+    /// Whether the user may see an event that other servers gave us without its place in the room: if history is for all
+    /// members, as he is one, and has been since before the event.
+    pub fn may_see_unplaced(&self, event: &StoredEvent) -> Result<bool> {
+        let is_sound = event.flags.outlier && !event.flags.rejected;
+        Ok(is_sound && self.standing == Standing::Joined && is_shared_since(self.view, event.depth)?)
+    }
+
     /// Whether the user may see the events of a state whatever he was to the room then.
     pub fn sees_all_of(&self, state: StateRoot) -> Result<bool> {
         Ok(match self.visibility_in(state)? {
@@ -218,6 +228,15 @@ impl<'v, 's> Sight<'v, 's> {
 /// Why somebody who is not in a room, and was not, is told nothing about it; the same for rooms that do not exist.
 pub fn not_in_room() -> Error {
     Error::forbidden("You are not in this room, and were not before")
+}
+
+/// Whether the history of the room is for all of its members, and nothing else was said of it since before this depth.
+pub fn is_shared_since(view: &View<'_>, depth: u64) -> Result<bool> {
+    let rule = view.state_pdu(view.current_state(), &StateEventType::RoomHistoryVisibility, "")?;
+    Ok(rule.is_none_or(|rule| {
+        let visibility = visibility_in(rule.content.get());
+        rule.depth < depth && matches!(visibility, HistoryVisibility::Shared | HistoryVisibility::WorldReadable)
+    }))
 }
 
 /// `shared` if the content says nothing that the specification knows.

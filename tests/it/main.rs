@@ -43,6 +43,7 @@ mod receipts;
 mod refresh;
 mod registration;
 mod relations;
+mod relationships;
 mod rendezvous;
 mod reports;
 mod resident;

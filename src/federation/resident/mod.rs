@@ -7,6 +7,7 @@ pub mod answer;
 pub mod handshake;
 pub mod history;
 pub mod invite;
+pub mod relationships;
 pub mod state;
 pub mod third_party;
 

@@ -13,6 +13,7 @@ mod dehydrated_device;
 mod delayed_events;
 mod devices;
 mod event_by_time;
+mod event_relationships;
 mod event_stream;
 mod filter;
 mod inviting;
@@ -82,6 +83,7 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(delayed_events::router())
         .merge(devices::router())
         .merge(event_by_time::router())
+        .merge(event_relationships::router())
         .merge(event_stream::router())
         .merge(filter::router())
         .merge(inviting::router())

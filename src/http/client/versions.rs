@@ -25,6 +25,7 @@ const FEATURES: &[&str] = &[
     "m.lazy_load_members",                            // r0.5
     "org.matrix.e2e_cross_signing",                   // v1.1
     "org.matrix.msc2285.stable",                      // private read receipts, v1.4
+    "org.matrix.msc2836",                             // trees of replies
     "org.matrix.msc3391",                             // account data that is deleted
     "org.matrix.msc3440.stable",                      // threads, v1.4
     "org.matrix.msc3715.stable",                      // relations in both directions, v1.4

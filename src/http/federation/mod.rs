@@ -2,6 +2,7 @@
 
 mod backfill;
 mod end_to_end_encryption;
+mod event_relationships;
 mod events;
 mod invites;
 mod joins;
@@ -35,6 +36,7 @@ pub fn router() -> Router<Arc<Server>> {
     Router::new()
         .merge(backfill::router())
         .merge(end_to_end_encryption::router())
+        .merge(event_relationships::router())
         .merge(events::router())
         .merge(invites::router())
         .merge(joins::router())
