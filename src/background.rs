@@ -6,7 +6,7 @@ use crate::{
     Server, appservice,
     federation::{inbox, queue},
     push,
-    room::{delayed, sticky, upgrade::carry_over},
+    room::{delayed, related_redactions, sticky, upgrade::carry_over},
     sweep,
     user::{directory, guests},
 };
@@ -21,6 +21,7 @@ pub fn start(server: &Arc<Server>) {
     tokio::spawn(delayed::run(Arc::clone(server)));
     tokio::spawn(sticky::run(Arc::clone(server)));
     tokio::spawn(carry_over::run(Arc::clone(server)));
+    tokio::spawn(related_redactions::run(Arc::clone(server)));
     tokio::spawn(directory::remote::run(Arc::clone(server)));
     tokio::spawn(guests::run(Arc::clone(server)));
 }

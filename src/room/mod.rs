@@ -29,6 +29,7 @@ pub mod read_markers;
 pub mod receipts;
 pub mod redact;
 pub mod redaction;
+pub mod related_redactions;
 pub mod relations;
 pub mod relationships;
 pub mod remote;

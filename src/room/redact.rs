@@ -9,7 +9,9 @@ use serde_json::value::RawValue;
 use super::{
     View,
     append::{self, Step},
-    membership, power_levels, send,
+    membership, power_levels,
+    related_redactions::{self, Wish},
+    send,
     tables::EventIds,
 };
 use crate::{
@@ -41,6 +43,28 @@ pub async fn redact(
         Ok(Step::Send(Draft::redaction(target, reason.as_deref())))
     })
     .await
+}
+
+/// As [`redact`], with what relates to the event in certain ways: the rest is done when the answer has gone, and goes on
+/// for what comes later.
+///
+/// Errors: those of [`redact`].
+pub async fn redact_with_related(
+    server: &Arc<Server>,
+    caller: &Caller,
+    room_id: &RoomId,
+    target: OwnedEventId,
+    wish: Wish,
+    txn_id: &str,
+) -> Result<OwnedEventId> {
+    let room = membership::known(server, room_id)?;
+    let (sender, reason) = (&caller.user_id, wish.reason.clone());
+    related_redactions::wish(server, room, &target, sender, wish).await?;
+    let redacted = redact(server, caller, room_id, target.clone(), reason, txn_id).await;
+    if matches!(redacted, Err(Error::Refused { .. })) {
+        related_redactions::forget(server, room, &target, sender).await?;
+    }
+    redacted
 }
 
 /// Whether `sender` may redact `target`: his own events, those of others with the power for it, and those of our users

@@ -42,6 +42,7 @@ mod rate_limits;
 mod receipts;
 mod refresh;
 mod registration;
+mod related_redactions;
 mod relations;
 mod relationships;
 mod rendezvous;

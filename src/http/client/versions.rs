@@ -36,6 +36,7 @@ const FEATURES: &[&str] = &[
     "org.matrix.msc3856.stable",                      // the list of threads, v1.4
     "org.matrix.msc3874",                             // messages with some relation only
     "org.matrix.msc3881",                             // pushers that are switched off
+    "org.matrix.msc3912",                             // redactions with what relates to the event
     "org.matrix.msc3916.stable",                      // authenticated media, v1.11
     "org.matrix.msc4140",                             // delayed events
     "org.matrix.msc4155",                             // invites by some users and servers only
