@@ -43,7 +43,7 @@ pub fn resolve(
     let mut resolution = Resolution { view, agreed, resolved: HashMap::new() };
     let mut power = EventSet::default();
     for event in considered.iter() {
-        if is_power_event(&view.pdu(event)?) {
+        if is_power_event(&*view.pdu(event)?) {
             power.insert(event);
         }
     }
@@ -82,7 +82,7 @@ fn by_power(view: &View<'_>, graph: &EventSet, wanted: &EventSet) -> Result<Vec<
     let mut waits_for: HashMap<EventNid, usize> = HashMap::new();
     let mut followers: HashMap<EventNid, Vec<EventNid>> = HashMap::new();
     for event in graph.iter() {
-        let auth_events = auth_events(view, &view.pdu(event)?)?;
+        let auth_events = auth_events(view, &*view.pdu(event)?)?;
         waits_for.insert(event, auth_events.len());
         auth_events.into_iter().for_each(|earlier| followers.entry(earlier).or_default().push(event));
     }
