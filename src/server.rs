@@ -27,7 +27,7 @@ use crate::{
     random::Random,
     rate_limit::RateLimits,
     rendezvous,
-    room::{Rooms, delayed::Delayed, hierarchy, relationships, search, sticky, typing::Typing},
+    room::{Rooms, delayed::Delayed, hierarchy, partial, relationships, search, sticky, typing::Typing},
     store::{self, Snapshot, Store},
     sync::{UserRoomLists, Wakers, sliding},
     tables,
@@ -100,6 +100,8 @@ pub struct Server {
     pub limits: RateLimits,
     /// What other servers sent, and what is being fetched from them.
     pub inbox: Inbox,
+    /// Rooms whose state is being completed.
+    pub partial: partial::Waiting,
     /// The files of the content repository.
     pub media: media::Repository,
     pub appservices: Appservices,
@@ -205,6 +207,7 @@ impl Server {
             previews: Previews::default(),
             limits,
             inbox: Inbox::default(),
+            partial: partial::Waiting::default(),
             media,
             appservices,
             mail,

@@ -14,7 +14,7 @@ use crate::{
     media::tables as media,
     oauth::tables as oauth,
     push, reports,
-    room::{delayed::tables as delayed, related_redactions, relationships, sticky, tables as room},
+    room::{delayed::tables as delayed, partial::tables as partial, related_redactions, relationships, sticky, tables as room},
     store::{Family, Migration, Record, Store, Table, TableInfo},
     sync::sliding::tables as sliding,
     user::{directory, keys::tables as keys, tables as user, thread_subscriptions},
@@ -47,6 +47,7 @@ pub fn all() -> impl Iterator<Item = &'static TableInfo> {
         .chain(&sticky::TABLES)
         .chain(&relationships::TABLES)
         .chain(&related_redactions::TABLES)
+        .chain(partial::ALL)
 }
 
 const OWN: [TableInfo; 2] = [TableInfo::of::<SigningKey>(), TableInfo::of::<OldSigningKeys>()];

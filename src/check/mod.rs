@@ -4,6 +4,7 @@ mod federation;
 mod graph;
 mod indexes;
 mod media;
+mod partial;
 mod push;
 mod rooms;
 mod users;
@@ -90,6 +91,7 @@ pub fn check(store: &Store, server_name: &ruma::ServerName) -> Result<Report> {
     push::check(&mut checker);
     users::check(&mut checker);
     federation::check(&mut checker);
+    partial::check(&mut checker);
     media::check(&mut checker, store);
     checker.progress.finish_and_clear();
     Ok(checker.report)

@@ -64,7 +64,7 @@ impl Room {
         state.reverse();
         let ids: Arc<[OwnedEventId]> = state.iter().map(|event| event.pdu().event_id.clone()).collect();
         outliers::store(&room.server, room.nid, state).await.unwrap();
-        let entry = Incoming { event: join.clone(), place: Place::Entry, given: vec![ids] };
+        let entry = Incoming { event: join.clone(), place: Place::Entry, given: vec![ids], lacks_members: false };
         assert_eq!(room.take_in(vec![entry]).await[0].verdict, Verdict::Accepted);
         (room, said, join)
     }
@@ -188,8 +188,12 @@ async fn what_lacks_its_previous_events_leaves_a_gap_and_what_fills_it_comes_bef
 
     let log_before = log::next(&room.server, &room.server.store.snapshot(), StreamPos(0), 100).unwrap();
     let given: Arc<[OwnedEventId]> = ids(&[&room.base[0], &room.base[1], &room.base[2]]).into();
-    let past =
-        |event: &Verified, pos, given| Incoming { event: event.clone(), place: Place::Past(RoomPos(pos)), given };
+    let past = |event: &Verified, pos, given| Incoming {
+        event: event.clone(),
+        place: Place::Past(RoomPos(pos)),
+        given,
+        lacks_members: false,
+    };
     room.take_in(vec![past(&said[3], -2, vec![given]), past(&said[4], -1, vec![])]).await;
     let timeline: Vec<_> = room.timeline().into_iter().map(|(_, id)| id).collect();
     assert_eq!(timeline, ids(&[&said[3], &said[4], &join, &newer]));
@@ -231,7 +235,8 @@ async fn what_was_rejected_as_an_outlier_stays_so_and_is_in_no_state() {
     assert!(room.stored(&mallory).flags.rejected);
     let next = room.say("next", &[&mallory]);
     let given: Arc<[OwnedEventId]> = ids(&[&room.base[0], &room.base[1], &room.base[2], &mallory]).into();
-    room.take_in(vec![Incoming { event: next.clone(), place: Place::Live, given: vec![given] }]).await;
+    room.take_in(vec![Incoming { event: next.clone(), place: Place::Live, given: vec![given], lacks_members: false }])
+        .await;
     assert!(!room.state_ids().contains(&mallory.pdu().event_id));
     assert!(matches!(room.live(&mallory).await, Verdict::Rejected(_)));
     assert!(!room.state_ids().contains(&mallory.pdu().event_id));
@@ -324,7 +329,7 @@ async fn a_member_event_that_came_before_its_room_is_part_of_it_later() {
     let create = room.base[0].clone();
     let rules = room.base[2].clone();
     let join = room.forge.member("dave", "dave", "join", &[&invite], &[&create, &rules]);
-    room.take_in(vec![Incoming { event: join, place: Place::Entry, given: vec![ids] }]).await;
+    room.take_in(vec![Incoming { event: join, place: Place::Entry, given: vec![ids], lacks_members: false }]).await;
     assert_eq!((row().membership, row().since), (super::Membership::Invite, since), "carol was told before");
     assert_eq!(row().event, room.read(|view| view.event_nid(&invite.pdu().event_id).unwrap().unwrap()));
     assert_eq!(user("dave").server_name(), "domain");

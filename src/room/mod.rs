@@ -21,6 +21,7 @@ pub mod member_profile;
 pub mod membership;
 pub mod mutual;
 pub mod outliers;
+pub mod partial;
 mod plan;
 pub mod policy_server;
 mod power_levels;

@@ -13,6 +13,7 @@ use super::{
     invited::StrippedStates,
     lock::NextNumbers,
     outliers,
+    partial::{self, PartialEvent, tables::PartialEvents},
     policy_server::{self, PolicyServer},
     redaction::{self, EarlyRedactions, Effect, Redacted},
     relations::Relation,
@@ -50,6 +51,8 @@ pub struct Incoming {
     /// States after those previous events that we do not have, as other servers told them: the ids of their events, which
     /// we must have all.
     pub given: Vec<Arc<[OwnedEventId]>>,
+    /// What was given is without members.
+    pub lacks_members: bool,
 }
 
 /// Where an event gets its place in its room.
@@ -68,7 +71,7 @@ pub enum Place {
 
 impl Incoming {
     pub fn live(event: Verified) -> Self {
-        Self { event, place: Place::Live, given: Vec::new() }
+        Self { event, place: Place::Live, given: Vec::new(), lacks_members: false }
     }
 }
 
@@ -103,6 +106,8 @@ pub(super) struct Plan {
     early_redactions: Vec<EventNid>,
     /// Its number so far, if it was stored before its auth events.
     moved_from: Option<EventNid>,
+    /// By what it is worked out anew when the room's state is whole.
+    partial: Option<PartialEvent>,
     pub transaction: Option<(OwnedUserId, TransactionKey, u64)>,
     /// What soft-fails the event is nothing but that this server has not signed it.
     pub lacks_signature_of: Option<PolicyServer>,
@@ -110,17 +115,17 @@ pub(super) struct Plan {
 
 /// A change of one user's membership in the current state.
 #[derive(Clone, Debug)]
-struct MemberChange {
-    user_id: OwnedUserId,
-    origin: Origin,
-    old: Option<Membership>,
-    new: Option<(Membership, EventNid)>,
+pub(super) struct MemberChange {
+    pub user_id: OwnedUserId,
+    pub origin: Origin,
+    pub old: Option<Membership>,
+    pub new: Option<(Membership, EventNid)>,
 }
 
 impl Plan {
     /// Checks the event against its auth events, the state before it and the current state, and works out what follows.
     pub fn work_out(view: &View<'_>, numbers: NextNumbers, incoming: Incoming, server: &Server) -> Result<Self> {
-        let Incoming { event, place, given } = incoming;
+        let Incoming { event, place, given, lacks_members } = incoming;
         let pdu = event.pdu();
         if view.takes_id_away(&pdu.event_id)? {
             return Err(Error::bad_json(format!("{} is the id of an event of another room", pdu.event_id)));
@@ -132,13 +137,21 @@ impl Plan {
         let nid = outlier.as_ref().map_or(numbers.event, |(nid, _)| *nid);
         let mut tries = view.tries();
         let prev = Previous::find(view, pdu)?;
-        let before = prev.state_before(view, &mut tries, place, &given)?;
-        let verdict = match &outlier {
+        let is_partial = partial::is_partial(view.snapshot, view.nid)?;
+        let given = given_states(view, &mut tries, &given)?;
+        let mut before = prev.state_before(view, &mut tries, place, &given)?;
+        let mut partial = None;
+        if is_partial {
+            partial = Some(prev.as_partial(view, &mut tries, nid, (place, lacks_members), &given, pdu)?);
+            before = partial::with_named_members(view, &mut tries, before, pdu)?;
+        }
+        let judged = match &outlier {
             Some((_, outlier)) if outlier.flags.rejected => {
-                Verdict::Rejected(Refusal("it was rejected by its auth events before".to_owned()))
+                Judged::by_auth_events("it was rejected by its auth events before")
             }
-            _ => judge(view, &tries, pdu, before, place)?,
+            _ => judge(view, &tries, pdu, before, place, is_partial)?,
         };
+        let Judged { verdict, is_final } = judged;
         let lacks_signature_of = match (&verdict, place) {
             (Verdict::Accepted, Place::Live) => policy_server::lacking(view, &event)?,
             _ => None,
@@ -151,9 +164,11 @@ impl Plan {
         };
         let is_rejected = matches!(verdict, Verdict::Rejected(_));
         let is_accepted = verdict == Verdict::Accepted;
+        // One that may be accepted later has all that takes.
+        let is_rejected_for_good = is_rejected && (is_final || !is_partial);
         let is_at_the_end = is_accepted && !matches!(place, Place::Past(_));
 
-        let mut pending = pending(view, pdu, numbers, is_rejected)?;
+        let mut pending = pending(view, pdu, numbers, is_rejected_for_good)?;
         pending.nid = nid;
         let (auth_edges, new_state_key) = (pending.auth_edges.clone(), pending.new_key.clone());
         let unplaced = view;
@@ -223,6 +238,7 @@ impl Plan {
             stickiness,
             early_redactions,
             moved_from,
+            partial,
             transaction: None,
             lacks_signature_of,
             verdict,
@@ -287,6 +303,13 @@ impl Plan {
                 tx.put::<Gaps>(&(room, place), &());
             }
         }
+        if let Some(partial) = &mut self.partial {
+            partial.place = match self.place {
+                Place::Past(place) => place.0,
+                _ => RoomPos::from(pos).0,
+            };
+            tx.put::<PartialEvents>(&(room, pos), partial);
+        }
         if let Stickiness::Until(ends_ms) = self.stickiness {
             let is_accepted = self.verdict == Verdict::Accepted;
             sticky::put(tx, room, event, self.stored.sender.server_name(), ends_ms, is_accepted);
@@ -310,7 +333,7 @@ impl Plan {
         for change in &self.members {
             change.write(tx, room, self.moved_from)?;
         }
-        servers::note(tx, room, self.members.iter().map(MemberChange::as_noted))?;
+        servers::note(tx, room, self.members.iter().map(MemberChange::as_noted), None)?;
         self.write_redactions(tx)?;
         if let Some((sender, TransactionKey { device_id, scope, txn_id }, at_ms)) = self.transaction {
             tx.put::<tables::Transactions>(&(room, &sender, &device_id, &scope, &txn_id), &Sent { event, at_ms });
@@ -333,34 +356,45 @@ impl Plan {
         for &redaction in &self.early_redactions {
             tx.delete::<EarlyRedactions>(&(room, &self.stored.event_id, redaction));
         }
-        match &self.effect {
-            Effect::Nothing => {}
-            Effect::Waits => {
-                if let Some(target) = &self.stored.redacts {
-                    tx.put::<EarlyRedactions>(&(room, target, self.event), &());
-                }
-            }
-            Effect::Redacts(redacted) => {
-                let Redacted { event, stored, relation, words, relationship } = &**redacted;
-                tx.put::<tables::Events>(&(room, *event), stored);
-                sticky::forget(tx, room, *event)?;
-                if let Some(relation) = relation {
-                    relation.delete(tx, room, RoomPos(stored.room_pos))?;
-                }
-                if let Some(words) = words {
-                    words.delete(tx, room, RoomPos(stored.room_pos));
-                }
-                if let Some(relationship) = relationship {
-                    relationship.delete(tx, room);
-                }
-            }
-        }
-        Ok(())
+        write_effect(tx, room, self.event, &self.stored, &self.effect)
     }
 }
 
+/// Writes what an accepted event does to others by being a redaction.
+pub(super) fn write_effect(
+    tx: &mut Transaction<'_>,
+    room: RoomNid,
+    event: EventNid,
+    stored: &StoredEvent,
+    effect: &Effect,
+) -> store::Result<()> {
+    match effect {
+        Effect::Nothing => {}
+        Effect::Waits => {
+            if let Some(target) = &stored.redacts {
+                tx.put::<EarlyRedactions>(&(room, target, event), &());
+            }
+        }
+        Effect::Redacts(redacted) => {
+            let Redacted { event, stored, relation, words, relationship } = &**redacted;
+            tx.put::<tables::Events>(&(room, *event), stored);
+            sticky::forget(tx, room, *event)?;
+            if let Some(relation) = relation {
+                relation.delete(tx, room, RoomPos(stored.room_pos))?;
+            }
+            if let Some(words) = words {
+                words.delete(tx, room, RoomPos(stored.room_pos));
+            }
+            if let Some(relationship) = relationship {
+                relationship.delete(tx, room);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Writes what an accepted event has beside itself: its place, and the indexes of what it says.
-fn write_place(
+pub(super) fn write_place(
     tx: &mut Transaction<'_>,
     room: RoomNid,
     event: EventNid,
@@ -423,12 +457,12 @@ impl Late {
 
 impl MemberChange {
     /// As the list of servers in a room wants it.
-    fn as_noted(&self) -> (&UserId, Origin, Option<Membership>, Option<Membership>) {
+    pub fn as_noted(&self) -> (&UserId, Origin, Option<Membership>, Option<Membership>) {
         (&self.user_id, self.origin, self.old, self.new.map(|(new, _)| new))
     }
 
     /// `known_as`: the number by which the event of this transaction was known before.
-    fn write(&self, tx: &mut Transaction<'_>, room: RoomNid, known_as: Option<EventNid>) -> store::Result<()> {
+    pub fn write(&self, tx: &mut Transaction<'_>, room: RoomNid, known_as: Option<EventNid>) -> store::Result<()> {
         let user = &*self.user_id;
         if let Some(old) = self.old {
             tx.delete::<tables::Members>(&(room, old, self.origin, user));
@@ -504,7 +538,7 @@ fn placed_outlier(outlier: StoredEvent, placement: Placement) -> StoredEvent {
 }
 
 /// The previous events of one that comes in.
-struct Previous {
+pub(super) struct Previous {
     /// Those that have a place in the room.
     placed: Vec<(EventNid, StoredEvent)>,
     /// Those that we do not have, or only as outliers.
@@ -512,7 +546,7 @@ struct Previous {
 }
 
 impl Previous {
-    fn find(view: &View<'_>, pdu: &Pdu) -> Result<Self> {
+    pub fn find(view: &View<'_>, pdu: &Pdu) -> Result<Self> {
         let mut found = Self { placed: Vec::new(), unplaced: Vec::new() };
         for id in &pdu.prev_events {
             match placed(view, id)? {
@@ -528,24 +562,42 @@ impl Previous {
         view: &View<'_>,
         tries: &mut Tries<'_>,
         place: Place,
-        given: &[Arc<[OwnedEventId]>],
+        given: &[StateRoot],
     ) -> Result<StateRoot> {
         if let (Some(missing), []) = (self.unplaced.first(), given) {
             return Err(Error::internal(format!("the state after the previous event {missing} is not known")));
         }
-        let mut states = Vec::new();
-        for ids in given {
-            states.push(given_state(view, tries, ids)?);
-        }
+        let mut states = given.to_vec();
         if place != Place::Entry {
             states.extend(self.placed.iter().filter_map(|(_, event)| event.state_after));
         }
         resolve(view, tries, &states)
     }
 
+    /// What is kept of an event, the one numbered `event`, that comes into a room whose state is not whole.
+    fn as_partial(
+        &self,
+        view: &View<'_>,
+        tries: &mut Tries<'_>,
+        event: EventNid,
+        (place, lacks_members): (Place, bool),
+        given: &[StateRoot],
+        pdu: &Pdu,
+    ) -> Result<PartialEvent> {
+        let is_entry = place == Place::Entry;
+        let follows = if is_entry { Vec::new() } else { self.placed.iter().map(|(nid, _)| *nid).collect() };
+        let given = if given.is_empty() { None } else { Some(resolve(view, tries, given)?) };
+        let wanted = match (lacks_members, is_entry) {
+            (false, _) => Vec::new(),
+            (true, true) => pdu.prev_events.clone(),
+            (true, false) => self.unplaced.clone(),
+        };
+        Ok(PartialEvent { event, place: 0, follows, given, wanted })
+    }
+
     /// The accepted events that these come down to. Those that were not accepted are no ends of the graph, so what
     /// follows on them follows on what was before them.
-    fn accepted(&self, view: &View<'_>) -> Result<BTreeSet<EventNid>> {
+    pub fn accepted(&self, view: &View<'_>) -> Result<BTreeSet<EventNid>> {
         let mut accepted = BTreeSet::new();
         let mut seen = BTreeSet::new();
         let mut open: Vec<EventNid> = self.placed.iter().map(|(nid, _)| *nid).collect();
@@ -563,8 +615,12 @@ impl Previous {
     }
 }
 
+fn given_states(view: &View<'_>, tries: &mut Tries<'_>, given: &[Arc<[OwnedEventId]>]) -> Result<Vec<StateRoot>> {
+    given.iter().map(|ids| given_state(view, tries, ids)).collect()
+}
+
 /// The state of these events. Rejected ones are left out: no state of ours holds one.
-fn given_state(view: &View<'_>, tries: &mut Tries<'_>, ids: &[OwnedEventId]) -> Result<StateRoot> {
+pub(super) fn given_state(view: &View<'_>, tries: &mut Tries<'_>, ids: &[OwnedEventId]) -> Result<StateRoot> {
     let nids = known(view, ids, "state")?;
     let mut entries = std::collections::BTreeMap::new();
     for (nid, event) in std::iter::zip(&nids, view.events(&nids)?) {
@@ -584,7 +640,7 @@ fn known(view: &View<'_>, events: &[OwnedEventId], kind: &str) -> Result<Vec<Eve
     events.iter().map(number).collect()
 }
 
-fn states_after(view: &View<'_>, events: &[EventNid]) -> Result<Vec<StateRoot>> {
+pub(super) fn states_after(view: &View<'_>, events: &[EventNid]) -> Result<Vec<StateRoot>> {
     let events = view.events(events)?;
     let state = |event: StoredEvent| {
         event.state_after.ok_or_else(|| Error::internal(format!("the state after {} is not known", event.event_id)))
@@ -602,27 +658,43 @@ fn current_state(view: &View<'_>, tries: &mut Tries<'_>, states: &[StateRoot]) -
     resolve(view, tries, states)
 }
 
+/// What is said of an event, and whether a better known state could say something else.
+struct Judged {
+    verdict: Verdict,
+    is_final: bool,
+}
+
+impl Judged {
+    fn by_auth_events(reason: &str) -> Self {
+        Self { verdict: Verdict::Rejected(Refusal(reason.to_owned())), is_final: true }
+    }
+}
+
 /// <https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu>
-fn judge(view: &View<'_>, tries: &Tries<'_>, pdu: &Pdu, before: StateRoot, place: Place) -> Result<Verdict> {
+fn judge(
+    view: &View<'_>,
+    tries: &Tries<'_>,
+    pdu: &Pdu,
+    before: StateRoot,
+    place: Place,
+    is_partial: bool,
+) -> Result<Judged> {
     if let Err(refusal) = authorize::check_only_create(pdu, create_event(view)?.as_deref()) {
-        return Ok(Verdict::Rejected(refusal));
+        return Ok(Judged { verdict: Verdict::Rejected(refusal), is_final: true });
     }
-    let failed = Fallible::default();
-    let fetch = |id: &EventId| failed.keep(view.event_nid(id).and_then(|nid| nid.map(|nid| view.pdu(nid)).transpose()));
-    let by_auth_events = authorize::check_against_auth_events(view.rules, pdu, fetch);
-    if let Err(refusal) = failed.check(by_auth_events)? {
-        return Ok(Verdict::Rejected(refusal));
+    if let Err(refusal) = check_against_auth_events(view, pdu)? {
+        return Ok(Judged { verdict: Verdict::Rejected(refusal), is_final: true });
     }
-    if let Err(refusal) = check_against(view, tries, pdu, before)? {
-        return Ok(Verdict::Rejected(refusal));
-    }
-    if place == Place::Live
-        && before != view.current_state()
-        && let Err(refusal) = check_against(view, tries, pdu, view.current_state())?
-    {
-        return Ok(Verdict::SoftFailed(refusal));
-    }
-    Ok(Verdict::Accepted)
+    let verdict = match check_against(view, tries, pdu, before)? {
+        Err(refusal) => Verdict::Rejected(refusal),
+        // The current state of a room whose members are not all known is no reason to hide an event.
+        Ok(()) if is_partial || place != Place::Live || before == view.current_state() => Verdict::Accepted,
+        Ok(()) => match check_against(view, tries, pdu, view.current_state())? {
+            Err(refusal) => Verdict::SoftFailed(refusal),
+            Ok(()) => Verdict::Accepted,
+        },
+    };
+    Ok(Judged { verdict, is_final: false })
 }
 
 /// The id of the event that created the room; `None` while we know no state of it.
@@ -631,7 +703,19 @@ pub(super) fn create_event(view: &View<'_>) -> Result<Option<OwnedEventId>> {
     Ok(create.map(|create| view.event_id(create)).transpose()?)
 }
 
-fn check_against(view: &View<'_>, tries: &Tries<'_>, pdu: &Pdu, state: StateRoot) -> Result<Result<(), Refusal>> {
+pub(super) fn check_against_auth_events(view: &View<'_>, pdu: &Pdu) -> Result<Result<(), Refusal>> {
+    let failed = Fallible::default();
+    let fetch = |id: &EventId| failed.keep(view.event_nid(id).and_then(|nid| nid.map(|nid| view.pdu(nid)).transpose()));
+    let verdict = authorize::check_against_auth_events(view.rules, pdu, fetch);
+    Ok(failed.check(verdict)?)
+}
+
+pub(super) fn check_against(
+    view: &View<'_>,
+    tries: &Tries<'_>,
+    pdu: &Pdu,
+    state: StateRoot,
+) -> Result<Result<(), Refusal>> {
     let failed = Fallible::default();
     let fetch = |event_type: &StateEventType, key: &str| failed.keep(view.state_pdu_in(tries, state, event_type, key));
     let verdict = authorize::check_against_state(view.rules, pdu, fetch);
@@ -654,7 +738,11 @@ fn pending(view: &View<'_>, pdu: &Pdu, numbers: NextNumbers, is_rejected: bool) 
     Ok(Pending { nid: numbers.event, pdu: Arc::new(pdu.clone()), auth_edges, new_key })
 }
 
-fn state_key_nid(view: &View<'_>, pdu: &Pdu, new: Option<&(StateKeyNid, StateKeyName)>) -> Result<Option<StateKeyNid>> {
+pub(super) fn state_key_nid(
+    view: &View<'_>,
+    pdu: &Pdu,
+    new: Option<&(StateKeyNid, StateKeyName)>,
+) -> Result<Option<StateKeyNid>> {
     match (&pdu.state_key, new) {
         (None, _) => Ok(None),
         (Some(_), Some((new, _))) => Ok(Some(*new)),
@@ -663,7 +751,7 @@ fn state_key_nid(view: &View<'_>, pdu: &Pdu, new: Option<&(StateKeyNid, StateKey
 }
 
 /// The membership changes among `changes` of the current state.
-fn member_changes(view: &View<'_>, server: &Server, changes: &[Difference]) -> Result<Vec<MemberChange>> {
+pub(super) fn member_changes(view: &View<'_>, server: &Server, changes: &[Difference]) -> Result<Vec<MemberChange>> {
     let membership = |event: Option<EventNid>| -> Result<Option<(Membership, EventNid)>> {
         let Some(event) = event else { return Ok(None) };
         Ok(membership_in(view.pdu(event)?.content.get()).map(|membership| (membership, event)))
@@ -683,7 +771,7 @@ fn member_changes(view: &View<'_>, server: &Server, changes: &[Difference]) -> R
     Ok(members)
 }
 
-fn room_after(
+pub(super) fn room_after(
     view: &View<'_>,
     forward_extremities: Vec<EventNid>,
     current_state: StateRoot,

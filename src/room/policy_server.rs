@@ -9,7 +9,7 @@ use ruma::{
 };
 use serde::Deserialize;
 
-use super::{View, servers::RoomServers};
+use super::{View, servers};
 use crate::{
     event::{Pdu, Verified, policy},
     store::Result,
@@ -38,7 +38,7 @@ pub fn of(view: &View<'_>) -> Result<Option<PolicyServer>> {
     let Some(Content { via, public_keys }) = content else { return Ok(None) };
     // It must have joined: nobody else may make it look at a room.
     let Ok(via) = <&ServerName>::try_from(via.as_str()) else { return Ok(None) };
-    let is_there = view.snapshot.get::<RoomServers>(&(view.nid, via))?.is_some_and(|presence| presence.joined > 0);
+    let is_there = servers::is_in(view.snapshot, view.nid, via)?;
     let key = Base64::parse(&public_keys.ed25519).unwrap_or_else(|_| Base64::empty());
     Ok(is_there.then(|| PolicyServer { via: via.to_owned(), key }))
 }

@@ -3,7 +3,7 @@
 use ruma::{OwnedRoomId, OwnedServerName, RoomVersionId, ServerName};
 
 use super::{
-    Membership, View, servers,
+    Membership, View, partial, servers,
     tables::{Members, Origin, Room, RoomIds, Rooms},
 };
 use crate::{
@@ -17,6 +17,10 @@ use crate::{
 pub fn is_resident(view: &View<'_>) -> Result<bool> {
     if view.current_state() == StateRoot::EMPTY {
         return Ok(false);
+    }
+    // Who else is there was never known.
+    if partial::is_partial(view.snapshot, view.nid)? || partial::was_left(view.snapshot, view.nid)? {
+        return Ok(view.is_resident()?);
     }
     let has_member = |origin| {
         let prefix = (view.nid, Membership::Join, origin);

@@ -10,7 +10,7 @@ use ruma::{
     },
 };
 
-use super::{Membership, View, power_levels};
+use super::{Membership, View, partial, power_levels};
 use crate::{
     Server,
     error::Result,
@@ -70,7 +70,7 @@ fn is_in_any(server: &Server, snapshot: &Snapshot<'_>, user: &UserId, allow: &[A
     for rule in allow {
         let AllowRule::RoomMembership(room) = rule else { continue };
         match View::open(&server.rooms, snapshot, &room.room_id)? {
-            Some(view) if view.is_resident()? => {
+            Some(view) if view.is_resident()? && knows_member(server, &view, user)? => {
                 if view.membership(view.current_state(), user)? == Some(Membership::Join) {
                     return Ok(Some(true));
                 }
@@ -79,6 +79,11 @@ fn is_in_any(server: &Server, snapshot: &Snapshot<'_>, user: &UserId, allow: &[A
         }
     }
     Ok(are_all_known.then_some(false))
+}
+
+/// Whether what we know of a user's membership is certain: where members are not known yet, it is that of our own.
+fn knows_member(server: &Server, view: &View<'_>, user: &UserId) -> Result<bool> {
+    Ok(server.is_ours(user) || !partial::is_partial(view.snapshot, view.nid)?)
 }
 
 /// One of our users who is joined and may invite others.

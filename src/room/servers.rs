@@ -1,13 +1,13 @@
 //! Which servers take part in a room, and in which rooms the users of other servers are: kept beside the members, so that
 //! sending an event costs as much as there are servers, not members.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ruma::{OwnedServerName, ServerName, UserId};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Membership,
+    Membership, partial,
     tables::{Members, Origin},
 };
 use crate::{
@@ -46,11 +46,13 @@ impl Table for RemoteRooms {
     type Value = StreamPos;
 }
 
-/// Notes how memberships of one room change, `(user, before, after)`: all those of a transaction at once.
+/// Notes how memberships of one room change, `(user, before, after)`: all those of a transaction at once. `since`: from
+/// when on servers are there that come with it, if that was earlier.
 pub fn note<'a>(
     tx: &mut Transaction<'_>,
     room: RoomNid,
     changes: impl Iterator<Item = (&'a UserId, Origin, Option<Membership>, Option<Membership>)>,
+    since: Option<StreamPos>,
 ) -> store::Result<()> {
     let pos = tx.pos();
     let mut joined = BTreeMap::<&ServerName, i64>::new();
@@ -70,21 +72,47 @@ pub fn note<'a>(
         let before = tx.get::<RoomServers>(&(room, server))?;
         let count = before.map_or(0, |before| before.joined);
         let joined = count.saturating_add_signed(change);
-        let since = before.filter(|_| (count == 0) == (joined == 0)).map_or(pos, |before| before.since);
+        let changed_at = since.filter(|_| joined > 0).unwrap_or(pos);
+        let since = before.filter(|_| (count == 0) == (joined == 0)).map_or(changed_at, |before| before.since);
         tx.put::<RoomServers>(&(room, server), &Presence { joined, since });
     }
     Ok(())
 }
 
-/// The servers with joined members in a room, ours too.
+/// The servers with joined members in a room, ours too; where members are not known, those that are said to have some.
 pub fn servers_in(snapshot: &Snapshot<'_>, room: RoomNid) -> store::Result<Vec<OwnedServerName>> {
-    select(snapshot, room, |presence| presence.joined > 0)
+    with_unknown(snapshot, room, select(snapshot, room, |presence| presence.joined > 0)?)
+}
+
+/// Whether a server has joined members in a room, or is said to.
+pub fn is_in(snapshot: &Snapshot<'_>, room: RoomNid, server: &ServerName) -> store::Result<bool> {
+    let presence = snapshot.get::<RoomServers>(&(room, server))?;
+    Ok(presence.is_some_and(|presence| presence.joined > 0) || partial::has_server(snapshot, room, server)?)
 }
 
 /// The servers that an event concerns whose place in the order of all changes is `at`: those that were in the room
 /// before it or after it. Must be asked soon after: who left later counts, who came later does not.
 pub fn servers_at(snapshot: &Snapshot<'_>, room: RoomNid, at: StreamPos) -> store::Result<Vec<OwnedServerName>> {
-    select(snapshot, room, |presence| if presence.joined > 0 { presence.since <= at } else { presence.since >= at })
+    let known = select(
+        snapshot,
+        room,
+        |presence| if presence.joined > 0 { presence.since <= at } else { presence.since >= at },
+    );
+    with_unknown(snapshot, room, known?)
+}
+
+/// Adds the servers of those members of a room that are not known.
+fn with_unknown(
+    snapshot: &Snapshot<'_>,
+    room: RoomNid,
+    mut servers: Vec<OwnedServerName>,
+) -> store::Result<Vec<OwnedServerName>> {
+    let said = partial::servers_in(snapshot, room)?;
+    if !said.is_empty() {
+        let known: BTreeSet<OwnedServerName> = servers.iter().cloned().collect();
+        servers.extend(said.into_iter().filter(|server| !known.contains(server)));
+    }
+    Ok(servers)
 }
 
 /// The servers that came into a room with the event whose place in the order of all changes is `at`.
