@@ -18,6 +18,8 @@ pub struct Federation {
     pub request_timeout: Duration,
     /// Largest answer of another server to an ordinary request.
     pub max_response_size: ByteSize,
+    /// Whether rooms of other servers are joined before all of their members are known.
+    pub partial_joins: bool,
 }
 
 impl Federation {
@@ -37,6 +39,7 @@ impl Default for Federation {
             allowed_servers: vec![ServerPattern("*".to_owned())],
             request_timeout: Duration::from_secs(30),
             max_response_size: ByteSize::mib(16),
+            partial_joins: false,
         }
     }
 }

@@ -169,7 +169,7 @@ pub(super) async fn take_in(asker: &Asker, event: Verified, pos: RoomPos) -> Res
         true => vec![asker.state_before(&event.pdu().event_id, false).await?.into()],
         false => Vec::new(),
     };
-    let incoming = Incoming { event, place: Place::Past(pos), given };
+    let incoming = Incoming { event, place: Place::Past(pos), given, lacks_members: false };
     let appended = append::take_in(&asker.server, room, vec![incoming]).await?;
     Ok(appended.iter().any(|appended| appended.verdict == append::Verdict::Accepted))
 }

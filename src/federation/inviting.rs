@@ -15,7 +15,7 @@ use crate::{
     room::{
         append::{self, Prepared, Verdict},
         membership::{self, Content},
-        show,
+        partial, show,
     },
     store::RoomNid,
 };
@@ -32,6 +32,8 @@ pub async fn invite(
     room: RoomNid,
     content: Content,
 ) -> Result<OwnedEventId> {
+    // What he is to the room may not be known yet.
+    partial::until_whole_for(server, sender, room).await?;
     let (inviter, invited) = (sender.to_owned(), target.to_owned());
     let prepared = append::prepare(server, room, sender, move |_, view| {
         membership::invite_step(view, &inviter, &invited, content)

@@ -1,6 +1,6 @@
 //! Joining rooms of other servers.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, RoomOrAliasId, RoomVersionId, ServerName, UserId,
@@ -14,20 +14,23 @@ use serde::Deserialize;
 use tracing::{debug, info};
 
 use super::{
-    events,
+    completing, events,
     handshake::{Candidates, Prepared, raw},
     queue, refusal, relay, request,
 };
 use crate::{
     Server,
     error::{Error, Result},
-    event::{Verified, rules},
+    event::{Pdu, Verified, rules},
     room::{
         Membership, View, aliases,
         append::{self, Incoming, Place, Verdict},
-        invited,
+        gaps, invited,
         membership::{self, Content},
-        outliers, remote,
+        outliers,
+        partial::{self, Partial, tables::MAX_SERVERS},
+        remote,
+        servers::is_joined,
         tables::RoomIds,
     },
     store::RoomNid,
@@ -62,7 +65,7 @@ pub async fn join(
     // A client that hangs up must not leave a room half entered.
     Server::detached(async move {
         let _turn = server.inbox.joins.take(room_id.clone()).await;
-        if resident(&server, &room_id).await?.is_some() {
+        if resident(&server, &room_id).await?.is_some_and(|(_, is_whole)| is_whole) {
             until_told(&server, &user, &room_id).await?;
         }
         if let Some(answer) = join_here(&server, &user, &room_id, &extra).await? {
@@ -87,7 +90,11 @@ async fn join_here(
     room_id: &RoomId,
     extra: &Content,
 ) -> Result<Option<Result<()>>> {
-    let Some(room) = resident(server, room_id).await? else { return Ok(None) };
+    let Some((room, is_whole)) = resident(server, room_id).await? else { return Ok(None) };
+    // Where members are not known, nobody here knows whether he is banned.
+    if !is_whole && !is_member(server, user, room).await? {
+        return Ok(None);
+    }
     let (message, may_be_known_elsewhere) = match membership::join(server, user, room, extra.clone()).await {
         Err(Error::Refused { kind: ErrorKind::UnableToAuthorizeJoin, message, .. }) => (message, true),
         // An invite may have come without its place in the room, which then does not know of it yet.
@@ -100,14 +107,20 @@ async fn join_here(
     Ok((!may_be_asked).then(|| Err(Error::forbidden(message))))
 }
 
-/// The number of a room that this server takes part in.
-pub async fn resident(server: &Arc<Server>, room_id: &RoomId) -> Result<Option<RoomNid>> {
+async fn is_member(server: &Arc<Server>, user: &UserId, room: RoomNid) -> Result<bool> {
+    let user = user.to_owned();
+    server.blocking(move |server| Ok(is_joined(server, &server.store.snapshot(), room, &user)?)).await
+}
+
+/// The number of a room that this server takes part in, and whether its state is whole.
+pub async fn resident(server: &Arc<Server>, room_id: &RoomId) -> Result<Option<(RoomNid, bool)>> {
     let room_id = room_id.to_owned();
     server
         .blocking(move |server| {
             let snapshot = server.store.snapshot();
             let Some(nid) = snapshot.get::<RoomIds>(&&*room_id)? else { return Ok(None) };
-            Ok(remote::is_resident(&View::of(&server.rooms, &snapshot, nid)?)?.then_some(nid))
+            let is_resident = remote::is_resident(&View::of(&server.rooms, &snapshot, nid)?)?;
+            Ok(is_resident.then_some((nid, !partial::is_partial(&snapshot, nid)?)))
         })
         .await
 }
@@ -156,9 +169,13 @@ async fn join_by(
         content.insert("join_authorised_via_users_server".to_owned(), authorizer.as_str().into());
     }
     let event = prepared.build(server, room_id, user, &content)?;
-    let send = create_join_event::v2::Request::new(room_id.to_owned(), event.pdu().event_id.clone(), raw(&event));
+    let mut send = create_join_event::v2::Request::new(room_id.to_owned(), event.pdu().event_id.clone(), raw(&event));
+    // Whoever knows all members loses nothing by hearing of them once more.
+    let is_whole = resident(server, room_id).await?.is_some_and(|(_, is_whole)| is_whole);
+    send.omit_members = server.config.federation.partial_joins && !is_whole;
+    let asked_to_omit = send.omit_members;
     let answer = request(server, through, send).await?.room_state;
-    if answer.members_omitted {
+    if answer.members_omitted && !asked_to_omit {
         return Err(Error::refused(ErrorKind::Unknown, "The other server left out members that were asked for"));
     }
     let event = match answer.event {
@@ -176,7 +193,22 @@ async fn join_by(
     let ids = state.iter().map(|event| event.pdu().event_id.clone()).collect();
     let room = remote::claim(server, room_id.to_owned(), version).await?;
     outliers::store(server, room, state.into_iter().chain(chain).collect()).await?;
-    enter(server, room, event, ids, through).await
+    let others = answer.members_omitted.then(|| servers_in_room(server, through, answer.servers_in_room));
+    enter(server, room, event, (ids, others), through).await
+}
+
+/// The servers that are in a room as the one says that let us in, that one first.
+fn servers_in_room(server: &Server, through: &ServerName, said: Option<Vec<String>>) -> Vec<OwnedServerName> {
+    let mut servers = vec![through.to_owned()];
+    let mut seen: BTreeSet<OwnedServerName> = [through.to_owned(), server.owned_name()].into();
+    for name in said.into_iter().flatten().take(MAX_SERVERS) {
+        if let Ok(name) = OwnedServerName::try_from(name)
+            && seen.insert(name.clone())
+        {
+            servers.push(name);
+        }
+    }
+    servers
 }
 
 /// Our event with the signatures of the server that let us in, where that returns it.
@@ -218,39 +250,90 @@ fn check_create_event(state: &[Verified], version: &RoomVersionId) -> Result<()>
     Ok(())
 }
 
-/// Makes our join part of the room, whose state before it is `state`, as far as that could be kept.
+/// How our join becomes part of a room.
+struct Entrance {
+    place: Place,
+    /// The state before it, as far as that could be kept.
+    given: Vec<Arc<[OwnedEventId]>>,
+    /// The room's state is not whole already.
+    is_partial: bool,
+    /// Nobody of ours was left in the room when its state was not whole.
+    was_left: bool,
+}
+
+impl Entrance {
+    fn find(view: &View<'_>, event: &Pdu, state: Vec<OwnedEventId>, lacks_members: bool) -> Result<Self> {
+        let mut known = Vec::with_capacity(state.len());
+        for id in state {
+            if view.event_nid(&id)?.is_some() {
+                known.push(id);
+            }
+        }
+        let is_partial = partial::is_partial(view.snapshot, view.nid)?;
+        let was_left = partial::was_left(view.snapshot, view.nid)?;
+        let is_resident = remote::is_resident(view)?;
+        let mut follows_known = is_partial || is_resident && lacks_members;
+        for id in &event.prev_events {
+            follows_known &= gaps::placed(view, id)?.is_some();
+        }
+        if follows_known {
+            // It follows on what we have, though that may lack members too: all is completed together.
+            return Ok(Self { place: Place::Admitted, given: Vec::new(), is_partial, was_left });
+        }
+        if is_resident && lacks_members && !is_partial {
+            let message = "The members of the room became known while somebody else was asked to let the user in";
+            return Err(Error::refused(ErrorKind::Unknown, message));
+        }
+        let place = if is_resident { Place::Admitted } else { Place::Entry };
+        Ok(Self { place, given: vec![known.into()], is_partial, was_left })
+    }
+}
+
+/// Makes our join part of the room with the state before it; where that lacks members, with the servers in the room.
 async fn enter(
     server: &Arc<Server>,
     room: RoomNid,
     event: Verified,
-    state: Vec<OwnedEventId>,
+    (state, servers): (Vec<OwnedEventId>, Option<Vec<OwnedServerName>>),
     through: &ServerName,
 ) -> Result<()> {
-    let (given, is_resident) = server
-        .blocking(move |server| {
-            let snapshot = server.store.snapshot();
-            let view = View::of(&server.rooms, &snapshot, room)?;
-            let mut known = Vec::with_capacity(state.len());
-            for id in state {
-                if view.event_nid(&id)?.is_some() {
-                    known.push(id);
-                }
-            }
-            Ok((known, remote::is_resident(&view)?))
-        })
-        .await?;
-    let place = if is_resident { Place::Admitted } else { Place::Entry };
+    let (pdu, lacks_members) = (event.pdu().clone(), servers.is_some());
+    let find = move |server: &Server| {
+        let snapshot = server.store.snapshot();
+        Entrance::find(&View::of(&server.rooms, &snapshot, room)?, &pdu, state, lacks_members)
+    };
+    let Entrance { place, given, is_partial, was_left } = server.blocking(find).await?;
     let event_id = event.pdu().event_id.clone();
-    relay::mark(server, &event_id, through).await?;
-    let incoming = Incoming { event, place, given: vec![given.into()] };
-    let appended = append::take_in(server, room, vec![incoming]).await?;
-    match appended.into_iter().next().map(|appended| appended.verdict) {
-        Some(Verdict::Accepted) | None => Ok(()),
-        Some(Verdict::Rejected(refusal) | Verdict::SoftFailed(refusal)) => {
-            relay::unmark(server, &event_id).await?;
-            Err(Error::forbidden(format!("The rules of the room do not allow this: {refusal}")))
+    match servers {
+        Some(servers) if place == Place::Entry => {
+            let entry = event_id.clone();
+            partial::begin(server, room, Partial { entry, servers, failures: 0 }).await?;
         }
+        Some(servers) => partial::add_servers(server, room, servers).await?,
+        None if is_partial && place == Place::Entry => partial::give_up(server, room).await?,
+        None => {}
     }
+    relay::mark(server, &event_id, through).await?;
+    let lacks_members = lacks_members && !given.is_empty();
+    let appended = append::take_in(server, room, vec![Incoming { event, place, given, lacks_members }]).await?;
+    let refused = match appended.into_iter().next().map(|appended| appended.verdict) {
+        Some(Verdict::Accepted) | None => None,
+        Some(Verdict::Rejected(refusal) | Verdict::SoftFailed(refusal)) => Some(refusal),
+    };
+    if let Some(refusal) = refused {
+        relay::unmark(server, &event_id).await?;
+        if place == Place::Entry && lacks_members {
+            partial::give_up(server, room).await?;
+        }
+        return Err(Error::forbidden(format!("The rules of the room do not allow this: {refusal}")));
+    }
+    match (place, lacks_members) {
+        (Place::Entry, false) if is_partial || was_left => partial::forget(server, room).await?,
+        (Place::Entry, false) => {}
+        _ if lacks_members || is_partial => completing::start(server, room),
+        _ => {}
+    }
+    Ok(())
 }
 
 /// The room that a client names by its id or by an alias, and by which servers it may be reached: those that the client

@@ -35,7 +35,8 @@ pub async fn knock(
     via: &[OwnedServerName],
     reason: Option<String>,
 ) -> Result<()> {
-    if let Some(room) = resident(server, room_id).await? {
+    // Where members are not known, nobody here knows who may knock.
+    if let Some((room, true)) = resident(server, room_id).await? {
         return membership::knock(server, user, room, reason).await;
     }
     let content = membership::because(reason);

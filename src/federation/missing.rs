@@ -12,19 +12,26 @@ use std::{
 use futures_util::{StreamExt, stream};
 use ruma::{
     EventId, OwnedEventId, OwnedRoomId, OwnedServerName, UInt,
-    api::federation::{
-        authorization::get_event_authorization,
-        event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
+    api::{
+        IncomingResponseExt, OutgoingRequest,
+        error::Error as MatrixError,
+        federation::{
+            authentication::ServerSignatures,
+            authorization::get_event_authorization,
+            event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
+        },
+        path_builder::SinglePath,
     },
     room_version_rules::RoomVersionRules,
 };
 use tracing::{debug, info};
 
-use super::{events, policy_server, request};
+use super::{events, policy_server, request::ordinary, request_within};
 use crate::{
     Server,
     error::{Error, Result},
     event::Verified,
+    outgoing::Limits,
     room::{
         View,
         append::{self, Incoming, Place},
@@ -58,6 +65,16 @@ pub struct Asker {
     pub room_id: OwnedRoomId,
     pub rules: &'static RoomVersionRules,
     pub asked: OwnedServerName,
+    /// Of one request.
+    pub limits: Limits,
+}
+
+/// A state that another server told.
+pub struct Told {
+    /// Its events, which are all known now.
+    pub events: Vec<OwnedEventId>,
+    /// How many more it has, which can't be had.
+    pub missing: usize,
 }
 
 /// What we lack of what an event names.
@@ -86,7 +103,19 @@ impl Asker {
                 Ok((view.room_id().to_owned(), view.rules))
             })
             .await?;
-        Ok(Self { server: Arc::clone(server), room, room_id, rules, asked })
+        Ok(Self { server: Arc::clone(server), room, room_id, rules, asked, limits: ordinary(server) })
+    }
+
+    async fn request<R>(&self, request: R) -> Result<R::IncomingResponse>
+    where
+        R: OutgoingRequest<
+                Authentication = ServerSignatures,
+                PathBuilder = SinglePath,
+                EndpointError = MatrixError,
+                IncomingResponse: IncomingResponseExt<EndpointError = MatrixError>,
+            >,
+    {
+        request_within(&self.server, &self.asked, request, self.limits).await
     }
 
     async fn view<R: Send + 'static>(&self, work: impl FnOnce(&View<'_>) -> Result<R> + Send + 'static) -> Result<R> {
@@ -132,11 +161,11 @@ impl Asker {
         }
         let mut given = Vec::with_capacity(lacking.prev.len());
         for missing in &lacking.prev {
-            given.push(self.state_after(missing).await?.into());
+            given.push(self.state_after(missing).await?.events.into());
         }
         self.complete_auth_events(&event).await?;
         let event = policy_server::complete(&self.server, self.room, event).await?;
-        let incoming = Incoming { event, place: Place::Live, given };
+        let incoming = Incoming { event, place: Place::Live, given, lacks_members: false };
         append::take_in(&self.server, self.room, vec![incoming]).await?;
         Ok(())
     }
@@ -173,7 +202,7 @@ impl Asker {
         let latest = vec![event.pdu().event_id.clone()];
         let mut ask = get_missing_events::v1::Request::new(self.room_id.clone(), ends.await?, latest);
         ask.limit = UInt::from(MAX_MISSING);
-        let mut answer = match request(&self.server, &self.asked, ask).await {
+        let mut answer = match self.request(ask).await {
             Ok(answer) => answer.events,
             Err(error @ Error::Internal(_)) => return Err(error),
             Err(error) => {
@@ -192,7 +221,7 @@ impl Asker {
             return Ok(());
         }
         let ask = get_event_authorization::v1::Request::new(self.room_id.clone(), event.pdu().event_id.clone());
-        match request(&self.server, &self.asked, ask).await {
+        match self.request(ask).await {
             Ok(answer) => {
                 let chain = events::check(&self.server, self.rules, &self.room_id, answer.auth_chain).await?;
                 outliers::store(&self.server, self.room, chain).await?;
@@ -226,7 +255,7 @@ impl Asker {
 
     /// One event of the room, with the right signatures; `None` if it can't be had.
     pub async fn event(&self, id: &EventId) -> Result<Option<Verified>> {
-        let answer = match request(&self.server, &self.asked, get_event::v1::Request::new(id.to_owned())).await {
+        let answer = match self.request(get_event::v1::Request::new(id.to_owned())).await {
             Ok(answer) => answer.pdu,
             Err(error @ Error::Internal(_)) => return Err(error),
             Err(error) => {
@@ -239,18 +268,24 @@ impl Asker {
     }
 
     /// The events of the state after `event`, which we do not have, as far as they can be had.
-    async fn state_after(&self, event: &EventId) -> Result<Vec<OwnedEventId>> {
-        let mut state = self.state_before(event, true).await?;
+    pub async fn state_after(&self, event: &EventId) -> Result<Told> {
+        let mut state = self.told_before(event, true).await?;
         let id = event.to_owned();
         // Later entries of the same key count more than earlier ones.
-        state.extend(self.view(move |view| Ok(view.event_nid(&id)?.map(|_| id))).await?);
+        let after = self.view(move |view| Ok(view.event_nid(&id)?.map(|_| id))).await?;
+        state.missing += usize::from(after.is_none());
+        state.events.extend(after);
         Ok(state)
     }
 
     /// The events of the state before `event`, and `event` itself if that is wanted, as outliers.
     pub async fn state_before(&self, event: &EventId, with_event: bool) -> Result<Vec<OwnedEventId>> {
+        Ok(self.told_before(event, with_event).await?.events)
+    }
+
+    async fn told_before(&self, event: &EventId, with_event: bool) -> Result<Told> {
         let ask = get_room_state_ids::v1::Request::new(event.to_owned(), self.room_id.clone());
-        let told = request(&self.server, &self.asked, ask).await?;
+        let told = self.request(ask).await?;
         if told.pdu_ids.len() + told.auth_chain_ids.len() > MAX_STATE {
             return Err(Error::too_large("That is no state of a room"));
         }
@@ -261,7 +296,7 @@ impl Asker {
         let mut fetched = Vec::new();
         if unknown.len() > MAX_SINGLE {
             let ask = get_room_state::v1::Request::new(event.to_owned(), self.room_id.clone());
-            let answer = request(&self.server, &self.asked, ask).await?;
+            let answer = self.request(ask).await?;
             let all = answer.pdus.into_iter().chain(answer.auth_chain).collect();
             fetched = events::check(&self.server, self.rules, &self.room_id, all).await?;
             if unknown.iter().any(|id| id == event) {
@@ -279,7 +314,8 @@ impl Asker {
         if !unknown.is_empty() {
             info!(room_id = %self.room_id, missing = unknown.len(), "parts of a state can't be had");
         }
-        Ok(told.pdu_ids.into_iter().filter(|id| !unknown.contains(id)).collect())
+        let events = told.pdu_ids.into_iter().filter(|id| !unknown.contains(id)).collect();
+        Ok(Told { events, missing: unknown.len() })
     }
 
     async fn unknown(&self, ids: Vec<OwnedEventId>) -> Result<Vec<OwnedEventId>> {

@@ -6,6 +6,7 @@ pub mod backfill;
 pub mod backoff;
 pub mod binding;
 pub mod by_time;
+pub mod completing;
 mod discovery;
 pub mod edu;
 pub mod events;

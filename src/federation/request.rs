@@ -134,7 +134,8 @@ pub async fn request_unsigned_now<R: Unsigned>(
     parsed(destination, exchange_now(server, destination, request, limits).await?).await
 }
 
-fn ordinary(server: &Server) -> Limits {
+/// What an ordinary request may cost.
+pub(super) fn ordinary(server: &Server) -> Limits {
     let config = &server.config.federation;
     Limits { time: config.request_timeout, bytes: config.max_response_size.as_usize(), redirects: false }
 }

@@ -18,7 +18,7 @@ use tracing::debug;
 use crate::{
     Server,
     error::{Error, Result},
-    room::{View, acl, servers::is_joined, visibility_of_server::is_in_room},
+    room::{View, acl, partial::may_be_joined, visibility_of_server::is_in_room},
     store::{RoomNid, Snapshot},
 };
 
@@ -86,7 +86,7 @@ fn room_of(
     let view = View::open(&server.rooms, snapshot, room_id)?;
     let view = view.ok_or_else(|| Error::not_found("this server does not know the room"))?;
     acl::check(&view, origin)?;
-    if !is_joined(server, snapshot, view.nid, user)? {
+    if !may_be_joined(server, snapshot, view.nid, user)? {
         return Err(Error::forbidden(format!("{user} is not in the room")));
     }
     if !is_in_room(&view, server.name())? {

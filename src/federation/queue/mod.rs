@@ -26,7 +26,7 @@ use crate::{
     Server,
     error::Result,
     room::{Membership, servers::servers_in, tables::UserRooms},
-    store::{self, RoomNid, Snapshot},
+    store::{self, RoomNid, Snapshot, Transaction},
 };
 
 /// How often it is looked whether something was sent that somebody waits for.
@@ -49,6 +49,23 @@ pub async fn until_sent(server: &Arc<Server>, destinations: &[OwnedServerName]) 
         tokio::time::sleep(LOOK_AGAIN).await;
     }
     Ok(())
+}
+
+/// Queues all devices of these users of ours for servers that may not have heard of all; whose senders must be woken. The
+/// transaction puts nothing else into queues.
+pub fn introduce(
+    tx: &mut Transaction<'_>,
+    users: &[OwnedUserId],
+    servers: &[OwnedServerName],
+    now_ms: u64,
+) -> Result<Vec<OwnedServerName>> {
+    let mut additions = Additions::default();
+    if !servers.is_empty() {
+        for user in users {
+            device_lists::introduce(tx, &mut additions, user, servers, now_ms)?;
+        }
+    }
+    Ok(additions.write(tx)?)
 }
 
 /// The other servers in a room that we may talk to.

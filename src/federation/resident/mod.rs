@@ -17,7 +17,7 @@ use crate::{
     Server,
     error::{Error, Result},
     event::{Pdu, Refusal, authorize, authorize::Fallible},
-    room::{View, acl, visibility_of_server::is_in_room},
+    room::{View, acl, partial, visibility_of_server::is_in_room},
     store::Snapshot,
 };
 
@@ -34,14 +34,19 @@ pub fn enter<'s>(
     }
 }
 
-/// Whether a server may ask for what happens in a room. What we know of a room that we left is nobody's any more.
+/// Whether a server may ask for what happens in a room. What we know of a room that we left is nobody's any more, and as
+/// long as its members are not known to us, others know more of it.
 pub fn may_enter(view: &View<'_>, origin: &ServerName) -> Result<bool> {
-    Ok(view.is_resident()? && is_in_room(view, origin)? && acl::allows(view, origin)?)
+    Ok(view.is_resident()?
+        && !partial::is_partial(view.snapshot, view.nid)?
+        && is_in_room(view, origin)?
+        && acl::allows(view, origin)?)
 }
 
 /// A room, for a server of which a user wants to get in or out.
 ///
-/// Errors: `M_NOT_FOUND` if we are not in it, `M_FORBIDDEN` if its ACL refuses the server.
+/// Errors: `M_NOT_FOUND` if we are not in it, or do not know all of its members yet; `M_FORBIDDEN` if its ACL refuses the
+/// server.
 fn approach<'s>(
     server: &'s Server,
     snapshot: &'s Snapshot<'s>,
@@ -49,7 +54,7 @@ fn approach<'s>(
     origin: &ServerName,
 ) -> Result<View<'s>> {
     match View::open(&server.rooms, snapshot, room_id)? {
-        Some(view) if view.is_resident()? => {
+        Some(view) if view.is_resident()? && !partial::is_partial(snapshot, view.nid)? => {
             acl::check(&view, origin)?;
             Ok(view)
         }

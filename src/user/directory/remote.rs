@@ -81,7 +81,7 @@ fn see(view: &View<'_>, user: &UserId, event: EventNid, is_public: bool) -> Resu
 }
 
 /// Gives all who are in a room an entry.
-async fn add_members(server: &Arc<Server>, room: RoomNid) -> Result<()> {
+pub async fn add_members(server: &Arc<Server>, room: RoomNid) -> Result<()> {
     let mut after: Option<OwnedUserId> = None;
     loop {
         let from = after.take();

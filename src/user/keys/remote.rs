@@ -32,7 +32,7 @@ use crate::{
     Server,
     error::{Error, RemoteError, Result},
     federation::request,
-    room::servers::shared_rooms,
+    room::{partial, servers::shared_rooms},
     store::{self, Family, Record, Row, Snapshot, StreamPos, Table, Transaction},
     user::{device::check_display_name, tables::LastKeyChange},
 };
@@ -455,7 +455,11 @@ async fn note(
 ) -> Result<()> {
     let (for_write, owner) = (Arc::clone(server), user.clone());
     let work = move |tx: &mut Transaction<'_>| {
+        let may_be_met = partial::note_devices(tx, &owner)?;
         if shared_rooms(&for_write, tx.before(), &owner)?.is_empty() {
+            if may_be_met {
+                return Ok((false, false));
+            }
             return Err(Error::forbidden("nobody here shares a room with the user"));
         }
         let Noted { list, is_news } = write(tx, tx.get::<RemoteUsers>(&&*owner)?)?;
