@@ -12,6 +12,7 @@ use serde_json::{
 use super::{
     Membership, View,
     append::{self, Step},
+    partial,
     restricted::{self, Admission},
     tables,
 };
@@ -210,6 +211,10 @@ async fn change(
     is_done: impl FnOnce(&View<'_>, &UserId) -> Result<Option<OwnedEventId>> + Send + 'static,
 ) -> Result<()> {
     let (sender_id, target) = (sender.to_owned(), target.to_owned());
+    if sender_id != target {
+        // What he is to the room may not be known yet.
+        partial::until_whole_for(server, sender, room).await?;
+    }
     content.insert("membership".to_owned(), to.to_state().as_str().into());
     append::act(server, room, sender, None, move |server, view| match is_done(view, &target)? {
         Some(event_id) => Ok(Step::Done(event_id)),

@@ -45,6 +45,8 @@ pub struct Context<'s> {
     pub ephemeral_since: Option<u64>,
     pub ephemeral_now: u64,
     pub ignored: Ignored,
+    /// Whether rooms are told whose members are not all known yet.
+    pub tells_partial: bool,
     fields: Option<Fields>,
 }
 
@@ -65,6 +67,7 @@ impl<'s> Context<'s> {
             ephemeral_since: since.map(|since| seen(since.ephemeral)),
             ephemeral_now,
             ignored: Ignored::load(snapshot, &request.user_id)?,
+            tells_partial: request.is_lazy(),
             fields: request.fields(),
         })
     }

@@ -7,6 +7,7 @@ use crate::{
     error::Result,
     room::{
         Membership,
+        partial::{self, tables::Completions},
         tables::{ReceiptChanges, StateChanges, Timeline, UserRoom},
     },
     store::{Group, RoomNid, RoomPos, Scan, StreamPos},
@@ -31,8 +32,11 @@ pub struct Room {
     pub row: UserRoom,
     /// What the client has seen of the room; `None` if nothing of the user's present or last stay.
     pub after: Option<StreamPos>,
-    /// How its state changed after that; empty if that is nothing.
+    /// How its state changed after that; empty if that is nothing. Without the members who were there all the time and
+    /// became known only then.
     pub log: Log,
+    /// All of its members became known since.
+    pub is_completed: bool,
 }
 
 impl Changes {
@@ -59,27 +63,32 @@ impl Changes {
     /// `news`: whether the room has any, `None` if that must be looked up.
     fn look_at(&mut self, context: &Context<'_>, nid: RoomNid, row: UserRoom, news: Option<bool>) -> Result<()> {
         let is_new = context.since.is_none_or(|since| row.since > since);
-        let after = context.since.filter(|since| row.joined_at.is_some_and(|joined| joined <= *since));
+        let mut after = context.since.filter(|since| row.joined_at.is_some_and(|joined| joined <= *since));
         match row.membership {
             Membership::Join => {
+                let completed = after.map(|after| completed_after(context, nid, after)).transpose()?.flatten();
+                if !context.tells_partial && completed.is_some() {
+                    after = None; // the client was told nothing of it
+                }
                 let has_news = match (after, news) {
                     (None, _) => true,
+                    (Some(_), _) if completed.is_some() => true,
                     (Some(_), _) if context.request.full_state => true,
                     (Some(_), Some(news)) => news,
                     (Some(after), None) => has_changed(context, nid, after)?,
                 };
-                if has_news {
-                    self.joined.push(Room::read(context, nid, row, after)?);
+                if has_news && (context.tells_partial || !partial::is_partial(context.snapshot, nid)?) {
+                    self.joined.push(Room::read(context, nid, row, after, completed)?);
                 }
             }
-            Membership::Invite if is_new => self.invited.push(Room::read(context, nid, row, after)?),
-            Membership::Knock if is_new => self.knocked.push(Room::read(context, nid, row, after)?),
+            Membership::Invite if is_new => self.invited.push(Room::read(context, nid, row, after, None)?),
+            Membership::Knock if is_new => self.knocked.push(Room::read(context, nid, row, after, None)?),
             Membership::Leave | Membership::Ban if is_new => {
                 // NOTSPEC: that a room was left is told even if it was forgotten since, or the user's other devices would
                 // never hear of it. It is his own member event and nothing else.
                 let asks_for_left = context.request.filter.room.include_leave && !row.is_forgotten;
                 if context.since.is_some() || asks_for_left {
-                    self.left.push(Room::read(context, nid, row, after)?);
+                    self.left.push(Room::read(context, nid, row, after, None)?);
                 }
             }
             Membership::Invite | Membership::Knock | Membership::Leave | Membership::Ban => {}
@@ -89,15 +98,32 @@ impl Changes {
 }
 
 impl Room {
-    fn read(context: &Context<'_>, nid: RoomNid, row: UserRoom, after: Option<StreamPos>) -> Result<Self> {
-        let log = match after {
+    fn read(
+        context: &Context<'_>,
+        nid: RoomNid,
+        row: UserRoom,
+        after: Option<StreamPos>,
+        completed: Option<StreamPos>,
+    ) -> Result<Self> {
+        let mut log = match after {
             Some(after) if context.may_have_changed::<StateChanges>(Group::of(nid), after) => {
                 Log::read(context.snapshot, nid, after, context.now)?
             }
             _ => Log::default(),
         };
-        Ok(Self { nid, row, after, log })
+        if let Some(completed) = completed {
+            log.forget_members_known_since(&context.view(nid)?, completed)?;
+        }
+        Ok(Self { nid, row, after, log, is_completed: completed.is_some() })
     }
+}
+
+/// When the state of a room became whole, if that was after a position.
+fn completed_after(context: &Context<'_>, room: RoomNid, after: StreamPos) -> Result<Option<StreamPos>> {
+    if !context.may_have_changed::<Completions>(Group::of(room), after) {
+        return Ok(None);
+    }
+    Ok(partial::completed_at(context.snapshot, room)?.filter(|completed| *completed > after))
 }
 
 /// Whether each room has events or receipts that the client has not seen; `None` where memory does not tell.

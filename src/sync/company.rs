@@ -2,13 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use ruma::OwnedUserId;
+use ruma::{OwnedUserId, events::StateEventType};
 
-use super::{answer::Context, changes::Changes};
+use super::{
+    answer::Context,
+    changes::{Changes, Room},
+};
 use crate::{
     error::Result,
     room::{
-        Membership,
+        Membership, View,
         tables::{Members, Origin, Rooms},
     },
     store::RoomNid,
@@ -18,14 +21,21 @@ use crate::{
 /// Of a room that the user himself came into that is everybody, him included: his other devices are there now.
 pub fn met(context: &Context<'_>, changes: &Changes) -> Result<BTreeSet<OwnedUserId>> {
     let mut met = BTreeSet::new();
-    for room in changes.joined.iter().filter(|room| room.after.is_none() || !room.log.is_empty()) {
+    let may_have = |room: &&Room| room.after.is_none() || room.is_completed || !room.log.is_empty();
+    for room in changes.joined.iter().filter(may_have) {
         let view = context.view(room.nid)?;
-        match room.after {
-            None => met.extend(view.members(Membership::Join)?.into_iter().map(|(user, _)| user)),
-            Some(_) => met.extend(room.log.arrivals(&view)?),
+        // Who was there before the user and becomes known now is met now, where it matters.
+        if room.after.is_none() || room.is_completed && is_encrypted(&view)? {
+            met.extend(view.members(Membership::Join)?.into_iter().map(|(user, _)| user));
+        } else {
+            met.extend(room.log.arrivals(&view)?);
         }
     }
     Ok(met)
+}
+
+fn is_encrypted(view: &View<'_>) -> Result<bool> {
+    Ok(view.state_nid(view.current_state(), &StateEventType::RoomEncryption, "")?.is_some())
 }
 
 /// The others who were in a room with the user and no longer are. They may share another one.

@@ -51,6 +51,7 @@ impl DeviceLists {
         let mut context = Context::open(server, &snapshot, &request)?;
         // A token from a future that was lost, with a restored backup: all may have changed.
         context.since.get_or_insert_default();
+        context.tells_partial = true;
         Self::read(&context, &Changes::find(&context)?)
     }
 

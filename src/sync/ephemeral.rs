@@ -19,7 +19,7 @@ use crate::{
     room::{
         View,
         event_filter::EventFilter,
-        servers::is_joined,
+        partial::may_be_joined,
         tables::{Receipt, ReceiptChanges, Receipts},
     },
     store::{Group, Scan, StreamPos},
@@ -71,7 +71,7 @@ pub fn typing(context: &Context<'_>, view: &View<'_>, since: Option<u64>) -> Res
     let mut there = Vec::with_capacity(typing.len());
     for user in typing.into_iter().filter(|user| !context.ignored.contains(user)) {
         // Somebody may have left since.
-        if is_joined(context.server, context.snapshot, view.nid, &user)? {
+        if may_be_joined(context.server, context.snapshot, view.nid, &user)? {
             there.push(user);
         }
     }

@@ -24,7 +24,8 @@ pub fn write(context: &Context<'_>, view: &View<'_>, room: &Room, out: &mut Vec<
     let reader = context.reader(view)?;
     let is_whole = room.after.is_none() || context.request.full_state;
     let timeline = Timeline::read(context, &reader, room.after, context.now.into())?;
-    let has_other_members = is_whole || !room.log.is_empty() && !room.log.members(view)?.is_empty();
+    let has_other_members =
+        is_whole || room.is_completed || !room.log.is_empty() && !room.log.members(view)?.is_empty();
     let summary = has_other_members.then(|| Summary::work_out(view, context.user_id())).transpose()?;
     let mut needed = summary.iter().flat_map(|summary| summary.heroes.iter().flatten().cloned()).collect::<Vec<_>>();
     if is_whole {

@@ -50,6 +50,19 @@ impl Log {
         self.0.is_empty()
     }
 
+    /// Leaves out the members who were in the room before and became known only at `completed`: they may be very many, and
+    /// clients that load members lazily ask for them.
+    pub fn forget_members_known_since(&mut self, view: &View<'_>, completed: StreamPos) -> Result<()> {
+        let is_of_then =
+            |&(pos, _, change): &(StreamPos, StateKeyNid, StateChange)| pos == completed && change.old.is_none();
+        if !self.0.iter().any(is_of_then) {
+            return Ok(());
+        }
+        let others: HashSet<StateKeyNid> = keys_without_members(view).collect::<Result<_>>()?;
+        self.0.retain(|entry| !is_of_then(entry) || others.contains(&entry.1));
+        Ok(())
+    }
+
     /// What became of each entry that changed, up to and with `until`.
     pub fn ends(&self, until: StreamPos) -> BTreeMap<StateKeyNid, StateChange> {
         let mut ends: BTreeMap<StateKeyNid, StateChange> = BTreeMap::new();
@@ -206,15 +219,20 @@ fn whole(view: &View<'_>, query: &Query<'_>) -> Result<BTreeMap<StateKeyNid, Ent
 
 /// A state but for its member events, which may be very many.
 pub fn without_members(view: &View<'_>, root: StateRoot) -> Result<Vec<(StateKeyNid, EventNid)>> {
-    let members = (view.nid, MEMBER);
-    let others = [Scan::before::<StateKeys>(&members, &view.nid), Scan::after::<StateKeys>(&members, &view.nid)];
     let tries = view.tries();
     let mut state = Vec::new();
-    for row in others.into_iter().flat_map(|scan| view.snapshot.scan::<StateKeys>(scan)) {
-        let key = row?.value;
+    for key in keys_without_members(view) {
+        let key = key?;
         state.extend(tries.get(root, key)?.map(|event| (key, event)));
     }
     Ok(state)
+}
+
+/// All state keys of a room but those of members.
+fn keys_without_members(view: &View<'_>) -> impl Iterator<Item = Result<StateKeyNid>> {
+    let members = (view.nid, MEMBER);
+    let others = [Scan::before::<StateKeys>(&members, &view.nid), Scan::after::<StateKeys>(&members, &view.nid)];
+    others.into_iter().flat_map(|scan| view.snapshot.scan::<StateKeys>(scan)).map(|row| Ok(row?.value))
 }
 
 /// Adds the member events without which a client can't show the timeline.

@@ -18,7 +18,7 @@ use crate::{
         extract::{Client, GuestClient, Json, Matrix},
     },
     room::{
-        Membership, history,
+        Membership, history, partial,
         read::{self, Profile},
         visibility::{Standing, not_in_room},
     },
@@ -47,6 +47,7 @@ async fn members(
         (None, Some(unwanted)) => membership != unwanted,
         (Some(wanted), Some(unwanted)) => membership == wanted || membership != unwanted,
     };
+    partial::until_whole(&server, &sender.user_id, &body.room_id).await?;
     let answer = history::read(&server, sender, body.room_id, move |reader, newest| {
         let state = history::state_at(reader, newest, at)?;
         let events = read::members(reader.view(), state, wants)?;
@@ -66,6 +67,7 @@ async fn joined(
     State(server): State<Arc<Server>>,
     Client { sender, body, .. }: Client<joined_members::v3::Request>,
 ) -> Result<Json<Joined>> {
+    partial::until_whole(&server, &sender.user_id, &body.room_id).await?;
     let answer = history::read(&server, sender, body.room_id, |reader, _| match reader.sight.standing {
         Standing::Joined => {
             let members = read::joined(reader.view())?.into_iter();

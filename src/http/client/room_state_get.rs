@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use axum::{Router, extract::State, routing::get};
-use ruma::api::client::state::{
-    get_state_event_for_key::{self, v3::StateEventFormat},
-    get_state_events,
+use ruma::{
+    api::client::state::{
+        get_state_event_for_key::{self, v3::StateEventFormat},
+        get_state_events,
+    },
+    events::StateEventType,
 };
 
 use crate::{
@@ -15,7 +18,7 @@ use crate::{
         endpoint,
         extract::{GuestClient, Matrix},
     },
-    room::{history, read, show::Format, visibility::not_in_room},
+    room::{history, partial, read, show::Format, visibility::not_in_room},
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -37,6 +40,7 @@ async fn state(
     State(server): State<Arc<Server>>,
     GuestClient { sender, body, .. }: GuestClient<get_state_events::v3::Request>,
 ) -> Result<Matrix<get_state_events::v3::Response>> {
+    partial::until_whole(&server, &sender.user_id, &body.room_id).await?;
     let answer = history::read(&server, sender, body.room_id, |reader, _| {
         let events = read::all(reader.view(), reader.sight.readable_state()?)?;
         Ok(get_state_events::v3::Response::new(reader.raw_events(&events)?))
@@ -55,6 +59,9 @@ async fn state_event(
         StateEventFormat::Event => true,
         _ => return Err(Error::invalid_param("`format` is neither `content` nor `event`")),
     };
+    if body.event_type == StateEventType::RoomMember && body.state_key != sender.user_id.as_str() {
+        partial::until_whole(&server, &sender.user_id, &body.room_id).await?;
+    }
     let answer = history::read(&server, sender, body.room_id, move |reader, _| {
         let state = reader.sight.readable_state()?;
         let found = reader.view().state_nid(state, &body.event_type, &body.state_key)?;

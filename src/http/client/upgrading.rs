@@ -12,7 +12,10 @@ use crate::{
         endpoint,
         extract::{Client, Matrix},
     },
-    room::upgrade::{self, Upgrade},
+    room::{
+        partial,
+        upgrade::{self, Upgrade},
+    },
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -26,6 +29,8 @@ async fn upgrade_room(
     Client { sender, body, .. }: Client<Request>,
 ) -> Result<Matrix<Response>> {
     server.limits.message(&sender.user_id)?;
+    // The new room gets the bans of the old one.
+    partial::until_whole(&server, &sender.user_id, &body.room_id).await?;
     let wish = Upgrade { version: body.new_version, additional_creators: body.additional_creators };
     let new = upgrade::upgrade(&server, &sender.user_id, &body.room_id, wish).await?;
     Ok(Matrix(Response::new(new)))

@@ -40,7 +40,8 @@ impl Answer {
             server.wakers.room(server, room);
         }
         let snapshot = server.store.snapshot();
-        let context = Context::open(server, &snapshot, &asked.base)?;
+        let mut context = Context::open(server, &snapshot, &asked.base)?;
+        context.tells_partial = true;
         if asked.pos.is_some() && context.since.is_none() {
             return Err(pos::unknown()); // from a future that was lost, with a restored backup
         }
