@@ -32,6 +32,7 @@ mod metrics;
 mod moderation;
 mod oauth;
 mod owned_state;
+mod partial;
 mod presence;
 mod pressure;
 mod previews;

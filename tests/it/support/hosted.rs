@@ -104,6 +104,15 @@ impl HostedRoom {
         id
     }
 
+    /// Makes a finished event that the room does not allow the end of its graph: its id.
+    pub fn keep_refused(&self, event: Value) -> String {
+        let id = id_of(&event);
+        let mut inner = self.inner.lock();
+        inner.ends = vec![id.clone()];
+        inner.events.push((id.clone(), event));
+        id
+    }
+
     pub fn event(&self, id: &str) -> Value {
         self.inner.lock().event(id).unwrap_or_else(|| panic!("no event {id}"))
     }
@@ -144,17 +153,7 @@ impl HostedRoom {
             let wanted: Vec<String> = query(asked, "v");
             json!({ "origin": room.peer.name(), "origin_server_ts": START_MS, "pdus": room.before(&wanted) })
         });
-        let room = self.clone();
-        self.peer.on(Method::GET, &path("v1/state_ids"), move |asked| {
-            let state = room.state_before(&query(asked, "event_id")[0]);
-            let ids: Vec<_> = state.values().cloned().collect();
-            json!({ "pdu_ids": ids, "auth_chain_ids": room.chain(&ids) })
-        });
-        let room = self.clone();
-        self.peer.on(Method::GET, &path("v1/event"), move |asked| {
-            let event = room.event(&last_part(asked));
-            json!({ "origin": room.peer.name(), "origin_server_ts": START_MS, "pdus": [event] })
-        });
+        self.share_states(&self.peer);
         let room = self.clone();
         self.peer.on(
             Method::GET,
@@ -171,6 +170,42 @@ impl HostedRoom {
             told.truncate(limit);
             json!({ "origin": room.peer.name(), "origin_server_ts": START_MS, "pdus": told })
         });
+    }
+
+    /// From now on whoever asks for that is let in without being told the members; `servers` are said to be in the room.
+    pub fn omit_members(&self, servers: &[&str]) {
+        let room = self.clone();
+        let servers: Vec<String> = servers.iter().map(|&server| server.to_owned()).collect();
+        self.peer.on(Method::PUT, "/_matrix/federation/v2/send_join/", move |asked| {
+            let mut answer = room.let_in(&asked.body);
+            if asked.uri.contains("omit_members=true") {
+                let state: Vec<Value> = answer["state"].as_array().unwrap().clone();
+                let state: Vec<_> = state.into_iter().filter(|event| event["type"] != "m.room.member").collect();
+                let ids: Vec<String> = state.iter().map(id_of).collect();
+                answer["auth_chain"] = json!(room.events(&room.chain(&ids)));
+                answer["state"] = json!(state);
+                answer["members_omitted"] = json!(true);
+                answer["servers_in_room"] = json!(servers);
+            }
+            answer
+        });
+    }
+
+    /// Has another peer answer what is asked of the room's states.
+    pub fn share_states(&self, peer: &Peer) {
+        let room = self.clone();
+        peer.on(Method::GET, "/_matrix/federation/v1/state_ids/", move |asked| room.state_ids(asked));
+        let room = self.clone();
+        peer.on(Method::GET, "/_matrix/federation/v1/event/", move |asked| room.one_event(asked));
+    }
+
+    pub fn state_ids(&self, asked: &Asked) -> Value {
+        let ids: Vec<_> = self.state_before(&query(asked, "event_id")[0]).into_values().collect();
+        json!({ "pdu_ids": ids, "auth_chain_ids": self.chain(&ids) })
+    }
+
+    fn one_event(&self, asked: &Asked) -> Value {
+        json!({ "origin": self.peer.name(), "origin_server_ts": START_MS, "pdus": [self.event(&last_part(asked))] })
     }
 
     /// What `make_join` and its like answer.

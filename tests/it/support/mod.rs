@@ -6,7 +6,7 @@ pub mod hosted;
 mod identity;
 pub mod listener;
 mod network;
-mod peer;
+pub mod peer;
 pub mod room;
 pub mod siege;
 pub mod smtp;

@@ -1,0 +1,403 @@
+//! Rooms of other servers that are joined before their members are known.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use chappe::{
+    check,
+    federation::{completing, queue},
+};
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::support::{HostedRoom, Peer, TestNetwork, TestServer, User, hosted::id_of, peer::reply, query, room::path};
+
+const STATE_IDS: &str = "/_matrix/federation/v1/state_ids/";
+const SEND: &str = "/_matrix/federation/v1/send/";
+const LAZY: &str = r#"{"room":{"state":{"lazy_load_members":true}}}"#;
+
+/// `here`, where bob has joined a room of the peer's, alice and charlie in it, whose members he was not told.
+struct World {
+    network: TestNetwork,
+    here: TestServer,
+    bob: User,
+    peer: Peer,
+    /// Another server that is said to be in the room.
+    other: Peer,
+    room: HostedRoom,
+    /// The peer tells the state of the room when it is set.
+    tells: Arc<AtomicBool>,
+}
+
+async fn joined() -> World {
+    joined_after(|_| {}).await
+}
+
+/// As [`joined`]; `before` prepares the room before bob comes.
+async fn joined_after(before: impl FnOnce(&HostedRoom)) -> World {
+    let network = TestNetwork::new();
+    let here = network.server_with("here", |config| config.federation.partial_joins = true).await;
+    let bob = here.user("bob").await;
+    let peer = network.peer("there");
+    let other = network.peer("other");
+    for server in [&peer, &other] {
+        server.on(Method::PUT, SEND, |_| json!({ "pdus": {} }));
+    }
+    let room = HostedRoom::new(&peer);
+    join_event(&room, "charlie");
+    before(&room);
+    room.omit_members(&["there", "other", "here"]);
+    let tells = Arc::new(AtomicBool::new(false));
+    hold_back(&room, &tells);
+    let world = World { network, here, bob, peer, other, room, tells };
+    world.join().await;
+    world
+}
+
+/// Has the room's server refuse to tell its state until `tells` is set.
+fn hold_back(room: &HostedRoom, tells: &Arc<AtomicBool>) {
+    let (told, tells) = (room.clone(), Arc::clone(tells));
+    room.peer.on_response(Method::GET, STATE_IDS, move |asked| match tells.load(Ordering::Relaxed) {
+        true => reply(StatusCode::OK, &told.state_ids(asked)),
+        false => reply(StatusCode::NOT_FOUND, &json!({ "errcode": "M_NOT_FOUND", "error": "not yet" })),
+    });
+}
+
+fn join_event(room: &HostedRoom, localpart: &str) -> String {
+    let user = room.peer.user(localpart);
+    room.add(&user, "m.room.member", Some(&user), json!({ "membership": "join" }))
+}
+
+impl World {
+    async fn join(&self) {
+        self.bob.post(&format!("/v3/join/{}?via=there", self.room.id), json!({})).await.ok();
+    }
+
+    fn tell(&self) {
+        self.tells.store(true, Ordering::Relaxed);
+    }
+
+    async fn until_whole(&self) {
+        self.tell();
+        self.bob.get(&format!("/v3/rooms/{}/members", self.room.id)).await.ok();
+    }
+
+    async fn lazy(&self, since: Option<&str>) -> Value {
+        let mut pairs = vec![("filter", LAZY)];
+        pairs.extend(since.map(|since| ("since", since)));
+        self.bob.get(&format!("/v3/sync{}", query(&pairs))).await.ok()
+    }
+
+    /// Waits until bob sees `event_id`.
+    async fn until_seen(&self, event_id: &str) {
+        for _ in 0..500 {
+            if self.sees(event_id).await {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{event_id} did not come");
+    }
+
+    async fn sees(&self, event_id: &str) -> bool {
+        self.bob.event(&self.room.id, event_id).await.status == 200
+    }
+
+    /// Sends the newest event of the room, and waits until bob sees it.
+    async fn deliver(&self, event_id: &str) {
+        self.room.send(&self.here, vec![self.room.event(event_id)]).await.ok();
+        self.until_seen(event_id).await;
+    }
+
+    async fn joined_members(&self) -> Vec<String> {
+        let members = self.bob.get(&format!("/v3/rooms/{}/joined_members", self.room.id)).await.ok();
+        members["joined"].as_object().unwrap().keys().cloned().collect()
+    }
+
+    fn check(&self) {
+        check(&self.here);
+    }
+}
+
+fn check(server: &TestServer) {
+    let server = server.inside();
+    let report = check::check(&server.store, server.name()).unwrap();
+    assert!(report.is_clean(), "{:#?}", report.problems);
+}
+
+fn joined_room<'a>(answer: &'a Value, room: &HostedRoom) -> &'a Value {
+    &answer["rooms"]["join"][&room.id]
+}
+
+fn members_in(events: &Value) -> Vec<&str> {
+    let events = events.as_array().map(Vec::as_slice).unwrap_or_default();
+    let members = events.iter().filter(|event| event["type"] == "m.room.member");
+    members.map(|event| event["state_key"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_room_is_read_and_written_before_its_members_are_known() {
+    let world = joined().await;
+    let World { bob, room, .. } = &world;
+    let first = world.lazy(None).await;
+    assert_eq!(joined_room(&first, room)["summary"]["m.joined_member_count"], 1, "{first}");
+    assert!(joined_room(&bob.sync_with("").await, room).is_null(), "a client that wants all members sees it later");
+
+    let said = room.say("hello");
+    world.deliver(&said).await;
+    let since = first["next_batch"].as_str().unwrap();
+    let second = world.lazy(Some(since)).await;
+    let told = joined_room(&second, room);
+    assert_eq!(told["timeline"]["events"][0]["event_id"], said.as_str());
+    assert_eq!(members_in(&told["state"]["events"]), ["@alice:there"], "who said something is known");
+    bob.say(&room.id, "hi").await;
+    assert!(joined_room(&bob.sync_with("").await, room).is_null());
+    world.check();
+
+    let eager_since = bob.now().await;
+    world.until_whole().await;
+    assert_eq!(world.joined_members().await, ["@alice:there", "@bob:here", "@charlie:there"]);
+    let answer = bob.sync(&eager_since).await;
+    let told = joined_room(&answer, room);
+    assert_eq!(told["summary"]["m.joined_member_count"], 3, "{answer}");
+    let mut members = members_in(&told["state"]["events"]);
+    members.extend(members_in(&told["timeline"]["events"]));
+    members.sort_unstable();
+    assert_eq!(members, ["@alice:there", "@bob:here", "@charlie:there"]);
+    assert!(joined_room(&bob.sync(answer["next_batch"].as_str().unwrap()).await, room).is_null(), "once is enough");
+
+    let third = world.lazy(second["next_batch"].as_str()).await;
+    let told = joined_room(&third, room);
+    assert_eq!(told["summary"]["m.joined_member_count"], 3, "{third}");
+    let members = members_in(&told["state"]["events"]);
+    assert!(!members.contains(&"@charlie:there"), "a lazy client is not told who said nothing: {members:?}");
+    world.check();
+}
+
+#[tokio::test]
+async fn who_asks_for_all_members_waits_for_them() {
+    let world = joined().await;
+    let World { bob, room, .. } = &world;
+    let paths = ["members", "joined_members", "state", "state/m.room.member/@charlie:there"];
+    let mut waiting = Vec::new();
+    for path in paths {
+        let (bob, path) = (bob.clone(), format!("/v3/rooms/{}/{path}", room.id));
+        waiting.push(tokio::spawn(async move { bob.get(&path).await.ok() }));
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(waiting.iter().all(|waiting| !waiting.is_finished()));
+    bob.state(&room.id, "m.room.name", "").await.ok();
+    bob.state(&room.id, "m.room.member", &bob.id).await.ok();
+    world.tell();
+    for waiting in waiting {
+        let answer = waiting.await.unwrap().to_string();
+        assert!(answer.contains("charlie") || answer.contains(r#""membership":"join""#), "{answer}");
+    }
+    world.check();
+}
+
+#[tokio::test]
+async fn another_server_of_the_room_is_asked_if_the_first_tells_nothing() {
+    let world = joined().await;
+    world.peer.on(Method::GET, STATE_IDS, |_| json!({}));
+    world.room.share_states(&world.other);
+    world.bob.get(&format!("/v3/rooms/{}/members", world.room.id)).await.ok();
+    assert_eq!(world.joined_members().await, ["@alice:there", "@bob:here", "@charlie:there"]);
+    assert!(!world.other.asked(STATE_IDS).is_empty());
+    world.check();
+}
+
+#[tokio::test]
+async fn a_state_that_is_none_is_not_taken() {
+    let world = joined().await;
+    world.peer.on(Method::GET, STATE_IDS, |_| json!({ "pdu_ids": [], "auth_chain_ids": [] }));
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert!(world.peer.asked(STATE_IDS).len() > 1);
+    assert!(joined_room(&world.bob.sync_with("").await, &world.room).is_null());
+    world.room.share_states(&world.peer);
+    world.until_whole().await;
+    assert_eq!(world.joined_members().await.len(), 3);
+    world.check();
+}
+
+#[tokio::test]
+async fn a_restart_goes_on_where_the_last_run_was() {
+    let world = joined().await;
+    let said = world.room.say("before");
+    world.deliver(&said).await;
+    let World { network, here, bob, room, tells, .. } = world;
+    let token = bob.token.clone();
+    drop(bob);
+    let directory = here.stop(&network).await;
+    let here = TestServer::of_directory(network.clone(), "here", directory).await;
+    network.add("here", here.router());
+    let bob = User { server: here.clone(), id: "@bob:here".to_owned(), device_id: String::new(), token };
+    assert!(joined_room(&bob.sync_with("").await, &room).is_null(), "its state is not whole yet");
+    completing::resume(Arc::clone(here.inside())).await;
+    tells.store(true, Ordering::Relaxed);
+    let members = bob.get(&format!("/v3/rooms/{}/joined_members", room.id)).await.ok();
+    assert_eq!(members["joined"].as_object().unwrap().len(), 3);
+    assert!(!joined_room(&bob.sync_with("").await, &room).is_null());
+    check(&here);
+}
+
+#[tokio::test]
+async fn what_was_accepted_for_lack_of_members_is_rejected_and_the_reverse() {
+    let mut derek_in = String::new();
+    let world = joined_after(|room| {
+        let alice = room.peer.user("alice");
+        let power = json!({ "users": { &alice: 100, "@derek:there": 100, "@elsie:there": 50 } });
+        room.add(&alice, "m.room.power_levels", Some(""), power);
+        derek_in = join_event(room, "derek");
+        join_event(room, "elsie");
+        room.add("@derek:there", "m.room.member", Some("@derek:there"), json!({ "membership": "leave" }));
+    })
+    .await;
+    let World { room, bob, .. } = &world;
+    // Derek has left, which this server does not know, and kicks elsie all the same.
+    let join = id_of(&room.state_event("m.room.member", "@bob:here").unwrap());
+    let mut kick =
+        room.build("@derek:there", "m.room.member", Some("@elsie:there"), json!({ "membership": "leave" }), &[join]);
+    let derek_out = id_of(&room.state_event("m.room.member", "@derek:there").unwrap());
+    let auth_events = kick["auth_events"].as_array_mut().unwrap();
+    *auth_events.iter_mut().find(|id| **id == json!(derek_out)).unwrap() = json!(derek_in);
+    room.sign(&mut kick);
+    let kick_id = room.keep_refused(kick.clone());
+    room.send(&world.here, vec![kick]).await.ok();
+    world.until_seen(&kick_id).await;
+    let topic = room.add("@elsie:there", "m.room.topic", Some(""), json!({ "topic": "elsie's" }));
+    let after = room.say("after");
+    room.send(&world.here, room.events(&[topic.clone(), after.clone()])).await.ok();
+    world.until_seen(&after).await;
+    assert!(!world.sees(&topic).await, "elsie seems to be kicked");
+    world.check();
+
+    world.until_whole().await;
+    assert!(!world.sees(&kick_id).await, "derek had left");
+    assert!(world.sees(&topic).await, "elsie was never kicked");
+    assert_eq!(bob.state(&room.id, "m.room.topic", "").await.ok(), json!({ "topic": "elsie's" }));
+    assert!(world.joined_members().await.contains(&"@elsie:there".to_owned()));
+    world.check();
+}
+
+#[tokio::test]
+async fn a_room_that_is_left_before_is_given_up_and_can_be_joined_anew() {
+    let world = joined().await;
+    let World { bob, room, here, .. } = &world;
+    queue::start(here.inside());
+    let since = world.lazy(None).await["next_batch"].as_str().unwrap().to_owned();
+    bob.leave(&room.id).await;
+    let answer = world.lazy(Some(&since)).await;
+    assert!(!answer["rooms"]["leave"][&room.id].is_null(), "{answer}");
+    let inside = here.inside().clone();
+    for _ in 0..1_000 {
+        if inside.partial.at_work.lock().is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(inside.partial.at_work.lock().is_empty(), "nobody asks for the state of a room that was left");
+    world.check();
+    room.say("meanwhile");
+    world.join().await;
+    world.check();
+    world.until_whole().await;
+    assert_eq!(world.joined_members().await, ["@alice:there", "@bob:here", "@charlie:there"]);
+    world.check();
+}
+
+#[tokio::test]
+async fn whoever_joins_meanwhile_asks_the_other_server() {
+    let world = joined().await;
+    let World { here, room, peer, .. } = &world;
+    let carol = here.user("carol").await;
+    carol.post(&format!("/v3/join/{}?via=there", room.id), json!({})).await.ok();
+    assert_eq!(peer.asked("/_matrix/federation/v2/send_join/").len(), 2, "nobody here knows who is banned");
+    let said = room.say("hello");
+    world.deliver(&said).await;
+    world.until_whole().await;
+    assert_eq!(world.joined_members().await, ["@alice:there", "@bob:here", "@carol:here", "@charlie:there"]);
+    world.check();
+}
+
+#[tokio::test]
+async fn other_servers_are_let_in_and_told_of_the_state_by_those_who_know_it() {
+    let world = joined().await;
+    let World { network, here, room, peer, .. } = &world;
+    let said = room.say("hello");
+    world.deliver(&said).await;
+    let stranger = network.peer("stranger");
+    for endpoint in ["make_join", "make_knock", "make_leave"] {
+        let user = path(&stranger.user("dave"));
+        let answer = stranger.get(here, &format!("/v1/{endpoint}/{}/{user}?ver=11", room.id)).await;
+        assert_eq!((answer.status.as_u16(), answer.errcode()), (404, "M_NOT_FOUND"), "{endpoint}");
+    }
+    let state = format!("/v1/state_ids/{}{}", room.id, query(&[("event_id", &said)]));
+    assert_eq!(peer.get(here, &state).await.status, 403);
+    world.until_whole().await;
+    let told = peer.get(here, &state).await.ok();
+    assert_eq!(told["pdu_ids"].as_array().unwrap().len(), 7, "{told}");
+    let user = path(&stranger.user("dave"));
+    stranger.get(here, &format!("/v1/make_join/{}/{user}?ver=11", room.id)).await.ok();
+}
+
+#[tokio::test]
+async fn all_servers_in_the_room_are_told_and_may_tell() {
+    let world = joined().await;
+    let World { here, bob, room, peer, other, .. } = &world;
+    queue::start(here.inside());
+    let said = bob.say(&room.id, "to all").await;
+    queue::until_sent(here.inside(), &[peer.name().to_owned(), other.name().to_owned()]).await.unwrap();
+    for server in [peer, other] {
+        let sent = server
+            .asked(SEND)
+            .iter()
+            .any(|asked| asked.body["pdus"].as_array().is_some_and(|pdus| pdus.iter().any(|pdu| id_of(pdu) == said)));
+        assert!(sent, "{} was not told", server.name());
+    }
+
+    let since = world.lazy(None).await["next_batch"].as_str().unwrap().to_owned();
+    let edus = json!([
+        { "edu_type": "m.typing", "content": { "room_id": room.id, "user_id": "@charlie:there", "typing": true } },
+        { "edu_type": "m.device_list_update", "content": { "user_id": "@charlie:there", "device_id": "D", "stream_id": 1, "keys": {} } },
+    ]);
+    let body = json!({ "origin": "there", "origin_server_ts": 1, "pdus": [], "edus": edus });
+    peer.put(here, "/v1/send/edus", body).await.ok();
+    let answer = world.lazy(Some(&since)).await;
+    assert_eq!(joined_room(&answer, room)["ephemeral"]["events"][0]["content"]["user_ids"], json!(["@charlie:there"]));
+    assert!(answer["device_lists"]["changed"].is_null(), "{answer}");
+    world.until_whole().await;
+    let answer = world.lazy(answer["next_batch"].as_str()).await;
+    assert_eq!(answer["device_lists"]["changed"], json!(["@charlie:there"]));
+    world.check();
+}
+
+#[tokio::test]
+async fn in_an_encrypted_room_all_members_are_met_when_they_become_known() {
+    let world = joined_after(|room| {
+        let content = json!({ "algorithm": "m.megolm.v1.aes-sha2" });
+        room.add(&room.peer.user("alice"), "m.room.encryption", Some(""), content);
+    })
+    .await;
+    let since = world.lazy(None).await["next_batch"].as_str().unwrap().to_owned();
+    world.until_whole().await;
+    let answer = world.lazy(Some(&since)).await;
+    assert_eq!(answer["device_lists"]["changed"], json!(["@alice:there", "@bob:here", "@charlie:there"]));
+}
+
+#[tokio::test]
+async fn members_that_nobody_omitted_are_known_at_once() {
+    let network = TestNetwork::new();
+    let here = network.server_with("here", |config| config.federation.partial_joins = true).await;
+    let bob = here.user("bob").await;
+    let room = HostedRoom::new(&network.peer("there"));
+    bob.post(&format!("/v3/join/{}?via=there", room.id), json!({})).await.ok();
+    assert!(!joined_room(&bob.sync_with("").await, &room).is_null());
+    assert!(here.inside().partial.at_work.lock().is_empty());
+    check(&here);
+}
