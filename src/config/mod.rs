@@ -9,6 +9,7 @@ mod duration;
 mod error;
 mod federation;
 mod hint;
+mod identity_provider;
 mod mail;
 mod media;
 mod metrics;
@@ -52,6 +53,7 @@ pub use self::{
     delayed_events::DelayedEvents,
     error::ConfigError,
     federation::{Federation, ServerPattern},
+    identity_provider::{ClientAuthMethod, IdentityProvider, TakenName},
     mail::{Encryption, Language, Mail},
     media::Media,
     metrics::Metrics,
@@ -137,6 +139,9 @@ pub struct Config {
     pub password_policy: PasswordPolicy,
     pub sessions: Sessions,
     pub oauth: OAuth,
+    /// Others by whom users may log in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub identity_providers: Vec<IdentityProvider>,
     pub rate_limits: RateLimits,
 
     #[serde(deserialize_with = "room_version")]
@@ -222,6 +227,7 @@ impl Config {
             password_policy: PasswordPolicy::default(),
             sessions: Sessions::default(),
             oauth: OAuth::default(),
+            identity_providers: Vec::new(),
             rate_limits: RateLimits::default(),
             default_room_version: RoomVersionId::V12,
             allow_public_room_directory_without_auth: true,
@@ -307,6 +313,7 @@ impl Config {
         self.password_policy.check(&mut errors);
         self.sessions.check(&mut errors);
         self.oauth.check(&mut errors);
+        identity_provider::check(&self.identity_providers, self.oauth_base().is_some(), &mut errors);
         self.rate_limits.check(&mut errors);
         if let Some(notices) = &self.server_notices {
             notices.check(&mut errors);
@@ -367,6 +374,10 @@ impl Config {
         read_secret_file("metrics.token", self.metrics.token_file.as_deref(), &mut self.metrics.token)?;
         if let Some(turn) = &mut self.turn {
             read_secret_file("turn.secret", turn.secret_file.as_deref(), &mut turn.secret)?;
+        }
+        for provider in &mut self.identity_providers {
+            let (file, secret) = (provider.client_secret_file.as_deref(), &mut provider.client_secret);
+            read_secret_file("identity_providers.client_secret", file, secret)?;
         }
         match &mut self.mail {
             Some(mail) => read_secret_file(mail_password_key, mail.password_file.as_deref(), &mut mail.password),

@@ -40,18 +40,21 @@ impl OAuth {
     }
 }
 
-/// Whether passwords and tokens may travel there: encrypted, or on this machine.
 fn is_fit(url: &str) -> bool {
-    Url::parse(url).is_ok_and(|url| {
-        let is_local = match url.host() {
-            Some(Host::Domain(name)) => name == "localhost",
-            Some(Host::Ipv4(address)) => address.is_loopback(),
-            Some(Host::Ipv6(address)) => address.is_loopback(),
-            None => false,
-        };
-        let is_safe = url.scheme() == "https" || (url.scheme() == "http" && is_local);
-        is_safe && url.path() == "/" && url.query().is_none() && url.fragment().is_none() && url.username().is_empty()
-    })
+    Url::parse(url)
+        .is_ok_and(|url| is_encrypted(&url) && url.path() == "/" && url.query().is_none() && url.fragment().is_none())
+}
+
+/// Whether passwords and tokens may travel there: encrypted, or on this machine.
+pub(super) fn is_encrypted(url: &Url) -> bool {
+    let is_local = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    let is_safe = url.scheme() == "https" || (url.scheme() == "http" && is_local);
+    is_safe && url.username().is_empty()
 }
 
 #[cfg(test)]

@@ -68,6 +68,11 @@ impl FromStr for Setting {
             };
             return Err(format!("others can read the command line; {way_out}"));
         }
+        if key == "identity_providers" {
+            return Err(
+                "others can read the command line; write [[global.identity_providers]] in conduit.toml".to_owned()
+            );
+        }
         Ok(Self { key: key.to_owned(), value: guess(value), place: "on the command line" })
     }
 }

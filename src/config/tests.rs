@@ -85,6 +85,21 @@ fn the_shipped_file_has_exactly_the_keys_of_the_structs() {
 }
 
 #[test]
+fn the_shipped_file_has_exactly_the_keys_of_an_identity_provider_and_their_defaults() {
+    let shipped: toml::Table = shipped_with_everything().parse().unwrap();
+    let shown = shipped["global"]["identity_providers"][0].as_table().unwrap();
+    let least = "id = 'a'\nname = 'A'\nissuer = 'https://id.example.org'\nclient_id = 'c'\n";
+    let provider = |more: &str| toml::from_str::<IdentityProvider>(&format!("{least}{more}"));
+    let error = provider("no_such_key = 1").unwrap_err().to_string();
+    let known: BTreeSet<_> = error.split_once("expected one of").unwrap().1.split('`').skip(1).step_by(2).collect();
+    assert_eq!(shown.keys().map(String::as_str).collect::<BTreeSet<_>>(), known);
+    let defaults = toml::Table::try_from(provider("").unwrap()).unwrap();
+    for (key, default) in defaults.iter().filter(|(key, _)| !least.contains(&format!("{key} ="))) {
+        assert_shows(&shown[key], default, key);
+    }
+}
+
+#[test]
 fn the_shipped_file_shows_the_true_defaults() {
     let shipped: toml::Table = shipped_with_everything().parse().unwrap();
     let defaults = Config::new(ruma::owned_server_name!("example.org")).to_toml().unwrap();
@@ -243,6 +258,27 @@ fn secrets_are_read_from_files_and_never_shown() {
         let complaint = setting.parse::<Setting>().expect_err("a secret on the command line is refused");
         assert!(complaint.contains(way_out), "{complaint}");
     }
+}
+
+#[test]
+fn the_secret_of_an_identity_provider_is_read_from_its_file_and_never_shown() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("secret");
+    fs::write(&path, "s3cret\n").unwrap();
+    let toml = format!(
+        "[global]\nserver_name = 'a.example'\n[global.oauth]\npublic_url = 'https://a.example'\n\
+         [[global.identity_providers]]\nid = 'a'\nname = 'A'\nissuer = 'https://id.example'\nclient_id = 'c'\n\
+         scopes = 'openid'\nclient_secret_file = '{}'",
+        path.display()
+    );
+    let config = load(&toml, &[]).unwrap();
+    assert!(config.identity_providers[0].client_secret.as_ref().unwrap().matches("s3cret"));
+    for shown in [config.to_toml().unwrap(), format!("{config:?}")] {
+        assert!(!shown.contains("s3cret") && shown.contains("***"), "{shown}");
+    }
+    let complaint = load(&toml.replace("public_url", "enabled = false # "), &[]).unwrap_err().to_string();
+    assert!(complaint.contains("`identity_providers` send browsers back to pages that are not there"), "{complaint}");
+    assert!("identity_providers=[]".parse::<Setting>().is_err(), "secrets on the command line are refused");
 }
 
 #[test]
