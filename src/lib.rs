@@ -34,6 +34,7 @@ pub mod rendezvous;
 pub mod reports;
 pub mod room;
 pub mod server;
+pub mod sso;
 pub mod store;
 pub mod sweep;
 pub mod sync;

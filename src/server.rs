@@ -28,6 +28,7 @@ use crate::{
     rate_limit::RateLimits,
     rendezvous,
     room::{Rooms, delayed::Delayed, hierarchy, partial, relationships, search, sticky, typing::Typing},
+    sso::Sso,
     store::{self, Snapshot, Store},
     sync::{UserRoomLists, Wakers, sliding},
     tables,
@@ -116,6 +117,8 @@ pub struct Server {
     pub login_tokens: Expiring<OwnedUserId>,
     /// Log-ins by OAuth that have begun.
     pub oauth: OAuth,
+    /// The identity providers by which users may log in.
+    pub sso: Sso,
     /// Tokens by which other services learn who a user is.
     pub openid_tokens: Expiring<OwnedUserId>,
     /// The nonces of shared-secret registration that were given out.
@@ -171,6 +174,7 @@ impl Server {
         let limits = RateLimits::new(&config.rate_limits, &clock, is_unlimited);
         let login_tokens = Expiring::new(config.sessions.login_token_lifetime, MAX_LOGIN_TOKENS);
         let oauth = OAuth::new(&random);
+        let sso = Sso::new(&config);
         let ephemeral = Arc::new(Order::new(&clock));
         let memory = config.memory_budget.bytes(); // docs/architecture.md says who has which part
         // What is parsed of a body takes several times as much. One of the largest must fit, however small the machine.
@@ -216,6 +220,7 @@ impl Server {
             uiaa: uiaa::Sessions::default(),
             login_tokens,
             oauth,
+            sso,
             openid_tokens: Expiring::new(OPENID_TOKEN_LIFETIME, MAX_OPENID_TOKENS),
             registration_nonces: Expiring::new(shared_secret::NONCE_LIFETIME, MAX_NONCES),
             notices: tokio::sync::Mutex::default(),

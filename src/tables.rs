@@ -14,7 +14,11 @@ use crate::{
     media::tables as media,
     oauth::tables as oauth,
     push, reports,
-    room::{delayed::tables as delayed, partial::tables as partial, related_redactions, relationships, sticky, tables as room},
+    room::{
+        delayed::tables as delayed, partial::tables as partial, related_redactions, relationships, sticky,
+        tables as room,
+    },
+    sso::tables as sso,
     store::{Family, Migration, Record, Store, Table, TableInfo},
     sync::sliding::tables as sliding,
     user::{directory, keys::tables as keys, tables as user, thread_subscriptions},
@@ -36,6 +40,7 @@ pub fn all() -> impl Iterator<Item = &'static TableInfo> {
         .chain(media::ALL)
         .chain(keys::ALL)
         .chain(oauth::ALL)
+        .chain(sso::ALL)
         .chain(push::ALL)
         .chain(queue::ALL)
         .chain(appservices::ALL)

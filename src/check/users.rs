@@ -10,6 +10,7 @@ use crate::{
         server_notices::NoticeRooms,
         tables::Rooms,
     },
+    sso::tables::{Links, LinksOfUser},
     store::Result,
     sync::sliding::tables::{Connections, SentRooms},
     user::{
@@ -31,6 +32,7 @@ pub fn check(checker: &mut Checker<'_>) {
     checker.run("dehydrated devices and guests", special);
     checker.run("tokens", tokens);
     checker.run("OAuth sessions", oauth_sessions);
+    checker.run("identities of users", identities);
     checker.run("account data", account_data);
     checker.run("key changes", key_changes);
     checker.run("one-time keys", one_time_keys);
@@ -133,6 +135,23 @@ fn oauth_sessions(checker: &mut Checker<'_>) -> Result<()> {
     }
     let found = checker.snapshot.list::<RefreshFamilies>(&()).count();
     checker.expect("OAuth sessions", count == found, || format!("there are {count}, {found} are found by tokens"));
+    Ok(())
+}
+
+/// Every identity is tied to an account that is or was there, and found from it.
+fn identities(checker: &mut Checker<'_>) -> Result<()> {
+    let mut count = 0;
+    for row in checker.snapshot.list::<Links>(&()) {
+        let row = row?;
+        let (provider, subject) = row.key()?;
+        let user_id = &*row.value.user_id;
+        let agrees = checker.snapshot.contains::<LinksOfUser>(&(user_id, provider, subject))?
+            && checker.snapshot.contains::<Accounts>(&user_id)?;
+        checker.expect("identities of users", agrees, || format!("one at {provider} is not known to {user_id}"));
+        count += 1;
+    }
+    let of_users = checker.snapshot.list::<LinksOfUser>(&()).count();
+    checker.expect("identities of users", count == of_users, || format!("there are {count}, users have {of_users}"));
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use crate::{Server, error::Result, user::session};
 /// How long a browser stays logged in: for one visit.
 pub const LIFETIME: Duration = Duration::from_secs(60 * 60);
 
-/// For how long after his log-in somebody may do what can't be undone.
+/// For how long after he proved who he is somebody may do what can't be undone.
 const FRESH_MS: u64 = 5 * 60 * 1_000;
 
 const COOKIE_LENGTH: usize = 43;
@@ -17,13 +17,22 @@ const COOKIE_LENGTH: usize = 43;
 #[derive(Clone, Debug)]
 pub struct Browser {
     pub user_id: OwnedUserId,
-    logged_in_at_ms: u64,
+    /// `None` if he never did in this browser: a provider knew him from before.
+    proved_at_ms: Option<u64>,
+}
+
+/// When somebody who logs in to our pages proved who he is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    Now,
+    /// To an identity provider, which only says that it still knows him.
+    Earlier,
 }
 
 impl Browser {
     /// Whether he has just proved who he is.
     pub fn is_fresh(&self, server: &Server) -> bool {
-        server.clock.now_ms() < self.logged_in_at_ms.saturating_add(FRESH_MS)
+        self.proved_at_ms.is_some_and(|at_ms| server.clock.now_ms() < at_ms.saturating_add(FRESH_MS))
     }
 }
 
@@ -34,11 +43,12 @@ pub fn new_cookie(server: &Server) -> String {
 
 /// Logs a user, who proved who he is, in to our pages: the cookie that says so. It is a new one, so that nobody knows it
 /// from before.
-pub fn log_in(server: &Server, user_id: OwnedUserId) -> Result<String> {
+pub fn log_in(server: &Server, user_id: OwnedUserId, proof: Proof) -> Result<String> {
     session::check_in_use(&server.store.snapshot(), &user_id)?;
     let cookie = new_cookie(server);
     let now_ms = server.clock.now_ms();
-    server.oauth.browsers.insert(now_ms, &cookie, Browser { user_id, logged_in_at_ms: now_ms });
+    let proved_at_ms = (proof == Proof::Now).then_some(now_ms);
+    server.oauth.browsers.insert(now_ms, &cookie, Browser { user_id, proved_at_ms });
     Ok(cookie)
 }
 

@@ -82,6 +82,18 @@ impl PreparedAccount {
         Self { user_id, account, email: None, display_name: None }
     }
 
+    /// Of somebody for whom an identity provider vouches: he logs in there.
+    pub fn by_provider(
+        now_ms: u64,
+        user_id: OwnedUserId,
+        display_name: Option<String>,
+        email: Option<Proven>,
+        accepted_terms: BTreeMap<String, String>,
+    ) -> Self {
+        let account = Account { accepted_terms, ..Account::without_password(now_ms) };
+        Self { user_id, account, email, display_name }
+    }
+
     /// Of a guest, who is found by nobody.
     pub fn guest(server: &Server, user_id: OwnedUserId) -> Self {
         let mut guest = Self::without_password(server, user_id);

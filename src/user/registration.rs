@@ -167,6 +167,6 @@ pub async fn create_with_session(
 }
 
 /// The policies that whoever registers now accepts, and their versions.
-fn terms_in_effect(config: &Config) -> BTreeMap<String, String> {
+pub fn terms_in_effect(config: &Config) -> BTreeMap<String, String> {
     config.registration_terms.iter().map(|(id, policy)| (id.clone(), policy.version.clone())).collect()
 }

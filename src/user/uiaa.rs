@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ruma::{
-    UserId,
+    OwnedUserId, UserId,
     api::{
         IncomingRequest,
         client::uiaa::{AuthData, AuthFlow, AuthType, UiaaInfo},
@@ -32,6 +32,7 @@ use crate::{
         metadata::{CROSS_SIGNING_RESET, address},
         paths,
     },
+    sso,
 };
 
 /// How long a client has from its first request to the last stage; users read terms meanwhile.
@@ -65,13 +66,15 @@ struct Session {
     /// Whom it is about; nobody yet for a registration.
     caller: Option<Caller>,
     operation: [u8; 32],
+    /// Method, path and target of the request.
+    endpoint: String,
     /// See [`Operation::keeping_parameters`].
     kept_parameters: Option<String>,
     completed: Vec<AuthType>,
     /// The address that was proved.
     email: Option<Proven>,
-    /// It is about new cross-signing keys, and approved on a page of ours.
-    is_reset: bool,
+    /// What its user may approve on a page of ours, where he logs in for it: [`AuthType::OAuth`] are new cross-signing keys.
+    approvable: Option<AuthType>,
 }
 
 /// What a client wants done.
@@ -137,8 +140,8 @@ pub struct Passed {
     pub email: Option<Proven>,
 }
 
-/// Makes `caller` prove by his password that he himself asks for `operation`. The error tells the client what is
-/// missing.
+/// Makes `caller` prove, by his password or by logging in on our pages, that he himself asks for `operation`. The error
+/// tells the client what is missing.
 pub async fn confirm(
     server: &Arc<Server>,
     caller: &Caller,
@@ -152,9 +155,25 @@ pub async fn confirm(
         // Clients of OAuth are not to learn passwords; the specification has no endpoints like this one for them.
         return Err(Error::forbidden("This client logged in by OAuth 2.0: do this on the page of your account"));
     }
-    let flows = vec![AuthFlow::new(vec![AuthType::Password])];
+    let flows = flows_of(server, &caller.user_id)?;
     let demanded = Demand { caller: Some(caller), operation, flows, params: no_params(), email_for: None, page: None };
     demand(server, demanded, auth).await.map(drop)
+}
+
+/// How a user can prove who he is: by his password, if he has one, and by the identity providers that know him.
+fn flows_of(server: &Server, user: &UserId) -> Result<Vec<AuthFlow>> {
+    let snapshot = server.store.snapshot();
+    let mut flows = Vec::new();
+    for provider in &server.sso.providers {
+        if flows.is_empty() && sso::tables::is_linked(&snapshot, user, &provider.config.id)? {
+            flows.push(AuthFlow::new(vec![AuthType::Sso]));
+        }
+    }
+    let has_password = account::get(&snapshot, user)?.is_some_and(|account| account.password_hash.is_some());
+    if has_password || flows.is_empty() {
+        flows.insert(0, AuthFlow::new(vec![AuthType::Password]));
+    }
+    Ok(flows)
 }
 
 /// As [`confirm`], for new cross-signing keys: a client that logged in by OAuth sends its user to a page of ours.
@@ -255,10 +274,11 @@ impl Demand<'_> {
         let session = Session {
             caller: self.caller.cloned(),
             operation,
+            endpoint: self.operation.endpoint.clone(),
             kept_parameters,
             completed: Vec::new(),
             email: None,
-            is_reset: self.page.is_some(),
+            approvable: [AuthType::OAuth, AuthType::Sso].into_iter().find(|stage| self.has_flow_of(stage)),
         };
         let id = self.fixed_id(server).unwrap_or_else(|| server.random.text(SESSION_ID_LENGTH));
         let (now_ms, kept) = (server.clock.now_ms(), session.clone());
@@ -289,6 +309,10 @@ impl Demand<'_> {
             Some((id, completed)) => Err(self.challenge(id, completed, None)),
             None => Err(self.begin(server, None)?),
         }
+    }
+
+    fn has_flow_of(&self, stage: &AuthType) -> bool {
+        self.flows.iter().any(|flow| flow.stages == std::slice::from_ref(stage))
     }
 
     fn is_complete(&self, completed: &[AuthType]) -> bool {
@@ -374,28 +398,55 @@ fn oauth_params(url: &str) -> Box<RawValue> {
 
 /// How the reset of a user's cross-signing keys stands that one of his clients wants.
 pub fn reset_on_page(server: &Server, id: &str, user: &UserId) -> OnPage {
-    with_reset(server, id, user, |session| match session.completed.is_empty() {
-        true => OnPage::Open,
-        false => OnPage::Passed,
+    with_approvable(server, id, &AuthType::OAuth, |session| match session.is_of(user) {
+        false => OnPage::Ended,
+        true if session.completed.is_empty() => OnPage::Open,
+        true => OnPage::Passed,
     })
+    .unwrap_or(OnPage::Ended)
 }
 
 /// The user, who proved just now who he is, approves that reset.
 pub fn approve_reset(server: &Server, id: &str, user: &UserId) {
-    with_reset(server, id, user, |session| {
-        if session.completed.is_empty() {
-            session.completed.push(AuthType::OAuth);
-        }
-        OnPage::Passed
-    });
+    with_approvable(server, id, &AuthType::OAuth, |session| session.approve(user, AuthType::OAuth));
 }
 
-fn with_reset(server: &Server, id: &str, user: &UserId, then: impl FnOnce(&mut Session) -> OnPage) -> OnPage {
-    let standing = server.uiaa.of_users.with(server.clock.now_ms(), id, |session| {
-        let is_his = session.is_reset && session.caller.as_ref().is_some_and(|caller| caller.user_id == user);
-        if is_his { then(session) } else { OnPage::Ended }
+/// What a client of a user wants that he can approve by single sign-on.
+pub struct AskedBySso {
+    pub user: OwnedUserId,
+    /// Method, path and target of the request.
+    pub endpoint: String,
+}
+
+/// `None` if the session has ended, or is of another kind.
+pub fn asked_by_sso(server: &Server, id: &str) -> Option<AskedBySso> {
+    let asked = with_approvable(server, id, &AuthType::Sso, |session| {
+        let user = session.caller.as_ref()?.user_id.clone();
+        Some(AskedBySso { user, endpoint: session.endpoint.clone() })
     });
-    standing.unwrap_or(OnPage::Ended)
+    asked.flatten()
+}
+
+/// The user, who proved just now who he is, approves that.
+pub fn approve_sso(server: &Server, id: &str, user: &UserId) {
+    with_approvable(server, id, &AuthType::Sso, |session| session.approve(user, AuthType::Sso));
+}
+
+fn with_approvable<R>(server: &Server, id: &str, stage: &AuthType, then: impl FnOnce(&mut Session) -> R) -> Option<R> {
+    let then = |session: &mut Session| (session.approvable.as_ref() == Some(stage)).then(|| then(session));
+    server.uiaa.of_users.with(server.clock.now_ms(), id, then).flatten()
+}
+
+impl Session {
+    fn is_of(&self, user: &UserId) -> bool {
+        self.caller.as_ref().is_some_and(|caller| caller.user_id == user)
+    }
+
+    fn approve(&mut self, user: &UserId, stage: AuthType) {
+        if self.is_of(user) && self.completed.is_empty() {
+            self.completed.push(stage);
+        }
+    }
 }
 
 /// How a stage stands for whoever looks at its page.
@@ -409,7 +460,10 @@ pub enum OnPage {
 
 /// How a stage of a session stands. Error: `M_UNRECOGNIZED` if there is no page for such a stage.
 pub fn look_at(server: &Server, session: &str, stage: &str) -> Result<OnPage> {
-    let stage = stage_with_page(stage)?;
+    let stage = match AuthType::from(stage) {
+        AuthType::Sso if !server.sso.providers.is_empty() => AuthType::Sso, // its page is among those of OAuth
+        _ => stage_with_page(stage)?,
+    };
     Ok(match find(server, session) {
         None => OnPage::Ended,
         Some((_, session)) if session.completed.contains(&stage) => OnPage::Passed,
@@ -492,6 +546,9 @@ async fn prove(
             Ok(proven.map(Some).ok_or("This address is not confirmed yet"))
         }
         (AuthData::Dummy(_) | AuthData::Terms(_), None) => Ok(Ok(None)),
+        (other, Some(_)) if other.auth_type() == Some(AuthType::Sso) => {
+            Ok(Err("This was not approved on the page of this stage yet"))
+        }
         (AuthData::OAuth(_), Some(_)) => Ok(Err("This was not approved on the page of the account yet")),
         _ => Ok(Err("This kind of authentication is not offered")),
     }

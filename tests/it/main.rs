@@ -56,6 +56,7 @@ mod server_notices;
 mod shared_secret;
 mod sliding;
 mod spaces;
+mod sso;
 mod state;
 mod sticky;
 mod support;

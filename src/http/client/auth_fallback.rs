@@ -15,13 +15,18 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{StatusCode, header};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use url::form_urlencoded;
 
 use crate::{
     Server,
     error::{Error, Result},
     http::{mail::escaped, peer::client_ip},
+    oauth::metadata::address,
+    sso,
     user::uiaa::{self, OnPage},
 };
+
+const SSO: &str = "m.login.sso";
 
 /// What tells the client that the stage is passed. Source: the specification.
 const DONE: &str = r#"
@@ -32,17 +37,12 @@ if (window.onAuthDone) {
 }
 "#;
 
-/// Logs in, and hands what the server answers to the client.
+/// Logs in, and hands what the server answers to the client. An identity provider is found by the way of old clients, which
+/// leads back here with a token.
 const LOG_IN: &str = r##"
-const form = document.querySelector("form");
-form.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    const given = new FormData(form), asked = new URLSearchParams(location.search), problem = document.querySelector("#problem");
-    const body = {
-        type: "m.login.password",
-        identifier: { type: "m.id.user", user: given.get("user") },
-        password: given.get("password"),
-    };
+const form = document.querySelector("form"), sso = document.querySelector("#sso"), problem = document.querySelector("#problem");
+const asked = new URLSearchParams(location.search);
+const logIn = async (body) => {
     for (const name of ["device_id", "initial_device_display_name"]) {
         if (asked.get(name)) body[name] = asked.get(name);
     }
@@ -56,7 +56,15 @@ form.addEventListener("submit", async (event) => {
     } else {
         problem.textContent = "You are logged in, but there is no client to go on with.";
     }
+};
+form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const given = new FormData(form);
+    const identifier = { type: "m.id.user", user: given.get("user") };
+    logIn({ type: "m.login.password", identifier, password: given.get("password") });
 });
+if (sso) sso.href = "/_matrix/client/v3/login/sso/redirect?redirectUrl=" + encodeURIComponent(location.href);
+if (asked.get("loginToken")) logIn({ type: "m.login.token", token: asked.get("loginToken") });
 "##;
 
 pub fn router() -> Router<Arc<Server>> {
@@ -89,8 +97,17 @@ async fn stage(
     Ok(match uiaa::look_at(&server, &session, &stage)? {
         OnPage::Passed => done(),
         OnPage::Ended => ended(),
+        OnPage::Open if stage == SSO => to_sso(&server, &session)?,
         OnPage::Open => form(&server, &stage, &session, "")?,
     })
+}
+
+/// Sends the browser to the page where whoever logs in approves what his client wants.
+fn to_sso(server: &Server, session: &str) -> Result<Response> {
+    let base = server.config.oauth_base().ok_or_else(|| Error::unrecognized("There is no page for that"))?;
+    let query = form_urlencoded::Serializer::new(String::new()).append_pair("session", session).finish();
+    let location = format!("{}?{query}", address(&base, sso::paths::STAGE));
+    Ok((StatusCode::FOUND, [(header::LOCATION, location)]).into_response())
 }
 
 /// `POST /auth/{stage}/fallback/web`, by the form.
@@ -166,12 +183,16 @@ fn ended() -> Response {
 
 /// `GET /_matrix/static/client/login/`
 /// <https://spec.matrix.org/v1.19/client-server-api/#login-fallback>
-async fn login(_: Request) -> Response {
-    let form = "<p id=\"problem\"></p><form>\
+async fn login(State(server): State<Arc<Server>>, _: Request) -> Response {
+    let mut form = "<p id=\"problem\"></p><form>\
         <p><label>User name <input name=\"user\" autocomplete=\"username\"></label></p>\
         <p><label>Password <input name=\"password\" type=\"password\" autocomplete=\"current-password\"></label></p>\
-        <button>Log in</button></form>";
-    page(StatusCode::OK, "Log in", form, LOG_IN)
+        <button>Log in</button></form>"
+        .to_owned();
+    if !server.sso.providers.is_empty() {
+        form.push_str("<p><a id=\"sso\">Other ways to log in</a></p>");
+    }
+    page(StatusCode::OK, "Log in", &form, LOG_IN)
 }
 
 /// `title`, `body` and `script` are ours, and what they hold of others is escaped.

@@ -19,13 +19,15 @@ use ruma::{
     },
 };
 use serde::Deserialize;
+use serde_json::{Value, json};
 
+use super::sso;
 use crate::{
     Server, appservice,
     error::{Error, Result},
     http::{
         endpoint,
-        extract::{Client, Matrix, Public, PublicJson},
+        extract::{Client, Json, Matrix, Public, PublicJson},
     },
     user::{
         account,
@@ -44,16 +46,21 @@ pub fn router() -> Router<Arc<Server>> {
 
 /// `GET /login`
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3login>
-async fn login_types(_: Public<get_login_types::v3::Request>) -> Matrix<get_login_types::v3::Response> {
+async fn login_types(
+    State(server): State<Arc<Server>>,
+    _: Public<get_login_types::v3::Request>,
+) -> Result<Json<Value>> {
     let mut by_token = get_login_types::v3::TokenLoginType::new();
     by_token.get_login_token = true;
-    let by_password = get_login_types::v3::PasswordLoginType::new();
-    let by_appservice = get_login_types::v3::ApplicationServiceLoginType::new();
-    Matrix(get_login_types::v3::Response::new(vec![
-        LoginType::Password(by_password),
+    let flows = [
+        LoginType::Password(get_login_types::v3::PasswordLoginType::new()),
         LoginType::Token(by_token),
-        LoginType::ApplicationService(by_appservice),
-    ]))
+        LoginType::ApplicationService(get_login_types::v3::ApplicationServiceLoginType::new()),
+    ];
+    let mut flows: Vec<Value> =
+        flows.iter().map(serde_json::to_value).collect::<Result<_, _>>().map_err(Error::internal)?;
+    flows.extend(sso::flow(&server));
+    Ok(Json(json!({ "flows": flows })))
 }
 
 /// The body of `POST /login`. ruma's own type panics if `type` is missing.

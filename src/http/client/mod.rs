@@ -49,6 +49,7 @@ mod room_state_get;
 mod search;
 mod sliding_sync;
 mod spaces;
+mod sso;
 mod sync;
 mod tags;
 mod third_party_ids;
@@ -118,6 +119,7 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(room_state_get::router())
         .merge(sliding_sync::router())
         .merge(spaces::router())
+        .merge(sso::router())
         .merge(search::router())
         .merge(sync::router())
         .merge(tags::router())

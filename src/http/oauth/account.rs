@@ -97,7 +97,7 @@ fn user(server: &Server, visitor: &Visitor, wish: &Wish) -> Option<OwnedUserId> 
 
 fn page(server: &Arc<Server>, visitor: &Visitor, wish: &Wish, user: &UserId, problem: Option<&str>) -> Response {
     let made = match wish.action() {
-        "" => Ok(overview(server, visitor, user)),
+        "" => overview(server, visitor, user),
         PROFILE => profile_page(server, visitor, user, problem),
         DEVICES_LIST => devices(server, visitor, user),
         DEVICE_VIEW => device_page(server, visitor, user, wish),
@@ -120,23 +120,26 @@ fn back(visitor: &Visitor) -> Markup {
     html! { p { a href=(paths::ACCOUNT) { (visitor.words.back) } } }
 }
 
-fn overview(server: &Server, visitor: &Visitor, user: &UserId) -> Page {
+fn overview(server: &Server, visitor: &Visitor, user: &UserId) -> Result<Page> {
     let words = visitor.words;
+    // Who logs in by an identity provider only has none to change.
+    let has_password =
+        account::get(&server.store.snapshot(), user)?.is_some_and(|account| account.password_hash.is_some());
     let actions = [
-        (PROFILE, words.profile),
-        (DEVICES_LIST, words.devices),
-        (PASSWORD, words.change_password),
-        (ACCOUNT_DEACTIVATE, words.deactivate),
+        Some((PROFILE, words.profile)),
+        Some((DEVICES_LIST, words.devices)),
+        has_password.then_some((PASSWORD, words.change_password)),
+        Some((ACCOUNT_DEACTIVATE, words.deactivate)),
     ];
     let content = html! {
         p { (user) }
-        @for (action, text) in actions { a.button href=(at(action, None)) { (text) } }
+        @for (action, text) in actions.into_iter().flatten() { a.button href=(at(action, None)) { (text) } }
         form method="post" action=(paths::LOGOUT) {
             input type="hidden" name="form_token" value=(visitor.form_token(server));
             button { (words.log_out) }
         }
     };
-    Page::new(words.account, content)
+    Ok(Page::new(words.account, content))
 }
 
 fn profile_page(server: &Server, visitor: &Visitor, user: &UserId, problem: Option<&str>) -> Result<Page> {

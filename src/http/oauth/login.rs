@@ -15,12 +15,13 @@ use serde::Deserialize;
 
 use super::{
     page::{self, Page},
+    sso,
     visitor::{FormToken, Visitor, next, with_next},
 };
 use crate::{
     Server,
     error::{Error, Result},
-    oauth::paths,
+    oauth::{browser::Proof, paths},
     user::{account, registration, session},
 };
 
@@ -66,6 +67,9 @@ fn login_page(
         p { (words.on_server(server.name())) }
         (page::problem(problem))
         (page::form(server, visitor, fields))
+        @for provider in &server.sso.providers {
+            a.button href=(sso::begin_at(provider, next(way.next.as_deref()))) { (words.log_in_with(&provider.config.name)) }
+        }
         @if registration::is_open_on_pages(&server.config) {
             p { a href=(with_next(paths::SIGN_UP, next(way.next.as_deref()))) { (words.sign_up) } }
         }
@@ -83,7 +87,7 @@ async fn log_in(
         return page::not_ours(&visitor);
     }
     let done = match user_by_password(&server, &visitor, &given.user, given.password).await {
-        Ok(user) => visitor.log_in(&server, user),
+        Ok(user) => visitor.log_in(&server, user, Proof::Now),
         Err(error) => Err(error),
     };
     match done {

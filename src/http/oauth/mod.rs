@@ -8,6 +8,7 @@ mod link;
 mod login;
 mod page;
 mod sign_up;
+mod sso;
 mod visitor;
 mod words;
 
@@ -25,4 +26,5 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(link::router())
         .merge(login::router())
         .merge(sign_up::router())
+        .merge(sso::router())
 }

@@ -17,12 +17,13 @@ use super::{
     login::Way,
     page::{self, Page},
     visitor::{Visitor, next, with_next},
+    words::Words,
 };
 use crate::{
     Server,
     config::PolicyText,
     error::{Error, Result},
-    oauth::paths,
+    oauth::{browser::Proof, paths},
     user::registration::{self, OnPage},
 };
 
@@ -69,11 +70,7 @@ fn form(
         @if server.config.registration_token.is_some() {
             label { (words.registration_token) input name="registration_token" autocomplete="off" required; }
         }
-        @if !server.config.registration_terms.is_empty() {
-            p { (words.read_terms) }
-            ul { (terms(server)) }
-            label.check { input type="checkbox" name="accept" value="yes" required; (words.accept_terms) }
-        }
+        (terms_to_accept(server, words))
         button.main { (words.sign_up) }
     };
     let content = html! {
@@ -83,6 +80,17 @@ fn form(
         p { a href=(with_next(paths::LOGIN, next(way.next.as_deref()))) { (words.have_account) } }
     };
     visitor.answer(Page::new(words.sign_up, content).with_status(status).show(words))
+}
+
+/// What a new user must read and accept, if there is anything.
+pub fn terms_to_accept(server: &Server, words: &Words) -> Markup {
+    html! {
+        @if !server.config.registration_terms.is_empty() {
+            p { (words.read_terms) }
+            ul { (terms(server)) }
+            label.check { input type="checkbox" name="accept" value="yes" required; (words.accept_terms) }
+        }
+    }
 }
 
 /// Links to all policies, in every language that they have.
@@ -106,7 +114,7 @@ async fn sign_up(
         return page::not_ours(&visitor);
     }
     let done = match register(&server, &visitor, &given).await {
-        Ok(user) => visitor.log_in(&server, user),
+        Ok(user) => visitor.log_in(&server, user, Proof::Now),
         Err(error) => Err(error),
     };
     match done {

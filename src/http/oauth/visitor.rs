@@ -16,7 +16,7 @@ use crate::{
     http::peer::client_ip,
     mail::letter,
     oauth::{
-        browser::{self, Browser},
+        browser::{self, Browser, Proof},
         paths,
     },
 };
@@ -71,6 +71,10 @@ pub struct FormToken {
 }
 
 impl Visitor {
+    pub fn cookie(&self) -> &str {
+        &self.cookie
+    }
+
     /// What goes into a form of a page.
     pub fn form_token(&self, server: &Server) -> String {
         browser::form_token(server, &self.cookie)
@@ -82,8 +86,8 @@ impl Visitor {
     }
 
     /// Notes that this browser is that of a user, in place of whom it was before.
-    pub fn log_in(&mut self, server: &Server, user: ruma::OwnedUserId) -> Result<()> {
-        let cookie = browser::log_in(server, user)?;
+    pub fn log_in(&mut self, server: &Server, user: ruma::OwnedUserId, proof: Proof) -> Result<()> {
+        let cookie = browser::log_in(server, user, proof)?;
         browser::log_out(server, &self.cookie);
         self.cookie = cookie;
         self.is_new = true;

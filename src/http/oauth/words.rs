@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use ruma::{DeviceId, ServerName, UserId, api::error::ErrorKind};
 
-use crate::{config::Language, error::Error};
+use crate::{config::Language, error::Error, sso::link::Refusal};
 
 /// The texts of one language. Those with something in them are functions below.
 pub struct Words {
@@ -70,6 +70,11 @@ pub struct Words {
     pub reset_keys_from_client: &'static str,
     pub reset_keys_approved: &'static str,
     pub unknown_action: &'static str,
+    pub log_in_ended: &'static str,
+    pub program_here: &'static str,
+    pub only_if_begun: &'static str,
+    pub not_let_in: &'static str,
+    pub is_it_you: &'static str,
 }
 
 const ENGLISH: Words = Words {
@@ -138,6 +143,11 @@ const ENGLISH: Words = Words {
     reset_keys_from_client: "Begin in your app: it leads you here.",
     reset_keys_approved: "Agreed. Go back to your app now.",
     unknown_action: "This page does not exist.",
+    log_in_ended: "This log-in took too long, was used, or was begun in another browser. Go back to your app and begin again.",
+    program_here: "a program on this machine",
+    only_if_begun: "Go on only if you have just begun this yourself. Never if somebody sent you here.",
+    not_let_in: "Nobody was let in. You can close this page.",
+    is_it_you: "Is it you?",
 };
 
 const FRENCH: Words = Words {
@@ -207,6 +217,12 @@ const FRENCH: Words = Words {
     reset_keys_from_client: "Commencez dans votre application : elle vous mènera ici.",
     reset_keys_approved: "C'est accepté. Retournez maintenant à votre application.",
     unknown_action: "Cette page n'existe pas.",
+    log_in_ended: "Cette connexion a trop duré, a déjà servi ou vient d'un autre navigateur. Retournez à votre application et \
+                   recommencez.",
+    program_here: "un programme de cette machine",
+    only_if_begun: "Ne continuez que si vous venez de le commencer vous-même. Jamais si quelqu'un vous a envoyé ici.",
+    not_let_in: "Personne n'a été autorisé. Vous pouvez fermer cette page.",
+    is_it_you: "Est-ce bien vous ?",
 };
 
 impl Words {
@@ -256,6 +272,95 @@ impl Words {
         match self.tongue {
             Language::English => format!("Type your user id, {user}, to confirm"),
             Language::French => format!("Écrivez votre identifiant, {user}, pour confirmer"),
+        }
+    }
+
+    pub fn log_in_with(&self, provider: &str) -> String {
+        match self.tongue {
+            Language::English => format!("Log in with {provider}"),
+            Language::French => format!("Se connecter avec {provider}"),
+        }
+    }
+
+    pub fn denied_by(&self, provider: &str) -> String {
+        match self.tongue {
+            Language::English => format!("{provider} did not let you in. Go back to your app to try again."),
+            Language::French => {
+                format!("{provider} ne vous a pas identifié. Retournez à votre application pour réessayer.")
+            }
+        }
+    }
+
+    pub fn no_use_of(&self, provider: &str) -> String {
+        match self.tongue {
+            Language::English => {
+                format!(
+                    "{provider} can't be used at the moment. If that goes on, tell the administrators of this server."
+                )
+            }
+            Language::French => format!(
+                "{provider} n'est pas utilisable pour le moment. Si cela persiste, prévenez les administrateurs de ce serveur."
+            ),
+        }
+    }
+
+    /// Why somebody whom a provider knows has no account here.
+    pub fn not_admitted(&self, refusal: Refusal, provider: &str) -> String {
+        let (english, french) = match refusal {
+            Refusal::NoAccount => ("you have no account here", "vous n'avez pas de compte ici"),
+            Refusal::NoName => ("it gives no name that an account could have", "il ne donne pas de nom pour un compte"),
+            Refusal::NameTaken => ("the name of your account is taken", "l'identifiant de votre compte est déjà pris"),
+            Refusal::NoEmail => ("it gives no e-mail address that is proved", "il ne donne pas d'adresse vérifiée"),
+            Refusal::EmailOfAnother => (
+                "the account with your e-mail address is somebody else's",
+                "le compte qui a votre adresse électronique est celui d'une autre personne",
+            ),
+        };
+        match self.tongue {
+            Language::English => {
+                format!("{provider} knows you, but {english}. The administrators of this server can help.")
+            }
+            Language::French => {
+                format!("{provider} vous connaît, mais {french}. Adressez-vous aux administrateurs de ce serveur.")
+            }
+        }
+    }
+
+    pub fn as_other_user(&self, user: &UserId) -> String {
+        match self.tongue {
+            Language::English => format!("Your app asks for {user}, but somebody else is logged in here."),
+            Language::French => format!("Votre application demande {user}, mais une autre personne est connectée ici."),
+        }
+    }
+
+    pub fn app_wants(&self, user: &UserId, operation: &str) -> String {
+        match self.tongue {
+            Language::English => format!("An app of {user} wants to {operation}."),
+            Language::French => format!("Une application de {user} veut {operation}."),
+        }
+    }
+
+    /// What a request to an endpoint does, after "wants to".
+    pub fn operation(&self, endpoint: &str) -> &'static str {
+        let known = [
+            ("/account/deactivate", "close the account for good", "fermer le compte définitivement"),
+            ("/account/password", "change the password", "changer le mot de passe"),
+            ("/account/3pid", "add an e-mail address", "ajouter une adresse électronique"),
+            ("/delete_devices", "log devices out", "déconnecter des appareils"),
+            ("DELETE ", "log a device out", "déconnecter un appareil"),
+            (
+                "/keys/device_signing/upload",
+                "replace the keys that prove to others who you are",
+                "remplacer les clés qui prouvent aux autres qui vous êtes",
+            ),
+            ("/login/get_token", "log another device in", "connecter un autre appareil"),
+        ];
+        let found = known.into_iter().find(|(part, ..)| endpoint.contains(part));
+        let other = ("", "do something that only you may do", "faire quelque chose que vous seul pouvez faire");
+        let (_, english, french) = found.unwrap_or(other);
+        match self.tongue {
+            Language::English => english,
+            Language::French => french,
         }
     }
 
