@@ -34,6 +34,7 @@ test check: needs
 	tests/clients/run
 	tests/bridge/run
 	tests/mail/run
+	tests/sso/run
 	tests/peers/run
 	tests/browser/run
 
