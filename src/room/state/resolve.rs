@@ -52,6 +52,13 @@ pub fn resolve(view: &View<'_>, tries: &mut Tries<'_>, states: &[StateRoot]) -> 
         let event = event.map(|id| conflict.nid(id)).transpose()?;
         root = tries.set(root, key, event)?;
     }
+    // What none of the states has any more and only the auth chains know can be allowed again; what all states agree on stays.
+    for ((event_type, state_key), id) in &resolved {
+        let Some(key) = view.state_key_nid(&event_type.to_string(), state_key)? else { continue };
+        if !conflict.names.contains_key(&key) && tries.get(root, key)?.is_none() {
+            root = tries.set(root, key, Some(conflict.nid(id)?))?;
+        }
+    }
     Ok(root)
 }
 
