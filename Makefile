@@ -26,7 +26,7 @@ build: needs
 
 test check: needs
 	cargo fmt --all --check
-	packaging/install-needs curl openssl
+	packaging/install-needs curl openssl python3
 	cargo clippy --release --locked --all-targets -- -D warnings
 	cargo clippy --release --locked $(CLIENTS) --all-targets -- -D warnings
 	cargo test --release --locked
