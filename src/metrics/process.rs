@@ -3,7 +3,6 @@
 use std::{fs, io};
 
 use rustix::param::{clock_ticks_per_second, page_size};
-use tikv_jemalloc_ctl::{epoch, stats};
 use tracing::warn;
 
 use super::page::Page;
@@ -28,15 +27,6 @@ impl Process {
             }
             Err(error) => warn!(%error, "the figures of this process can't be read"),
         }
-        match Heap::read() {
-            Ok(heap) => {
-                let help = "What our own code has allocated; RocksDB and the system's libraries are not part of it";
-                page.gauge("chappe_heap_allocated_bytes", help, heap.allocated_bytes);
-                let help = "What the allocator of our own code has in memory for that";
-                page.gauge("chappe_heap_resident_bytes", help, heap.resident_bytes);
-            }
-            Err(error) => warn!(%error, "the figures of the allocator can't be read"),
-        }
     }
 
     fn read() -> io::Result<Self> {
@@ -58,19 +48,6 @@ fn fields(stat: &str) -> Option<(u64, u64)> {
     let (user, system) = (fields.next()??, fields.next()??);
     let resident = fields.nth(8)??;
     Some((user + system, resident))
-}
-
-/// jemalloc, which the binary allocates with.
-struct Heap {
-    allocated_bytes: u64,
-    resident_bytes: u64,
-}
-
-impl Heap {
-    fn read() -> Result<Self, tikv_jemalloc_ctl::Error> {
-        epoch::advance()?; // its figures are those of the last time that somebody did this
-        Ok(Self { allocated_bytes: stats::allocated::read()? as u64, resident_bytes: stats::resident::read()? as u64 })
-    }
 }
 
 #[cfg(test)]
