@@ -8,13 +8,16 @@
 
 use std::sync::Arc;
 
-use ruma::{OwnedRoomId, OwnedUserId, api::federation::thirdparty::exchange_invite, serde::Raw};
-use serde_json::{json, value::to_raw_value};
+use ruma::{OwnedRoomId, OwnedUserId};
+use serde::de::IgnoredAny;
+use serde_json::json;
 use tokio::sync::Semaphore;
 use tracing::{debug, error};
+use url::Url;
 
 use super::{
-    check_allowed, request,
+    check_allowed,
+    request::request_json,
     resident::third_party::{self, Exchange, Signed},
 };
 use crate::{
@@ -101,9 +104,13 @@ async fn make_true(server: &Arc<Server>, user: &OwnedUserId, invite: Invite) -> 
         // Whoever makes the invite takes what the room's own event says.
         "third_party_invite": { "display_name": user.localpart(), "signed": signed },
     });
-    let content = Raw::from_json(to_raw_value(&content).map_err(Error::internal)?);
-    let destination = sender.server_name().to_owned();
-    let ask = exchange_invite::v1::Request::new(room_id, sender, user.clone(), content);
-    request(server, &destination, ask).await?;
+    // ruma's request leaves `room_id` out of the body, where the specification requires it and Synapse reads it.
+    let event = json!({
+        "type": "m.room.member", "room_id": room_id, "sender": sender, "state_key": user, "content": content,
+    });
+    let mut url = Url::parse("https://destination.invalid/_matrix/federation/v1/exchange_third_party_invite")
+        .map_err(Error::internal)?;
+    url.path_segments_mut().map_err(|()| Error::internal("an address has no path"))?.push(room_id.as_str());
+    request_json::<IgnoredAny>(server, sender.server_name(), http::Method::PUT, url.path(), &event).await?;
     Ok(())
 }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tracing::info;
 
-use super::{events, missing::Asker, request::post_json};
+use super::{events, missing::Asker, request::request_json};
 use crate::{
     Server,
     error::{Error, Result},
@@ -120,5 +120,5 @@ async fn ask(server: &Arc<Server>, asked: &ServerName, event_id: &EventId) -> Re
         direction: Direction::Down,
         batch: String::new(),
     };
-    post_json(server, asked, PATH, &query).await
+    request_json(server, asked, http::Method::POST, PATH, &query).await
 }

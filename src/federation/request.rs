@@ -71,24 +71,31 @@ where
 }
 
 /// As [`request`], for an endpoint with JSON bodies that ruma has no type for. `path` begins with a slash.
-pub async fn post_json<A: DeserializeOwned>(
+pub async fn request_json<A: DeserializeOwned>(
     server: &Arc<Server>,
     destination: &ServerName,
+    method: http::Method,
     path: &str,
     body: &impl Serialize,
 ) -> Result<A> {
     let body = serde_json::to_vec(body).map_err(Error::internal)?;
-    let mut request = http::Request::post(format!("https://destination.invalid{path}"))
+    let mut request = http::Request::builder()
+        .method(method)
+        .uri(format!("https://destination.invalid{path}"))
         .header(header::CONTENT_TYPE, "application/json")
         .body(Bytes::from(body))
         .map_err(Error::internal)?;
     let signer = XMatrixSigningInput::new(server.owned_name(), destination.to_owned(), &server.key);
     let signature = XMatrix::sign_http_request(&request, signer).map_err(|error| Error::internal(error.to_string()))?;
     request.headers_mut().insert(header::AUTHORIZATION, (&signature).into());
-    let answer = exchange(server, destination, request, ordinary(server)).await?.into_body();
-    let answer = outgoing::read(answer).await.map_err(|failure| Error::remote(destination, failure.into()))?;
-    let malformed = |error: serde_json::Error| Error::remote(destination, RemoteError::Malformed(error.to_string()));
-    serde_json::from_slice(&answer).map_err(malformed)
+    let answer = exchange(server, destination, request, ordinary(server)).await?;
+    let malformed = |why: String| Error::remote(destination, RemoteError::Malformed(why));
+    if !answer.status().is_success() {
+        return Err(malformed(format!("it answers {}", answer.status())));
+    }
+    let answer =
+        outgoing::read(answer.into_body()).await.map_err(|failure| Error::remote(destination, failure.into()))?;
+    serde_json::from_slice(&answer).map_err(|error| malformed(error.to_string()))
 }
 
 /// Endpoints that need no signature: those of keys and of the version.

@@ -24,20 +24,27 @@ const MAX_ENDS: usize = 10;
 /// How many of our users are looked at for one who may send the event.
 const MAX_SENDERS: usize = 100;
 
-/// Makes the ends of a room one if there are too many, and somebody of ours may.
+/// Makes the ends of a room few if there are too many, and somebody of ours may.
 pub async fn merge(server: &Arc<Server>, room: RoomNid) -> Result<()> {
+    while merge_some(server, room).await? {}
+    Ok(())
+}
+
+/// Makes as many ends one as an event can name; whether there were too many.
+async fn merge_some(server: &Arc<Server>, room: RoomNid) -> Result<bool> {
     let find = move |server: &Server| {
         let snapshot = server.store.snapshot();
         let view = View::of(&server.rooms, &snapshot, room)?;
         let count = view.forward_extremities().len();
         Ok(if count > MAX_ENDS { sender(&view)?.map(|sender| (sender, count)) } else { None })
     };
-    let Some((sender, count)) = server.blocking(find).await? else { return Ok(()) };
+    let Some((sender, count)) = server.blocking(find).await? else { return Ok(false) };
     debug!(room = room.0, count, "the ends of a room are made one");
     let content = RawValue::from_string("{}".to_owned()).map_err(Error::internal)?;
     match append::send(server, room, &sender, Draft::message(DUMMY.into(), content), None).await {
+        Ok(_) => Ok(true),
         // The room has changed meanwhile, or its policy server does not answer: then not now.
-        Ok(_) | Err(Error::Refused { .. } | Error::Remote { .. }) => Ok(()),
+        Err(Error::Refused { .. } | Error::Remote { .. }) => Ok(false),
         Err(error) => Err(error),
     }
 }

@@ -100,7 +100,7 @@ pub async fn backfill(server: &Arc<Server>, question: Question) -> Result<Vec<Bo
         let mut walk = Walk::new(&view, &question.origin, question.limit.min(MAX_BACKFILL));
         let mut ahead = BinaryHeap::new();
         for id in question.from.iter().take(MAX_STARTS) {
-            ahead.extend(walk.meet(id)?.map(Deepest));
+            ahead.extend(walk.start(id)?.map(Deepest));
         }
         while let Some(Deepest(met)) = ahead.pop()
             && !walk.is_full()
@@ -135,8 +135,8 @@ pub async fn missing(
         }
         let mut ahead = VecDeque::new();
         for id in question.from.iter().take(MAX_STARTS) {
-            let Some(start) = view.event_nid(id)? else { continue };
-            for id in &view.pdu(start)?.prev_events {
+            let Some(start) = view.event_nid(id)?.map(|start| view.pdu(start)).transpose()? else { continue };
+            for id in start.prev_events.iter().filter(|_| !start.rejected) {
                 ahead.extend(walk.meet(id)?);
             }
         }
@@ -183,6 +183,12 @@ impl<'v, 's> Walk<'v, 's> {
         self.events.len() >= self.limit
             || self.bytes >= MAX_BYTES
             || self.scanned >= self.limit.saturating_mul(SCANNED_PER_EVENT)
+    }
+
+    /// As [`Self::meet`], for what the other server names: an event that was refused is answered as one that is not there.
+    fn start(&mut self, id: &EventId) -> Result<Option<Met>> {
+        let Some(nid) = self.sight.view.event_nid(id)? else { return Ok(None) };
+        if self.sight.view.event(nid)?.flags.rejected { Ok(None) } else { self.meet(id) }
     }
 
     /// The event of that id, if it is one of the room's and met for the first time.
