@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    extract::{Path, RawQuery, State},
+    extract::{Path, RawQuery, State, rejection::PathRejection},
     response::{IntoResponse, Response},
 };
 use http::{StatusCode, header};
@@ -52,9 +52,10 @@ async fn redirect(State(server): State<Arc<Server>>, RawQuery(query): RawQuery) 
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3loginssoredirectidpid>
 async fn redirect_to_provider(
     State(server): State<Arc<Server>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
 ) -> Result<Response> {
+    let id = id.map_or_else(|_| String::new(), |Path(id)| id); // bytes that are no text name no provider
     to_page(&server, query.as_deref(), Some(&id))
 }
 
@@ -67,7 +68,9 @@ fn to_page(server: &Server, query: Option<&str>, provider: Option<&str>) -> Resu
     let Wish { redirect_url, action, unstable_action } = from_query(query)?;
     let redirect_url = redirect_url.ok_or_else(|| Error::missing_param("`redirectUrl` is missing"))?;
     client_address::parse(&redirect_url)?;
-    let mut page = form_urlencoded::Serializer::new(format!("{}?", address(&base, paths::CLIENT)));
+    let page = format!("{}?", address(&base, paths::CLIENT));
+    let start = page.len();
+    let mut page = form_urlencoded::Serializer::for_suffix(page, start);
     page.append_pair("redirectUrl", &redirect_url);
     if let Some(id) = provider {
         page.append_pair("idp", id);
