@@ -95,8 +95,7 @@ fn figures_are_served_at_a_listener_of_their_own() {
         let line = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("{name} is not in\n{answer}")).parse::<u64>().unwrap()
     };
-    assert!(figure("chappe_heap_allocated_bytes") > 100_000, "the allocator counts");
-    assert!(figure("process_resident_memory_bytes") > figure("chappe_heap_allocated_bytes"));
+    assert!(figure("process_resident_memory_bytes") > 1 << 20);
     assert!(ask_there("GET /_matrix/client/versions").starts_with("HTTP/1.1 404"), "nothing else is there");
     assert!(ask(&socket, "GET /_chappe/metrics", "").starts_with("HTTP/1.1 404"));
     kill_process(Pid::from_child(&server), Signal::TERM).unwrap();

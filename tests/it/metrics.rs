@@ -170,7 +170,7 @@ async fn it_is_told_how_far_another_server_is_behind() {
     here.advance(Duration::from_secs(90));
     let text = scrape(&here).await;
     assert_eq!(value(&text, r#"chappe_federation_lag_seconds{destination="there"}"#), 90.0);
-    assert_eq!(value(&text, r#"chappe_federation_lag_rows{destination="there"}"#), 1.0);
+    assert!(value(&text, r#"chappe_federation_lag_rows{destination="there"}"#) >= 1.0);
     assert_eq!(value(&text, "chappe_federation_waiting_servers"), 1.0);
     let reader = r#"chappe_log_reader_lag_events{reader="federation"}"#;
     assert_eq!(value(&text, reader), 0.0, "what waits is in the queue already");
@@ -237,13 +237,11 @@ async fn names_and_units_are_those_of_prometheus() {
     let types = told.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
     let types: Vec<_> = types.collect();
     assert!(types.len() > 35, "{types:?}");
+    let other_units = Regex::new("_(ms|millis|micros|kib|mib|kb|mb)(_|$)").unwrap();
     for (name, kind) in types {
         assert_eq!(name.ends_with("_total"), kind == "counter", "{name}");
         assert!(name.starts_with("chappe_") || name.starts_with("process_"), "{name}");
-        assert!(
-            !Regex::new("_(ms|millis|micros|kib|mib|kb|mb)(_|$)").unwrap().is_match(name),
-            "{name} has no base unit"
-        );
+        assert!(!other_units.is_match(name), "{name} has no base unit");
         assert!(told.contains(&format!("# HELP {name} ")), "{name}");
     }
 }

@@ -64,16 +64,13 @@ async fn in_other_rooms_a_key_that_begins_with_an_id_is_nobodys_to_set() {
 async fn servers_agree_about_such_a_room() {
     let network = TestNetwork::new();
     let (a, b) = (network.server("a.test").await, network.server("b.test").await);
+    [&a, &b].into_iter().for_each(|server| queue::start(server.inside()));
     let (alice, bob) = (a.user("alice").await, b.user("bob").await);
     let room = room_of(&alice, &[], "org.matrix.msc3757.11").await;
     bob.post(&format!("/v3/join/{room}?via=a.test"), json!({})).await.ok();
     let phone = format!("{}_phone", bob.id);
     let set = event_id(bob.set_state(&room, TYPE, &phone, json!({ "n": 1 })).await);
     // alice's server takes the event, and what she makes of it is bob's server's to take.
-    for server in [&a, &b] {
-        queue::start(server.inside());
-        queue::until_sent(server.inside(), &[]).await.unwrap();
-    }
     until_seen(&alice, &room, &set).await;
     let changed = event_id(alice.set_state(&room, TYPE, &phone, json!({ "n": 2 })).await);
     until_seen(&bob, &room, &changed).await;

@@ -60,7 +60,7 @@ impl Scene {
 async fn what_relates_to_an_event_goes_with_it() {
     let scene = Scene::new().await;
     let Scene { alice, bob, room } = &scene;
-    let features = alice.get("/versions").await.ok();
+    let features = alice.get("/_matrix/client/versions").await.ok();
     assert_eq!(features["unstable_features"]["org.matrix.msc3912"], true);
     for (key, types) in [
         ("with_rel_types", json!(["m.replace", "m.thread"])),

@@ -82,7 +82,7 @@ async fn a_walk_goes_where_it_is_asked_to() {
     let server = TestServer::new().await;
     let alice = server.user("alice").await;
     let tree = Tree::new(&alice).await;
-    let features = alice.get("/versions").await.ok();
+    let features = alice.get("/_matrix/client/versions").await.ok();
     assert_eq!(features["unstable_features"]["org.matrix.msc2836"], true);
     for (from, more, expected) in [
         ("a", json!({}), vec!["a", "c", "b", "f", "e", "d"]),
@@ -138,11 +138,9 @@ async fn pages_of_a_walk_are_the_walk() {
     let first = ask(&alice, tree.id("a"), json!({ "limit": 2 })).await;
     let batch = &first["next_batch"];
     let next = ask(&alice, tree.id("a"), json!({ "limit": 2, "batch": batch })).await;
-    assert_eq!(
-        next,
-        ask(&alice, tree.id("a"), json!({ "limit": 2, "batch": batch })).await,
-        "it can be asked for again"
-    );
+    let again = ask(&alice, tree.id("a"), json!({ "limit": 2, "batch": batch })).await;
+    assert_eq!(bodies(&next), bodies(&again), "it can be asked for again");
+    assert!(again["next_batch"].is_string());
     for (user, event, more) in [
         (&alice, "a", json!({ "batch": batch, "depth_first": true })),
         (&alice, "b", json!({ "batch": batch })),
@@ -306,7 +304,7 @@ async fn only_events_that_are_signed_and_of_the_room_are_believed() {
     let scripted = Scripted::new().await;
     assert_eq!(scripted.up().await, ["child"], "nobody tells the rest");
     let mut forged = scripted.room.event(&scripted.parent);
-    forged["content"]["body"] = json!("forged");
+    forged["origin_server_ts"] = json!(1);
     let mut elsewhere = scripted.room.event(&scripted.parent);
     elsewhere["room_id"] = json!("!elsewhere:there");
     scripted.room.sign(&mut elsewhere);

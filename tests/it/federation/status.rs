@@ -52,8 +52,10 @@ impl Scene {
 async fn what_was_delivered_and_how_a_server_fails_is_told_to_administrators() {
     let scene = Scene::new().await;
     scene.boss.say(&scene.room.id, "hello").await;
-    let delivered = scene.until("it was delivered", |status| status["last_successful_ts"] == START_MS).await;
-    assert_eq!((&delivered["failure_ts"], &delivered["queue_length"]), (&Value::Null, &json!(0)));
+    // His devices are told there, too, when he has come, by a row of their own.
+    let is_done = |status: &Value| status["last_successful_ts"] == START_MS && status["queue_length"] == 0;
+    let delivered = scene.until("it was delivered", is_done).await;
+    assert_eq!(delivered["failure_ts"], Value::Null);
     assert_eq!((&delivered["retry_last_ts"], &delivered["retry_interval"]), (&json!(0), &json!(0)));
     let pos = delivered["last_successful_stream_ordering"].as_u64().unwrap();
 
@@ -64,7 +66,8 @@ async fn what_was_delivered_and_how_a_server_fails_is_told_to_administrators() {
     let now = START_MS + 60_000;
     assert_eq!((&failing["failure_ts"], &failing["retry_last_ts"]), (&json!(now), &json!(now)));
     assert_eq!((&failing["retry_interval"], &failing["retry_at_ts"]), (&json!(5_000), &json!(now + 5_000)));
-    assert_eq!((&failing["queue_length"], &failing["last_successful_ts"]), (&json!(1), &json!(START_MS)));
+    assert!(failing["queue_length"].as_u64().unwrap() >= 1);
+    assert_eq!(failing["last_successful_ts"], START_MS);
     assert!(failing["last_failure"].as_str().unwrap().contains("nobody is at there"), "{failing}");
 
     scene.network.reconnect("there");
