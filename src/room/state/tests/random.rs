@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use proptest::{collection::vec, prelude::*};
+use proptest::{collection::vec, prelude::*, test_runner::FileFailurePersistence};
 use ruma::{MilliSecondsSinceUnixEpoch, OwnedEventId, RoomVersionId, UInt};
 use serde_json::json;
 
@@ -187,7 +187,12 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
+    #![proptest_config(ProptestConfig {
+        cases: 12,
+        // Cases that failed once are kept beside this file, and tried first.
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("failed"))),
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn whatever_people_do_the_state_is_what_the_specification_makes_of_it(
