@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// How long anything may take to arrive: far more than it needs, so that only what never comes fails.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a client waits after an error.
 pub const PAUSE: Duration = Duration::from_millis(100);
