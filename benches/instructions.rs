@@ -105,6 +105,7 @@ fn main() -> ExitCode {
     measure("incremental_sync_one_event", 60, |_| {
         black_box(small.answer(Some(&start)));
     });
+    small.join_a_large_room();
     trie();
     incoming_event();
     ExitCode::SUCCESS
@@ -145,6 +146,18 @@ impl Small {
         let content = json!({ "msgtype": "m.text", "body": format!("A message of some forty characters: {n:4}") });
         let draft = Draft::message("m.room.message".into(), to_raw_value(&content).expect("a value is JSON"));
         self.runtime.block_on(send(&self.server, self.room, &user(0), draft));
+    }
+
+    /// What a join takes must not depend on how many are in the room.
+    fn join_a_large_room(&self) {
+        const MEMBERS: u32 = 500;
+        let (room, _) = self.runtime.block_on(found(&self.server, RoomVersionId::V11));
+        let join_as = |n: u32| {
+            let member = user(n as usize);
+            self.runtime.block_on(send(&self.server, room, &member, join(&member)));
+        };
+        (1..MEMBERS).for_each(join_as);
+        measure("append_join_500_members", 40, |n| join_as(MEMBERS + n));
     }
 
     fn answer(&self, since: Option<&Answer>) -> Answer {

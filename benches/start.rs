@@ -3,20 +3,11 @@
 
 mod support;
 
-use std::{
-    fs,
-    io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
-    path::Path,
-    process::{Child, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path, time::Instant};
 
 use futures_util::{StreamExt, stream};
 use ruma::RoomVersionId;
-use rustix::process::{Pid, Signal, kill_process};
-use support::{Bench, message, numbers, user};
+use support::{Bench, message, numbers, served::Served, user};
 
 const ROOMS: usize = 100;
 
@@ -46,51 +37,12 @@ fn main() {
     drop(server);
     drop(runtime);
 
-    let address = free_address();
-    let configuration = directory.path().join("bench.toml");
-    let text = format!(
-        "[global]\nserver_name = \"bench\"\ndatabase_path = {:?}\naddress = \"{}\"\nport = {}\nlog = \"error\"\n",
-        directory.path(),
-        address.ip(),
-        address.port()
-    );
-    fs::write(&configuration, text).expect("a file can be written");
     for run in 1..=RUNS {
         let start = Instant::now();
-        let mut process = serve(&configuration);
-        while !answers(address) {
-            assert!(process.try_wait().expect("it is our process").is_none(), "the server has ended");
-            thread::sleep(Duration::from_millis(1));
-        }
+        let served = Served::start(directory.path(), "");
         let first_answer = start.elapsed();
-        let stop = Instant::now();
-        kill_process(Pid::from_child(&process), Signal::TERM).expect("it runs");
-        assert!(process.wait().expect("it is our process").success(), "the server failed at its end");
-        println!("run {run}: first answer after {first_answer:.1?}, ended after {:.1?}", stop.elapsed());
+        println!("run {run}: first answer after {first_answer:.1?}, ended after {:.1?}", served.stop());
     }
-}
-
-fn serve(configuration: &Path) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_chappe"))
-        .args(["serve", "--config"])
-        .arg(configuration)
-        .stdin(Stdio::null())
-        .spawn()
-        .expect("the server can be started")
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("there is a free port")
-}
-
-fn answers(address: SocketAddr) -> bool {
-    let ask = || {
-        let mut stream = TcpStream::connect(address)?;
-        stream.write_all(b"GET /_matrix/client/versions HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
-        let mut answer = [0; 12];
-        stream.read_exact(&mut answer).map(|()| answer == *b"HTTP/1.1 200")
-    };
-    ask().unwrap_or(false)
 }
 
 fn size(folder: &Path) -> u64 {

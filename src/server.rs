@@ -27,7 +27,10 @@ use crate::{
     random::Random,
     rate_limit::RateLimits,
     rendezvous,
-    room::{Rooms, delayed::Delayed, hierarchy, partial, relationships, search, sticky, typing::Typing},
+    room::{
+        Rooms, delayed::Delayed, hierarchy, local_members::LocalMembers, partial, relationships, search, sticky,
+        typing::Typing,
+    },
     sso::Sso,
     store::{self, Snapshot, Store},
     sync::{UserRoomLists, Wakers, sliding},
@@ -70,6 +73,7 @@ pub struct Server {
     pub rooms: Rooms,
     /// Who waits for news.
     pub wakers: Wakers,
+    pub local_members: LocalMembers,
     /// The rooms of those who sync.
     pub user_rooms: UserRoomLists,
     /// When something last happened in the rooms of those who use sliding sync.
@@ -199,7 +203,8 @@ impl Server {
             senders: queue::Senders::default(),
             resyncs: keys::remote::Resyncs::default(),
             rooms,
-            wakers: Wakers::new(memory / 32),
+            wakers: Wakers::default(),
+            local_members: LocalMembers::new(memory / 32),
             user_rooms: UserRoomLists::new(memory / 16),
             activities: sliding::Activities::default(),
             room_facts: sliding::KnownFacts::default(),

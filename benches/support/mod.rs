@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each bench uses its part")]
 
+pub mod served;
+
 use std::sync::Arc;
 
 use chappe::{

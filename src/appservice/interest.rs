@@ -1,6 +1,8 @@
 //! Which rooms and events a service is told of.
 
-use ruma::UserId;
+use std::collections::HashSet;
+
+use ruma::{OwnedUserId, UserId};
 
 use super::Appservice;
 use crate::{
@@ -27,8 +29,8 @@ pub fn in_room(server: &Server, view: &View<'_>, service: &Appservice) -> Result
     if service.has_room(view.room_id()) {
         return Ok(true);
     }
-    let members = server.wakers.local_members(server, view.nid)?;
-    if members.iter().any(|member| service.has_user(member)) {
+    let any_of_its_users = |members: &HashSet<OwnedUserId>| members.iter().any(|member| service.has_user(member));
+    if server.local_members.look(server, view.nid, any_of_its_users)? {
         return Ok(true);
     }
     if service.has_aliases() {

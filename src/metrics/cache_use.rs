@@ -33,7 +33,7 @@ pub fn tell(server: &Server, page: &mut Page) {
     let uses = [
         ("parsed_events", server.rooms.use_of_pdus()),
         ("acl_verdicts", server.rooms.use_of_acl_verdicts()),
-        ("local_members", server.wakers.cache_use()),
+        ("local_members", server.local_members.cache_use()),
         ("user_rooms", server.user_rooms.cache_use()),
         ("room_activity", server.activities.cache_use()),
         ("room_facts", server.room_facts.cache_use()),

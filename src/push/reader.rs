@@ -19,6 +19,7 @@ use crate::{
     log::{self, Entry},
     room::{
         Membership, View,
+        local_members::each_of,
         tables::{Rooms, UserRooms},
     },
     store::{Group, RoomNid, Snapshot, StreamPos, Table, Transaction},
@@ -164,10 +165,13 @@ fn work_out(server: &Server, entries: &[Entry]) -> Result<Plan> {
         if event.state_key.is_none() && pushers.contains_key(&event.sender) && !plan.readers.contains(&event.sender) {
             plan.readers.push(event.sender.clone());
         }
-        let members = server.wakers.local_members(server, entry.room)?;
+        let mut concerned = Vec::new();
+        server.local_members.look(server, entry.room, |members| {
+            each_of(members, &pushers, |user, keys| concerned.push((user, keys)));
+        })?;
         let invited = invited_by(server, &event);
-        for user in members.iter().chain(invited.as_ref()) {
-            let Some(keys) = pushers.get(user) else { continue };
+        concerned.extend(invited.as_ref().and_then(|user| pushers.get_key_value(user)));
+        for (user, keys) in concerned {
             let Some(told) = tell(server, &view, user, entry, &event)? else { continue };
             let actions = serde_json::to_string(&told.actions).map_err(Error::internal)?;
             for key in keys {

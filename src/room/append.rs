@@ -392,8 +392,12 @@ pub(super) async fn accept_late(server: &Arc<Server>, room: RoomNid, event: Even
 async fn write(server: &Server, numbers: &mut OwnedMutexGuard<Numbers>, plan: Plan) -> Result<Written<Appended>> {
     numbers.set(None); // until the write has succeeded nobody knows
     let (next, changed) = (plan.next, plan.changed_events());
+    let members = if plan.members.is_empty() { None } else { server.local_members.before(server, plan.room) };
     let written = server.store.write(move |tx| plan.write(tx)).await?;
     numbers.set(Some(next));
+    if let Some(members) = members {
+        server.local_members.change(server, members, &written.value);
+    }
     for event in changed {
         server.rooms.forget_pdu(written.value.room, event, written.value.pos);
     }

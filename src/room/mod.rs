@@ -16,6 +16,7 @@ pub mod hierarchy;
 pub mod history;
 pub mod invited;
 pub mod local_event;
+pub mod local_members;
 mod lock;
 pub mod member_profile;
 pub mod membership;

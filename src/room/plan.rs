@@ -78,7 +78,7 @@ impl Incoming {
 /// Everything that an event changes. Made by reading only.
 #[derive(Debug)]
 pub(super) struct Plan {
-    room: RoomNid,
+    pub room: RoomNid,
     event: EventNid,
     stored: StoredEvent,
     place: Place,
@@ -94,7 +94,7 @@ pub(super) struct Plan {
     new_state_key: Option<(StateKeyNid, StateKeyName)>,
     /// How the current state changes.
     changes: Vec<Difference>,
-    members: Vec<MemberChange>,
+    pub members: Vec<MemberChange>,
     /// Events before it are missing.
     has_gap: bool,
     relation: Option<Relation>,

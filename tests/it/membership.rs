@@ -361,3 +361,37 @@ async fn whoever_blocks_invites_gets_none() {
     let as_state = json!([{ "type": "m.room.member", "state_key": bob.id, "content": { "membership": "invite" } }]);
     assert_eq!(alice.post("/v3/createRoom", json!({ "initial_state": as_state })).await.error(), blocked);
 }
+
+#[tokio::test]
+async fn who_is_told_of_a_rooms_news_follows_who_is_in_it() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    let check = |expected: &[&User]| {
+        let inside = server.inside();
+        let snapshot = inside.store.snapshot();
+        let room_id = ruma::RoomId::parse(&room).unwrap();
+        let view = chappe::room::View::open(&inside.rooms, &snapshot, &room_id).unwrap().unwrap();
+        let sorted = |mut users: Vec<String>| {
+            users.sort();
+            users
+        };
+        let known =
+            inside.local_members.look(inside, view.nid, |members| members.iter().map(ToString::to_string).collect());
+        let stored = view.local_members().unwrap().iter().map(ToString::to_string).collect();
+        let expected = sorted(expected.iter().map(|user| user.id.clone()).collect());
+        assert_eq!((sorted(known.unwrap()), sorted(stored)), (expected.clone(), expected));
+    };
+    check(&[&alice]);
+    let (bob, carol) = (server.user("bob").await, server.user("carol").await);
+    bob.try_join(&room).await.ok();
+    carol.try_join(&room).await.ok();
+    check(&[&alice, &bob, &carol]);
+    bob.act(&room, "leave", json!({})).await.ok();
+    check(&[&alice, &carol]);
+    alice.act(&room, "ban", target(&carol)).await.ok();
+    alice.act(&room, "invite", target(&bob)).await.ok();
+    check(&[&alice]);
+    bob.try_join(&room).await.ok();
+    check(&[&alice, &bob]);
+}
