@@ -6,7 +6,10 @@ use std::{
 };
 
 use parking_lot::RwLock;
-use quick_cache::{Weighter, sync::Cache};
+use quick_cache::{
+    DefaultHashBuilder, OptionsBuilder, Weighter,
+    sync::{Cache, DefaultLifecycle},
+};
 use ruma::OwnedUserId;
 
 use super::{Membership, View, append::Appended, tables::Members};
@@ -45,7 +48,11 @@ impl Weighter<RoomNid, Arc<RwLock<Joined>>> for Bytes {
 impl LocalMembers {
     /// `memory_bytes`: for what is kept.
     pub fn new(memory_bytes: u64) -> Self {
-        Self { rooms: Cache::with_weighter(1_000, memory_bytes, Bytes) }
+        // One shard: the members of a large room take a good part of the memory.
+        let mut options = OptionsBuilder::new();
+        options.shards(1).estimated_items_capacity(1_000).weight_capacity(memory_bytes);
+        let options = options.build().expect("all that it asks for is set");
+        Self { rooms: Cache::with_options(options, Bytes, DefaultHashBuilder::default(), DefaultLifecycle::default()) }
     }
 
     pub fn cache_use(&self) -> CacheUse {
@@ -116,6 +123,15 @@ mod tests {
     use ruma::user_id;
 
     use super::*;
+
+    #[test]
+    fn a_large_room_has_its_place_in_a_small_budget() {
+        let members = LocalMembers::new((256 << 20) / 32); // as by default
+        let users = (0..100_000).map(|n| OwnedUserId::try_from(format!("@user{n}:x")).unwrap()).collect();
+        let joined = Joined { as_of: StreamPos::default(), users };
+        members.rooms.insert(RoomNid(1), Arc::new(RwLock::new(joined)));
+        assert!(members.rooms.get(&RoomNid(1)).is_some());
+    }
 
     #[test]
     fn what_both_have_is_found_from_either_side() {
