@@ -31,6 +31,7 @@ test check: needs
 	cargo clippy --release --locked $(CLIENTS) --all-targets -- -D warnings
 	cargo test --release --locked
 	cargo test --release --locked $(CLIENTS)
+	benches/instructions
 	tests/clients/run
 	tests/bridge/run
 	tests/mail/run
