@@ -24,7 +24,14 @@ const ROOM_BYTES: u64 = 200;
 const MEMBER_BYTES: u64 = 80;
 
 pub struct LocalMembers {
-    rooms: Cache<RoomNid, Arc<RwLock<Joined>>, Bytes>,
+    rooms: Cache<RoomNid, Kept, Bytes>,
+}
+
+#[derive(Clone)]
+struct Kept {
+    joined: Arc<RwLock<Joined>>,
+    /// What it took when it came into the cache, which wants that to stay the same.
+    bytes: u64,
 }
 
 /// Who was joined to a room at a moment.
@@ -39,9 +46,9 @@ pub struct Before(Arc<RwLock<Joined>>);
 #[derive(Clone)]
 struct Bytes;
 
-impl Weighter<RoomNid, Arc<RwLock<Joined>>> for Bytes {
-    fn weight(&self, _: &RoomNid, joined: &Arc<RwLock<Joined>>) -> u64 {
-        ROOM_BYTES + joined.read().users.len() as u64 * MEMBER_BYTES
+impl Weighter<RoomNid, Kept> for Bytes {
+    fn weight(&self, _: &RoomNid, kept: &Kept) -> u64 {
+        kept.bytes
     }
 }
 
@@ -62,7 +69,7 @@ impl LocalMembers {
     /// Gives our own users who are joined to a room to `look`, which has to be quick: a join waits for it.
     pub fn look<R>(&self, server: &Server, room: RoomNid, look: impl FnOnce(&HashSet<OwnedUserId>) -> R) -> Result<R> {
         if let Some(kept) = self.rooms.get(&room) {
-            let joined = kept.read();
+            let joined = kept.joined.read();
             if joined.is_current(server, room) {
                 return Ok(look(&joined.users));
             }
@@ -70,32 +77,35 @@ impl LocalMembers {
         let snapshot = server.store.snapshot();
         let users = View::of(&server.rooms, &snapshot, room)?.each_local_member().collect::<Result<HashSet<_>>>()?;
         let answer = look(&users);
-        self.rooms.insert(room, Arc::new(RwLock::new(Joined { as_of: snapshot.pos()?, users })));
+        self.keep(room, Arc::new(RwLock::new(Joined { as_of: snapshot.pos()?, users })));
         Ok(answer)
     }
 
     /// To be called before members change, by who holds the room's lock.
     pub(super) fn before(&self, server: &Server, room: RoomNid) -> Option<Before> {
-        let kept = self.rooms.get(&room)?;
-        let is_current = kept.read().is_current(server, room);
-        is_current.then_some(Before(kept))
+        let joined = self.rooms.get(&room)?.joined;
+        let is_current = joined.read().is_current(server, room);
+        is_current.then_some(Before(joined))
     }
 
     /// Brings up to date what was known before an event, under the same lock: a large room need not be read again at each join.
     pub(super) fn change(&self, server: &Server, before: Before, appended: &Appended) {
-        let Before(kept) = before;
-        {
-            let mut joined = kept.write();
-            for (user, membership) in appended.memberships.iter().filter(|(user, _)| server.is_ours(user)) {
-                if *membership == Membership::Join {
-                    joined.users.insert(user.clone());
-                } else {
-                    joined.users.remove(user);
-                }
+        let mut joined = before.0.write();
+        for (user, membership) in appended.memberships.iter().filter(|(user, _)| server.is_ours(user)) {
+            if *membership == Membership::Join {
+                joined.users.insert(user.clone());
+            } else {
+                joined.users.remove(user);
             }
-            joined.as_of = appended.pos;
         }
-        self.rooms.insert(appended.room, kept); // once more, since it weighs more or less now
+        joined.as_of = appended.pos;
+        drop(joined);
+        self.keep(appended.room, before.0);
+    }
+
+    fn keep(&self, room: RoomNid, joined: Arc<RwLock<Joined>>) {
+        let bytes = ROOM_BYTES + joined.read().users.len() as u64 * MEMBER_BYTES;
+        self.rooms.insert(room, Kept { joined, bytes });
     }
 }
 
@@ -125,12 +135,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_large_room_has_its_place_in_a_small_budget() {
+    fn a_large_room_is_known_while_it_grows_also_in_a_small_budget() {
         let members = LocalMembers::new((256 << 20) / 32); // as by default
-        let users = (0..100_000).map(|n| OwnedUserId::try_from(format!("@user{n}:x")).unwrap()).collect();
-        let joined = Joined { as_of: StreamPos::default(), users };
-        members.rooms.insert(RoomNid(1), Arc::new(RwLock::new(joined)));
-        assert!(members.rooms.get(&RoomNid(1)).is_some());
+        let joined = Arc::new(RwLock::new(Joined { as_of: StreamPos::default(), users: HashSet::new() }));
+        for n in 0..100_000 {
+            joined.write().users.insert(OwnedUserId::try_from(format!("@user{n}:x")).unwrap());
+            members.keep(RoomNid(1), Arc::clone(&joined));
+            assert!(members.rooms.get(&RoomNid(1)).is_some(), "{n}");
+        }
     }
 
     #[test]
