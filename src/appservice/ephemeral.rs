@@ -95,7 +95,7 @@ fn meets(server: &Server, snapshot: &Snapshot<'_>, user: &UserId, service: &Runn
         let row = row?;
         if row.value.membership == Membership::Join {
             let view = View::of(&server.rooms, snapshot, row.key()?.1)?;
-            if interest::in_room(server, &view, &service.registration)? {
+            if interest::in_room(server, &view, service)? {
                 return Ok(true);
             }
         }
@@ -105,7 +105,7 @@ fn meets(server: &Server, snapshot: &Snapshot<'_>, user: &UserId, service: &Runn
 
 fn tell_room(server: &Server, view: &View<'_>, event: impl Fn(&Running) -> Option<Value>) -> Result<()> {
     for service in listeners(server) {
-        if interest::in_room(server, view, &service.registration)?
+        if interest::in_room(server, view, service)?
             && let Some(event) = event(service)
         {
             service.mailbox.put(event);

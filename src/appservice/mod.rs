@@ -15,6 +15,7 @@ mod transaction;
 
 use std::{collections::HashMap, sync::Arc};
 
+use quick_cache::sync::Cache;
 use ruma::{OwnedUserId, RoomAliasId, UserId, api::error::ErrorKind};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -30,6 +31,9 @@ use crate::{
     store::{RoomNid, Transaction},
     user::{account, device, session::Caller},
 };
+
+/// Of how many rooms it is kept whether they concern a service: some 2 MB.
+const KNOWN_ROOMS: usize = 20_000;
 
 /// Those that the configuration registers, and what is known of them while the server runs.
 pub struct Appservices {
@@ -47,6 +51,19 @@ pub struct Running {
     mailbox: Mailbox,
     /// It called us, so it can be called.
     is_alive: Notify,
+    /// Which rooms concern it, of those where something happened of late.
+    rooms: Cache<RoomNid, interest::Known>,
+}
+
+impl Running {
+    fn new(registration: Appservice) -> Self {
+        Self {
+            registration: Arc::new(registration),
+            mailbox: Mailbox::default(),
+            is_alive: Notify::new(),
+            rooms: Cache::new(KNOWN_ROOMS),
+        }
+    }
 }
 
 impl Appservices {
@@ -55,13 +72,7 @@ impl Appservices {
         let services = registration::read(&config.appservice_registrations, &config.server_name)?;
         let hash = |(index, service): (usize, &Appservice)| (hash_of(service.as_token.expose()), index);
         let by_token = services.iter().enumerate().map(hash).collect();
-        let running = |registration| {
-            Arc::new(Running {
-                registration: Arc::new(registration),
-                mailbox: Mailbox::default(),
-                is_alive: Notify::new(),
-            })
-        };
+        let running = |registration| Arc::new(Running::new(registration));
         Ok(Self { client: call::client()?, services: services.into_iter().map(running).collect(), by_token })
     }
 

@@ -171,7 +171,15 @@ fn interest(namespaces: &[Namespace], id: &str) -> Interest {
         true => Interest::Exclusive,
         false => Interest::Shared,
     };
+    #[cfg(test)]
+    TRIED.with(|tried| tried.set(tried.get() + 1));
     namespaces.iter().filter(|namespace| namespace.regex.is_match(id)).map(of).max().unwrap_or(Interest::None)
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How many ids were tried with the namespaces of services.
+    pub static TRIED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
 /// Reads files, and all `*.yaml` of folders, in the order of their names.

@@ -11,7 +11,7 @@ use crate::{
         tables::{KeyDocuments, VerifyKeys},
     },
     room::tables::Events,
-    store::Result,
+    store::{Result, StreamPos},
     user::keys::{
         remote::RemoteUsers,
         tables::{CrossSigningKeys, DeviceKeys},
@@ -41,12 +41,14 @@ fn keys(checker: &mut Checker<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Queues are counted, and their events are there.
+/// Queues are counted, it is known where they begin, and their events are there.
 fn queues(checker: &mut Checker<'_>) -> Result<()> {
     let mut found = BTreeMap::<OwnedServerName, u64>::new();
+    let mut first = BTreeMap::<OwnedServerName, StreamPos>::new();
     for row in checker.snapshot.list::<Queue>(&()) {
         let row = row?;
-        let (destination, ..) = row.key()?;
+        let (destination, pos, _) = row.key()?;
+        first.entry(destination.to_owned()).or_insert(pos);
         *found.entry(destination.to_owned()).or_default() += 1;
         if let Item::Event { room, event } = &row.value {
             let is_there = checker.snapshot.contains::<Events>(&(*room, *event))?;
@@ -59,6 +61,10 @@ fn queues(checker: &mut Checker<'_>) -> Result<()> {
         let count = found.remove(destination).unwrap_or_default();
         checker.expect("queues", count == row.value.rows, || {
             format!("{destination} has {count} rows, counted {}", row.value.rows)
+        });
+        let found_first = first.get(destination).copied().unwrap_or_default();
+        checker.expect("queues", row.value.first <= found_first, || {
+            format!("the rows of {destination} begin at {found_first}, before {}", row.value.first)
         });
     }
     checker.expect("queues", found.is_empty(), || format!("{found:?} are not counted"));

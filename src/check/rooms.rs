@@ -10,7 +10,7 @@ use crate::{
     room::{
         Membership, View,
         by_time::EventTimes,
-        servers::{RemoteRooms, RoomServers},
+        servers::{InvitedServers, RemoteRooms, RoomServers},
         tables::{
             EventIds, EventPlace, EventTransactions, Events, Members, Origin, ReceiptChanges, Receipts, RoomIds, Rooms,
             StateChanges, StateKeyNames, StateKeys, Timeline, Transactions, UserRooms,
@@ -212,7 +212,7 @@ fn members(checker: &mut Checker<'_>, view: &View<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Servers are counted as their users are joined, and the rooms of users of other servers are those.
+/// Servers are counted as their users are joined, and invited, and the rooms of users of other servers are those.
 fn servers(checker: &mut Checker<'_>, view: &View<'_>) -> Result<()> {
     let name = "servers of a room";
     let mut expected = BTreeMap::<OwnedServerName, u64>::new();
@@ -231,6 +231,18 @@ fn servers(checker: &mut Checker<'_>, view: &View<'_>) -> Result<()> {
         }
     }
     checker.expect(name, found == expected, || format!("{} has {expected:?}, not {found:?}", view.room_id()));
+    let mut invited = BTreeMap::<OwnedServerName, u64>::new();
+    for (user_id, _) in view.members(Membership::Invite)? {
+        if user_id.server_name() != checker.server_name {
+            *invited.entry(user_id.server_name().to_owned()).or_default() += 1;
+        }
+    }
+    let mut found = BTreeMap::new();
+    for row in checker.snapshot.list::<InvitedServers>(&view.nid) {
+        let row = row?;
+        found.insert(row.key()?.1.to_owned(), row.value);
+    }
+    checker.expect(name, found == invited, || format!("{} invited {invited:?}, not {found:?}", view.room_id()));
     Ok(())
 }
 

@@ -1,16 +1,17 @@
 //! From untrusted bytes to an event of the right shape: strict JSON, sizes, types.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, ID_MAX_BYTES, Int, ServerName,
+    CanonicalJsonObject, CanonicalJsonValue, ID_MAX_BYTES, Int, OwnedEventId, ServerName,
     room_version_rules::RoomVersionRules,
     signatures::{Ed25519KeyPair, sign_json},
     state_res::check_pdu_format,
 };
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
-use super::{Pdu, owned_state, redact, rules::has_owned_state};
+use super::{Pdu, owned_state, pdu, redact, rules::has_owned_state};
 
 /// The largest event, in bytes of canonical JSON with its signatures.
 ///
@@ -81,6 +82,38 @@ pub fn parse(json: &[u8], rules: &RoomVersionRules) -> Result<Received, FormatEr
     let mut json = read(json, Strict { levels_left: MAX_DEPTH, left_out: &["unsigned"], ..Strict::new(rules) })?;
     check(&mut json, rules)?;
     Ok(Received { pdu: Pdu::from_json(&json, rules)?, json })
+}
+
+/// The id of what [`parse`] refuses, for the answer to whoever sent it. `None` if nobody can tell it: what makes it no event
+/// must be a part that a redaction removes.
+pub fn id_of_refused(json: &[u8], rules: &RoomVersionRules) -> Option<OwnedEventId> {
+    let mut members: Members<'_> = serde_json::from_slice(json).ok()?;
+    members.remove("unsigned");
+    let content = serde_json::from_str(members.remove("content")?.get()).ok()?;
+    let (mut event, unreadable) = readable(members, MAX_DEPTH - 1);
+    let (content, unreadable_content) = readable(content, MAX_DEPTH - 2);
+    event.insert("content".to_owned(), CanonicalJsonValue::Object(content));
+    let redacted = redact::redact(event, rules).ok()?;
+    let content = redacted.get("content")?.as_object()?;
+    let is_kept = unreadable.iter().any(|key| redacted.contains_key(key))
+        || unreadable_content.iter().any(|key| content.contains_key(key));
+    if is_kept { None } else { pdu::event_id(&redacted, rules).ok() }
+}
+
+type Members<'j> = BTreeMap<String, &'j RawValue>;
+
+/// An object with `null` in place of what can't be read, and the keys of that.
+fn readable(members: Members<'_>, levels_left: usize) -> (CanonicalJsonObject, Vec<String>) {
+    let (mut object, mut unreadable) = (CanonicalJsonObject::new(), Vec::new());
+    for (key, json) in members {
+        let guards = Strict { levels_left, unique_keys: false, left_out: &[] };
+        let value = guards.deserialize(&mut serde_json::Deserializer::from_str(json.get())).unwrap_or_else(|_| {
+            unreadable.push(key.clone());
+            CanonicalJsonValue::Null
+        });
+        object.insert(key, value);
+    }
+    (object, unreadable)
 }
 
 /// Reads the content of an event that a client wants to send to a room with `rules`.
@@ -459,6 +492,33 @@ mod tests {
             assert!(!received.json().contains_key("unsigned"));
         }
         assert_eq!(content(r#"{"unsigned":1}"#).unwrap(), r#"{"unsigned":1}"#, "of no meaning in a content");
+    }
+
+    #[test]
+    fn what_is_refused_has_the_id_that_its_redacted_form_has() {
+        let with_field = |version: u8, field: &str, text: &str| {
+            event(version).to_string().replacen('{', &format!(r#"{{"{field}":{text},"#), 1)
+        };
+        let deep = format!("{}{}", "[".repeat(5_000), "]".repeat(5_000));
+        for (number, version) in (1..).zip(&SUPPORTED) {
+            let rules = rules(version).unwrap();
+            let id = pdu::event_id(&serde_json::from_value(event(number)).unwrap(), rules).unwrap();
+            for bad in
+                ["1.5", "-0", "1e999999", "9223372036854775808", r#"{"$serde_json::private::RawValue":1}"#, &deep]
+            {
+                let in_content = event(number).to_string().replace("\"hi\"", bad);
+                for json in [in_content, with_field(number, "anything", bad)] {
+                    assert!(is_bad(&parse(json.as_bytes(), rules)), "{version} {bad:.40}");
+                    assert_eq!(id_of_refused(json.as_bytes(), rules).as_ref(), Some(&id), "{version} {bad:.40}");
+                }
+                let protected = event(number).to_string().replace("12", bad);
+                assert_eq!(id_of_refused(protected.as_bytes(), rules), None, "{version} {bad:.40}");
+            }
+        }
+        let rules = &RoomVersionRules::V11;
+        for none in ["", "1", "{}", r#"{"type":"x","content":[]}"#, r#"{"type":1,"content":{}}"#, "{\"\\ud800\":1}"] {
+            assert_eq!(id_of_refused(none.as_bytes(), rules), None, "{none}");
+        }
     }
 
     #[test]

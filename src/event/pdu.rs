@@ -122,7 +122,7 @@ impl Event for Pdu {
 }
 
 /// The id of an event: its own claim in versions 1 and 2, its reference hash since version 3.
-fn event_id(json: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<OwnedEventId, FormatError> {
+pub(super) fn event_id(json: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<OwnedEventId, FormatError> {
     if rules.event_id_format == EventIdFormatVersion::V1 {
         let id: OwnedEventId = parse_id(text(json, "event_id")?, "event_id")?;
         return match id.server_name() {

@@ -22,7 +22,7 @@ use super::{keys, missing, turns::Turns, waiting::Waiting};
 use crate::{
     Server,
     error::{Error, Result},
-    event::{Received, Verified, format},
+    event::{FormatError, Received, Verified, format},
     room::{
         Membership, View, acl, ends, invited, outliers,
         tables::{RoomIds, UserRooms},
@@ -44,6 +44,9 @@ const ROOMS_AT_A_TIME: usize = 8;
 
 /// How many events of a room are read at once.
 const BATCH: usize = 50;
+
+/// The most characters of what is answered to an event that is malformed: a reason may name a key of it.
+const MAX_REASON: usize = 200;
 
 /// How often an event is tried that fails for a reason of our own, and how long is waited in between.
 const MAX_TRIES: u32 = 3;
@@ -259,8 +262,7 @@ async fn triage(server: &Arc<Server>, origin: &ServerName, pdus: Vec<Box<RawValu
             let mut order = Vec::new();
             let mut answer = Answer::new();
             for pdu in pdus {
-                // Of what room an event is that does not say so, and what its id is that is not of that room's version,
-                // nobody knows: then there is nothing to answer with.
+                // Of what room an event is that does not say so nobody knows, and so not what its id is.
                 let Ok(Named { room_id }) = serde_json::from_str(pdu.get()) else { continue };
                 let Some(nid) = snapshot.get::<RoomIds>(&&*room_id)? else { continue };
                 let view = View::of(&server.rooms, &snapshot, nid)?;
@@ -268,6 +270,8 @@ async fn triage(server: &Arc<Server>, origin: &ServerName, pdus: Vec<Box<RawValu
                     Ok(received) => received,
                     Err(error) => {
                         debug!(%room_id, %origin, "an event that came in is none: {error}");
+                        let id = format::id_of_refused(pdu.get().as_bytes(), view.rules);
+                        answer.extend(id.map(|id| (id, Err(why_none(&error)))));
                         continue;
                     }
                 };
@@ -295,6 +299,11 @@ async fn triage(server: &Arc<Server>, origin: &ServerName, pdus: Vec<Box<RawValu
             Ok(Triaged { accepted: accepted.collect(), answer })
         })
         .await
+}
+
+/// Why something is no event, in so many words that the answer can be kept.
+fn why_none(error: &FormatError) -> String {
+    error.to_string().chars().take(MAX_REASON).collect()
 }
 
 /// Where an event goes, or why nowhere.

@@ -57,7 +57,7 @@ pub async fn invite(
     let ask = create_invite::v2::Request::new(room_id, event_id.clone(), version, raw(&event), state);
     let answer = request(server, target.server_name(), ask).await.map_err(refusal::as_ours)?;
     let event = countersigned(server, rules, event, target.server_name(), answer.event).await?;
-    match append::append(server, room, event).await?.verdict {
+    match append::append(server, room, event).await?.1 {
         Verdict::Accepted => Ok(event_id),
         Verdict::Rejected(refusal) | Verdict::SoftFailed(refusal) => {
             Err(Error::forbidden(format!("The rules of the room do not allow this: {refusal}")))

@@ -26,6 +26,7 @@ pub mod relationships;
 pub mod relay;
 mod request;
 pub mod resident;
+mod signed_json;
 pub mod status;
 pub mod tables;
 pub mod turns;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Server,
     error::{Error, Result},
+    room::tables::{EventIds, EventPlace, Events},
     store::{self, Family, Record, Snapshot, Table, Transaction},
 };
 
@@ -37,15 +38,23 @@ pub fn done(tx: &mut Transaction<'_>, event_id: &EventId) {
     tx.delete::<Relayed>(&event_id);
 }
 
-/// Marks an event that is about to become part of its room.
+/// Marks an event that is about to become part of its room. One that is part of it by now, since it came twice at once, may
+/// be in the queues already: nobody would remove its row any more.
 pub(super) async fn mark(server: &Server, event_id: &EventId, origin: &ServerName) -> Result<()> {
     let (event_id, from) = (event_id.to_owned(), From(origin.to_owned()));
     let mark = move |tx: &mut Transaction<'_>| {
-        tx.put::<Relayed>(&&*event_id, &from);
+        if !is_in_its_room(tx.before(), &event_id)? {
+            tx.put::<Relayed>(&&*event_id, &from);
+        }
         Ok::<_, Error>(())
     };
     server.store.write(mark).await?; // durable with the event, which is written after it
     Ok(())
+}
+
+fn is_in_its_room(snapshot: &Snapshot<'_>, event_id: &EventId) -> store::Result<bool> {
+    let Some(EventPlace { room, event }) = snapshot.get::<EventIds>(&event_id)? else { return Ok(false) };
+    Ok(snapshot.get::<Events>(&(room, event))?.is_some_and(|event| !event.flags.outlier))
 }
 
 /// Forgets an event that did not become part of its room.
@@ -59,4 +68,22 @@ pub(super) async fn unmark(server: &Server, event_id: &EventId) -> Result<()> {
         })
         .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{event_id, server_name, user_id};
+
+    use super::*;
+    use crate::room::testing::TestRoom;
+
+    #[test]
+    fn an_event_that_is_part_of_its_room_already_is_not_marked() {
+        let room = TestRoom::new();
+        let there = room.receive_member(user_id!("@bob:b.test"), "join");
+        for (id, is_marked) in [(&*there, false), (event_id!("$not_there"), true)] {
+            room.block_on(mark(&room.server, id, server_name!("b.test"))).unwrap();
+            assert_eq!(source(&room.server.store.snapshot(), id).unwrap().is_some(), is_marked, "{id}");
+        }
+    }
 }

@@ -7,14 +7,15 @@ use std::{collections::BTreeSet, sync::Arc};
 use bytes::Bytes;
 use http::{StatusCode, header};
 use ruma::{
-    OwnedServerName,
+    OwnedServerName, ServerName,
     api::{error::ErrorKind, federation::authentication::XMatrix},
+    signatures::{PublicKeyMap, verify_canonical_json_bytes},
 };
 
 use super::{
     backoff, check_allowed,
     keys::{self, Wanted},
-    queue,
+    queue, signed_json,
 };
 use crate::{
     Server,
@@ -40,7 +41,8 @@ pub async fn authenticate(server: &Arc<Server>, request: &http::Request<Bytes>) 
     let wanted = Wanted { key_ids, valid_at_ms: now, is_calling: true };
     let keys = keys::get(server, [(origin.clone(), wanted)].into()).await?;
     let keys = keys.valid_at(now);
-    let is_signed = claims.iter().any(|claim| claim.verify_http_request(request, server.name(), &keys).is_ok());
+    let signed = signed_text(request, &origin, server.name())?;
+    let is_signed = claims.iter().any(|claim| is_right(claim, &signed, &keys));
     if !is_signed {
         return Err(unauthorized(format!("No signature of {origin} on this request could be checked")));
     }
@@ -73,6 +75,31 @@ fn origin(server: &Server, claims: &[XMatrix]) -> Result<OwnedServerName> {
         return Err(unauthorized("This server sends nothing to itself".to_owned()));
     }
     Ok(first.origin.clone())
+}
+
+/// What the signatures of the request are of. ruma would take it from the parsed body, which fails as a whole if one event
+/// in it has a number that is none of canonical JSON.
+fn signed_text(request: &http::Request<Bytes>, origin: &ServerName, destination: &ServerName) -> Result<String> {
+    let mut head = http::Request::new([0_u8; 0]);
+    *head.method_mut() = request.method().clone();
+    *head.uri_mut() = request.uri().clone();
+    let head = XMatrix::request_object(&head, origin, destination).map_err(Error::internal)?;
+    let mut text = serde_json::to_string(&head).map_err(Error::internal)?;
+    if !request.body().is_empty() {
+        let body = signed_json::canonical(request.body());
+        let body =
+            body.map_err(|why| unauthorized(format!("The body of the request can't have been signed: {why}")))?;
+        text.insert_str(1, &format!("\"content\":{body},")); // which comes before all the others
+    }
+    Ok(text)
+}
+
+fn is_right(claim: &XMatrix, signed: &str, keys: &PublicKeyMap) -> bool {
+    let key = keys.get(claim.origin.as_str()).and_then(|keys| keys.get(claim.key.as_str()));
+    key.is_some_and(|key| {
+        let algorithm = claim.key.algorithm();
+        verify_canonical_json_bytes(&algorithm, key.as_bytes(), claim.sig.as_bytes(), signed.as_bytes()).is_ok()
+    })
 }
 
 fn unauthorized(message: String) -> Error {

@@ -8,7 +8,7 @@ use crate::{
     error::Result,
     federation::{
         backoff,
-        queue::tables::{Destinations, Item, Queue},
+        queue::tables::{Destinations, Item, rows_from},
         tables::Backoffs,
     },
     room::tables::Events,
@@ -62,7 +62,7 @@ fn list(snapshot: &Snapshot<'_>) -> store::Result<Vec<Behind>> {
     for row in snapshot.list::<Destinations>(&()) {
         let row = row?;
         let name = row.key()?;
-        let Some(oldest) = snapshot.list::<Queue>(&name).next().transpose()? else { continue };
+        let Some(oldest) = rows_from(snapshot, name, row.value.first).next().transpose()? else { continue };
         let since = oldest.key()?.1;
         behind.push(Behind { name: name.to_owned(), rows: row.value.rows, since });
     }
@@ -72,7 +72,7 @@ fn list(snapshot: &Snapshot<'_>) -> store::Result<Vec<Behind>> {
 /// Since when something waits, in milliseconds since the Unix epoch: the time of the oldest event, else that of the
 /// first failure. `None` if neither tells.
 fn since_ms(snapshot: &Snapshot<'_>, of: &Behind) -> store::Result<Option<u64>> {
-    for row in snapshot.list::<Queue>(&&*of.name).take(LOOKED_AT) {
+    for row in rows_from(snapshot, &of.name, of.since).take(LOOKED_AT) {
         if let Item::Event { room, event } = row?.value
             && let Some(event) = snapshot.get::<Events>(&(room, event))?
         {

@@ -26,7 +26,7 @@ use crate::{
     error::{Error, Result},
     event::Draft,
     federation::query,
-    store::{self, Family, Record, RoomNid, Snapshot, Table, Transaction},
+    store::{self, Family, Group, Record, RoomNid, Snapshot, Table, Transaction},
     user::account,
 };
 
@@ -57,6 +57,10 @@ impl Table for RoomAliases {
     const ID: u8 = 14;
     type Key<'a> = (RoomNid, &'a RoomAliasId);
     type Value = ();
+
+    fn group(&(room, _): &Self::Key<'_>) -> Option<Group> {
+        Some(Group::of(room))
+    }
 }
 
 /// An alias of this server for a local part that a client gives. Error: `M_INVALID_PARAM`.

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     Server,
     error::{Error, Result},
-    event::{Draft, Refusal, Verified},
+    event::{Draft, Flags, Pdu, Refusal, Verified},
     federation::policy_server,
     store::{EventNid, RoomNid, StateKeyNid, StreamPos, Transaction, Written},
     user::moderation,
@@ -287,16 +287,41 @@ fn plan_founding(
     Ok(plan)
 }
 
-/// Makes an event of whatever origin part of a room that we know. `Rejected` and `SoftFailed` are answers, not errors.
+/// Makes an event of whatever origin part of a room that we know, and says what became of it. `Rejected` and `SoftFailed`
+/// are answers, not errors. What is part of the room already stays as it is: two requests may bring the same at once.
 ///
 /// The events before it and its auth events must be known already; it is refused otherwise.
-pub async fn append(server: &Arc<Server>, room: RoomNid, event: Verified) -> Result<Appended> {
-    let mut appended = take_in(server, room, vec![Incoming::live(event)]).await?;
-    appended.pop().ok_or_else(|| Error::internal("an event that came in is not among those that did"))
+pub async fn append(server: &Arc<Server>, room: RoomNid, event: Verified) -> Result<(EventNid, Verdict)> {
+    let pdu = event.pdu().clone();
+    if let Some(appended) = take_in(server, room, vec![Incoming::live(event)]).await?.pop() {
+        return Ok((appended.event, appended.verdict));
+    }
+    let known = server.blocking(move |server| known(server, room, &pdu)).await?;
+    server.store.commit(move |_| Ok(known)).await // it may have been written a moment ago and not be durable yet
 }
 
-/// As [`append`], for several events in the order in which they are to be worked out, each with its place and the states
-/// that others told us. What is part of the room already is left out.
+/// What became of an event that is part of the room.
+fn known(server: &Server, room: RoomNid, pdu: &Pdu) -> Result<(EventNid, Verdict)> {
+    let snapshot = server.store.snapshot();
+    let view = View::of(&server.rooms, &snapshot, room)?;
+    let event = view.event_nid(&pdu.event_id)?;
+    let event = event.ok_or_else(|| Error::internal("an event that came in is not among those that did"))?;
+    let stored = view.event(event)?;
+    // In room versions 1 and 2 anybody can give an event the id of another.
+    if stored.sender != pdu.sender || stored.state_key != pdu.state_key {
+        return Err(Error::bad_json(format!("{} is the id of another event", pdu.event_id)));
+    }
+    let refusal = || Refusal("it was refused before".to_owned());
+    let verdict = match stored.flags {
+        Flags { rejected: true, .. } => Verdict::Rejected(refusal()),
+        Flags { soft_failed: true, .. } => Verdict::SoftFailed(refusal()),
+        _ => Verdict::Accepted,
+    };
+    Ok((event, verdict))
+}
+
+/// Makes events of whatever origin part of a room that we know, in the order in which they are to be worked out, each with
+/// its place and the states that others told us. What is part of the room already is left out.
 pub async fn take_in(server: &Arc<Server>, room: RoomNid, incoming: Vec<Incoming>) -> Result<Vec<Appended>> {
     let server = Arc::clone(server);
     Server::detached(async move {

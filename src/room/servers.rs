@@ -46,6 +46,16 @@ impl Table for RemoteRooms {
     type Value = StreamPos;
 }
 
+/// The other servers whose users are invited to each room, and how many of them are.
+pub struct InvitedServers;
+impl Table for InvitedServers {
+    const NAME: &'static str = "invited_servers";
+    const FAMILY: Family = Family::Room;
+    const ID: u8 = 210;
+    type Key<'a> = (RoomNid, &'a ServerName);
+    type Value = u64;
+}
+
 /// Notes how memberships of one room change, `(user, before, after)`: all those of a transaction at once. `since`: from
 /// when on servers are there that come with it, if that was earlier.
 pub fn note<'a>(
@@ -56,7 +66,12 @@ pub fn note<'a>(
 ) -> store::Result<()> {
     let pos = tx.pos();
     let mut joined = BTreeMap::<&ServerName, i64>::new();
+    let mut invited = BTreeMap::<&ServerName, i64>::new();
     for (user, origin, before, after) in changes {
+        if origin == Origin::Remote {
+            let (was, is) = (before == Some(Membership::Invite), after == Some(Membership::Invite));
+            *invited.entry(user.server_name()).or_default() += i64::from(is) - i64::from(was);
+        }
         let (was, is) = (before == Some(Membership::Join), after == Some(Membership::Join));
         if was == is {
             continue;
@@ -76,7 +91,19 @@ pub fn note<'a>(
         let since = before.filter(|_| (count == 0) == (joined == 0)).map_or(changed_at, |before| before.since);
         tx.put::<RoomServers>(&(room, server), &Presence { joined, since });
     }
+    for (server, change) in invited.into_iter().filter(|(_, change)| *change != 0) {
+        let before = tx.get::<InvitedServers>(&(room, server))?.unwrap_or_default();
+        match before.saturating_add_signed(change) {
+            0 => tx.delete::<InvitedServers>(&(room, server)),
+            count => tx.put::<InvitedServers>(&(room, server), &count),
+        }
+    }
     Ok(())
+}
+
+/// Whether a user of another server is invited to a room.
+pub fn is_invited(snapshot: &Snapshot<'_>, room: RoomNid, server: &ServerName) -> store::Result<bool> {
+    snapshot.contains::<InvitedServers>(&(room, server))
 }
 
 /// The servers with joined members in a room, ours too; where members are not known, those that are said to have some.
@@ -171,9 +198,13 @@ pub fn is_joined(server: &Server, snapshot: &Snapshot<'_>, room: RoomNid, user: 
 #[cfg(test)]
 mod tests {
     use ruma::{server_name, user_id};
+    use serde_json::json;
 
     use super::*;
-    use crate::room::testing::TestRoom;
+    use crate::{
+        room::{View, summary, testing::TestRoom},
+        store::steps,
+    };
 
     fn servers(room: &TestRoom) -> Vec<OwnedServerName> {
         servers_in(&room.server.store.snapshot(), room.nid).unwrap()
@@ -222,5 +253,33 @@ mod tests {
         assert_eq!(servers_at(&room.server.store.snapshot(), room.nid, left).unwrap().len(), 2);
         room.change(move |tx| forget_gone(tx, nid, left).unwrap());
         assert_eq!(servers_at(&room.server.store.snapshot(), room.nid, left).unwrap(), ["chappe.test"]);
+    }
+
+    #[test]
+    fn a_server_whose_user_is_invited_is_found_by_one_look_up_as_long_as_he_is() {
+        let room = TestRoom::new();
+        room.state("alice", "m.room.join_rules", "", &json!({ "join_rule": "invite" }));
+        let set = |user: &str, membership: &str| {
+            room.state("alice", "m.room.member", user, &json!({ "membership": membership }));
+        };
+        let is_open = |server: &str| {
+            let snapshot = room.server.store.snapshot();
+            let view = View::of(&room.server.rooms, &snapshot, room.nid).unwrap();
+            let server = server.try_into().unwrap();
+            steps(|| summary::is_open_to_server(&room.server, &view, server).unwrap())
+        };
+        for n in 0..100 {
+            set(&format!("@user{n}:c.test"), "invite");
+        }
+        assert!(!is_open("b.test").0);
+        set("@bob:b.test", "invite");
+        set("@carol:b.test", "invite");
+        set("@carol:b.test", "leave");
+        let (is_found, steps) = is_open("b.test");
+        assert!(is_found && steps < 50, "{steps} rows were looked at");
+        let (is_found, steps) = is_open("d.test");
+        assert!(!is_found && steps < 50, "{steps} rows were looked at");
+        set("@bob:b.test", "leave");
+        assert!(!is_open("b.test").0, "nobody of it is invited any more");
     }
 }

@@ -11,7 +11,7 @@ use ruma::{
     room::{AllowRule, JoinRule, JoinRuleSummary, RestrictedSummary, RoomSummary},
 };
 
-use super::{Membership, View, aliases, directory, tables, visibility_of_server::is_in_room};
+use super::{Membership, View, aliases, directory, servers, tables, visibility_of_server::is_in_room};
 use crate::{
     Server,
     error::Result,
@@ -159,15 +159,5 @@ pub fn is_open_to_server(server: &Server, view: &View<'_>, asking: &ServerName) 
         }
         _ => {}
     }
-    has_invited(view, asking)
-}
-
-/// Whether a user of that server is invited to the room.
-fn has_invited(view: &View<'_>, server: &ServerName) -> Result<bool> {
-    for row in view.snapshot.list::<tables::Members>(&(view.nid, Membership::Invite, tables::Origin::Remote)) {
-        if row?.key()?.3.server_name() == server {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    Ok(servers::is_invited(view.snapshot, view.nid, asking)?)
 }

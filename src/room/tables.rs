@@ -16,7 +16,7 @@ use super::{
     relations::{Annotations, Relations},
     search::index::SearchWords,
     server_notices::NoticeRooms,
-    servers::{RemoteRooms, RoomServers},
+    servers::{InvitedServers, RemoteRooms, RoomServers},
     threads::ThreadEvents,
 };
 use crate::{
@@ -55,6 +55,7 @@ pub const ALL: &[TableInfo] = &[
     TableInfo::of::<StrippedStates>(),
     TableInfo::of::<RoomServers>(),
     TableInfo::of::<RemoteRooms>(),
+    TableInfo::of::<InvitedServers>(),
 ];
 
 pub struct RoomIds;

@@ -88,9 +88,10 @@ impl TestRoom {
             let view = View::of(&self.server.rooms, &snapshot, self.nid).unwrap();
             local_event::make_next(&self.server, &view, sender, draft).unwrap()
         };
-        let appended = self.runtime.block_on(append::append(&self.server, self.nid, event)).unwrap();
-        assert_eq!(appended.verdict, append::Verdict::Accepted);
-        appended.event_id
+        let event_id = event.pdu().event_id.clone();
+        let (_, verdict) = self.runtime.block_on(append::append(&self.server, self.nid, event)).unwrap();
+        assert_eq!(verdict, append::Verdict::Accepted);
+        event_id
     }
 
     /// What a user of another server makes of his own membership.

@@ -116,3 +116,16 @@ impl Syncs {
         self.transactions.observe(transactions as f64);
     }
 }
+
+/// What `work` gives, and over how many rows it stepped on this thread, deleted ones too.
+#[cfg(test)]
+pub fn steps<R>(work: impl FnOnce() -> R) -> (R, u64) {
+    use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
+    set_perf_stats(PerfStatsLevel::EnableCount);
+    let mut context = PerfContext::default();
+    context.reset();
+    let result = work();
+    set_perf_stats(PerfStatsLevel::Disable);
+    let count = |metric| context.metric(metric);
+    (result, count(PerfMetric::InternalKeySkippedCount) + count(PerfMetric::InternalDeleteSkippedCount))
+}

@@ -32,3 +32,6 @@ pub use self::{
     table::{Family, Json, Record, Table, TableInfo, Value},
     transaction::Transaction,
 };
+
+#[cfg(test)]
+pub use self::figures::steps;

@@ -184,7 +184,7 @@ async fn of_many_servers_those_that_are_furthest_behind_are_named() {
             let name = format!("peer{n}.test");
             let name: &ServerName = name.as_str().try_into().unwrap();
             tx.put::<Queue>(&(name, tx.pos(), 1), &Item::ToDevice { content: "{}".to_owned() });
-            tx.put::<Destinations>(&name, &Backlog { rows: 2, shortened_at: 1_000 });
+            tx.put::<Destinations>(&name, &Backlog { rows: 2, shortened_at: 1_000, first: tx.pos() });
             Ok::<_, store::Error>(())
         };
         server.inside().store.commit(write).await.unwrap();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use ruma::{OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName};
 use tracing::warn;
 
-use super::tables::{Backlog, Destinations, Item, Queue};
+use super::tables::{Backlog, Destinations, Item, Queue, rows_from};
 use crate::{
     room::{sticky::StickyEvents, tables::Rooms},
     store::{self, EventNid, RoomNid, Row, StreamPos, Transaction},
@@ -40,7 +40,8 @@ impl Additions {
     pub fn write(self, tx: &mut Transaction<'_>) -> store::Result<Vec<OwnedServerName>> {
         for (destination, items) in &self.0 {
             let known = tx.get::<Destinations>(&&**destination)?;
-            let mut backlog = known.unwrap_or(Backlog { rows: 0, shortened_at: LONG });
+            let mut backlog = known.unwrap_or(Backlog { rows: 0, shortened_at: LONG, first: StreamPos::MAX });
+            let mut first_new = StreamPos::MAX;
             for (number, (at, item)) in (1..).zip(items) {
                 let key = match at {
                     Some(at) => (&**destination, *at, 0),
@@ -49,12 +50,17 @@ impl Additions {
                 if !tx.before().contains::<Queue>(&key)? {
                     tx.put::<Queue>(&key, item);
                     backlog.rows += 1;
+                    first_new = first_new.min(key.1);
                 }
             }
+            let mut first_old = backlog.first;
             if backlog.rows > backlog.shortened_at {
-                backlog.rows = backlog.rows.saturating_sub(shorten(tx, destination)?);
+                let removed;
+                (removed, first_old) = shorten(tx, destination, backlog.first)?;
+                backlog.rows = backlog.rows.saturating_sub(removed);
                 backlog.shortened_at = LONG.max(backlog.rows.saturating_mul(2));
             }
+            backlog.first = first_old.min(first_new);
             tx.put::<Destinations>(&&**destination, &backlog);
         }
         Ok(self.0.into_keys().collect())
@@ -72,21 +78,43 @@ pub fn remove(tx: &mut Transaction<'_>, destination: &ServerName, rows: &[(Strea
         }
     }
     let Some(backlog) = tx.get::<Destinations>(&destination)? else { return Ok(()) };
-    match backlog.rows.saturating_sub(removed) {
-        0 => tx.delete::<Destinations>(&destination),
-        rows => tx.put::<Destinations>(&destination, &Backlog { rows, ..backlog }),
+    let left = backlog.rows.saturating_sub(removed);
+    match first_but(tx, destination, backlog.first, rows)?.filter(|_| left > 0) {
+        None => tx.delete::<Destinations>(&destination),
+        Some(first) => tx.put::<Destinations>(&destination, &Backlog { rows: left, first, ..backlog }),
     }
     Ok(())
 }
 
+/// Where the first row from `first` on is that is none of `removed`.
+fn first_but(
+    tx: &Transaction<'_>,
+    destination: &ServerName,
+    first: StreamPos,
+    removed: &[(StreamPos, u32)],
+) -> store::Result<Option<StreamPos>> {
+    let removed: HashSet<_> = removed.iter().collect();
+    for row in rows_from(tx.before(), destination, first) {
+        let row = row?;
+        let (_, pos, number) = row.key()?;
+        if !removed.contains(&(pos, number)) {
+            return Ok(Some(pos));
+        }
+    }
+    Ok(None)
+}
+
 /// Removes from a long queue what need not be sent: older events of rooms, whose newest lead the other server to them;
-/// what a newer row tells again. Gives the number of rows that went. What is being sent at the moment may be among them.
-fn shorten(tx: &mut Transaction<'_>, destination: &ServerName) -> store::Result<u64> {
-    let rows: Vec<Row<Queue>> = tx.before().list::<Queue>(&destination).collect::<store::Result<_>>()?;
+/// what a newer row tells again. Gives the number of rows that went, which may be those that are being sent at the moment,
+/// and where the first is that stays.
+fn shorten(tx: &mut Transaction<'_>, destination: &ServerName, first: StreamPos) -> store::Result<(u64, StreamPos)> {
+    let rows: Vec<Row<Queue>> = rows_from(tx.before(), destination, first).collect::<store::Result<_>>()?;
     let mut kept = Kept::default();
-    let mut removed = 0;
+    let (mut removed, mut first) = (0, StreamPos::MAX);
     for row in rows.iter().rev() {
-        if !kept.keeps(tx, &row.value)? {
+        if kept.keeps(tx, &row.value)? {
+            first = row.key()?.1;
+        } else {
             tx.delete::<Queue>(&row.key()?);
             removed += 1;
         }
@@ -96,7 +124,7 @@ fn shorten(tx: &mut Transaction<'_>, destination: &ServerName) -> store::Result<
         let dropped = kept.dropped_to_device;
         warn!(%destination, dropped, "to-device messages are lost: too many wait for this server");
     }
-    Ok(removed)
+    Ok((removed, first))
 }
 
 /// What of a queue was kept so far, from its end on.

@@ -1,7 +1,7 @@
 use ruma::{OwnedDeviceId, OwnedUserId, ServerName, UserId};
 use serde::{Deserialize, Serialize};
 
-use crate::store::{EventNid, Family, Group, Record, RoomNid, StreamPos, Table, TableInfo};
+use crate::store::{self, EventNid, Family, Group, Record, RoomNid, Rows, Scan, Snapshot, StreamPos, Table, TableInfo};
 
 pub const ALL: &[TableInfo] = &[
     TableInfo::of::<Queue>(),
@@ -69,9 +69,32 @@ pub struct Backlog {
     pub rows: u64,
     /// With how many rows the queue is shortened.
     pub shortened_at: u64,
+    /// Where the first row is. RocksDB would step over the marks that the rows before it left, all that was ever sent.
+    pub first: StreamPos,
 }
 
-impl Record for Backlog {}
+impl Record for Backlog {
+    const VERSION: u8 = 2;
+
+    fn upgrade(version: u8, body: &[u8]) -> Result<Self, String> {
+        if version != 1 {
+            return Err(format!("unknown value version {version}"));
+        }
+        let (rows, shortened_at) = postcard::from_bytes(body).map_err(|error| error.to_string())?;
+        Ok(Self { rows, shortened_at, first: StreamPos::default() })
+    }
+}
+
+/// The rows for a server, in their order.
+pub fn rows<'s>(snapshot: &'s Snapshot<'_>, destination: &ServerName) -> store::Result<Rows<'s, Queue>> {
+    let backlog = snapshot.get::<Destinations>(&destination)?;
+    Ok(rows_from(snapshot, destination, backlog.map_or(StreamPos::MAX, |backlog| backlog.first)))
+}
+
+/// As [`rows`], where it is known that there are none before `first`.
+pub fn rows_from<'s>(snapshot: &'s Snapshot<'_>, destination: &ServerName, first: StreamPos) -> Rows<'s, Queue> {
+    snapshot.scan::<Queue>(Scan::from::<Queue>(&(destination, first), &destination))
+}
 
 /// Changes of our users' devices, or of their cross-signing keys where the device is empty, that no queue has yet.
 pub struct DeviceUpdates;

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     room::testing::{TestRoom, user},
-    store::{EventNid, Row, StreamPos},
+    store::{EventNid, Row, StreamPos, steps},
 };
 
 const OTHER: &str = "b.test";
@@ -30,10 +30,12 @@ fn fill(room: &TestRoom, items: Vec<Item>) {
 fn rows(room: &TestRoom) -> Vec<Item> {
     let snapshot = room.server.store.snapshot();
     let rows = snapshot.list::<Queue>(&&*other());
-    let rows: Vec<_> = rows.map(|row| row.map(|row: Row<Queue>| row.value).unwrap()).collect();
-    let counted = snapshot.get::<Destinations>(&&*other()).unwrap().map_or(0, |backlog| backlog.rows);
-    assert_eq!(rows.len() as u64, counted, "rows are counted");
-    rows
+    let rows: Vec<Row<Queue>> = rows.map(|row| row.unwrap()).collect();
+    let backlog = snapshot.get::<Destinations>(&&*other()).unwrap();
+    assert_eq!(rows.len() as u64, backlog.map_or(0, |backlog| backlog.rows), "rows are counted");
+    let first = rows.first().map(|row| row.key().unwrap().1);
+    assert_eq!(first, backlog.map(|backlog| backlog.first), "it is known where they begin");
+    rows.into_iter().map(|row| row.value).collect()
 }
 
 fn to_device(size: usize) -> Item {
@@ -123,4 +125,49 @@ fn rows_that_are_gone_already_are_not_counted_twice() {
         super::additions::remove(tx, OTHER.try_into().unwrap(), &last).unwrap();
     });
     assert!(room.server.store.snapshot().get::<Destinations>(&&*other()).unwrap().is_none());
+}
+
+#[test]
+fn what_was_sent_before_costs_the_next_transaction_nothing() {
+    let room = TestRoom::new();
+    let read = |at_most| {
+        let read = || Prepared::read(&room.server, &other(), Ephemeral::default(), at_most).unwrap();
+        let (prepared, steps) = steps(read);
+        (prepared.map(|prepared| prepared.rows).unwrap_or_default(), steps)
+    };
+    let remove = |sent: Vec<(StreamPos, u32)>| {
+        room.change(move |tx| super::additions::remove(tx, OTHER.try_into().unwrap(), &sent).unwrap());
+    };
+    fill(&room, vec![to_device(1); 300]);
+    loop {
+        let (sent, steps) = read(90);
+        assert!(steps <= 91, "{steps} rows were looked at");
+        if sent.is_empty() {
+            break;
+        }
+        remove(sent);
+        rows(&room);
+    }
+    fill(&room, vec![to_device(2)]);
+    let (sent, steps) = read(usize::MAX);
+    assert!(sent.len() == 1 && steps < 5, "{steps} rows were looked at");
+}
+
+#[test]
+fn a_row_that_belongs_before_those_that_wait_is_found() {
+    let room = TestRoom::new();
+    fill(&room, vec![to_device(1), to_device(2)]);
+    let event = Item::Event { room: room.nid, event: EventNid(1) };
+    let (before, first) = (StreamPos(1), event.clone());
+    let sent = Prepared::read(&room.server, &other(), Ephemeral::default(), usize::MAX).unwrap().unwrap().rows;
+    room.change(move |tx| {
+        let mut additions = Additions::default();
+        additions.add_event(other(), before, first);
+        additions.write(tx).unwrap();
+    });
+    // What was read before that is what was sent.
+    room.change(move |tx| super::additions::remove(tx, OTHER.try_into().unwrap(), &sent).unwrap());
+    assert_eq!(rows(&room), [event]);
+    let prepared = Prepared::read(&room.server, &other(), Ephemeral::default(), usize::MAX).unwrap().unwrap();
+    assert_eq!(prepared.rows, [(before, 0)]);
 }

@@ -9,7 +9,7 @@ use ruma::{
 };
 use serde_json::{Value, json, value::RawValue};
 
-use super::tables::{Item, Queue};
+use super::tables::{self, Item};
 use crate::{
     Server,
     error::{Error, Result},
@@ -77,7 +77,7 @@ impl Prepared {
         let mut receipts = Vec::new();
         let mut signing_keys = BTreeSet::new();
         let mut rows = Vec::new();
-        for row in snapshot.list::<Queue>(&destination).take(at_most) {
+        for row in tables::rows(&snapshot, destination)?.take(at_most) {
             let row = row?;
             let edus = parts.edus.len() + receipts.len() + signing_keys.len();
             if parts.pdus.len() >= MAX_PDUS || edus >= MAX_EDUS - 1 || parts.bytes >= MAX_BYTES {

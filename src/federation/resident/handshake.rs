@@ -147,9 +147,9 @@ pub async fn send(server: &Arc<Server>, wish: Wish, event_id: OwnedEventId, even
     let event_id = verified.pdu().event_id.clone();
     relay::mark(server, &event_id, &origin).await?;
     let verified = policy_server::complete(server, room, verified).await?;
-    let appended = append::append(server, room, verified).await?;
-    match appended.verdict {
-        Verdict::Accepted => Ok(Admitted { room, event: appended.event }),
+    let (event, verdict) = append::append(server, room, verified).await?;
+    match verdict {
+        Verdict::Accepted => Ok(Admitted { room, event }),
         Verdict::SoftFailed(reason) | Verdict::Rejected(reason) => {
             relay::unmark(server, &event_id).await?;
             Err(Error::forbidden(format!("The rules of the room do not allow this: {reason}")))

@@ -21,7 +21,7 @@ use crate::{
     random::Random,
     room::{
         View,
-        append::{Appended, Verdict, append, found},
+        append::{Appended, Incoming, Verdict, found, take_in},
     },
     store::RoomNid,
 };
@@ -64,7 +64,7 @@ impl Room {
     }
 
     async fn append(&self, event: &Verified) -> Appended {
-        append(&self.server, self.nid, event.clone()).await.unwrap()
+        take_in(&self.server, self.nid, vec![Incoming::live(event.clone())]).await.unwrap().remove(0)
     }
 
     /// Makes an event after `prev`, allowed by `auth` and the create event, and brings it in.

@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use http::{Method, header};
+use ruma::CanonicalJsonValue;
 use serde_json::{Value, json};
 
 use super::Abroad;
@@ -90,6 +91,65 @@ async fn what_is_not_canonical_json_costs_only_itself_in_the_state_of_a_join() {
         assert_eq!(abroad.bob.state(&abroad.room.id, "m.room.topic", "").await.status, 404, "{what}");
         abroad.check();
     }
+}
+
+/// What a server can have signed of [`not_canonical`], and its signed form.
+fn signable() -> Vec<(&'static str, String, String)> {
+    let nested = format!("{}{}", "[".repeat(500), "]".repeat(500));
+    let all = not_canonical().into_iter().filter(|(what, _)| !["lone surrogate", "nesting"].contains(what));
+    let all = all.chain([("nesting", nested)]).map(|(what, text)| match what {
+        "duplicate key" => (what, text, r#"{"a":2}"#.to_owned()),
+        _ => (what, text.clone(), text),
+    });
+    all.collect()
+}
+
+fn canonical(value: Value) -> String {
+    let value: CanonicalJsonValue = value.try_into().unwrap();
+    serde_json::to_string(&value).unwrap()
+}
+
+#[tokio::test]
+async fn what_is_not_canonical_json_costs_only_itself_in_a_transaction() {
+    let siege = Siege::new().await;
+    for (number, (what, text, signed)) in signable().into_iter().enumerate() {
+        let good = siege.message(&format!("good {number}")).await;
+        let bad = siege.event("m.room.message", None, json!({ "body": "bad", "evil": 0 })).await;
+        let types = number % 2 == 0;
+        let edus = json!([
+            { "edu_type": "m.presence", "content": { "push": [{ "user_id": siege.mallory, "evil": 0 }] } },
+            { "edu_type": "m.typing", "content": { "room_id": siege.room, "user_id": siege.mallory, "typing": types } },
+        ]);
+        let transaction = canonical(json!({
+            "origin": siege.evil.name(), "origin_server_ts": 1, "pdus": [bad, good], "edus": edus,
+        }));
+        let with = |text: &str| transaction.replace("\"evil\":0", &format!("\"evil\":{text}"));
+        let uri = format!("/v1/send/odd{number}");
+        let forged = siege.evil.put_text(&siege.home, &uri, with(&text), &with("1")).await;
+        assert_eq!(forged.error(), (401, "M_UNAUTHORIZED"), "{what}");
+        let answer = siege.evil.put_text(&siege.home, &uri, with(&text), &with(&signed)).await.ok();
+        assert_eq!(answer["pdus"][id_of(&good)], json!({}), "{what}: {answer}");
+        assert!(answer["pdus"][id_of(&bad)]["error"].is_string(), "{what}: {answer}");
+        siege.until_worked_on().await;
+        assert!(siege.is_seen(&good).await, "{what}");
+        assert!(!siege.is_seen(&bad).await, "{what}");
+        let told = siege.alice.sync_with("").await["rooms"]["join"][&siege.room]["ephemeral"].to_string();
+        assert_eq!(told.contains(&siege.mallory), types, "{what}: {told}");
+    }
+    siege.check().await;
+}
+
+#[tokio::test]
+async fn a_join_with_a_number_that_is_not_canonical_is_looked_at_and_refused_as_what_it_is() {
+    let siege = Siege::before_the_walls(|_| {}).await;
+    let mut join = siege.make("make_join", &siege.evil, &siege.mallory, &siege.room).await.ok()["event"].clone();
+    join["content"]["evil"] = 0.into();
+    siege.sign(&mut join);
+    let uri = format!("/v2/send_join/{}/{}", path(&siege.room), path(&id_of(&join)));
+    let body = canonical(join).replace("\"evil\":0", "\"evil\":1e-07");
+    let answer = siege.evil.put_text(&siege.home, &uri, body.clone(), &body).await;
+    assert_eq!(answer.error(), (400, "M_INVALID_PARAM"));
+    siege.check().await;
 }
 
 #[tokio::test]

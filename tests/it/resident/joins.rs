@@ -1,3 +1,4 @@
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::{Scene, find, is_signed_by};
@@ -43,6 +44,19 @@ async fn a_join_that_is_sent_again_is_answered_again() {
     assert_eq!(first, again);
     let old_form = scene.send("v1/send_join", &scene.room, &id, &event).await.ok();
     assert_eq!(old_form, json!([200, first]));
+}
+
+#[tokio::test]
+async fn a_join_that_comes_several_times_at_once_is_answered_alike_each_time() {
+    for version in ["1", "11"] {
+        let scene = Scene::new(version).await;
+        let template = scene.make("make_join", &scene.room, &scene.bob()).await.ok();
+        let (event, id) = scene.complete(&template, |_| {});
+        let at_once = (0..4).map(|_| scene.send("v2/send_join", &scene.room, &id, &event));
+        let told: Vec<Value> = join_all(at_once).await.into_iter().map(|answer| answer.ok()).collect();
+        assert!(told.iter().all(|other| *other == told[0]), "version {version}");
+        assert_eq!(scene.membership(&scene.bob()).await.as_deref(), Some("join"), "version {version}");
+    }
 }
 
 #[tokio::test]

@@ -1,3 +1,4 @@
+use futures_util::future::join_all;
 use serde_json::json;
 
 use super::{Scene, find, is_signed_by};
@@ -31,6 +32,17 @@ async fn a_user_of_another_server_knocks_and_his_server_is_told_what_the_room_is
         assert_eq!(scene.membership(&scene.bob()).await.as_deref(), Some("knock"));
         assert_eq!(find(told, "m.room.create", "").unwrap().get("room_id").is_none(), version == "12");
     }
+}
+
+#[tokio::test]
+async fn a_knock_that_comes_several_times_at_once_is_answered_alike_each_time() {
+    let scene = scene("11").await;
+    let template = scene.make("make_knock", &scene.room, &scene.bob()).await.ok();
+    let (event, id) = scene.complete(&template, |_| {});
+    let at_once = (0..4).map(|_| scene.send("v1/send_knock", &scene.room, &id, &event));
+    let told: Vec<_> = join_all(at_once).await.into_iter().map(|answer| answer.ok()).collect();
+    assert!(told.iter().all(|other| *other == told[0]));
+    assert_eq!(scene.membership(&scene.bob()).await.as_deref(), Some("knock"));
 }
 
 #[tokio::test]

@@ -1,3 +1,4 @@
+use futures_util::future::join_all;
 use serde_json::json;
 
 use super::Scene;
@@ -14,6 +15,19 @@ async fn a_user_of_another_server_leaves_a_room_by_a_server_that_is_in_it() {
     assert_eq!(scene.membership(&scene.bob()).await.as_deref(), Some("leave"));
     assert_eq!(scene.send("v2/send_leave", &scene.room, &id, &event).await.ok(), json!({}));
     assert_eq!(scene.send("v1/send_leave", &scene.room, &id, &event).await.ok(), json!([200, {}]));
+}
+
+#[tokio::test]
+async fn a_leave_that_comes_several_times_at_once_is_answered_alike_each_time() {
+    let scene = Scene::new("11").await;
+    scene.join(&scene.bob()).await;
+    let template = scene.make("make_leave", &scene.room, &scene.bob()).await.ok();
+    let (event, id) = scene.complete(&template, |_| {});
+    let at_once = (0..4).map(|_| scene.send("v2/send_leave", &scene.room, &id, &event));
+    for answer in join_all(at_once).await {
+        assert_eq!(answer.ok(), json!({}));
+    }
+    assert_eq!(scene.membership(&scene.bob()).await.as_deref(), Some("leave"));
 }
 
 #[tokio::test]

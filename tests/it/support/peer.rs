@@ -10,7 +10,7 @@ use ruma::{
     api::federation::authentication::{XMatrix, XMatrixSigningInput},
     room_version_rules::RoomVersionRules,
     serde::Base64,
-    signatures::{Ed25519KeyPair, hash_and_sign_event, sign_json},
+    signatures::{Ed25519KeyPair, KeyPair, hash_and_sign_event, sign_json},
 };
 use serde_json::{Value, json};
 
@@ -164,6 +164,19 @@ impl Peer {
         let signature = XMatrix::sign_http_request(&request, input).unwrap();
         request.headers_mut().insert(header::AUTHORIZATION, (&signature).into());
         request.map(Body::from)
+    }
+
+    /// As [`Self::put`], with a body that need not be canonical JSON; `signed` is what the signature takes it for.
+    pub async fn put_text(&self, server: &TestServer, path: &str, body: String, signed: &str) -> Answer {
+        let (from, to) = (self.name(), server.inside().name());
+        let uri = format!("/_matrix/federation{path}");
+        let signed =
+            format!(r#"{{"content":{signed},"destination":"{to}","method":"PUT","origin":"{from}","uri":"{uri}"}}"#);
+        let (key, signature) = self.0.key.sign(signed.as_bytes()).into_parts();
+        let key = key.as_str().try_into().unwrap();
+        let header = XMatrix::new(from.to_owned(), to.to_owned(), key, Base64::new(signature));
+        let request = Request::put(&uri).header(header::AUTHORIZATION, http::HeaderValue::from(&header));
+        server.send(request.body(Body::from(body)).unwrap()).await
     }
 
     pub fn router(&self) -> Router {
