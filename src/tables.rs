@@ -15,8 +15,8 @@ use crate::{
     oauth::tables as oauth,
     push, reports,
     room::{
-        delayed::tables as delayed, partial::tables as partial, related_redactions, relationships, sticky,
-        tables as room,
+        delayed::tables as delayed, partial::tables as partial, related_redactions, relationships, retention::purge,
+        sticky, tables as room,
     },
     sso::tables as sso,
     store::{Family, Migration, Record, Store, Table, TableInfo},
@@ -52,6 +52,7 @@ pub fn all() -> impl Iterator<Item = &'static TableInfo> {
         .chain(&sticky::TABLES)
         .chain(&relationships::TABLES)
         .chain(&related_redactions::TABLES)
+        .chain(&purge::TABLES)
         .chain(partial::ALL)
 }
 

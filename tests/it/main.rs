@@ -49,6 +49,7 @@ mod relationships;
 mod rendezvous;
 mod reports;
 mod resident;
+mod retention;
 mod rooms;
 mod search;
 mod sending;

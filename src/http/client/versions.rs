@@ -60,6 +60,8 @@ async fn versions(State(server): State<Arc<Server>>) -> Matrix<get_supported_ver
     let mut answer = get_supported_versions::Response::new(VERSIONS.map(str::to_owned).to_vec());
     let has_rendezvous = server.config.rendezvous == RendezvousFor::Anyone && server.config.well_known.client.is_some();
     let rendezvous = has_rendezvous.then_some(&"org.matrix.msc4108");
-    answer.unstable_features = FEATURES.iter().chain(rendezvous).map(|name| ((*name).to_owned(), true)).collect();
+    let retention = server.config.retention.enabled.then_some(&"org.matrix.msc1763");
+    let features = FEATURES.iter().chain(rendezvous).chain(retention);
+    answer.unstable_features = features.map(|name| ((*name).to_owned(), true)).collect();
     Matrix(answer)
 }
