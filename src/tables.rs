@@ -21,7 +21,7 @@ use crate::{
     sso::tables as sso,
     store::{Family, Migration, Record, Store, Table, TableInfo},
     sync::sliding::tables as sliding,
-    user::{directory, keys::tables as keys, tables as user, thread_subscriptions},
+    user::{directory, keys::tables as keys, profile, tables as user, thread_subscriptions},
 };
 
 /// Changes of the layout on disk since the first release, oldest first.
@@ -49,6 +49,7 @@ pub fn all() -> impl Iterator<Item = &'static TableInfo> {
         .chain(&directory::TABLES)
         .chain(delayed::ALL)
         .chain(&thread_subscriptions::TABLES)
+        .chain(&profile::CHANGES)
         .chain(&sticky::TABLES)
         .chain(&relationships::TABLES)
         .chain(&related_redactions::TABLES)

@@ -37,6 +37,7 @@ mod presence;
 mod pressure;
 mod previews;
 mod profile;
+mod profile_updates;
 mod push_rules;
 mod pushers;
 mod rate_limits;

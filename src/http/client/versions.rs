@@ -41,9 +41,11 @@ const FEATURES: &[&str] = &[
     "org.matrix.msc4140",                             // delayed events
     "org.matrix.msc4155",                             // invites by some users and servers only
     "org.matrix.msc4169",                             // redactions by `/send`, v1.18
+    "org.matrix.msc4262",                             // profile updates in sliding sync
     "org.matrix.msc4306",                             // subscriptions to threads
     "org.matrix.msc4308",                             // subscriptions to threads in sliding sync
     "org.matrix.msc4354",                             // sticky events
+    "org.matrix.msc4429",                             // profile updates in sync
     "org.matrix.simplified_msc3575",                  // sliding sync, MSC4186
     "uk.half-shot.msc2666.query_mutual_rooms.stable", // v1.19
     "uk.tcpip.msc4133.stable",                        // profile fields, v1.16
