@@ -28,8 +28,8 @@ use crate::{
     rate_limit::RateLimits,
     rendezvous,
     room::{
-        Rooms, delayed::Delayed, hierarchy, local_members::LocalMembers, partial, relationships, search, sticky,
-        typing::Typing,
+        Rooms, delayed::Delayed, hierarchy, local_members::LocalMembers, partial, relationships, retention::Retention,
+        search, sticky, typing::Typing,
     },
     sso::Sso,
     store::{self, Snapshot, Store},
@@ -166,7 +166,7 @@ impl Server {
             migrations: tables::MIGRATIONS,
         })?;
         let (key, old_keys) = own::open(&store, &random).context("the signing keys can't be read")?;
-        let rooms = Rooms::open(&store)?;
+        let rooms = Rooms::open(&store)?.with_retention(Retention::new(&config.retention, &clock));
         let media = media::Repository::open(store.path()).context("the media can't be opened")?;
         let appservices = Appservices::open(&config)?;
         appservice::accounts::make_bots(&store, &appservices, clock.now_ms())

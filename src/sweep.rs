@@ -10,7 +10,9 @@ use crate::{
     federation::{inbox, keys::strangers},
     log, media, oauth,
     room::{
-        delayed, sticky,
+        delayed,
+        retention::purge,
+        sticky,
         tables::{EventTransactions, Transactions},
     },
     store::{self, Row, Snapshot, Table, Transaction},
@@ -61,6 +63,7 @@ pub async fn once(server: &Arc<Server>) -> Result<usize> {
         strangers::forget(server).await,
         delayed::sweep(server).await,
         sticky::sweep(server).await,
+        purge::sweep(server).await,
         old_rows::<ToDeviceTransactions>(server).await,
         old_rows::<ReceivedToDevice>(server).await,
         remote::sweep(server).await,

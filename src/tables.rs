@@ -15,13 +15,13 @@ use crate::{
     oauth::tables as oauth,
     push, reports,
     room::{
-        delayed::tables as delayed, partial::tables as partial, related_redactions, relationships, sticky,
-        tables as room,
+        delayed::tables as delayed, partial::tables as partial, related_redactions, relationships, retention::purge,
+        sticky, tables as room,
     },
     sso::tables as sso,
     store::{Family, Migration, Record, Store, Table, TableInfo},
     sync::sliding::tables as sliding,
-    user::{directory, keys::tables as keys, tables as user, thread_subscriptions},
+    user::{directory, keys::tables as keys, profile, tables as user, thread_subscriptions},
 };
 
 /// Changes of the layout on disk since the first release, oldest first.
@@ -49,9 +49,11 @@ pub fn all() -> impl Iterator<Item = &'static TableInfo> {
         .chain(&directory::TABLES)
         .chain(delayed::ALL)
         .chain(&thread_subscriptions::TABLES)
+        .chain(&profile::CHANGES)
         .chain(&sticky::TABLES)
         .chain(&relationships::TABLES)
         .chain(&related_redactions::TABLES)
+        .chain(&purge::TABLES)
         .chain(partial::ALL)
 }
 

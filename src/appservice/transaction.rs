@@ -105,7 +105,7 @@ impl News {
             let event = view.event(entry.event)?;
             let is_shown =
                 event.event_type != "m.room.redaction" || redaction::is_in_force(&view, entry.event, &event)?;
-            if is_shown && interest::in_event(server, &view, &event, service)? {
+            if is_shown && !view.has_expired(&event)? && interest::in_event(server, &view, &event, service)? {
                 body.events.push(shown(server, &view, &event)?);
             }
         }

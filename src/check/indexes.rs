@@ -2,11 +2,13 @@
 
 use super::Checker;
 use crate::{
+    event::Flags,
     room::{
         aliases::{Aliases, RoomAliases},
         directory::ListedRooms,
         relations::{Annotations, Relations},
         relationships::{Children, Parents, Relationship, told::ToldChildren},
+        retention::purge::PurgeLater,
         search::index::{SearchWords, Words},
         sticky::{StickyChanges, StickyEnds, StickyEvents, StickyWaiting},
         tables::{Events, Rooms},
@@ -24,6 +26,7 @@ pub fn check(checker: &mut Checker<'_>) {
     checker.run("relationships", relationships);
     checker.run("search", search);
     checker.run("sticky events", sticky_events);
+    checker.run("retention", retention);
 }
 
 /// Each alias belongs to one room that there is, and the room knows it.
@@ -47,6 +50,23 @@ fn listed_rooms(checker: &mut Checker<'_>) -> Result<()> {
         let room = row?.key()?;
         let is_there = checker.snapshot.contains::<Rooms>(&room)?;
         checker.expect("listed rooms", is_there, || format!("room {room} is listed and not there"));
+    }
+    Ok(())
+}
+
+/// What is to be removed later is there, and what was removed says nothing.
+fn retention(checker: &mut Checker<'_>) -> Result<()> {
+    let name = "retention";
+    for row in checker.snapshot.list::<PurgeLater>(&()) {
+        let row = row?;
+        let (room, sent_ms, event) = row.key()?;
+        let event = checker.snapshot.get::<Events>(&(room, event))?;
+        let agrees = event.is_some_and(|event| event.origin_server_ts == sent_ms && event.state_key.is_none());
+        checker.expect(name, agrees, || format!("{:?} is no message that could be removed", row.key()));
+    }
+    for row in checker.snapshot.list::<Events>(&()) {
+        let Flags { purged, redacted, .. } = row?.value.flags;
+        checker.expect(name, redacted || !purged, || "an event was removed and has its content".to_owned());
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ use crate::{
         email::{EmailOwners, Emails},
         guests::Guests,
         keys::tables::{OneTimeKeyCounts, OneTimeKeyPlaces, OneTimeKeys, UserSignatureChanges, UserSignatures},
+        profile::{LastProfileChanges, ProfileChanges},
         tables::{
             AccessTokens, AccountData, AccountDataChanges, Accounts, BackupKeys, Backups, DeviceTokens, Devices,
             KeyChanges, LastKeyChange, RefreshTokens, ToDevice, ToDeviceCounts, TokenKind,
@@ -35,6 +36,7 @@ pub fn check(checker: &mut Checker<'_>) {
     checker.run("identities of users", identities);
     checker.run("account data", account_data);
     checker.run("key changes", key_changes);
+    checker.run("profile changes", profile_changes);
     checker.run("one-time keys", one_time_keys);
     checker.run("user signatures", user_signatures);
     checker.run("to-device messages", to_device);
@@ -196,6 +198,20 @@ fn key_changes(checker: &mut Checker<'_>) -> Result<()> {
     }
     let indexed = checker.snapshot.list::<KeyChanges>(&()).count();
     checker.expect("key changes", count == indexed, || format!("{count} users have {indexed} rows of changes"));
+    Ok(())
+}
+
+fn profile_changes(checker: &mut Checker<'_>) -> Result<()> {
+    let mut count = 0;
+    for row in checker.snapshot.list::<LastProfileChanges>(&()) {
+        let row = row?;
+        let (user_id, field) = row.key()?;
+        let is_indexed = checker.snapshot.contains::<ProfileChanges>(&(row.value, user_id, field))?;
+        checker.expect("profile changes", is_indexed, || format!("{field} of {user_id} is not among the changes"));
+        count += 1;
+    }
+    let indexed = checker.snapshot.list::<ProfileChanges>(&()).count();
+    checker.expect("profile changes", count == indexed, || format!("{count} fields have {indexed} rows of changes"));
     Ok(())
 }
 

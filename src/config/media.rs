@@ -13,6 +13,10 @@ pub struct Media {
     pub max_upload_size: ByteSize,
     /// How much one user may upload altogether; without bound if `None`.
     pub max_storage_per_user: Option<ByteSize>,
+    /// A page about that limit, which clients lead their users to.
+    pub storage_info_page: Option<String>,
+    /// Whether the page tells how to get more.
+    pub storage_can_be_raised: bool,
     /// How long a reserved media id (`POST /media/v1/create`) waits for its content.
     #[serde(with = "duration")]
     pub pending_upload_lifetime: Duration,
@@ -40,6 +44,9 @@ impl Media {
                 "set it to `max_remote_file_size` or more",
             );
         }
+        if self.storage_info_page.as_ref().is_some_and(|page| url::Url::parse(page).is_err()) {
+            errors.add("media.storage_info_page", "is no URL", "write all of it: \"https://example.org/storage.html\"");
+        }
         if self.pending_upload_lifetime.is_zero() {
             errors.add(
                 "media.pending_upload_lifetime",
@@ -55,6 +62,8 @@ impl Default for Media {
         Self {
             max_upload_size: ByteSize::mib(50),
             max_storage_per_user: None,
+            storage_info_page: None,
+            storage_can_be_raised: false,
             pending_upload_lifetime: Duration::from_secs(24 * 60 * 60),
             max_pending_uploads: 50,
             max_thumbnail_pixels: 32_000_000,

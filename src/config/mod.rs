@@ -20,6 +20,7 @@ mod password_policy;
 mod push;
 mod rate_limits;
 mod registration_terms;
+mod retention;
 mod secret;
 mod server_notices;
 mod sessions;
@@ -63,6 +64,7 @@ pub use self::{
     push::Push,
     rate_limits::RateLimits,
     registration_terms::{Policy, PolicyText, RegistrationTerms},
+    retention::Retention,
     secret::Secret,
     server_notices::ServerNotices,
     sessions::Sessions,
@@ -166,6 +168,7 @@ pub struct Config {
     pub media: Media,
     pub metrics: Metrics,
     pub push: Push,
+    pub retention: Retention,
     pub user_directory: UserDirectory,
     /// Without it nobody sends notices.
     pub server_notices: Option<ServerNotices>,
@@ -242,6 +245,7 @@ impl Config {
             media: Media::default(),
             metrics: Metrics::default(),
             push: Push::default(),
+            retention: Retention::default(),
             user_directory: UserDirectory::default(),
             server_notices: None,
             turn: None,
@@ -315,6 +319,7 @@ impl Config {
         self.oauth.check(&mut errors);
         identity_provider::check(&self.identity_providers, self.oauth_base().is_some(), &mut errors);
         self.rate_limits.check(&mut errors);
+        self.retention.check(&mut errors);
         if let Some(notices) = &self.server_notices {
             notices.check(&mut errors);
         }

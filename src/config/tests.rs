@@ -21,6 +21,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("media", ""),
     ("metrics", ""),
     ("push", ""),
+    ("retention", ""),
     ("federation", ""),
     ("rate_limits.message", ""),
     ("password_policy", ""),

@@ -44,17 +44,29 @@ pub struct Flags {
     pub redacted: bool,
     /// Known for the authorization of others only; it has no place in the timeline.
     pub outlier: bool,
+    /// Content removed because the event had expired: it is answered to nobody any more.
+    pub purged: bool,
 }
 
 impl Flags {
     fn to_byte(self) -> u8 {
-        let Self { rejected, soft_failed, redacted, outlier } = self;
-        u8::from(rejected) | u8::from(soft_failed) << 1 | u8::from(redacted) << 2 | u8::from(outlier) << 3
+        let Self { rejected, soft_failed, redacted, outlier, purged } = self;
+        u8::from(rejected)
+            | u8::from(soft_failed) << 1
+            | u8::from(redacted) << 2
+            | u8::from(outlier) << 3
+            | u8::from(purged) << 4
     }
 
     fn from_byte(byte: u8) -> Option<Self> {
         let bit = |n: u8| byte & (1 << n) != 0;
-        (byte < 16).then(|| Self { rejected: bit(0), soft_failed: bit(1), redacted: bit(2), outlier: bit(3) })
+        (byte < 32).then(|| Self {
+            rejected: bit(0),
+            soft_failed: bit(1),
+            redacted: bit(2),
+            outlier: bit(3),
+            purged: bit(4),
+        })
     }
 }
 
@@ -614,7 +626,7 @@ mod tests {
 
     prop_compose! {
         fn events()(
-            flags in (0_u8..16).prop_map(|byte| Flags::from_byte(byte).unwrap()),
+            flags in (0_u8..32).prop_map(|byte| Flags::from_byte(byte).unwrap()),
             numbers in any::<(i64, u64, u64, Option<u32>, Option<u32>)>(),
             state_after in option::of(root()),
             event_id in id(),

@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use ruma::{OwnedMxcUri, OwnedUserId, ServerName, UserId};
+use http::StatusCode;
+use ruma::{
+    OwnedMxcUri, OwnedUserId, ServerName, UserId,
+    api::error::{ErrorKind, UserLimitExceededErrorData},
+};
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 
@@ -53,7 +57,7 @@ impl Description {
 
 /// Keeps a file under a new URI. When this returns, neither a crash nor a power cut can lose it.
 ///
-/// Errors: `M_TOO_LARGE`, `M_FORBIDDEN` for whoever has used up his storage, and those of `content`.
+/// Errors: `M_TOO_LARGE`, `M_USER_LIMIT_EXCEEDED` or `M_FORBIDDEN` for whoever has used up his storage, and those of `content`.
 pub async fn upload(
     server: Arc<Server>,
     user: OwnedUserId,
@@ -139,14 +143,22 @@ fn check_limit(size: u64, limit: ByteSize) -> Result<()> {
     if size <= limit.bytes() { Ok(()) } else { Err(Error::too_large(format!("Files may be as large as {limit}"))) }
 }
 
-/// `M_FORBIDDEN` if `user` may not add `size` bytes to what he has uploaded.
+/// `M_USER_LIMIT_EXCEEDED` if `user` may not add `size` bytes to what he has uploaded; `M_FORBIDDEN` where there is no page
+/// about it, which that errcode must name.
 fn check_quota(server: &Server, snapshot: &Snapshot<'_>, user: &UserId, size: u64) -> Result<()> {
     let Some(quota) = server.config.media.max_storage_per_user else { return Ok(()) };
     let used = snapshot.get::<MediaUsage>(&user)?.unwrap_or_default().bytes;
     if used.saturating_add(size) <= quota.bytes() && used < quota.bytes() {
         return Ok(());
     }
-    Err(Error::forbidden(format!("You have used up your storage: it is {quota}")))
+    let message = format!("You have used up your storage: it is {quota}");
+    let support_page = server.config.well_known.support.as_ref().and_then(|support| support.support_page.as_ref());
+    let Some(page) = server.config.media.storage_info_page.as_ref().or(support_page) else {
+        return Err(Error::forbidden(message));
+    };
+    let mut limit = UserLimitExceededErrorData::new(page.clone());
+    limit.can_upgrade = server.config.media.storage_can_be_raised;
+    Err(Error::refused(ErrorKind::UserLimitExceeded(limit), message).with_status(StatusCode::FORBIDDEN))
 }
 
 /// Makes the file durable, then writes its row.

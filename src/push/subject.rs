@@ -25,6 +25,8 @@ pub struct Subject {
     /// The size of the event as JSON.
     pub bytes: usize,
     pub sender: OwnedUserId,
+    /// As its server claims, in milliseconds since the Unix epoch.
+    pub sent_ms: u64,
     pub is_state: bool,
     pub is_redacted: bool,
     /// Whether it says itself whom it mentions.
@@ -47,6 +49,7 @@ impl Subject {
             json,
             bytes,
             sender: event.sender.clone(),
+            sent_ms: event.origin_server_ts,
             is_state: event.state_key.is_some(),
             is_redacted: event.flags.redacted,
             has_mentions: has_mentions(event)?,

@@ -132,6 +132,11 @@ impl Unread {
         Ok(self.rules(server, snapshot, user)?.ignored.contains(other))
     }
 
+    /// Forgets what an event said, when its content is gone for good.
+    pub fn forget(&self, room: RoomNid, event: EventNid) {
+        self.subjects.remove(&(room, event));
+    }
+
     fn subject(&self, view: &View<'_>, event: EventNid) -> Result<Arc<Subject>> {
         self.subjects.get_or_insert_with(&(view.nid, event), || Ok(Arc::new(Subject::of(view, &view.event(event)?)?)))
     }
@@ -174,13 +179,14 @@ pub fn told(server: &Server, view: &View<'_>, user: &UserId, pos: RoomPos, event
     let rules = server.unread.rules(server, view.snapshot, user)?;
     let subject = server.unread.subject(view, event)?;
     // A redaction changes the event, and what is remembered of it here is older.
-    if view.event(event)?.flags.redacted {
+    let stored = view.event(event)?;
+    if stored.flags.redacted || view.has_expired(&stored)? {
         return Ok(None);
     }
     let Some(actions) = rules.notify(&subject, &Situation::of(view, user))? else { return Ok(None) };
     let reads = Reads::load(view, user, None)?;
     let is_highlight = actions.iter().any(Action::is_highlight);
-    let has_read = reads.has(&Notification { pos, event, thread: subject.thread, is_highlight });
+    let has_read = reads.has(&Notification { pos, event, thread: subject.thread, is_highlight, sent_ms: None });
     Ok(Some(Told { actions: actions.to_vec(), has_read }))
 }
 
@@ -240,6 +246,15 @@ struct Notification {
     event: EventNid,
     thread: Option<EventNid>,
     is_highlight: bool,
+    /// Of what can expire.
+    sent_ms: Option<u64>,
+}
+
+impl Notification {
+    fn has_expired(&self, view: &View<'_>, expired_before: u64) -> bool {
+        self.sent_ms.is_some_and(|sent_ms| sent_ms < expired_before)
+            && !view.forward_extremities().contains(&self.event)
+    }
 }
 
 /// What is known of one user in one room.
@@ -387,7 +402,8 @@ impl Memo {
         }
         if let Some(actions) = rules.notify(subject, situation)? {
             let is_highlight = actions.iter().any(Action::is_highlight);
-            self.unread.push(Notification { pos, event, thread: subject.thread, is_highlight });
+            let sent_ms = (!subject.is_state).then_some(subject.sent_ms);
+            self.unread.push(Notification { pos, event, thread: subject.thread, is_highlight, sent_ms });
         }
         Ok(())
     }
@@ -395,7 +411,11 @@ impl Memo {
     fn counts(&self, view: &View<'_>, upto: RoomPos) -> Result<Counts> {
         let mut counts = Counts::default();
         let mut threads: BTreeMap<EventNid, Count> = BTreeMap::new();
+        let expired_before = view.expired_before()?;
         for notification in self.unread.iter().filter(|notification| notification.pos <= upto) {
+            if notification.has_expired(view, expired_before) {
+                continue;
+            }
             let count = match notification.thread {
                 None => &mut counts.main,
                 Some(root) => threads.entry(root).or_default(),

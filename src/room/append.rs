@@ -14,7 +14,7 @@ use super::{
     lock::{NextNumbers, Numbers},
     plan::{Late, Plan},
     policy_server::PolicyServer,
-    server_notices, tables,
+    retention, server_notices, tables,
 };
 use crate::{
     Server,
@@ -105,6 +105,7 @@ pub async fn act(
             };
             moderation::check_draft(&view, &local.sender, &draft)?;
             server_notices::check_draft(&view, &local.sender, &draft)?;
+            retention::check_draft(&draft)?;
             let event = local_event::make_next(server, &view, &local.sender, draft)?;
             Ok((local.work_out(server, &view, known, event)?, local))
         };

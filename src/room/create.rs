@@ -16,7 +16,7 @@ use serde_json::{
 };
 use tracing::warn;
 
-use super::{aliases, append, directory, local_event, local_event::Place, membership, upgrade};
+use super::{aliases, append, directory, local_event, local_event::Place, membership, retention, upgrade};
 use crate::{
     Server,
     error::{Error, Result},
@@ -189,7 +189,9 @@ fn add_initial_state(events: &mut Blueprint<'_>, snapshot: &Snapshot<'_>, new: &
         if *event_type == StateEventType::RoomMember {
             membership::check_initial(events.server, snapshot, events.creator, state_key, content)?;
         }
-        events.add(Draft::state(event_type.clone(), state_key, content.clone()))?;
+        let draft = Draft::state(event_type.clone(), state_key, content.clone());
+        retention::check_draft(&draft)?;
+        events.add(draft)?;
     }
     Ok(())
 }

@@ -336,7 +336,7 @@ pub fn state_at(reader: &Reader<'_, '_>, newest: RoomPos, at: Option<RoomPos>) -
             None => return Ok(readable),
         },
     };
-    if !reader.sight.may_see(last.nid, &last.event)? {
+    if !reader.sight.could_see(last.nid, &last.event)? {
         return Err(Error::forbidden("You may not see the room as it was then"));
     }
     // The state after an event is that of its branch of the graph: where there were several, a client that asks for the

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use tokio::sync::OwnedMutexGuard;
 
-use super::{acl, tables};
+use super::{acl, retention::Retention, tables};
 use crate::{
     event::Pdu,
     metrics::CacheUse,
@@ -34,6 +34,7 @@ pub struct Rooms {
     /// The newest change after which an event had to be parsed anew.
     pdus_changed: AtomicU64,
     pub(super) acl_verdicts: Cache<acl::Question, bool>,
+    retention: Option<Retention>,
 }
 
 /// The next free numbers of a room, known to its writer; `None` until looked up, and after a failed write.
@@ -84,7 +85,18 @@ impl Rooms {
             pdus: Cache::new(CACHED_PDUS),
             pdus_changed: AtomicU64::new(0),
             acl_verdicts: Cache::new(acl::CACHED_VERDICTS),
+            retention: None,
         })
+    }
+
+    /// The same, of which messages expire.
+    pub fn with_retention(self, retention: Option<Retention>) -> Self {
+        Self { retention, ..self }
+    }
+
+    /// `None` if messages never expire.
+    pub fn retention(&self) -> Option<&Retention> {
+        self.retention.as_ref()
     }
 
     pub fn use_of_pdus(&self) -> CacheUse {

@@ -36,6 +36,7 @@ pub mod relations;
 pub mod relationships;
 pub mod remote;
 pub mod restricted;
+pub mod retention;
 pub mod search;
 pub mod send;
 pub mod server_notices;

@@ -526,10 +526,10 @@ fn outlier(view: &View<'_>, id: &EventId) -> Result<Option<(EventNid, StoredEven
     Ok(Some((nid, event)))
 }
 
-/// An outlier that gets its place; what a redaction has left of it stays as it is.
+/// An outlier that gets its place; what a redaction or its age has left of it stays as it is.
 fn placed_outlier(outlier: StoredEvent, placement: Placement) -> StoredEvent {
     StoredEvent {
-        flags: Flags { redacted: outlier.flags.redacted, ..placement.flags },
+        flags: Flags { redacted: outlier.flags.redacted, purged: outlier.flags.purged, ..placement.flags },
         room_pos: placement.room_pos,
         state_after: placement.state_after,
         replaces: placement.replaces,

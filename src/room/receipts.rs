@@ -198,12 +198,12 @@ fn check(sight: &Sight<'_, '_>, mark: &Mark) -> Result<RoomPos> {
     Ok(RoomPos(event.room_pos))
 }
 
-/// An event of the room's timeline that its reader may see.
+/// An event of the room's timeline that its reader may see, or could until it expired: clients keep what they have.
 fn visible(sight: &Sight<'_, '_>, event_id: &EventId) -> Result<Option<StoredEvent>> {
     let Some(nid) = sight.view.event_nid(event_id)? else { return Ok(None) };
     let event = sight.view.event(nid)?;
     let is_in_timeline = !(event.flags.outlier || event.flags.rejected || event.flags.soft_failed);
-    Ok(if is_in_timeline && sight.may_see(nid, &event)? { Some(event) } else { None })
+    Ok(if is_in_timeline && sight.could_see(nid, &event)? { Some(event) } else { None })
 }
 
 /// Where an event lies in its room, if it is one of this room.

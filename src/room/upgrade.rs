@@ -21,7 +21,7 @@ use super::{
     Membership, View, aliases, append,
     append::Step,
     create::{self, InitialState, NewRoom, Preset},
-    membership, power_levels, tables,
+    membership, power_levels, retention, tables,
 };
 use crate::{
     Server,
@@ -217,6 +217,13 @@ fn initial_state(view: &View<'_>, levels: &RoomPowerLevels, user: &UserId) -> Re
         let default = default.and_then(|text| serde_json::from_str(text).ok());
         if let Some(content) = content.filter(|content| !content.is_empty()).or(default) {
             add(event_type, String::new(), raw(&content.into()));
+        }
+    }
+    // NOTSPEC: what is forgotten after a while in the old room is in the new one, too.
+    for event_type in retention::TYPES.map(StateEventType::from) {
+        let policy = view.state_pdu(view.current_state(), &event_type, "")?;
+        if let Some(policy) = policy.filter(|policy| retention::is_policy(policy.content.get())) {
+            add(event_type, String::new(), policy.content.clone());
         }
     }
     for row in view.snapshot.list::<tables::StateKeys>(&(view.nid, "m.space.child")).take(MAX_TRANSFERRED) {

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ruma::{EventId, OwnedEventId, RoomId, UserId, events::StateEventType, room_version_rules::RoomVersionRules};
 use serde::de::DeserializeOwned;
@@ -21,6 +21,7 @@ pub struct View<'s> {
     pub rules: &'static RoomVersionRules,
     rooms: &'s Rooms,
     pending: Option<Pending>,
+    expired_before: OnceLock<u64>,
 }
 
 /// An event that is being worked out: it can be read as if it were stored.
@@ -51,12 +52,12 @@ impl<'s> View<'s> {
         let rules = rules::rules(&room.version).ok_or_else(|| {
             Error::corrupt(tables::Rooms::NAME, &nid.0.to_be_bytes(), format!("unknown room version {}", room.version))
         })?;
-        Ok(Self { snapshot, nid, room, rules, rooms, pending: None })
+        Ok(Self { snapshot, nid, room, rules, rooms, pending: None, expired_before: OnceLock::new() })
     }
 
     /// The same room with `event` in it, on no timeline yet.
     pub(super) fn with_pending(&self, event: Pending) -> Self {
-        Self { room: self.room.clone(), pending: Some(event), ..*self }
+        Self { room: self.room.clone(), pending: Some(event), expired_before: OnceLock::new(), ..*self }
     }
 
     pub(super) fn rooms(&self) -> &'s Rooms {
@@ -138,6 +139,33 @@ impl<'s> View<'s> {
 
     pub fn event_id(&self, event: EventNid) -> Result<OwnedEventId> {
         Ok(self.pdu(event)?.event_id.clone())
+    }
+
+    /// Whether an event had its time by what the room, or the server, says of retention: nobody is shown it any more, and its
+    /// content may be gone. State is kept, and so are the ends of the graph, which those who write next refer to.
+    pub fn has_expired(&self, event: &StoredEvent) -> Result<bool> {
+        if event.flags.purged {
+            return Ok(true);
+        }
+        if event.state_key.is_some() || event.origin_server_ts >= self.expired_before()? {
+            return Ok(false);
+        }
+        for &end in self.forward_extremities() {
+            if self.event_id(end)? == event.event_id {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// From before when messages have expired, in milliseconds since the Unix epoch; 0 if they never do.
+    pub fn expired_before(&self) -> Result<u64> {
+        let Some(retention) = self.rooms.retention() else { return Ok(0) };
+        if let Some(known) = self.expired_before.get() {
+            return Ok(*known);
+        }
+        let expired_before = retention.expired_before(self)?;
+        Ok(*self.expired_before.get_or_init(|| expired_before))
     }
 
     pub fn tries(&self) -> Tries<'s> {

@@ -104,8 +104,13 @@ impl<'v, 's> Sight<'v, 's> {
     }
 
     /// Whether the user may see an event of the room. Rejected and soft-failed events are nobody's to see, nor are those
-    /// whose place in the room is not known.
+    /// whose place in the room is not known, nor expired ones.
     pub fn may_see(&self, nid: EventNid, event: &StoredEvent) -> Result<bool> {
+        Ok(!self.view.has_expired(event)? && self.could_see(nid, event)?)
+    }
+
+    /// As [`Self::may_see`], for who has to do with the event's place rather than with what it says: it may have expired.
+    pub fn could_see(&self, nid: EventNid, event: &StoredEvent) -> Result<bool> {
         if event.flags.rejected || event.flags.soft_failed || event.event_type == ends::DUMMY {
             return Ok(false);
         }
@@ -134,7 +139,10 @@ impl<'v, 's> Sight<'v, 's> {
     /// members, as he is one, and has been since before the event.
     pub fn may_see_unplaced(&self, event: &StoredEvent) -> Result<bool> {
         let is_sound = event.flags.outlier && !event.flags.rejected;
-        Ok(is_sound && self.standing == Standing::Joined && is_shared_since(self.view, event.depth)?)
+        Ok(is_sound
+            && self.standing == Standing::Joined
+            && !self.view.has_expired(event)?
+            && is_shared_since(self.view, event.depth)?)
     }
 
     /// Whether the user may see the events of a state whatever he was to the room then.

@@ -77,9 +77,9 @@ impl<'v, 's> ServerSight<'v, 's> {
 
     /// The event as the server gets it, in the federation format. What its users may not see it gets as a redaction
     /// would leave it, since without such events it could not follow the graph. `None` for what nobody is given:
-    /// rejected events, and those whose place in the room we do not know.
+    /// rejected events, those whose place in the room we do not know, and expired ones.
     pub fn show(&self, event: &StoredEvent) -> Result<Option<Vec<u8>>> {
-        if event.flags.rejected || event.flags.outlier || event.state_after.is_none() {
+        if event.flags.rejected || event.flags.outlier || event.state_after.is_none() || self.view.has_expired(event)? {
             return Ok(None);
         }
         let json = if self.sees_whole(event)? { self.whole(event) } else { self.redacted(event)? };

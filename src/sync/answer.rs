@@ -7,7 +7,7 @@ use super::{
     changes::{Changes, Room},
     device_lists, invited, joined,
     json::{self, Object},
-    left, presence,
+    left, presence, profiles,
     request::Request,
     stream::PIECE_BYTES,
     to_device,
@@ -169,6 +169,7 @@ impl Context<'_> {
         has_news |= answer.member_if("to_device", |out| Ok::<_, Error>(messages.write(out)))?;
         has_news |= answer.member_if("device_lists", |out| device_lists::write(self, &changes, out))?;
         has_news |= answer.member_if("presence", |out| presence::write(self, &changes, out))?;
+        has_news |= answer.member_if(profiles::USERS, |out| profiles::write(self, &changes, out))?;
         let (user, device) = (self.user_id(), &*self.request.device_id);
         answer.member("device_one_time_keys_count", &keys::one_time_key_counts(self.snapshot, user, device)?);
         let unused = keys::unused_fallback_key_types(self.snapshot, user, device)?;

@@ -43,6 +43,7 @@ impl DeviceLists {
             device_id: caller.device_id,
             since: Some(from),
             filter: Arc::default(),
+            profile_fields: Vec::new(),
             full_state: false,
             state_form: StateForm::Before,
             timeout: Duration::ZERO,

@@ -52,6 +52,7 @@ fn assemble(server: &Server, wanted: &Wanted, hand_on: &mut HandOn<'_>) -> Resul
         device_id: wanted.device_id.clone(),
         since: None,
         filter: Arc::new(filter),
+        profile_fields: Vec::new(),
         full_state: false,
         state_form: StateForm::Before,
         timeout: std::time::Duration::ZERO,

@@ -18,6 +18,7 @@ mod json;
 mod left;
 mod plain_filter;
 pub mod presence;
+mod profiles;
 mod request;
 pub mod sliding;
 mod state;

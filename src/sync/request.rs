@@ -26,6 +26,8 @@ pub struct Request {
     /// What the client has seen already; `None` for an initial sync.
     pub since: Option<Token>,
     pub filter: Arc<FilterDefinition>,
+    /// The fields of profiles of which the client wants to hear.
+    pub profile_fields: Vec<String>,
     pub full_state: bool,
     pub state_form: StateForm,
     pub timeout: Duration,

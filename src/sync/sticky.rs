@@ -31,8 +31,9 @@ pub fn read(context: &Context<'_>, room: RoomNid, after: Option<StreamPos>) -> R
     let found = sticky::after(context.snapshot, room, after, context.server.clock.now_ms())?;
     let mut entries = Vec::with_capacity(found.len());
     for (since, nid) in found {
-        let event = context.view(room)?.event(nid)?;
-        if !context.ignored.hides(&event) {
+        let view = context.view(room)?;
+        let event = view.event(nid)?;
+        if !context.ignored.hides(&event) && !view.has_expired(&event)? {
             entries.push(Entry { since, nid, event });
         }
     }

@@ -10,8 +10,7 @@ use super::{
     device::{self, Selection},
     directory, email,
     guests::Guests,
-    keys,
-    profile::Profiles,
+    keys, profile,
     tables::{AccountData, AccountDataChanges, Deactivated, Filters},
     thread_subscriptions,
 };
@@ -87,7 +86,7 @@ async fn close(server: &Server, user_id: OwnedUserId, is_erased: bool) -> Result
             tx.delete_all::<AccountData>(&&*user_id);
             tx.delete_all::<AccountDataChanges>(&&*user_id);
             tx.delete_all::<Filters>(&&*user_id);
-            tx.delete_all::<Profiles>(&&*user_id);
+            profile::delete_user(tx, &user_id)?;
             directory::remove(tx, &user_id)?;
             tx.delete::<NoticeRooms>(&&*user_id);
             tx.delete::<Guests>(&&*user_id);

@@ -11,12 +11,52 @@ use ruma::{
     },
 };
 
+use serde::Deserialize;
+use serde_json::json;
+
 use super::tables::Filters;
 use crate::{
     Server,
     error::{Error, Result},
     store::{Json, Snapshot},
 };
+
+/// A filter, with what ruma's type lacks.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    pub definition: FilterDefinition,
+    /// The fields of profiles of which the client wants to hear.
+    pub profile_fields: Vec<String>,
+}
+
+/// Where a filter has these while that is a proposal, MSC4429.
+const PROFILE_FIELDS: &str = "org.matrix.msc4429.profile_fields";
+
+impl Filter {
+    pub fn read(json: &[u8]) -> serde_json::Result<Self> {
+        #[derive(Deserialize)]
+        struct More {
+            #[serde(default, rename = "org.matrix.msc4429.profile_fields")]
+            profile_fields: ProfileFields,
+        }
+        #[derive(Default, Deserialize)]
+        struct ProfileFields {
+            #[serde(default)]
+            ids: Vec<String>,
+        }
+        let More { profile_fields } = serde_json::from_slice(json)?;
+        Ok(Self { definition: serde_json::from_slice(json)?, profile_fields: profile_fields.ids })
+    }
+
+    pub fn to_json(&self) -> Json {
+        if self.profile_fields.is_empty() {
+            return Json::of(&self.definition);
+        }
+        let mut json = json!(self.definition);
+        json[PROFILE_FIELDS] = json!({ "ids": self.profile_fields });
+        Json::of(&json)
+    }
+}
 
 /// The most bytes that a filter may have. Those of clients in use have a few hundred.
 const MAX_BYTES: usize = 64 << 10;
@@ -27,9 +67,9 @@ const MAX_FILTERS: usize = 1_000;
 /// Keeps a filter and answers its id: always the same one for the same filter.
 ///
 /// Errors: `M_TOO_LARGE`, `M_BAD_JSON`, and `M_FORBIDDEN` for whoever keeps too many.
-pub async fn keep(server: &Server, user: &UserId, filter: &FilterDefinition) -> Result<String> {
+pub async fn keep(server: &Server, user: &UserId, filter: &Filter) -> Result<String> {
     check(filter)?;
-    let filter = Json::of(filter);
+    let filter = filter.to_json();
     if filter.0.get().len() > MAX_BYTES {
         return Err(Error::too_large("The filter is too large"));
     }
@@ -50,15 +90,15 @@ pub async fn keep(server: &Server, user: &UserId, filter: &FilterDefinition) -> 
 }
 
 /// The filter that `user` keeps as `id`; `M_NOT_FOUND` if there is none.
-pub fn get(snapshot: &Snapshot<'_>, user: &UserId, id: &str) -> Result<FilterDefinition> {
+pub fn get(snapshot: &Snapshot<'_>, user: &UserId, id: &str) -> Result<Filter> {
     let kept = snapshot.get::<Filters>(&(user, id))?.ok_or_else(|| Error::not_found("Unknown filter"))?;
-    kept.parse().map_err(Error::internal)
+    Filter::read(kept.0.get().as_bytes()).map_err(Error::internal)
 }
 
 /// The filter that a request names: by an id, or by JSON in its place, which an id never begins like.
 ///
 /// Errors: `M_INVALID_PARAM` for what is neither, `M_BAD_JSON` for filters that could not be kept either.
-pub fn load(snapshot: &Snapshot<'_>, user: &UserId, filter: &str) -> Result<FilterDefinition> {
+pub fn load(snapshot: &Snapshot<'_>, user: &UserId, filter: &str) -> Result<Filter> {
     if !filter.starts_with('{') {
         let kept = get(snapshot, user, filter);
         return kept.map_err(|error| match error {
@@ -66,14 +106,15 @@ pub fn load(snapshot: &Snapshot<'_>, user: &UserId, filter: &str) -> Result<Filt
             other => other,
         });
     }
-    let inline = serde_json::from_str(filter).map_err(|e| Error::invalid_param(format!("The filter is wrong: {e}")))?;
+    let inline =
+        Filter::read(filter.as_bytes()).map_err(|e| Error::invalid_param(format!("The filter is wrong: {e}")))?;
     check(&inline)?;
     Ok(inline)
 }
 
 /// Checks what ruma's types leave open; `M_BAD_JSON`.
-pub fn check(filter: &FilterDefinition) -> Result<()> {
-    match filter.event_format {
+pub fn check(filter: &Filter) -> Result<()> {
+    match filter.definition.event_format {
         EventFormat::Client | EventFormat::Federation => Ok(()),
         _ => Err(Error::bad_json("`event_format` is neither `client` nor `federation`")),
     }

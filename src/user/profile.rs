@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use ruma::{UserId, api::error::ErrorKind, profile::ProfileFieldName};
+use ruma::{OwnedUserId, UserId, api::error::ErrorKind, profile::ProfileFieldName};
 use serde_json::{Map, Value};
 
 use super::{account, directory, moderation, presence};
@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     federation::query,
     room::member_profile,
-    store::{self, Family, Json, Snapshot, Table},
+    store::{self, Family, Group, Json, Scan, Snapshot, StreamPos, Table, TableInfo, Transaction},
 };
 
 /// The profiles of our users, a row for each field.
@@ -26,6 +26,36 @@ impl Table for Profiles {
     type Key<'a> = (&'a UserId, &'a str);
     type Value = Json;
 }
+
+/// In which order fields changed: one row for each field that did since this was kept, removed ones included.
+pub struct ProfileChanges;
+impl Table for ProfileChanges {
+    const NAME: &'static str = "profile_changes";
+    const FAMILY: Family = Family::Queue;
+    const ID: u8 = 222;
+    type Key<'a> = (StreamPos, &'a UserId, &'a str);
+    type Value = ();
+
+    fn group(_: &Self::Key<'_>) -> Option<Group> {
+        Some(Group::of(()))
+    }
+}
+
+/// Where a field stands in [`ProfileChanges`].
+pub struct LastProfileChanges;
+impl Table for LastProfileChanges {
+    const NAME: &'static str = "last_profile_changes";
+    const FAMILY: Family = Family::User;
+    const ID: u8 = 223;
+    type Key<'a> = (&'a UserId, &'a str);
+    type Value = StreamPos;
+}
+
+pub const CHANGES: [TableInfo; 2] = [TableInfo::of::<ProfileChanges>(), TableInfo::of::<LastProfileChanges>()];
+
+/// How many removed fields of a profile are remembered, so that clients hear of it: the first is forgotten then. Source: our
+/// choice.
+const MAX_REMOVED: usize = 100;
 
 pub const DISPLAY_NAME: &str = "displayname";
 pub const AVATAR_URL: &str = "avatar_url";
@@ -51,6 +81,60 @@ pub fn list(snapshot: &Snapshot<'_>, user: &UserId) -> Result<Map<String, Value>
         Ok((row.key()?.1.to_owned(), row.value.parse().map_err(Error::internal)?))
     })
     .collect()
+}
+
+/// The fields of our users that changed after `after`, in that order.
+pub fn changed_after(
+    snapshot: &Snapshot<'_>,
+    after: StreamPos,
+) -> impl Iterator<Item = store::Result<(OwnedUserId, String)>> {
+    let rows = snapshot.scan::<ProfileChanges>(Scan::from::<ProfileChanges>(&after.next(), &()));
+    rows.map(|row| row.and_then(|row| row.key().map(|(_, user, field)| (user.to_owned(), field.to_owned()))))
+}
+
+/// Notes that a field changes, in the transaction that changes it.
+fn note_change(tx: &mut Transaction<'_>, user: &UserId, field: &str) -> store::Result<()> {
+    if let Some(last) = tx.get::<LastProfileChanges>(&(user, field))? {
+        tx.delete::<ProfileChanges>(&(last, user, field));
+    }
+    let pos = tx.pos();
+    tx.put::<ProfileChanges>(&(pos, user, field), &());
+    tx.put::<LastProfileChanges>(&(user, field), &pos);
+    Ok(())
+}
+
+/// Forgets the first of the removed fields, where they are many.
+fn forget_removed(tx: &mut Transaction<'_>, user: &UserId) -> store::Result<()> {
+    let mut removed = Vec::new();
+    for row in tx.before().list::<LastProfileChanges>(&user) {
+        let row = row?;
+        let field = row.key()?.1;
+        if !tx.before().contains::<Profiles>(&(user, field))? {
+            removed.push((row.value, field.to_owned()));
+        }
+    }
+    if removed.len() >= MAX_REMOVED
+        && let Some((pos, field)) = removed.into_iter().min()
+    {
+        tx.delete::<ProfileChanges>(&(pos, user, &field));
+        tx.delete::<LastProfileChanges>(&(user, &field));
+    }
+    Ok(())
+}
+
+/// Removes all that is kept of a user's profile.
+pub(super) fn delete_user(tx: &mut Transaction<'_>, user: &UserId) -> store::Result<()> {
+    let mut changes = Vec::new();
+    for row in tx.before().list::<LastProfileChanges>(&user) {
+        let row = row?;
+        changes.push((row.value, row.key()?.1.to_owned()));
+    }
+    for (pos, field) in changes {
+        tx.delete::<ProfileChanges>(&(pos, user, &field));
+    }
+    tx.delete_all::<LastProfileChanges>(&user);
+    tx.delete_all::<Profiles>(&user);
+    Ok(())
 }
 
 /// The profile of one of our users. Error: `M_NOT_FOUND`.
@@ -98,6 +182,7 @@ pub async fn set(server: &Arc<Server>, user: &UserId, field: &str, value: Value)
             directory::update(tx, &owner, &name, json.parse::<String>().ok().as_deref())?;
         }
         tx.put::<Profiles>(&(&owner, &name), &json);
+        note_change(tx, &owner, &name)?;
         Ok(())
     };
     server.store.commit(put).await?;
@@ -115,7 +200,11 @@ pub async fn delete(server: &Arc<Server>, user: &UserId, field: &str) -> Result<
             if is_in_member_events(&name) {
                 directory::update(tx, &owner, &name, None)?;
             }
-            tx.delete::<Profiles>(&(&owner, &name));
+            if tx.before().contains::<Profiles>(&(&owner, &name))? {
+                forget_removed(tx, &owner)?;
+                note_change(tx, &owner, &name)?;
+                tx.delete::<Profiles>(&(&owner, &name));
+            }
             Ok::<_, Error>(())
         })
         .await?;
@@ -123,6 +212,7 @@ pub async fn delete(server: &Arc<Server>, user: &UserId, field: &str) -> Result<
 }
 
 async fn tell_rooms(server: &Arc<Server>, user: &UserId, field: &str) -> Result<()> {
+    server.wakers.room_mates(server, user);
     if is_in_member_events(field) {
         presence::profile_changed(server, user);
         member_profile::propagate(server, user).await?;

@@ -8,6 +8,7 @@ mod knocks;
 mod leaving;
 mod policy_servers;
 mod restricted;
+mod retention;
 mod sticky;
 mod third_party;
 

@@ -132,7 +132,12 @@ impl Parts<'_> {
             return Ok(());
         }
         let view = View::of(&self.server.rooms, self.snapshot, room)?;
-        let json = view.event(event)?.view().federation_json(view.room_id(), view.rules);
+        let event = view.event(event)?;
+        // It waited for too long.
+        if view.has_expired(&event)? {
+            return Ok(());
+        }
+        let json = event.view().federation_json(view.room_id(), view.rules);
         let json = String::from_utf8(json).map_err(Error::internal)?;
         self.bytes += json.len();
         self.pdus.push(RawValue::from_string(json).map_err(Error::internal)?);

@@ -72,7 +72,8 @@ pub async fn by_time(
     answer::read(server, move |server, snapshot| {
         let view = enter(server, snapshot, &room_id, &origin)?;
         let sight = ServerSight::of(&view, &origin);
-        let found = by_time::nearest(&view, ts_ms, direction, |_, event| sight.sees_whole(event))?;
+        let may_see = |_, event: &StoredEvent| Ok(!view.has_expired(event)? && sight.sees_whole(event)?);
+        let found = by_time::nearest(&view, ts_ms, direction, may_see)?;
         found.map(|(_, event)| event).ok_or_else(|| Error::not_found("There is no event of that time"))
     })
     .await

@@ -110,7 +110,7 @@ impl Viewer for ServerViewer<'_, '_> {
 
     fn may_see(&self, _: EventNid, event: &StoredEvent) -> Result<bool> {
         let has_place = !event.flags.rejected && !event.flags.soft_failed && !event.flags.outlier;
-        Ok(has_place && self.sight.sees_whole(event)?)
+        Ok(has_place && !self.sight.view.has_expired(event)? && self.sight.sees_whole(event)?)
     }
 
     fn may_hear_of(&self, event: &StoredEvent) -> Result<bool> {

@@ -7,15 +7,19 @@ use ruma::{
     UserId,
     api::client::filter::{create_filter, get_filter},
 };
+use serde_json::value::RawValue;
 
 use crate::{
     Server,
     error::{Error, Result},
     http::{
         endpoint,
-        extract::{Client, Matrix},
+        extract::{Client, Json, Matrix},
     },
-    user::{filter, session::Caller},
+    user::{
+        filter::{self, Filter},
+        session::Caller,
+    },
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -30,10 +34,11 @@ pub fn router() -> Router<Arc<Server>> {
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3useruseridfilter>
 async fn create(
     State(server): State<Arc<Server>>,
-    Client { sender, body, .. }: Client<create_filter::v3::Request>,
+    Client { sender, body, raw }: Client<create_filter::v3::Request>,
 ) -> Result<Matrix<create_filter::v3::Response>> {
     check_own(&sender, &body.user_id)?;
-    let id = filter::keep(&server, &body.user_id, &body.filter).await?;
+    let filter = Filter::read(&raw).map_err(|e| Error::bad_json(e.to_string()))?;
+    let id = filter::keep(&server, &body.user_id, &filter).await?;
     Ok(Matrix(create_filter::v3::Response::new(id)))
 }
 
@@ -42,10 +47,10 @@ async fn create(
 async fn get(
     State(server): State<Arc<Server>>,
     Client { sender, body, .. }: Client<get_filter::v3::Request>,
-) -> Result<Matrix<get_filter::v3::Response>> {
+) -> Result<Json<Box<RawValue>>> {
     check_own(&sender, &body.user_id)?;
     let filter = filter::get(&server.store.snapshot(), &body.user_id, &body.filter_id)?;
-    Ok(Matrix(get_filter::v3::Response::new(filter)))
+    Ok(Json(filter.to_json().0))
 }
 
 fn check_own(sender: &Caller, user_id: &UserId) -> Result<()> {

@@ -42,6 +42,7 @@ pub(super) mod registration;
 mod relations;
 mod rendezvous;
 mod reporting;
+mod retention;
 mod room_aliases;
 mod room_events;
 mod room_send;
@@ -113,6 +114,7 @@ pub fn router() -> Router<Arc<Server>> {
         .merge(relations::router())
         .merge(rendezvous::router())
         .merge(reporting::router())
+        .merge(retention::router())
         .merge(room_aliases::router())
         .merge(room_events::router())
         .merge(room_send::router())

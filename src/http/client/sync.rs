@@ -10,18 +10,23 @@ use axum::{
 };
 use futures_util::stream;
 use http::header;
-use ruma::{
-    api::client::{filter::FilterDefinition, sync::sync_events},
-    exports::serde_html_form,
-};
+use ruma::{api::client::sync::sync_events, exports::serde_html_form};
+use serde::Deserialize;
 use tracing::error;
 
 use crate::{
     Server,
-    error::{Error, Result},
-    http::{endpoint, extract::GuestClient},
+    error::Result,
+    http::{
+        endpoint,
+        extract::{GuestClient, from_query},
+    },
     sync::{self, Pieces, Request, StateForm},
-    user::{filter, presence, session::Caller},
+    user::{
+        filter::{self, Filter},
+        presence,
+        session::Caller,
+    },
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -35,9 +40,11 @@ async fn sync_events(
     RawQuery(query): RawQuery,
     GuestClient { sender, body, .. }: GuestClient<sync_events::v3::Request>,
 ) -> Result<Response> {
+    let Filter { definition, profile_fields } = filter_of(&server, &sender, query.as_deref())?;
     let request = Request {
         since: body.since.as_deref().map(str::parse).transpose()?,
-        filter: Arc::new(filter_of(&server, &sender, body.filter)?),
+        filter: Arc::new(definition),
+        profile_fields,
         full_state: body.full_state,
         state_form: state_form(body.use_state_after, query.as_deref().unwrap_or_default()),
         timeout: body.timeout.unwrap_or_default(),
@@ -64,15 +71,15 @@ pub(super) fn streamed(pieces: Pieces) -> Body {
     }))
 }
 
-fn filter_of(server: &Server, sender: &Caller, named: Option<sync_events::v3::Filter>) -> Result<FilterDefinition> {
-    match named {
-        None => Ok(FilterDefinition::default()),
-        Some(sync_events::v3::Filter::FilterDefinition(inline)) => {
-            filter::check(&inline)?;
-            Ok(inline)
-        }
-        Some(sync_events::v3::Filter::FilterId(id)) => filter::load(&server.store.snapshot(), &sender.user_id, &id),
-        Some(_) => Err(Error::invalid_param("That is not a filter")),
+/// The filter that the query names, or has in it. ruma's type for it lacks a part.
+fn filter_of(server: &Server, sender: &Caller, query: Option<&str>) -> Result<Filter> {
+    #[derive(Deserialize)]
+    struct Named {
+        filter: Option<String>,
+    }
+    match from_query::<Named>(query)?.filter {
+        Some(named) => filter::load(&server.store.snapshot(), &sender.user_id, &named),
+        None => Ok(Filter::default()),
     }
 }
 

@@ -41,9 +41,11 @@ const FEATURES: &[&str] = &[
     "org.matrix.msc4140",                             // delayed events
     "org.matrix.msc4155",                             // invites by some users and servers only
     "org.matrix.msc4169",                             // redactions by `/send`, v1.18
+    "org.matrix.msc4262",                             // profile updates in sliding sync
     "org.matrix.msc4306",                             // subscriptions to threads
     "org.matrix.msc4308",                             // subscriptions to threads in sliding sync
     "org.matrix.msc4354",                             // sticky events
+    "org.matrix.msc4429",                             // profile updates in sync
     "org.matrix.simplified_msc3575",                  // sliding sync, MSC4186
     "uk.half-shot.msc2666.query_mutual_rooms.stable", // v1.19
     "uk.tcpip.msc4133.stable",                        // profile fields, v1.16
@@ -60,6 +62,8 @@ async fn versions(State(server): State<Arc<Server>>) -> Matrix<get_supported_ver
     let mut answer = get_supported_versions::Response::new(VERSIONS.map(str::to_owned).to_vec());
     let has_rendezvous = server.config.rendezvous == RendezvousFor::Anyone && server.config.well_known.client.is_some();
     let rendezvous = has_rendezvous.then_some(&"org.matrix.msc4108");
-    answer.unstable_features = FEATURES.iter().chain(rendezvous).map(|name| ((*name).to_owned(), true)).collect();
+    let retention = server.config.retention.enabled.then_some(&"org.matrix.msc1763");
+    let features = FEATURES.iter().chain(rendezvous).chain(retention);
+    answer.unstable_features = features.map(|name| ((*name).to_owned(), true)).collect();
     Matrix(answer)
 }

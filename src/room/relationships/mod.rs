@@ -104,6 +104,15 @@ impl Relationship {
     }
 }
 
+/// Removes what is kept of an event as a reply.
+pub(super) fn forget(tx: &mut Transaction<'_>, room: RoomNid, event: EventNid) -> store::Result<()> {
+    if let Some(Parent { event_id }) = tx.get::<Parents>(&(room, event))? {
+        tx.delete::<Children>(&(room, &event_id, event));
+        tx.delete::<Parents>(&(room, event));
+    }
+    Ok(())
+}
+
 fn parent_in(content: &str) -> Option<(OwnedEventId, String)> {
     #[derive(Deserialize)]
     struct Content {

@@ -51,7 +51,7 @@ impl Answer {
             body: Vec::with_capacity(4 << 10),
             has_news: false,
             moment: Token::new(context.now, context.ephemeral_now),
-            change: Change { extensions: extensions::extended(&asked.extensions), ..Change::default() },
+            change: Change { extensions: extensions::extended(asked), ..Change::default() },
             known,
         };
         answer.write(&context, asked, &selected)?;
@@ -148,7 +148,7 @@ impl Answer {
         selected: &'a Selected,
     ) -> Result<Vec<(RoomNid, &'a Wanted)>> {
         let rooms = selected.rooms.iter().map(|(nid, wanted)| (*nid, wanted));
-        let is_extended = extensions::extended(&asked.extensions) != self.known.extensions();
+        let is_extended = extensions::extended(asked) != self.known.extensions();
         let Some(since) = context.since.filter(|_| !is_extended) else { return Ok(rooms.collect()) };
         let mut changed = account_data::changed_rooms(context)?;
         changed.extend(context.server.typing.changed_rooms(context.ephemeral_since.unwrap_or_default()));

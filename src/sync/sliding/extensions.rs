@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{
     lists::{Selected, Wanted},
-    request::{Asked, StickyEvents},
+    request::{Asked, Profiles, StickyEvents},
     tables::Extended,
 };
 use crate::{
@@ -28,7 +28,7 @@ use crate::{
         changes::Changes,
         device_lists, ephemeral,
         json::{self, Object},
-        sticky, to_device, token,
+        profiles, sticky, to_device, token,
     },
     user::{
         keys,
@@ -42,6 +42,9 @@ const THREAD_SUBSCRIPTIONS: &str = "io.element.msc4308.thread_subscriptions";
 /// The name of this one while it is a proposal, MSC4480, and how many events an answer has.
 const STICKY_EVENTS: &str = "org.matrix.msc4354.sticky_events";
 const MAX_STICKY: usize = 100;
+
+/// The name of this one while it is a proposal, MSC4262.
+const PROFILES: &str = "org.matrix.msc4262.profiles";
 
 /// A room that the client wants to hear of.
 pub struct Seen<'a> {
@@ -93,7 +96,7 @@ impl Part<'_> {
 
 /// What stands for the extensions in what is kept of the connection: a client that asks for others than before gets them
 /// from the start.
-pub fn extended(asked: &Extensions) -> Extended {
+pub fn extended(asked: &Asked) -> Extended {
     fn number(is_enabled: Option<bool>, config: &impl Serialize) -> u64 {
         if is_enabled != Some(true) {
             return 0;
@@ -105,12 +108,13 @@ pub fn extended(asked: &Extensions) -> Extended {
         hasher.finalize_xof().fill(&mut hash);
         u64::from_be_bytes(hash).max(1)
     }
-    let Extensions { account_data, receipts, typing, thread_subscriptions, .. } = asked;
+    let Extensions { account_data, receipts, typing, thread_subscriptions, .. } = &asked.extensions;
     Extended {
         account_data: number(account_data.enabled, account_data),
         receipts: number(receipts.enabled, receipts),
         typing: number(typing.enabled, typing),
         thread_subscriptions: u64::from(thread_subscriptions.enabled == Some(true)),
+        profiles: number(Some(asked.profiles.enabled), &asked.profiles),
     }
 }
 
@@ -123,7 +127,7 @@ pub fn write(
     seen: &[Seen<'_>],
     out: &mut Vec<u8>,
 ) -> Result<bool> {
-    let now = extended(&asked.extensions);
+    let now = extended(asked);
     let wanted = &asked.extensions;
     let mut object = Object::begin(out);
     let mut has_news = false;
@@ -152,6 +156,12 @@ pub fn write(
         let is_new = before.thread_subscriptions != now.thread_subscriptions;
         let write = |out: &mut Vec<u8>| write_thread_subscriptions(context, &wanted.thread_subscriptions, is_new, out);
         has_news |= object.member_if(THREAD_SUBSCRIPTIONS, write)?;
+    }
+    if asked.profiles.enabled {
+        let Profiles { lists, rooms, .. } = &asked.profiles;
+        let is_new = before.profiles != now.profiles;
+        let part = Part { lists: lists.as_ref(), rooms: rooms.as_ref(), is_new };
+        has_news |= object.member_if(PROFILES, |out| write_profiles(context, &asked.profiles, &part, seen, out))?;
     }
     if let Some(listed) = &selected.listed {
         let write = |out: &mut Vec<u8>| write_sticky_events(context, &asked.sticky_events, listed, selected, seen, out);
@@ -283,6 +293,30 @@ fn write_thread_subscriptions(
     let has_news = !object.is_empty();
     object.end();
     Ok(has_news)
+}
+
+/// Of a room that the client did not know, what all members say of themselves. Else what changed, whosever rooms these are.
+fn write_profiles(
+    context: &Context<'_>,
+    config: &Profiles,
+    part: &Part<'_>,
+    seen: &[Seen<'_>],
+    out: &mut Vec<u8>,
+) -> Result<bool> {
+    let wanted = config.fields.as_deref();
+    let mut news = match context.since.filter(|_| !part.is_new) {
+        Some(since) => profiles::News::since(context, since, &Changes::find(context)?, wanted)?,
+        None => profiles::News::default(),
+    };
+    if context.since.is_none() || part.is_new {
+        news.add(context, context.user_id(), wanted)?;
+    }
+    for room in part.of(seen).filter(|room| room.wanted.row.membership == Membership::Join) {
+        if part.after(room).is_none() {
+            news.add_members(context, &context.view(room.nid)?, wanted)?;
+        }
+    }
+    Ok(profiles::write_extension(&news, out))
 }
 
 /// The oldest that the client has not been told, by its own token, of the rooms of its lists and subscriptions.

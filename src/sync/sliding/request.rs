@@ -3,9 +3,11 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ruma::{
-    OwnedDeviceId, OwnedUserId, api::client::sync::sync_events::v5::request::Extensions, presence::PresenceState,
+    OwnedDeviceId, OwnedUserId,
+    api::client::sync::sync_events::v5::request::{ExtensionRoomConfig, Extensions},
+    presence::PresenceState,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{pos::Pos, required_state::RequiredState};
 use crate::{
@@ -39,11 +41,13 @@ pub struct Body {
     extensions: ExtensionsBody,
 }
 
-/// ruma has the extension for sticky events with a feature that we do without.
+/// ruma has the extensions for sticky events and profiles with features that we do without.
 #[derive(Debug, Default, Deserialize)]
 struct ExtensionsBody {
     #[serde(default, rename = "org.matrix.msc4354.sticky_events")]
     sticky_events: StickyEvents,
+    #[serde(default, rename = "org.matrix.msc4262.profiles")]
+    profiles: Profiles,
     #[serde(flatten)]
     others: Extensions,
 }
@@ -55,6 +59,17 @@ pub struct StickyEvents {
     pub enabled: bool,
     pub limit: Option<u64>,
     pub since: Option<String>,
+}
+
+/// <https://github.com/matrix-org/matrix-spec-proposals/pull/4262>
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Profiles {
+    #[serde(default)]
+    pub enabled: bool,
+    pub lists: Option<Vec<String>>,
+    pub rooms: Option<Vec<ExtensionRoomConfig>>,
+    /// All, if it is not said.
+    pub fields: Option<Vec<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -140,6 +155,7 @@ pub struct Asked {
     pub subscriptions: BTreeMap<String, Arc<RoomConfig>>,
     pub extensions: Extensions,
     pub sticky_events: StickyEvents,
+    pub profiles: Profiles,
 }
 
 impl Asked {
@@ -174,6 +190,7 @@ impl Asked {
                 device_id,
                 since: pos.map(|pos| pos.moment),
                 filter: Arc::default(),
+                profile_fields: Vec::new(),
                 full_state: false,
                 state_form: StateForm::After,
                 timeout,
@@ -184,6 +201,7 @@ impl Asked {
             pos,
             extensions: extensions.others,
             sticky_events: extensions.sticky_events,
+            profiles: extensions.profiles,
         })
     }
 }

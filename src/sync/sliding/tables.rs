@@ -29,7 +29,17 @@ pub struct Connection {
     pub used_ms: u64,
 }
 
-impl Record for Connection {}
+impl Record for Connection {
+    const VERSION: u8 = 2;
+
+    /// One without positions: its client begins anew, by which nothing is lost.
+    fn upgrade(version: u8, _body: &[u8]) -> Result<Self, String> {
+        match version {
+            1 => Ok(Self::default()),
+            _ => Err(format!("unknown value version {version}: was it written by a newer chappe?")),
+        }
+    }
+}
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Position {
@@ -46,6 +56,7 @@ pub struct Extended {
     pub receipts: u64,
     pub typing: u64,
     pub thread_subscriptions: u64,
+    pub profiles: u64,
 }
 
 /// The rooms that were told of on each connection.

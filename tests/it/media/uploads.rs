@@ -100,6 +100,33 @@ async fn storage_can_be_limited_for_each_user() {
 }
 
 #[tokio::test]
+async fn who_has_used_up_his_storage_is_led_to_a_page_about_it() {
+    for (page, support, expected) in [
+        (Some("https://a.test/storage"), None, Some("https://a.test/storage")),
+        (Some("https://a.test/storage"), Some("https://a.test/help"), Some("https://a.test/storage")),
+        (None, Some("https://a.test/help"), Some("https://a.test/help")),
+        (None, None, None),
+    ] {
+        let server = TestServer::with(|config| {
+            config.media.max_storage_per_user = Some(ByteSize::mib(1));
+            config.media.storage_info_page = page.map(str::to_owned);
+            config.media.storage_can_be_raised = page.is_some();
+            config.well_known.support = support.map(|page: &str| chappe::config::Support {
+                support_page: Some(page.to_owned()),
+                contacts: Vec::new(),
+            });
+        })
+        .await;
+        let alice = server.user("alice").await;
+        let answer = try_upload(&alice, &vec![0; 1_100_000], "a/b", None).await;
+        let expected_code = if expected.is_some() { "M_USER_LIMIT_EXCEEDED" } else { "M_FORBIDDEN" };
+        assert_eq!(answer.error(), (403, expected_code));
+        assert_eq!(answer.body["info_uri"].as_str(), expected);
+        assert_eq!(answer.body["can_upgrade"].as_bool().unwrap_or_default(), page.is_some());
+    }
+}
+
+#[tokio::test]
 async fn uploads_are_rate_limited() {
     let server = TestServer::with(|config| config.rate_limits.enabled = true).await;
     let alice = server.user("alice").await;

@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 
 use super::{Connection, public, rooms};
-use crate::support::{Signer, TestServer, User};
+use crate::{
+    profile_updates::{STATUS, say_of_oneself, take_back},
+    support::{Signer, TestServer, User},
+};
 
 fn client(user: &User, extensions: Value) -> Connection {
     let list = json!({ "ranges": [[0, 9]], "timeline_limit": 1 });
@@ -216,4 +219,54 @@ async fn an_extension_wakes_who_waits() {
     }
     send_to(&bob, &alice, 7).await;
     assert_eq!(numbers(&waiting.await.unwrap()), [7]);
+}
+
+#[tokio::test]
+async fn profiles_come_with_new_rooms_and_then_as_they_change() {
+    const PROFILES: &str = "org.matrix.msc4262.profiles";
+    let server = TestServer::new().await;
+    let (alice, bob, carol) = (server.user("alice").await, server.user("bob").await, server.user("carol").await);
+    let features = alice.get("/_matrix/client/versions").await.ok();
+    assert_eq!(features["unstable_features"]["org.matrix.msc4262"], true);
+    let room = public(&alice).await;
+    bob.join(&room).await;
+    say_of_oneself(&alice, STATUS, json!({ "text": "here" })).await;
+    say_of_oneself(&bob, "m.tz", json!("Europe/Berlin")).await;
+    say_of_oneself(&carol, STATUS, json!("elsewhere")).await;
+
+    let mut some = client(&bob, json!({ PROFILES: { "enabled": true, "fields": [STATUS] } }));
+    some.body["conn_id"] = json!("some");
+    let users = |answer: &Value| answer["extensions"][PROFILES]["users"].clone();
+    let here = json!({ &alice.id: { "updated": { STATUS: { "text": "here" } } } });
+    assert_eq!(users(&some.next().await), here);
+    assert_eq!(users(&some.next().await), Value::Null);
+    let mut all = client(&bob, json!({ PROFILES: { "enabled": true } }));
+    all.body["conn_id"] = json!("all");
+    let mut expected = here.clone();
+    expected[&bob.id] = json!({ "updated": { "m.tz": "Europe/Berlin" } });
+    assert_eq!(users(&all.next().await), expected, "his own is among them");
+
+    say_of_oneself(&alice, "m.tz", json!("Europe/Paris")).await;
+    take_back(&alice, STATUS).await;
+    say_of_oneself(&carol, STATUS, json!("still elsewhere")).await;
+    let before = some.pos.clone();
+    assert_eq!(users(&some.next().await), json!({ &alice.id: { "removed": [STATUS] } }));
+    some.pos = before;
+    assert_eq!(users(&some.next().await), json!({ &alice.id: { "removed": [STATUS] } }), "the answer may get lost");
+    let changed = json!({ "updated": { "m.tz": "Europe/Paris" }, "removed": [STATUS] });
+    assert_eq!(users(&all.next().await), json!({ &alice.id: changed }));
+
+    // Further fields are told from the start, and so are new users; of who parts no more need be kept.
+    some.body["extensions"][PROFILES]["fields"] = json!([STATUS, "m.tz"]);
+    let zones = json!({
+        &alice.id: { "updated": { "m.tz": "Europe/Paris" } },
+        &bob.id: { "updated": { "m.tz": "Europe/Berlin" } },
+    });
+    assert_eq!(users(&some.next().await), zones);
+    carol.join(&room).await;
+    assert_eq!(users(&some.next().await), json!({ &carol.id: { "updated": { STATUS: "still elsewhere" } } }));
+    carol.leave(&room).await;
+    assert_eq!(users(&some.next().await), json!({ &carol.id: null }));
+    say_of_oneself(&carol, STATUS, json!("gone")).await;
+    assert_eq!(users(&some.next().await), Value::Null);
 }
