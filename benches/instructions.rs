@@ -170,6 +170,7 @@ impl Small {
             state_form: StateForm::Before,
             timeout: Duration::ZERO,
             set_presence: State::Offline,
+            profile_fields: Vec::new(),
         };
         self.runtime.block_on(sync::sync(&self.server, request)).expect("it reads")
     }

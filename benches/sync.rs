@@ -67,6 +67,7 @@ impl Bench {
             state_form: StateForm::Before,
             timeout: Duration::ZERO,
             set_presence: State::Offline,
+            profile_fields: Vec::new(),
         };
         self.runtime.block_on(sync::sync(&self.server, request)).expect("it reads")
     }
