@@ -150,6 +150,10 @@ mod tests {
         fn new(version: RoomVersionId) -> Self {
             let mut forge = Forge::new(version);
             let create = forge.create("alice");
+            Self::of(forge, create)
+        }
+
+        fn of(forge: Forge, create: Verified) -> Self {
             let mut room = Self { forge, events: vec![create] };
             let alice =
                 room.make("alice", "m.room.member", Some("@alice:domain"), &json!({ "membership": "join" }), &[]);
@@ -178,11 +182,11 @@ mod tests {
         }
 
         fn check_with(&self, event: &Verified, change: impl Fn(Pdu) -> Pdu) -> Result<(), Refusal> {
-            let fetch = |id: &EventId| {
-                let found = self.events.iter().find(|event| event.pdu().event_id == id)?;
-                Some(change(found.pdu().clone()))
-            };
-            check_against_auth_events(self.forge.rules, event.pdu(), fetch)
+            check_against_auth_events(self.forge.rules, event.pdu(), |id| self.fetch(id).map(&change))
+        }
+
+        fn fetch(&self, id: &EventId) -> Option<Pdu> {
+            Some(self.events.iter().find(|event| event.pdu().event_id == id)?.pdu().clone())
         }
     }
 
@@ -203,6 +207,28 @@ mod tests {
             room.check(&mallory).unwrap_err();
             let unproved = room.make("alice", "m.room.message", None, &text(), &[]);
             assert!(room.check(&unproved).is_err(), "{version}: her membership is not among the auth events");
+        }
+    }
+
+    #[test]
+    fn a_room_that_does_not_federate_has_no_users_of_other_servers_in_any_version() {
+        for (version, federates) in
+            SUPPORTED.into_iter().flat_map(|version| [(version.clone(), true), (version, false)])
+        {
+            let mut forge = Forge::new(version.clone());
+            let create = json!({ "room_version": version, "creator": "@alice:domain", "m.federate": federates });
+            let create = forge.event("alice", draft("m.room.create", Some(""), &create), &[], &[]);
+            forge.room_id = Some(create.pdu().room_id.clone());
+            let mut room = Room::of(forge, create);
+            let public = room.make("alice", "m.room.join_rules", Some(""), &json!({ "join_rule": "public" }), &[1]);
+            room.events.push(public);
+            let join = room.make("bob", "m.room.member", Some("@bob:domain"), &json!({ "membership": "join" }), &[2]);
+            room.check(&join).unwrap();
+            let elsewhere = "@bob:elsewhere";
+            let join =
+                Pdu { sender: elsewhere.try_into().unwrap(), state_key: Some(elsewhere.into()), ..join.pdu().clone() };
+            let verdict = check_against_auth_events(room.forge.rules, &join, |id| room.fetch(id));
+            assert_eq!(verdict.is_ok(), federates, "{version}");
         }
     }
 

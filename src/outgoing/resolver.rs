@@ -170,7 +170,86 @@ impl Resolve for Shared {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
+    use hickory_resolver::{
+        config::{ConnectionConfig, NameServerConfig, ResolverConfig},
+        net::runtime::TokioRuntimeProvider,
+        proto::{
+            op::{Message, ResponseCode},
+            rr::{Record, rdata::SRV},
+        },
+    };
+    use tokio::net::UdpSocket;
+
     use super::*;
+
+    /// A resolver whose name server has these records only.
+    async fn resolver(records: Vec<(&str, RData)>) -> Resolver {
+        let record = |(name, data): (&str, RData)| Record::from_rdata(name.parse().unwrap(), 60, data);
+        let records: Vec<Record> = records.into_iter().map(record).collect();
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let mut connection = ConnectionConfig::udp();
+        connection.port = socket.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let mut buffer = [0; 1_500];
+            while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+                let mut answer = Message::from_vec(&buffer[..length]).unwrap().into_response();
+                let (name, kind) = (answer.queries[0].name.clone(), answer.queries[0].query_type);
+                let of_name: Vec<_> = records.iter().filter(|record| record.name == name).collect();
+                if of_name.is_empty() {
+                    answer.metadata.response_code = ResponseCode::NXDomain;
+                }
+                answer.answers = of_name.into_iter().filter(|found| found.record_type() == kind).cloned().collect();
+                socket.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
+            }
+        });
+        let name_server = NameServerConfig::new(Ipv4Addr::LOCALHOST.into(), true, vec![connection]);
+        let config = ResolverConfig::from_name_servers(vec![name_server]);
+        let dns = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()).build().unwrap();
+        let resolver = Resolver::new(denied(&[]));
+        resolver.dns.set(Some(dns)).ok().unwrap();
+        resolver
+    }
+
+    fn service(target: &str, port: u16) -> RData {
+        RData::SRV(SRV::new(10, 0, port, target.parse().unwrap()))
+    }
+
+    fn address(text: &str) -> RData {
+        RData::A(text.parse::<Ipv4Addr>().unwrap().into())
+    }
+
+    #[tokio::test]
+    async fn the_newer_service_record_counts_and_the_older_one_where_there_is_no_newer() {
+        let resolver = resolver(vec![
+            ("_matrix-fed._tcp.new.test.", service("a.test.", 443)),
+            ("_matrix._tcp.new.test.", service("b.test.", 8443)),
+            ("_matrix._tcp.old.test.", service("b.test.", 8443)),
+            ("a.test.", address("1.1.1.1")),
+            ("b.test.", address("1.1.1.2")),
+            ("none.test.", address("1.1.1.3")),
+        ])
+        .await;
+        for (name, expected) in
+            [("new.test.", "1.1.1.1:443"), ("old.test.", "1.1.1.2:8443"), ("none.test", "1.1.1.3:0")]
+        {
+            assert_eq!(resolver.resolve_name(name).await.unwrap(), [expected.parse::<SocketAddr>().unwrap()], "{name}");
+        }
+        assert!(resolver.has_services("new.test").await && resolver.has_services("old.test").await);
+        assert!(!resolver.has_services("none.test").await);
+    }
+
+    #[tokio::test]
+    async fn a_service_record_that_leads_to_a_private_address_is_not_followed() {
+        let resolver = resolver(vec![
+            ("_matrix-fed._tcp.evil.test.", service("inside.test.", 80)),
+            ("inside.test.", address("10.0.0.1")),
+        ])
+        .await;
+        let failure = resolver.resolve_name("evil.test.").await.unwrap_err();
+        assert!(matches!(failure, Failure::Denied(_)), "{failure:?}");
+    }
 
     fn denied(allowlist: &[&str]) -> Denied {
         let mut config = Config::for_tests("example.org");

@@ -249,7 +249,7 @@ pub fn describe(view: &View<'_>) -> Result<PublicRoomsChunk> {
     let name: Option<RoomNameEventContent> = content(view, StateEventType::RoomName)?;
     chunk.name = name.map(|content| content.name).filter(|name| !name.is_empty());
     let topic: Option<RoomTopicEventContent> = content(view, StateEventType::RoomTopic)?;
-    chunk.topic = topic.map(|content| content.topic).filter(|topic| !topic.is_empty());
+    chunk.topic = topic.map(plain).filter(|topic| !topic.is_empty());
     let avatar: Option<RoomAvatarEventContent> = content(view, StateEventType::RoomAvatar)?;
     chunk.avatar_url = avatar.and_then(|content| content.url);
     let join_rules: Option<RoomJoinRulesEventContent> = content(view, StateEventType::RoomJoinRules)?;
@@ -257,6 +257,13 @@ pub fn describe(view: &View<'_>) -> Result<PublicRoomsChunk> {
     let create: Option<RoomCreateEventContent> = content(view, StateEventType::RoomCreate)?;
     chunk.room_type = create.and_then(|content| content.room_type);
     Ok(chunk)
+}
+
+/// A topic as plain text. Clients that know rich topics show what is in `m.topic`, so that this is the topic.
+///
+/// <https://spec.matrix.org/v1.19/client-server-api/#mroomtopic>
+fn plain(content: RoomTopicEventContent) -> String {
+    content.topic_block.text.find_plain().map_or(content.topic, str::to_owned)
 }
 
 fn content<T: DeserializeOwned>(view: &View<'_>, event_type: StateEventType) -> Result<Option<T>> {

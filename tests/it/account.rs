@@ -108,8 +108,17 @@ async fn capabilities_are_told_to_users() {
     let available = capabilities["m.room_versions"]["available"].as_object().unwrap();
     assert_eq!(available.values().filter(|stability| *stability == "stable").count(), 12);
     assert!(available.iter().all(|(version, stability)| (stability == "stable") == version.parse::<u8>().is_ok()));
-    assert_eq!(capabilities["m.change_password"], json!({"enabled": true}));
-    assert_eq!(capabilities["m.3pid_changes"], json!({"enabled": false}));
+    for (name, is_enabled) in [
+        ("m.change_password", true),
+        ("m.set_displayname", true),
+        ("m.set_avatar_url", true),
+        ("m.profile_fields", true),
+        ("m.get_login_token", true),
+        ("m.3pid_changes", false),
+        ("m.forget_forced_upon_leave", false),
+    ] {
+        assert_eq!(capabilities[name], json!({"enabled": is_enabled}), "{name}");
+    }
 }
 
 #[tokio::test]

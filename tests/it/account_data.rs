@@ -34,6 +34,32 @@ async fn account_data_is_kept_and_told_to_the_clients_of_its_user() {
     assert_eq!(of_room, &json!([{ "type": "org.x", "content": { "b": 1 } }]));
 }
 
+/// What clients keep with the server and share by it, which it gives back as it came: that a room is marked as unread
+/// (MSC2867), packs of images (MSC2545), whether keys are backed up (MSC4287).
+#[tokio::test]
+async fn account_data_of_clients_comes_back_whole() {
+    let server = TestServer::new().await;
+    let (alice, phone) = (server.user("alice").await, server.log_in("alice").await);
+    let room = alice.create_room(json!({})).await;
+    let image = json!({ "url": "mxc://example.org/abc", "info": { "w": 1, "h": 1 }, "usage": ["sticker"] });
+    let pack = json!({ "images": { "cat": image }, "pack": { "display_name": "Cats" } });
+    for (path, content) in [
+        (of_room(&alice, &room, "m.marked_unread"), json!({ "unread": true })),
+        (global(&alice, "m.image_pack.rooms"), json!({ "rooms": { &room: { "cats": {} } } })),
+        (global(&alice, "m.key_backup"), json!({ "enabled": false })),
+    ] {
+        let (token, event_type) = (phone.now().await, path.rsplit('/').next().unwrap());
+        alice.put(&path, content.clone()).await.ok();
+        assert_eq!(phone.get(&path).await.ok(), content);
+        let news = phone.sync(&token).await;
+        let told = if path.contains("/rooms/") { &news["rooms"]["join"][&room] } else { &news };
+        let expected = json!([{ "type": event_type, "content": content }]);
+        assert_eq!(told["account_data"]["events"], expected);
+    }
+    alice.set(&room, "m.room.image_pack", "cats", pack.clone()).await;
+    assert_eq!(phone.state(&room, "m.room.image_pack", "cats").await.ok(), pack);
+}
+
 #[tokio::test]
 async fn account_data_is_its_users_alone() {
     let server = TestServer::new().await;

@@ -27,6 +27,27 @@ async fn nothing_of_the_specification_is_missing() {
     }
 }
 
+#[tokio::test]
+async fn browsers_may_use_every_method() {
+    let server = TestServer::new().await;
+    let methods =
+        [Method::GET, Method::POST, Method::PUT, Method::DELETE, Method::PATCH, Method::HEAD, Method::OPTIONS];
+    for path in ["/_matrix/client/versions", "/_matrix/client/v3/sync", "/_matrix/media/v3/upload"] {
+        let request = http::Request::options(path)
+            .header("origin", "https://element.example")
+            .header("access-control-request-method", "PATCH")
+            .header("access-control-request-headers", "authorization");
+        let answer = server.send(request.body(axum::body::Body::empty()).unwrap()).await;
+        let allowed = |name: &str| answer.headers[name].to_str().unwrap();
+        for method in &methods {
+            let mut listed = allowed("access-control-allow-methods").split(',').map(str::trim);
+            assert!(listed.any(|listed| listed == method.as_str()), "{path}: {method}");
+        }
+        assert_eq!(allowed("access-control-allow-origin"), "*", "{path}");
+        assert!(allowed("access-control-allow-headers").contains("authorization"), "{path}");
+    }
+}
+
 fn filled_in(path: &str) -> String {
     let part = |part: &str| match part {
         "{roomId}" | "{roomIdOrAlias}" => "!room:example.org".to_owned(),

@@ -114,6 +114,21 @@ async fn a_draft_of_anything_but_the_join_is_not_signed() {
 }
 
 #[tokio::test]
+async fn a_room_of_a_version_that_nobody_knows_is_not_joined_by_the_rules_of_another() {
+    for version in [json!("99"), json!("org.example.own"), json!(11)] {
+        let world = world().await;
+        let draft = world.room.draft("@bob:here", "join");
+        let told = json!({ "room_version": version, "event": draft });
+        world.peer.on(Method::GET, "/_matrix/federation/v1/make_join/", move |_| told.clone());
+        let answer = world.try_join(&["there"]).await;
+        assert!(!answer.status.is_success(), "{version}");
+        assert_eq!(world.network.count("there", "/_matrix/federation/v2/send_join/"), 0, "{version}");
+        let asked = world.peer.asked("/_matrix/federation/v1/make_join/").remove(0);
+        assert!(asked.uri.contains("ver=12") && !asked.uri.contains("ver=99"), "{}", asked.uri);
+    }
+}
+
+#[tokio::test]
 async fn the_content_of_the_join_is_ours_whatever_the_draft_says() {
     let world = world().await;
     let mut draft = world.room.draft("@bob:here", "join");
@@ -209,6 +224,14 @@ async fn a_transaction_that_is_sent_again_is_answered_with_the_same_and_done_onc
     assert_eq!(first, second);
     world.until_seen(&message).await;
     assert_eq!(world.bob.event(&room.id, &other).await.status, 404);
+
+    // Nor do several at once get in: a server has one on the way at a time.
+    let events: Vec<Value> = (0..10).map(|number| room.event(&room.say(&number.to_string()))).collect();
+    let send = |event: &Value| room.send_as(&world.here, "at-once", vec![event.clone()]);
+    let answers = futures_util::future::join_all(events.iter().map(send)).await;
+    let answers: Vec<Value> = answers.into_iter().map(crate::support::Answer::ok).collect();
+    assert_eq!(answers[0]["pdus"].as_object().unwrap().len(), 1, "{}", answers[0]);
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
 }
 
 #[tokio::test]

@@ -69,6 +69,9 @@ async fn a_guest_gets_in_where_guests_are_let_in_and_does_what_guests_may() {
     guest.get("/v3/devices").await.ok();
     guest.get(&format!("/v3/rooms/{room}/messages?dir=b")).await.ok();
     guest.post("/v3/keys/query", json!({ "device_keys": { &alice.id: [] } })).await.ok();
+    let file = alice.post("/_matrix/media/v3/upload", json!({ "of": "alice" })).await.ok()["content_uri"].clone();
+    let file = file.as_str().unwrap().strip_prefix("mxc://").unwrap();
+    assert_eq!(guest.get(&format!("/v1/media/download/{file}")).await.ok(), json!({ "of": "alice" }));
     let avatar = format!("/v3/profile/{}/avatar_url", guest.id);
     let forbidden = [
         guest.put(&avatar, json!({ "avatar_url": "mxc://a/b" })).await,

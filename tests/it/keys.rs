@@ -252,6 +252,8 @@ async fn the_fallback_key_is_given_out_when_there_is_no_other() {
 
     assert_eq!(claim(&bob, &alice).await.unwrap().0, "signed_curve25519:A");
     assert_eq!(unused().await, json!(["signed_curve25519"]));
+    let counts = sync(&alice, None).await["device_one_time_keys_count"].clone();
+    assert_eq!(counts, json!({ "signed_curve25519": 0 }), "clients go by the last count that they were told");
     for _ in 0..2 {
         assert_eq!(claim(&bob, &alice).await.unwrap().0, "signed_curve25519:F1");
         assert_eq!(unused().await, json!([]));

@@ -8,6 +8,7 @@ mod attacks;
 mod auth_fallback;
 mod backup;
 mod between_servers;
+mod checklist;
 mod cross_signing;
 mod dehydrated;
 mod delayed;

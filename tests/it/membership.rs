@@ -67,6 +67,20 @@ async fn only_invited_users_join_a_private_room() {
 }
 
 #[tokio::test]
+async fn members_invite_where_the_power_levels_say_nothing_of_it() {
+    let (alice, bob, carol) = three().await;
+    for version in ["1", "11"] {
+        let room = alice.create_room(json!({ "room_version": version, "invite": [bob.id] })).await;
+        bob.try_join(&room).await.ok();
+        alice.set(&room, "m.room.power_levels", "", json!({ "users": { &alice.id: 100 } })).await;
+        bob.try_invite(&room, &carol).await.ok();
+        carol.try_leave(&room).await.ok();
+        alice.set(&room, "m.room.power_levels", "", json!({ "users": { &alice.id: 100 }, "invite": 1 })).await;
+        assert_eq!(bob.try_invite(&room, &carol).await.error(), FORBIDDEN, "version {version}");
+    }
+}
+
+#[tokio::test]
 async fn whoever_is_outside_does_not_learn_who_is_invited() {
     let (alice, bob, carol) = three().await;
     let room = alice.create_room(json!({ "invite": [bob.id] })).await;

@@ -55,6 +55,11 @@ async fn a_space_is_walked_depth_first_in_pages() {
     assert_eq!(links[0]["content"], json!({ "via": ["example.org"], "suggested": true }));
     assert!(links[0]["origin_server_ts"].is_u64() && links[0]["sender"] == *alice.id && links.len() == 3);
     assert_eq!(whole["rooms"][2]["room_type"], "m.space");
+    assert_eq!((&whole["rooms"][0]["room_version"], whole["rooms"][0].get("encryption")), (&json!("12"), None));
+    let encryption = json!({ "algorithm": "m.megolm.v1.aes-sha2" });
+    alice.set(&tree[1], "m.room.encryption", "", encryption).await;
+    let again = bob.get(&hierarchy(&tree[0], &[])).await.ok();
+    assert_eq!(again["rooms"][1]["encryption"], "m.megolm.v1.aes-sha2");
 
     let first = bob.get(&hierarchy(&tree[0], &[("limit", "4")])).await.ok();
     assert_eq!(ids(&first), tree[..4]);
@@ -161,6 +166,12 @@ async fn a_room_is_summarized_for_those_who_could_join_it() {
         with_rule["join_rule"] = "public".into();
     }
     assert_eq!(anonymous, with_rule);
+    let rich = json!({ "m.text": [
+        { "mimetype": "text/html", "body": "<b>Nothing</b> else" },
+        { "body": "Nothing else" },
+    ] });
+    alice.set(&open, "m.room.topic", "", json!({ "topic": "an older client sees this", "m.topic": rich })).await;
+    assert_eq!(server.get(&summary(&open)).await.ok()["topic"], "Nothing else");
     alice.try_invite(&open, &bob).await.ok();
     assert_eq!(bob.get(&summary(&open)).await.ok()["membership"], "invite");
     assert_eq!(alice.get(&summary(&open)).await.ok()["membership"], "join");

@@ -197,6 +197,50 @@ async fn a_new_stay_starts_with_nothing_unread() {
 }
 
 #[tokio::test]
+async fn conditions_look_at_values_and_into_arrays_by_keys_with_dots() {
+    let server = TestServer::new().await;
+    let chat = Chat::new(&server).await;
+    for (id, condition) in [
+        ("urgent", json!({ "kind": "event_property_is", "key": r"content.org\.example\.urgent", "value": true })),
+        ("fire", json!({ "kind": "event_property_contains", "key": "content.tags", "value": "fire" })),
+    ] {
+        let rule = json!({ "conditions": [condition], "actions": ["notify", { "set_tweak": "highlight" }] });
+        chat.bob.put(&format!("/v3/pushrules/global/override/{id}"), rule).await.ok();
+    }
+    for (field, value, highlights) in [
+        ("org.example.urgent", json!(true), 1),
+        ("org.example.urgent", json!("true"), 1),
+        ("org", json!({ "example": { "urgent": true } }), 1),
+        ("tags", json!(["water", "fire"]), 2),
+        ("tags", json!(["fireworks"]), 2),
+        ("tags", json!("fire"), 2),
+    ] {
+        chat.send(&chat.alice, json!({ "msgtype": "m.text", "body": "x", field: value })).await;
+        assert_eq!(chat.bob().await.1, highlights, "{field}: {value}");
+    }
+}
+
+#[tokio::test]
+async fn edits_reactions_and_lists_of_servers_do_not_count() {
+    let server = TestServer::new().await;
+    let chat = Chat::new(&server).await;
+    let everything = json!({ "actions": ["notify"] });
+    chat.bob.put(&format!("/v3/pushrules/global/room/{}", chat.room), everything).await.ok();
+    let message = chat.alice.say(&chat.room, "one").await;
+    chat.alice.set(&chat.room, "m.room.topic", "", json!({ "topic": "two" })).await;
+    assert_eq!(chat.bob().await, (2, 0));
+    let edit = json!({
+        "msgtype": "m.text", "body": "* first", "m.new_content": { "msgtype": "m.text", "body": "first" },
+        "m.relates_to": { "rel_type": "m.replace", "event_id": message },
+    });
+    chat.send(&chat.alice, edit).await;
+    let reaction = json!({ "m.relates_to": { "rel_type": "m.annotation", "event_id": message, "key": "👍" } });
+    chat.alice.send(&chat.room, "m.reaction", reaction).await.ok();
+    chat.alice.set(&chat.room, "m.room.server_acl", "", json!({ "allow": ["*"] })).await;
+    assert_eq!(chat.bob().await, (2, 0));
+}
+
+#[tokio::test]
 async fn names_in_a_text_without_mentions_are_mentions() {
     let server = TestServer::new().await;
     let chat = Chat::new(&server).await;

@@ -32,8 +32,8 @@ pub struct Invite {
 
 /// Takes an invite, and answers with the event, which then has our signature too.
 ///
-/// Errors: `M_INVALID_PARAM` if the event is not what the request is for, `M_INCOMPATIBLE_ROOM_VERSION`, `M_FORBIDDEN`,
-/// `M_LIMIT_EXCEEDED`, and those of [`invited::receive`].
+/// Errors: `M_INVALID_PARAM` if the event is not what the request is for, `M_MISSING_PARAM` if nothing proves which room it
+/// is of, `M_INCOMPATIBLE_ROOM_VERSION`, `M_FORBIDDEN`, `M_LIMIT_EXCEEDED`, and those of [`invited::receive`].
 pub async fn receive(server: &Arc<Server>, invite: Invite) -> Result<CanonicalJsonObject> {
     server.limits.invite_of_server(&invite.origin)?;
     let rules = rules::rules(&invite.version).ok_or_else(|| incompatible(invite.version.clone()))?;
@@ -97,13 +97,13 @@ fn check_room_state(state: &[Box<RawValue>], room_id: &RoomId, rules: &RoomVersi
     for event in state {
         let Ok(event) = format::parse(event.get().as_bytes(), rules) else { continue };
         if event.pdu().room_id != room_id {
-            return Err(Error::invalid_param("`invite_room_state` has an event of another room"));
+            return Err(Error::missing_param("`invite_room_state` has an event of another room"));
         }
         has_create |= event.pdu().event_type == TimelineEventType::RoomCreate
             && event.pdu().event_id.as_str().strip_prefix('$') == Some(room_id.strip_sigil());
     }
     match has_create {
         true => Ok(()),
-        false => Err(Error::invalid_param("`invite_room_state` lacks the create event of the room")),
+        false => Err(Error::missing_param("`invite_room_state` lacks the create event of the room")),
     }
 }

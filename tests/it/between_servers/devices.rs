@@ -4,7 +4,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::{Pair, Scripted, until, until_synced};
-use crate::support::{HostedRoom, Peer, Signer, TestNetwork, User};
+use crate::support::{HostedRoom, Peer, Signer, TestNetwork, User, auth_of};
 
 const QUERY: &str = "/_matrix/federation/v1/user/keys/query";
 const CLAIM: &str = "/_matrix/federation/v1/user/keys/claim";
@@ -63,6 +63,39 @@ async fn devices_of_the_other_server_are_fetched_once_and_again_after_a_change()
         (answer["device_keys"][&bob.id].as_object()?.len() == 1).then_some(())
     })
     .await;
+    pair.check();
+}
+
+#[tokio::test]
+async fn cross_signing_keys_reach_the_other_server_and_so_do_new_ones() {
+    let pair = Pair::new().await;
+    let Pair { network, alice, bob, .. } = &pair;
+    let keys_of_bob = async || {
+        let answer = query(alice, &bob.id).await;
+        let key_of =
+            |kind: &str| answer[kind][&bob.id]["keys"].as_object()?.values().next()?.as_str().map(str::to_owned);
+        assert!(answer["user_signing_keys"].get(&bob.id).is_none(), "that one is his alone: {answer}");
+        (key_of("master_keys"), key_of("self_signing_keys"))
+    };
+    let since = alice.now().await;
+    upload(bob).await;
+    until_changed(alice, &since, &bob.id).await;
+    assert_eq!(keys_of_bob().await, (None, None));
+    for auth in [Value::Null, auth_of("bob")] {
+        let since = alice.now().await;
+        let (master, self_signing) = (Signer::cross_signing(), Signer::cross_signing());
+        let mut signed = self_signing.as_cross_signing_key(bob, "self_signing");
+        master.sign(bob, &mut signed);
+        let mut body = json!({ "master_key": master.as_cross_signing_key(bob, "master"), "self_signing_key": signed });
+        if auth.is_object() {
+            body["auth"] = auth;
+        }
+        bob.post("/v3/keys/device_signing/upload", body).await.ok();
+        until_changed(alice, &since, &bob.id).await;
+        let expected = (Some(master.public_key()), Some(self_signing.public_key()));
+        until("the keys are known", async || (keys_of_bob().await == expected).then_some(())).await;
+    }
+    assert_eq!(network.count("b.test", QUERY), 1, "they are told, and not asked for");
     pair.check();
 }
 

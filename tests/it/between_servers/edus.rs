@@ -55,6 +55,18 @@ async fn receipts_of_the_other_server_are_shown() {
     bob.post(&format!("/v3/rooms/{room}/receipt/m.read/{hello}"), json!({})).await.ok();
     let content = until_synced(alice, &since, "a receipt", |answer| ephemeral(answer, room, "m.receipt")).await;
     assert!(content[&hello]["m.read"][&bob.id]["ts"].is_u64(), "{content}");
+    assert!(content[&hello]["m.read"][&bob.id].get("thread_id").is_none(), "{content}");
+
+    let relation = json!({ "rel_type": "m.thread", "event_id": hello });
+    let threaded = json!({ "msgtype": "m.text", "body": "in the thread", "m.relates_to": relation });
+    let sent = alice.send(room, "m.room.message", threaded).await.ok();
+    let threaded = sent["event_id"].as_str().unwrap();
+    until_seen(bob, room, threaded).await;
+    let since = alice.now().await;
+    let path = format!("/v3/rooms/{room}/receipt/m.read/{threaded}");
+    bob.post(&path, json!({ "thread_id": hello })).await.ok();
+    let content = until_synced(alice, &since, "a receipt", |answer| ephemeral(answer, room, "m.receipt")).await;
+    assert_eq!(content[threaded]["m.read"][&bob.id]["thread_id"], *hello, "{content}");
     pair.check();
 }
 

@@ -197,3 +197,25 @@ async fn a_server_that_has_no_file_is_not_an_error_of_ours() {
     });
     assert_eq!(download(&alice, "b.example/id").await.error(), (504, "M_NOT_YET_UPLOADED"));
 }
+
+#[tokio::test]
+async fn a_file_may_lie_elsewhere_where_nobody_is_shown_a_signature() {
+    let network = TestNetwork::new();
+    let (server, peer, store) =
+        (network.server("a.example").await, network.peer("b.example"), network.peer("cdn.example"));
+    let alice = server.user("alice").await;
+    store.on_response(Method::GET, "/file", |_| {
+        Response::builder().header(header::CONTENT_TYPE, "text/plain").body(Body::from("from there")).unwrap()
+    });
+    for (id, location) in [("safe", "https://cdn.example/file"), ("open", "http://cdn.example/file")] {
+        peer.on_response(Method::GET, &format!("{DOWNLOAD}{id}"), move |_| {
+            let body = format!("--x\r\n\r\n{{}}\r\n--x\r\nLocation: {location}\r\n\r\n\r\n--x--");
+            let response = Response::builder().header(header::CONTENT_TYPE, "multipart/mixed; boundary=x");
+            response.body(Body::from(body)).unwrap()
+        });
+    }
+    assert_eq!(download(&alice, "b.example/safe").await.bytes, b"from there");
+    assert!(!store.asked("/file").remove(0).headers.contains_key(header::AUTHORIZATION));
+    assert_eq!(download(&alice, "b.example/open").await.error(), (502, "M_UNKNOWN"));
+    assert_eq!(store.asked("/file").len(), 1);
+}
