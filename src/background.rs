@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     Server, appservice,
-    federation::{completing, inbox, queue},
+    federation::{completing, inbox, introducing, queue},
     push,
     room::{delayed, related_redactions, sticky, upgrade::carry_over},
     sweep,
@@ -17,6 +17,7 @@ pub fn start(server: &Arc<Server>) {
     tokio::spawn(appservice::sender::run(Arc::clone(server)));
     tokio::spawn(inbox::resume(Arc::clone(server)));
     tokio::spawn(completing::resume(Arc::clone(server)));
+    tokio::spawn(introducing::resume(Arc::clone(server)));
     tokio::spawn(push::reader::run(Arc::clone(server)));
     tokio::spawn(sweep::run(Arc::clone(server)));
     tokio::spawn(delayed::run(Arc::clone(server)));

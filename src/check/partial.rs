@@ -3,7 +3,7 @@
 use super::Checker;
 use crate::{
     room::{
-        partial::tables::{Completions, LeftRooms, PartialDevices, PartialEvents, PartialRooms},
+        partial::tables::{Completions, Introductions, LeftRooms, PartialDevices, PartialEvents, PartialRooms},
         state::trie::Tries,
         tables::{Events, Rooms},
     },
@@ -31,6 +31,9 @@ fn rooms(checker: &mut Checker<'_>) -> Result<()> {
         expect_room(checker, row?.key()?)?;
     }
     for row in snapshot.list::<Completions>(&()) {
+        expect_room(checker, row?.key()?)?;
+    }
+    for row in snapshot.list::<Introductions>(&()) {
         expect_room(checker, row?.key()?)?;
     }
     Ok(())

@@ -12,6 +12,7 @@ pub mod edu;
 pub mod events;
 pub mod handshake;
 pub mod inbox;
+pub mod introducing;
 pub mod inviting;
 pub mod joining;
 pub mod keys;
@@ -36,7 +37,7 @@ pub mod x_matrix;
 use ruma::ServerName;
 
 pub use self::request::{
-    Unsigned, exchange, exchange_signed, request, request_unsigned, request_unsigned_now, request_within,
+    Unsigned, exchange, exchange_signed, request, request_json, request_unsigned, request_unsigned_now, request_within,
 };
 use self::{discovery::WellKnownCache, keys::Fetches, resident::answer::Answering};
 use crate::{

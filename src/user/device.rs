@@ -15,6 +15,7 @@ use super::{
 use crate::{
     Server,
     error::{Error, Result},
+    federation::queue,
     oauth,
     push::pushers,
     store::{Snapshot, Transaction},
@@ -70,9 +71,11 @@ pub async fn rename(server: Arc<Server>, user: OwnedUserId, device: OwnedDeviceI
 fn write_name(tx: &mut Transaction<'_>, user: &UserId, device: &DeviceId, display_name: String) -> Result<()> {
     let row = tx.get::<Devices>(&(user, device))?.ok_or_else(unknown)?;
     tx.put::<Devices>(&(user, device), &Device { display_name: Some(display_name), ..row });
-    // The name is shown with the keys.
+    // The name is shown with the keys. Other servers may show it of any device.
     if tx.before().contains::<DeviceKeys>(&(user, device))? {
         keys::changed(tx, user, Changed::Device(device))?;
+    } else {
+        queue::note_device_update(tx, user, device.as_str());
     }
     Ok(())
 }

@@ -10,7 +10,8 @@ use std::{
 
 use chappe::{
     check,
-    federation::{completing, queue},
+    federation::{completing, introducing, queue},
+    room::partial::tables::Introductions,
 };
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -19,6 +20,7 @@ use crate::support::{HostedRoom, Peer, TestNetwork, TestServer, User, hosted::id
 
 const STATE_IDS: &str = "/_matrix/federation/v1/state_ids/";
 const SEND: &str = "/_matrix/federation/v1/send/";
+const QUERY: &str = "/_matrix/federation/v1/user/keys/query";
 const LAZY: &str = r#"{"room":{"state":{"lazy_load_members":true}}}"#;
 
 /// `here`, where bob has joined a room of the peer's, alice and charlie in it, whose members he was not told.
@@ -119,9 +121,31 @@ impl World {
         members["joined"].as_object().unwrap().keys().cloned().collect()
     }
 
+    /// Waits until everything that happened is sent to both servers.
+    async fn until_sent(&self) {
+        let destinations = [self.peer.name().to_owned(), self.other.name().to_owned()];
+        queue::until_sent(self.here.inside(), &destinations).await.unwrap();
+    }
+
+    /// Has the servers in the room told of devices now.
+    async fn introduce(&self) {
+        let snapshot = self.here.inside().store.snapshot();
+        let rooms: Vec<_> = snapshot.list::<Introductions>(&()).map(|row| row.unwrap().key().unwrap()).collect();
+        assert_eq!(rooms.len(), 1);
+        introducing::introduce(self.here.inside(), rooms[0]).await.unwrap();
+        self.until_sent().await;
+    }
+
     fn check(&self) {
         check(&self.here);
     }
+}
+
+/// How many updates of a user's devices a server was sent.
+fn device_updates(server: &Peer, user: &str) -> usize {
+    let asked = server.asked(SEND);
+    let edus = asked.iter().filter_map(|asked| asked.body["edus"].as_array()).flatten();
+    edus.filter(|edu| edu["edu_type"] == "m.device_list_update" && edu["content"]["user_id"] == user).count()
 }
 
 fn check(server: &TestServer) {
@@ -213,6 +237,28 @@ async fn another_server_of_the_room_is_asked_if_the_first_tells_nothing() {
 }
 
 #[tokio::test]
+async fn another_server_of_the_room_is_asked_if_the_first_is_gone_or_tells_another_rooms_state() {
+    let world = joined().await;
+    let World { bob, room, peer, other, .. } = &world;
+    // What this one tells has no create event.
+    other.on(Method::GET, STATE_IDS, |_| json!({ "pdu_ids": [], "auth_chain_ids": [] }));
+    peer.on_response(Method::GET, STATE_IDS, |_| reply(StatusCode::BAD_GATEWAY, &json!({})));
+    let asked = other.asked(STATE_IDS).len();
+    for _ in 0..500 {
+        if other.asked(STATE_IDS).len() > asked {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(other.asked(STATE_IDS).len() > asked, "the first answers nothing");
+    assert!(joined_room(&bob.sync_with("").await, room).is_null(), "that is no state of this room");
+    room.share_states(other);
+    bob.get(&format!("/v3/rooms/{}/members", room.id)).await.ok();
+    assert_eq!(world.joined_members().await, ["@alice:there", "@bob:here", "@charlie:there"]);
+    world.check();
+}
+
+#[tokio::test]
 async fn a_state_that_is_none_is_not_taken() {
     let world = joined().await;
     world.peer.on(Method::GET, STATE_IDS, |_| json!({ "pdu_ids": [], "auth_chain_ids": [] }));
@@ -282,6 +328,79 @@ async fn what_was_accepted_for_lack_of_members_is_rejected_and_the_reverse() {
     assert!(world.sees(&topic).await, "elsie was never kicked");
     assert_eq!(bob.state(&room.id, "m.room.topic", "").await.ok(), json!({ "topic": "elsie's" }));
     assert!(world.joined_members().await.contains(&"@elsie:there".to_owned()));
+    world.check();
+}
+
+#[tokio::test]
+async fn whom_nobody_in_the_room_kicked_can_still_leave() {
+    let mut derek_in = String::new();
+    let world = joined_after(|room| {
+        let alice = room.peer.user("alice");
+        room.add(&alice, "m.room.power_levels", Some(""), json!({ "users": { &alice: 100, "@derek:there": 100 } }));
+        derek_in = join_event(room, "derek");
+        join_event(room, "elsie");
+        room.add("@derek:there", "m.room.member", Some("@derek:there"), json!({ "membership": "leave" }));
+    })
+    .await;
+    let World { room, .. } = &world;
+    let join = id_of(&room.state_event("m.room.member", "@bob:here").unwrap());
+    let mut kick =
+        room.build("@derek:there", "m.room.member", Some("@elsie:there"), json!({ "membership": "leave" }), &[join]);
+    let event = |event_type: &str| id_of(&room.state_event(event_type, "").unwrap());
+    kick["auth_events"] = json!([event("m.room.create"), event("m.room.power_levels"), derek_in]);
+    room.sign(&mut kick);
+    let kick_id = room.keep_refused(kick.clone());
+    room.send(&world.here, vec![kick]).await.ok();
+    world.until_seen(&kick_id).await;
+    // Her leave names her join, which nothing says that the kick came after.
+    let leave = room.add("@elsie:there", "m.room.member", Some("@elsie:there"), json!({ "membership": "leave" }));
+    world.deliver(&leave).await;
+    world.check();
+
+    world.until_whole().await;
+    assert!(!world.sees(&kick_id).await && world.sees(&leave).await);
+    assert_eq!(world.joined_members().await, ["@alice:there", "@bob:here", "@charlie:there"]);
+    world.check();
+}
+
+#[tokio::test]
+async fn servers_are_told_of_devices_once_it_is_known_which_are_in_the_room() {
+    let world = joined().await;
+    let World { here, room, peer, other, .. } = &world;
+    queue::start(here.inside());
+    let (carol, dan) = (here.user("carol").await, here.user("dan").await);
+    for user in [&carol, &dan] {
+        user.post(&format!("/v3/join/{}?via=there", room.id), json!({})).await.ok();
+    }
+    world.until_sent().await;
+    assert_eq!(device_updates(peer, &carol.id) + device_updates(other, &carol.id), 0, "nobody knows who is there");
+    world.until_whole().await;
+    world.until_sent().await;
+    assert_eq!(device_updates(peer, &carol.id), 0, "she may leave at once");
+    dan.leave(&room.id).await;
+    world.introduce().await;
+    assert_eq!(device_updates(peer, &carol.id), 1);
+    assert_eq!(device_updates(peer, &dan.id), 0, "he has left");
+    assert_eq!(device_updates(other, &carol.id), 0, "that server is not there");
+    let eve = here.user("eve").await;
+    eve.join(&room.id).await;
+    world.until_sent().await;
+    assert_eq!(device_updates(peer, &eve.id), 1, "of a whole room it is known");
+    world.check();
+}
+
+#[tokio::test]
+async fn keys_of_members_are_kept_once_it_is_known_that_they_are_there() {
+    let world = joined().await;
+    let World { bob, peer, .. } = &world;
+    peer.on(Method::POST, QUERY, |_| json!({ "device_keys": { "@charlie:there": {} }, "master_keys": null }));
+    let ask = async || {
+        bob.post("/v3/keys/query", json!({ "device_keys": { "@charlie:there": [] } })).await.ok();
+        peer.asked(QUERY).len()
+    };
+    assert_eq!((ask().await, ask().await), (1, 2));
+    world.until_whole().await;
+    assert_eq!((ask().await, ask().await), (3, 3));
     world.check();
 }
 
@@ -360,6 +479,13 @@ async fn all_servers_in_the_room_are_told_and_may_tell() {
             .any(|asked| asked.body["pdus"].as_array().is_some_and(|pdus| pdus.iter().any(|pdu| id_of(pdu) == said)));
         assert!(sent, "{} was not told", server.name());
     }
+
+    let alias = path("#room:here");
+    bob.put(&format!("/v3/directory/room/{alias}"), json!({ "room_id": room.id })).await.ok();
+    let found = bob.get(&format!("/v3/directory/room/{alias}")).await.ok();
+    let mut servers: Vec<_> = found["servers"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+    servers.sort_unstable();
+    assert_eq!(servers, ["here", "other", "there"]);
 
     let since = world.lazy(None).await["next_batch"].as_str().unwrap().to_owned();
     let edus = json!([

@@ -69,8 +69,10 @@ async fn users_find_those_in_their_rooms_and_in_public_ones() {
     assert_eq!(search(&alice, "bob").await, NOBODY);
     let open = bob.create_room(json!({ "preset": "public_chat" })).await;
     assert_eq!(search(&eve, "bob").await, [bob.id.as_str()]);
+    assert_eq!(search(&bob, "bob").await, [bob.id.as_str()], "whom everybody finds finds himself");
     bob.set_state(&open, "m.room.join_rules", "", json!({ "join_rule": "invite" })).await.ok();
     assert_eq!(search(&eve, "bob").await, NOBODY);
+    assert_eq!(search(&bob, "bob").await, NOBODY);
     let readable = json!({ "history_visibility": "world_readable" });
     bob.set_state(&open, "m.room.history_visibility", "", readable).await.ok();
     assert_eq!(search(&eve, "bob").await, [bob.id.as_str()]);

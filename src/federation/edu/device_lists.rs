@@ -35,16 +35,22 @@ pub fn update(
         "stream_id": stream_id,
         "prev_id": prev_id.into_iter().collect::<Vec<_>>(),
     });
-    let is_there = device::get(snapshot, user, device)?.is_some();
+    let row = device::get(snapshot, user, device)?;
     let keys = keys::query(snapshot, Asker::server(server), user, &[device.to_owned()])?;
     match keys.devices.into_values().next() {
-        Some(keys) if is_there => {
+        Some(keys) if row.is_some() => {
             if let Some(name) = keys::name_in(keys.get()) {
                 content["device_display_name"] = name.into();
             }
             content["keys"] = serde_json::to_value(keys).map_err(Error::internal)?;
         }
-        _ => content["deleted"] = json!(!is_there),
+        _ => {
+            content["deleted"] = json!(row.is_none());
+            let name = row.and_then(|row| row.display_name);
+            if let Some(name) = name.filter(|_| server.config.allow_device_name_federation) {
+                content["device_display_name"] = name.into();
+            }
+        }
     }
     Ok(content)
 }

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use ruma::{OwnedServerName, OwnedUserId, UserId};
+use ruma::{OwnedServerName, UserId};
 
-use super::{additions::Additions, device_lists, may_tell, tables::Item, wake};
+use super::{additions::Additions, arrivals::Arrival, device_lists, may_tell, tables::Item, wake};
 use crate::{
     Server,
     error::Result,
@@ -12,10 +12,10 @@ use crate::{
     federation::relay,
     log,
     room::{
-        Membership,
-        servers::{forget_gone, servers_at, servers_in, servers_since},
+        Membership, partial,
+        servers::{forget_gone, servers_at, servers_since},
         sticky,
-        tables::{Events, UserRooms},
+        tables::Events,
         view::membership_in,
     },
     store::{self, EventNid, RoomNid, Snapshot, StreamPos},
@@ -123,15 +123,7 @@ fn add_sticky(
     Ok(())
 }
 
-/// A user of ours who came into a room where there are servers that he had no room with before.
-struct Arrival {
-    user: OwnedUserId,
-    servers: Vec<OwnedServerName>,
-}
-
-/// The arrival that an event is. Servers that our user has a room with get the updates of his devices already.
-///
-/// <https://spec.matrix.org/v1.19/server-server-api/#device-management>
+/// The arrival that an event is.
 fn arrival(
     server: &Server,
     snapshot: &Snapshot<'_>,
@@ -145,20 +137,13 @@ fn arrival(
     if before.flatten().is_some_and(|before| membership_by(&before) == Some(Membership::Join)) {
         return Ok(None);
     }
-    let mut servers: BTreeSet<_> = servers_at(snapshot, entry.room, entry.pos)?.into_iter().collect();
-    servers.retain(|name| may_tell(server, name));
-    for row in snapshot.list::<UserRooms>(&user) {
-        let row = row?;
-        let room = row.key()?.1;
-        // Of rooms that he came into since, the entries that follow tell.
-        let was_there = row.value.joined_at.is_some_and(|joined_at| joined_at < entry.pos);
-        if row.value.membership == Membership::Join && was_there && room != entry.room {
-            let known = servers_in(snapshot, room)?;
-            servers.retain(|name| !known.contains(name));
-        }
+    // Who is in a room whose state is not whole is known later; so are those told then who came before that.
+    let was_partial = partial::completed_at(snapshot, entry.room)?.is_some_and(|at| at > entry.pos);
+    if was_partial || partial::is_partial(snapshot, entry.room)? {
+        return Ok(None);
     }
-    let servers: Vec<_> = servers.into_iter().collect();
-    Ok((!servers.is_empty()).then(|| Arrival { user: user.to_owned(), servers }))
+    let servers = servers_at(snapshot, entry.room, entry.pos)?;
+    Arrival::find(server, snapshot, user, (entry.room, entry.pos), servers)
 }
 
 fn membership_by(event: &StoredEvent) -> Option<Membership> {

@@ -4,6 +4,7 @@
 //! <https://spec.matrix.org/v1.19/server-server-api/#transactions>
 
 mod additions;
+mod arrivals;
 mod device_lists;
 mod events;
 mod sender;
@@ -19,6 +20,7 @@ use ruma::{OwnedServerName, OwnedUserId, UserId};
 
 pub use self::{
     additions::Additions,
+    arrivals::Arrival,
     device_lists::note as note_device_update,
     sender::{Senders, is_alive, is_sending, wake},
 };
@@ -64,6 +66,16 @@ pub fn introduce(
         for user in users {
             device_lists::introduce(tx, &mut additions, user, servers, now_ms)?;
         }
+    }
+    Ok(additions.write(tx)?)
+}
+
+/// Queues all devices of users of ours for the servers that they came to have rooms with; whose senders must be woken. The
+/// transaction puts nothing else into queues.
+pub fn introduce_arrivals(tx: &mut Transaction<'_>, arrivals: &[Arrival], now_ms: u64) -> Result<Vec<OwnedServerName>> {
+    let mut additions = Additions::default();
+    for Arrival { user, servers } in arrivals {
+        device_lists::introduce(tx, &mut additions, user, servers, now_ms)?;
     }
     Ok(additions.write(tx)?)
 }

@@ -10,13 +10,13 @@ use tracing::info;
 
 use super::{
     Partial, PartialEvent, clear,
-    tables::{Completions, PartialDevices, PartialEvents},
+    tables::{Completions, Introductions, PartialDevices, PartialEvents},
 };
 use crate::{
     Server,
     error::{Error, Result},
     event::{Refusal, StateRoot, StoredEvent},
-    federation::queue,
+    federation::{introducing, queue},
     room::{
         Membership, View,
         by_time::EventTimes,
@@ -152,6 +152,7 @@ pub async fn complete(server: &Arc<Server>, room: RoomNid) -> Result<bool> {
         members.iter().for_each(|user| server.wakers.user(user));
         changed.iter().for_each(|user| keys::announce(&server, user));
         told.into_iter().for_each(|destination| queue::wake(&server, destination));
+        introducing::start(&server, room);
         directory::remote::add_members(&server, room).await?;
         Ok(true)
     })
@@ -336,6 +337,9 @@ impl Whole {
         servers::note(tx, room, self.members.iter().map(MemberChange::as_noted), self.since)?;
         clear(tx, room)?;
         tx.put::<Completions>(&room, &pos);
+        if !self.ours.is_empty() {
+            tx.put::<Introductions>(&room, &pos);
+        }
         for user in &self.changed_devices {
             keys::changed(tx, user, keys::Changed::Remote)?;
         }

@@ -13,7 +13,7 @@ pub mod waiting;
 
 use ruma::{OwnedServerName, ServerName, UserId, events::TimelineEventType};
 
-use self::tables::{Completions, LeftRooms, PartialDevices, PartialEvents, PartialRooms};
+use self::tables::{Completions, Introductions, LeftRooms, PartialDevices, PartialEvents, PartialRooms};
 pub use self::{
     tables::{Partial, PartialEvent},
     waiting::{Waiting, until_whole, until_whole_for},
@@ -21,7 +21,7 @@ pub use self::{
 use super::{
     Membership, View, outliers,
     servers::is_joined,
-    state::trie::Tries,
+    state::{resolve, trie::Tries},
     tables::{Members, Origin},
     view::membership_in,
 };
@@ -44,6 +44,12 @@ pub fn is_partial(snapshot: &Snapshot<'_>, room: RoomNid) -> store::Result<bool>
 /// When the state of a room last became whole, if that was not so from the start.
 pub fn completed_at(snapshot: &Snapshot<'_>, room: RoomNid) -> store::Result<Option<StreamPos>> {
     snapshot.get::<Completions>(&room)
+}
+
+/// Whether the servers in a room are yet to be told of the devices of those of ours who are there: the room's state is not
+/// whole, or has become so only now.
+pub fn has_strangers(snapshot: &Snapshot<'_>, room: RoomNid) -> store::Result<bool> {
+    Ok(is_partial(snapshot, room)? || snapshot.contains::<Introductions>(&room)?)
 }
 
 /// Whether all of our users left a room before its state was whole: what is known of it then says nothing.
@@ -91,13 +97,15 @@ pub fn note_devices(tx: &mut Transaction<'_>, user: &UserId) -> store::Result<bo
     Ok(!rooms.is_empty())
 }
 
-/// The state before an event, with those members of whom it is not known and whom the event names among its auth events.
+/// The state before an event, with the members whom the event names among its auth events. Where that state has something
+/// else of one of them, both are resolved: what it has may have been accepted for lack of members.
 pub(super) fn with_named_members(
     view: &View<'_>,
     tries: &mut Tries<'_>,
     mut state: StateRoot,
     pdu: &Pdu,
 ) -> Result<StateRoot> {
+    let mut contested = Vec::new();
     for id in &pdu.auth_events {
         if !outliers::is_in_auth_graph(view, id)? {
             continue;
@@ -112,11 +120,20 @@ pub(super) fn with_named_members(
             continue;
         }
         let Some(key) = view.state_key_nid("m.room.member", user)? else { continue };
-        if tries.get(state, key)?.is_none() {
-            state = tries.set(state, key, Some(nid))?;
+        match tries.get(state, key)? {
+            None => state = tries.set(state, key, Some(nid))?,
+            Some(known) if known != nid => contested.push((key, nid)),
+            Some(_) => {}
         }
     }
-    Ok(state)
+    if contested.is_empty() {
+        return Ok(state);
+    }
+    let mut named = state;
+    for (key, event) in contested {
+        named = tries.set(named, key, Some(event))?;
+    }
+    resolve(view, tries, &[state, named])
 }
 
 /// Begins to keep what comes into a room that is about to be entered, or of which more servers become known.

@@ -14,6 +14,7 @@ pub const ALL: &[TableInfo] = &[
     TableInfo::of::<PartialDevices>(),
     TableInfo::of::<Completions>(),
     TableInfo::of::<LeftRooms>(),
+    TableInfo::of::<Introductions>(),
 ];
 
 /// How many servers of a room are kept, whatever another server says. Source: our choice; the largest rooms have half as
@@ -106,4 +107,15 @@ impl Table for LeftRooms {
     const ID: u8 = 199;
     type Key<'a> = RoomNid;
     type Value = ();
+}
+
+/// The rooms whose servers are to be told of the devices of those of ours who came into them before their state was whole,
+/// and when it became so.
+pub struct Introductions;
+impl Table for Introductions {
+    const NAME: &'static str = "introductions";
+    const FAMILY: Family = Family::Lookup;
+    const ID: u8 = 227;
+    type Key<'a> = RoomNid;
+    type Value = StreamPos;
 }

@@ -62,14 +62,13 @@ pub fn search(server: &Server, searcher: &UserId, term: &str, limit: usize) -> R
     let wanted = Wanted::of(term);
     let sight = Sight::of(server, &snapshot, searcher)?;
     let mut found = Vec::new();
-    if let Some(exact) = wanted.exact.as_deref().filter(|user| *user != searcher)
+    if let Some(exact) = wanted.exact.as_deref()
         && let Some(entry) = snapshot.get::<Entries>(&exact)?
         && sight.reaches(exact, &entry)?
     {
         found.push((exact.to_owned(), entry));
     }
     let mut others = candidates(&snapshot, &wanted)?;
-    others.remove(searcher);
     if let Some((exact, _)) = found.first() {
         others.remove(exact);
     }
@@ -145,6 +144,7 @@ fn candidates(snapshot: &Snapshot<'_>, wanted: &Wanted) -> Result<BTreeMap<Owned
 
 /// Whom one user may find.
 struct Sight<'s> {
+    searcher: &'s UserId,
     server: &'s Server,
     snapshot: &'s Snapshot<'s>,
     rooms: Vec<RoomNid>,
@@ -153,12 +153,16 @@ struct Sight<'s> {
 }
 
 impl<'s> Sight<'s> {
-    fn of(server: &'s Server, snapshot: &'s Snapshot<'s>, searcher: &UserId) -> Result<Self> {
-        Ok(Self { server, snapshot, rooms: rooms_of(snapshot, searcher)?, known: RefCell::default() })
+    fn of(server: &'s Server, snapshot: &'s Snapshot<'s>, searcher: &'s UserId) -> Result<Self> {
+        Ok(Self { searcher, server, snapshot, rooms: rooms_of(snapshot, searcher)?, known: RefCell::default() })
     }
 
-    /// Those who share a room with the searcher or are in a public one, and all of ours if the configuration says so.
+    /// Those who share a room with the searcher or are in a public one, and all of ours if the configuration says so. The
+    /// searcher himself if everybody finds him.
     fn reaches(&self, user: &UserId, entry: &Entry) -> Result<bool> {
+        if user == self.searcher {
+            return self.any_is_public(&self.rooms);
+        }
         if self.server.is_ours(user) {
             if self.server.config.user_directory.search_all_users {
                 return Ok(true);

@@ -8,16 +8,14 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream};
+use http::Method;
 use parking_lot::Mutex;
 use ruma::{
     CanonicalJsonValue, DeviceId, OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, UserId,
-    api::federation::{
-        device::get_devices,
-        keys::{claim_keys, get_keys},
-    },
+    api::federation::{device::get_devices, keys::claim_keys},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::{json, value::RawValue};
 use tokio::sync::Semaphore;
 use tracing::debug;
 
@@ -31,7 +29,7 @@ use super::{
 use crate::{
     Server,
     error::{Error, RemoteError, Result},
-    federation::request,
+    federation::{request, request_json},
     room::{partial, servers::shared_rooms},
     store::{self, Family, Record, Row, Snapshot, StreamPos, Table, Transaction},
     user::{device::check_display_name, tables::LastKeyChange},
@@ -288,6 +286,17 @@ fn too_late(name: &ServerName) -> Error {
     Error::remote(name, RemoteError::Unreachable("it did not answer in time".to_owned()))
 }
 
+/// The answer to a query for keys. Some servers say `null` where they have nothing, which ruma's type does not read.
+#[derive(Deserialize)]
+struct QueryAnswer {
+    device_keys: Option<BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, Box<RawValue>>>>,
+    master_keys: Option<BTreeMap<OwnedUserId, Box<RawValue>>>,
+    self_signing_keys: Option<BTreeMap<OwnedUserId, Box<RawValue>>>,
+}
+
+/// <https://spec.matrix.org/v1.19/server-server-api/#post_matrixfederationv1userkeysquery>
+const QUERY: &str = "/_matrix/federation/v1/user/keys/query";
+
 /// Asks a server for all keys of its `users`, and keeps those of users whom we share a room with.
 async fn fetch(
     server: &Arc<Server>,
@@ -296,20 +305,21 @@ async fn fetch(
     asker: OwnedUserId,
 ) -> Result<BTreeMap<OwnedUserId, UserKeys>> {
     let as_of = server.store.durable_pos();
-    let wanted = users.iter().map(|user| (user.clone(), Vec::new())).collect();
-    let answer = request(server, name, get_keys::v1::Request::new(wanted)).await?;
+    let wanted: BTreeMap<_, [&str; 0]> = users.iter().map(|user| (user, [])).collect();
+    let answer = request_json(server, name, Method::POST, QUERY, &json!({ "device_keys": wanted })).await?;
+    let QueryAnswer { device_keys, master_keys, self_signing_keys } = answer;
+    let device_keys = device_keys.unwrap_or_default();
     let mut given = BTreeMap::<OwnedUserId, Given>::new();
     for user in users {
-        let Some(devices) = answer.device_keys.get(&user) else { continue };
+        let Some(devices) = device_keys.get(&user) else { continue };
         let of_user = given.entry(user.clone()).or_default();
         for (device, keys) in devices {
-            of_user.add_device(&user, device, keys.json().get(), None);
+            of_user.add_device(&user, device, keys.get(), None);
         }
-        if let Some(key) = answer.master_keys.get(&user) {
-            of_user.add_signing_key(&user, Usage::Master, key.json().get());
-        }
-        if let Some(key) = answer.self_signing_keys.get(&user) {
-            of_user.add_signing_key(&user, Usage::SelfSigning, key.json().get());
+        for (usage, keys) in [(Usage::Master, &master_keys), (Usage::SelfSigning, &self_signing_keys)] {
+            if let Some(key) = keys.as_ref().and_then(|keys| keys.get(&user)) {
+                of_user.add_signing_key(&user, usage, key.get());
+            }
         }
     }
     let for_write = Arc::clone(server);

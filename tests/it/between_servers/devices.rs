@@ -173,6 +173,11 @@ async fn who_comes_to_a_room_is_introduced_to_the_servers_that_did_not_know_him(
         assert_eq!(told(peer), [&*bob.device_id]);
     }
     assert_eq!(told(&first).len(), 1, "it knows him");
+    let renamed = json!({ "display_name": "Phone" });
+    bob.put(&format!("/v3/devices/{}", bob.device_id), renamed).await.ok();
+    for peer in [&first, &second] {
+        until("it was told of the new name", async || (told(peer).len() == 2).then_some(())).await;
+    }
 }
 
 #[tokio::test]
