@@ -540,7 +540,7 @@ mod tests {
         for length in 0..=header {
             EventView::parse(&bytes[..length]).unwrap_err();
         }
-        for (at, byte) in [(0, 0x10), (1, 0x40), (0, 0xff), (1, 0xff)] {
+        for (at, byte) in [(0, 0x20), (1, 0x40), (0, 0xff), (1, 0xff)] {
             let mut bytes = bytes.clone();
             bytes[at] = byte;
             EventView::parse(&bytes).unwrap_err();

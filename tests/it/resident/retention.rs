@@ -105,7 +105,7 @@ async fn what_has_expired_is_unknown_to_other_servers_and_the_room_goes_on_from_
     // An event on a branch that begins at the purged one, and one that has expired when it comes.
     let now_ms = scene.server.inside().clock.now_ms();
     let (branch, branch_id) = kept.message("branch", &first, now_ms);
-    let (late, late_id) = kept.message("late", &branch_id, START_MS + 3_000);
+    let (late, late_id) = kept.message("late", &branch_id, START_MS + 2_500);
     let (last, last_id) = kept.message("at last", &late_id, now_ms);
     for event in [branch, late, last] {
         kept.send(event).await;
