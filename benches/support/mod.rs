@@ -34,6 +34,7 @@ impl Bench {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mut config = Config::for_tests("bench");
         directory.path().clone_into(&mut config.database_path);
+        config.memory_budget = Config::new(config.server_name.clone()).memory_budget; // as an administrator has it
         let runtime = Runtime::new().expect("threads can be started");
         let server = Server::open(config, Clock::System, Random::from_seed(1)).expect("a new database opens");
         Self { runtime, server, directory }
