@@ -1,4 +1,4 @@
-//! `chappe check`, `inspect`, `destinations` and `rotate-key`: what is done with a database from outside the server.
+//! `chappe check`, `inspect`, `destinations`, `rotate-key` and `restored`: what is done with a database from outside the server.
 
 use std::{
     io::{self, Write},
@@ -16,6 +16,7 @@ use chappe::{
         tables::Backoff,
     },
     random::Random,
+    restored,
     store::{Options, ReadOnly, Store},
     tables,
 };
@@ -81,6 +82,18 @@ pub fn rotate_key(directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Has the server begin anew where its database was put back to an earlier state.
+pub fn restored(directory: &Path) -> anyhow::Result<()> {
+    let server_name = Store::server_name_of(directory)?;
+    let options = Options { is_restored: true, ..options(directory, server_name.clone()) };
+    drop(Store::open(&options)?);
+    println!(
+        "{server_name} begins anew from here: clients that know a later state start over, all one-time keys are removed, \
+         and other servers ask for all devices again."
+    );
+    Ok(())
+}
+
 fn utc(ms: u64) -> String {
     httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(ms))
 }
@@ -93,6 +106,9 @@ fn options(directory: &Path, server_name: String) -> Options {
         free_space_floor: 0,
         counts: false,
         migrations: tables::MIGRATIONS,
+        now_ms: Clock::System.now_ms(),
+        is_restored: false,
+        on_restore: restored::begin_anew,
     }
 }
 

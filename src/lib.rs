@@ -32,6 +32,7 @@ pub mod random;
 pub mod rate_limit;
 pub mod rendezvous;
 pub mod reports;
+pub mod restored;
 pub mod room;
 pub mod server;
 pub mod sso;

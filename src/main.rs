@@ -66,6 +66,12 @@ enum Command {
         /// Data directory [default: `database_path` of the configuration]
         directory: Option<PathBuf>,
     },
+    /// Say that the database of a stopped server was put back to an earlier state. Needed after the snapshot of a disk or of
+    /// a whole machine was put back; that files were copied the server notices by itself
+    Restored {
+        /// Data directory [default: `database_path` of the configuration]
+        directory: Option<PathBuf>,
+    },
     /// Print the rows of a table of a stopped server's database
     Inspect {
         /// Such as `rooms`; a wrong one lists all
@@ -109,6 +115,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Check { directory } => database::check(&in_directory(directory)?),
         Command::Destinations { directory } => database::destinations(&in_directory(directory)?),
         Command::RotateKey { directory } => database::rotate_key(&in_directory(directory)?),
+        Command::Restored { directory } => database::restored(&in_directory(directory)?),
         Command::Inspect { table, text, directory } => database::inspect(&in_directory(directory)?, &table, &text),
     }
 }

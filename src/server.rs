@@ -1,4 +1,7 @@
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Once},
+    time::Duration,
+};
 
 use anyhow::Context;
 use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId, signatures::Ed25519KeyPair};
@@ -26,7 +29,7 @@ use crate::{
     push::{deliver::Deliveries, unread::Unread},
     random::Random,
     rate_limit::RateLimits,
-    rendezvous,
+    rendezvous, restored,
     room::{
         Rooms, delayed::Delayed, hierarchy, local_members::LocalMembers, partial, relationships, retention::Retention,
         search, sticky, typing::Typing,
@@ -139,6 +142,8 @@ pub struct Server {
     pub sticky: sticky::Changed,
     /// What other servers said of spaces.
     pub remote_spaces: hierarchy::RemoteCache,
+    /// Done when the log was told that a client knows more than this database, which says that a backup was put back.
+    pub told_of_future: Once,
     /// Cancelled when the server is told to stop: whoever waits for news then answers at once.
     pub shutdown: CancellationToken,
 }
@@ -164,6 +169,9 @@ impl Server {
             free_space_floor: config.free_space_floor.bytes(),
             counts: config.metrics.is_on(),
             migrations: tables::MIGRATIONS,
+            now_ms: clock.now_ms(),
+            is_restored: false,
+            on_restore: restored::begin_anew,
         })?;
         let (key, old_keys) = own::open(&store, &random).context("the signing keys can't be read")?;
         let rooms = Rooms::open(&store)?.with_retention(Retention::new(&config.retention, &clock));
@@ -234,6 +242,7 @@ impl Server {
             rendezvous: rendezvous::Sessions::default(),
             sticky: sticky::Changed::default(),
             remote_spaces: hierarchy::RemoteCache::default(),
+            told_of_future: Once::new(),
             shutdown: CancellationToken::new(),
         }))
     }

@@ -204,3 +204,28 @@ fn the_signing_key_is_rotated_while_the_server_stands_and_destinations_are_told_
     kill_process(Pid::from_child(&server), Signal::TERM).unwrap();
     server.wait().unwrap();
 }
+
+#[test]
+fn a_database_that_was_put_back_begins_anew_by_command_and_where_it_was_copied() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| chappe(&directory, "", arguments).output().unwrap();
+    assert_fails(&run(&["restored"]), 1, "not a data directory");
+    run(&["user", "create", "alice"]);
+    let lost = || text(&run(&["inspect", "lost_futures"]).stdout).lines().count();
+    assert_eq!(lost(), 0);
+    let told = run(&["restored"]);
+    assert!(text(&told.stdout).contains("begins anew"), "{}", text(&told.stderr));
+    assert_eq!(lost(), 1);
+    assert!(run(&["check"]).status.success());
+
+    let (data, backup) = (directory.path().join("data"), directory.path().join("backup"));
+    let copy =
+        |from: &Path, to: &Path| assert!(Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
+    copy(&data, &backup);
+    fs::remove_dir_all(&data).unwrap();
+    copy(&backup, &data);
+    assert_eq!(lost(), 2, "and nobody had to say so");
+    assert!(run(&["check"]).status.success());
+    assert_eq!(lost(), 2);
+    assert_eq!(text(&run(&["user", "list"]).stdout), "@alice:localhost\tuser\n");
+}

@@ -13,6 +13,7 @@ mod figures;
 mod key;
 mod migrate;
 mod open;
+mod place;
 mod read_only;
 mod recent;
 mod snapshot;

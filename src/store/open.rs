@@ -16,6 +16,7 @@ use super::{
     directory::Directory,
     figures::Gauges,
     migrate::{LayoutVersion, MigrationCursor, migrate},
+    place::{self, LostFutures, Places},
 };
 
 /// The newest allotted `StreamPos`, in the batch of the change that has it.
@@ -29,8 +30,13 @@ impl Table for LastPos {
 }
 
 /// The tables of the store itself. Table ids below 16 of the family `Meta` are kept for it.
-const OWN_TABLES: [TableInfo; 3] =
-    [TableInfo::of::<LastPos>(), TableInfo::of::<LayoutVersion>(), TableInfo::of::<MigrationCursor>()];
+const OWN_TABLES: [TableInfo; 5] = [
+    TableInfo::of::<LastPos>(),
+    TableInfo::of::<LayoutVersion>(),
+    TableInfo::of::<MigrationCursor>(),
+    TableInfo::of::<Places>(),
+    TableInfo::of::<LostFutures>(),
+];
 
 pub struct Options {
     pub path: PathBuf,
@@ -43,6 +49,12 @@ pub struct Options {
     /// Whether RocksDB counts what it does, which makes each read a little dearer.
     pub counts: bool,
     pub migrations: &'static [Migration],
+    /// When it is, in milliseconds since the Unix epoch.
+    pub now_ms: u64,
+    /// The database was put back to an earlier state. Much of that is noticed without this, see `place.rs`.
+    pub is_restored: bool,
+    /// What is to be done then, at that time, with what is kept by those above the store; part of one transaction.
+    pub on_restore: fn(&mut Transaction<'_>, u64) -> Result<()>,
 }
 
 impl Options {
@@ -55,6 +67,9 @@ impl Options {
             free_space_floor: 0,
             counts: false,
             migrations: &[],
+            now_ms: 0,
+            is_restored: false,
+            on_restore: |_, _| Ok(()),
         }
     }
 }
@@ -65,11 +80,14 @@ pub struct Store {
     committer: Committer,
     shared: Arc<Shared>,
     gauges: Gauges,
+    /// See [`Self::is_lost`].
+    lost: Vec<(StreamPos, StreamPos)>,
     _directory: Directory,
 }
 
 impl Store {
-    /// Opens the data directory, or makes a new one. Migrations run before this returns.
+    /// Opens the data directory, or makes a new one. Migrations run before this returns, and if the database turns out
+    /// to have been put back to an earlier state, `on_restore` does.
     pub fn open(options: &Options) -> Result<Self> {
         let directory = Directory::open(&options.path, &options.server_name)?;
         let (db, gauges) = open_rocksdb(options)?;
@@ -77,8 +95,11 @@ impl Store {
         let shared = Arc::new(Shared::new(db, options.path.clone(), last_pos, options.free_space_floor));
         let committer = Committer::start(&shared)
             .map_err(|e| Error::Directory { path: options.path.clone(), reason: e.to_string() })?;
-        let store = Self { committer, shared, gauges, _directory: directory };
+        let mut store = Self { committer, shared, gauges, lost: Vec::new(), _directory: directory };
         migrate(&store, options.migrations)?;
+        place::settle(&store, options, last_pos)?;
+        let lost = place::lost(&store.snapshot())?;
+        store.lost = lost;
         Ok(store)
     }
 
@@ -98,6 +119,12 @@ impl Store {
     /// When groups of rows last changed. Hold it briefly; what it says is certain for snapshots that were taken before.
     pub fn recent(&self) -> Recent<'_> {
         self.shared.changes.read()
+    }
+
+    /// Whether somebody got `pos` in a future that was lost when the database was put back to an earlier state, so that it
+    /// means nothing here. `now` is that of a snapshot; nobody can have got what is beyond it from this database.
+    pub fn is_lost(&self, pos: StreamPos, now: StreamPos) -> bool {
+        pos > now || self.lost.iter().any(|(before, ended)| pos > *before && pos < *ended)
     }
 
     /// Everything up to here is on disk; what is newer must not be shown to anybody yet.
@@ -301,8 +328,8 @@ mod tests {
         let pos = put(&Store::open(&options).unwrap(), ("a", 1), "kept");
         let store = Store::open(&options).unwrap();
         assert_eq!(store.snapshot().get::<Notes>(&("a", 1)).unwrap().as_deref(), Some("kept"));
-        assert_eq!(store.durable_pos(), pos);
-        assert_eq!(put(&store, ("a", 2), "next"), pos.next());
+        assert_eq!(store.durable_pos(), pos.next(), "opening it is a change");
+        assert_eq!(put(&store, ("a", 2), "next"), pos.next().next());
     }
 
     #[test]
@@ -432,9 +459,17 @@ mod tests {
         options.migrations = ONE;
         let store = Store::open(&options).unwrap();
         assert_eq!(store.snapshot().list::<Notes>(&"migrated").count(), 5);
-        let last = store.durable_pos();
+        let version = store.snapshot().get::<LayoutVersion>(&()).unwrap();
+        let delete = |tx: &mut Transaction<'_>| {
+            tx.delete::<Notes>(&("migrated", 0));
+            Ok::<_, Error>(())
+        };
+        store.commit_blocking(delete).unwrap();
         drop(store);
-        assert_eq!(Store::open(&options).unwrap().durable_pos(), last, "a second start changes nothing");
+        let store = Store::open(&options).unwrap();
+        assert_eq!(store.snapshot().get::<LayoutVersion>(&()).unwrap(), version);
+        assert_eq!(store.snapshot().list::<Notes>(&"migrated").count(), 4, "they do not run again");
+        drop(store);
         options.migrations = &[];
         let error = Store::open(&options).err().unwrap().to_string();
         assert!(error.contains("newer chappe"), "{error}");

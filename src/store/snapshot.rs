@@ -5,6 +5,7 @@ use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions, SnapshotWithThreadMo
 use super::{
     Family, Key, Result, StreamPos, Table,
     open::LastPos,
+    place,
     table::{key_bytes, read_key, read_value},
 };
 
@@ -109,6 +110,12 @@ impl<'db> Snapshot<'db> {
     /// The newest change that this snapshot shows. It may not be durable yet, see [`super::Store::until_durable`].
     pub fn pos(&self) -> Result<StreamPos> {
         Ok(self.get::<LastPos>(&())?.unwrap_or_default())
+    }
+
+    /// When the database was last found to have been put back to an earlier state, in milliseconds since the Unix epoch; 0
+    /// if it never was. Numbers of before that may have been given out again since.
+    pub fn restored_ms(&self) -> Result<u64> {
+        place::restored_ms(self)
     }
 
     pub fn get<T: Table>(&self, key: &T::Key<'_>) -> Result<Option<T::Value>> {

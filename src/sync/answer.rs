@@ -1,6 +1,7 @@
 //! One answer: what it is made from, and its parts in order.
 
 use ruma::{RoomId, UserId, api::client::filter::EventFormat};
+use tracing::warn;
 
 use super::{
     account_data,
@@ -54,7 +55,10 @@ impl<'s> Context<'s> {
     pub fn open(server: &'s Server, snapshot: &'s Snapshot<'s>, request: &'s Request) -> Result<Self> {
         let now = snapshot.pos()?;
         // A token from a future that was lost, with a restored backup: the client starts anew.
-        let since = request.since.filter(|since| since.pos <= now);
+        let since = request.since.filter(|since| !server.store.is_lost(since.pos, now));
+        if request.since.is_some_and(|since| since.pos > now) {
+            tell_of_future(server, &request.user_id);
+        }
         let ephemeral_now = server.ephemeral.newest(); // before looking: what changes meanwhile is told next time
         // One from the future, after the clock was set back, has seen nothing of this run.
         let seen = |since: u64| if since > ephemeral_now { 0 } else { since };
@@ -127,6 +131,17 @@ impl<'s> Context<'s> {
         out.extend_from_slice(selected.get().as_bytes());
         Ok(())
     }
+}
+
+/// Anybody can make such a token up, so nothing is done but to tell who knows what happened, once.
+fn tell_of_future(server: &Server, user_id: &UserId) {
+    server.told_of_future.call_once(|| {
+        warn!(
+            %user_id,
+            "a client brings a token that is newer than the database; if that was put back to an earlier state, as with the \
+             snapshot of a disk, stop the server and run `chappe restored`"
+        );
+    });
 }
 
 /// Writes what is new in one room; `false` if that is nothing.

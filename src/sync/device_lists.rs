@@ -50,14 +50,14 @@ impl DeviceLists {
             set_presence: State::Offline,
         };
         let mut context = Context::open(server, &snapshot, &request)?;
-        // A token from a future that was lost, with a restored backup: all may have changed.
-        context.since.get_or_insert_default();
         context.tells_partial = true;
         Self::read(&context, &Changes::find(&context)?)
     }
 
     fn read(context: &Context<'_>, changes: &Changes) -> Result<Self> {
-        let Some(since) = context.since else { return Ok(Self::default()) };
+        // A token from a future that was lost, with a restored backup: all may have changed.
+        let lost = || context.request.since.map(|_| StreamPos::default());
+        let Some(since) = context.since.or_else(lost) else { return Ok(Self::default()) };
         let met = company::met(context, changes)?;
         let parted = company::parted(context, changes)?;
         let mut changed = company::sharing(context, changes, &key_changes(context, since)?)?;

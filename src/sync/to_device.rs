@@ -67,7 +67,7 @@ pub async fn acknowledge(server: &Arc<Server>, user: &UserId, device: &DeviceId,
     let oldest = Scan::prefix::<ToDevice>(&(user, device));
     let Some(first) = snapshot.scan::<ToDevice>(oldest).next().transpose()? else { return Ok(()) };
     // A token of a future that was lost, with a restored backup, says nothing of the messages that came since.
-    if first.key()?.2 > until || until > snapshot.pos()? {
+    if first.key()?.2 > until || server.store.is_lost(until, snapshot.pos()?) {
         return Ok(());
     }
     drop(snapshot);

@@ -165,13 +165,19 @@ pub async fn create(server: &Server, user: OwnedUserId, description: Description
                 return Err(Error::forbidden("There are too many backups: delete some first"));
             }
             let last = before.last().map(|row| Ok::<_, Error>(row.key()?.1)).transpose()?;
-            let version = last.unwrap_or_default() + 1;
+            let version = next(tx.before(), last.unwrap_or_default())?;
             let Description { algorithm, auth_data, .. } = description;
             let backup = Backup { algorithm, auth_data, count: 0, etag: 0, is_deleted: false };
             tx.put::<Backups>(&(&user, version), &backup);
             Ok(version)
         })
         .await
+}
+
+/// The number after `last`. If the database was put back to an earlier state, clients may know numbers after that which mean
+/// something else.
+fn next(snapshot: &Snapshot<'_>, last: u64) -> store::Result<u64> {
+    Ok((last + 1).max(snapshot.restored_ms()?))
 }
 
 /// The newest version. `M_NOT_FOUND` if there is none.
@@ -275,11 +281,12 @@ fn put_some(tx: &mut Transaction<'_>, user: &UserId, version: &str, keys: Vec<Ne
     }
     let places: Vec<_> = keys.iter().map(|(room, session, _)| (user, number, &**room, session.as_str())).collect();
     let known = tx.before().get_many::<BackupKeys>(places.iter().copied())?;
+    let changed = next(tx.before(), before.etag)?;
     for ((place, (.., key)), known) in iter::zip(iter::zip(&places, &keys), known) {
         if known.as_ref().is_none_or(|known| key.is_better_than(known)) {
             tx.put::<BackupKeys>(place, key);
             backup.count += u64::from(known.is_none());
-            backup.etag = before.etag + 1;
+            backup.etag = changed;
         }
     }
     if backup != before {
@@ -331,7 +338,7 @@ fn delete_some(tx: &mut Transaction<'_>, user: &UserId, version: &str, scope: &S
     let rows: Vec<_> = rows.collect::<store::Result<_>>()?;
     if !rows.is_empty() {
         backup.count = backup.count.saturating_sub(rows.len() as u64);
-        backup.etag += 1;
+        backup.etag = next(tx.before(), backup.etag)?;
         tx.put::<Backups>(&(user, number), &backup);
     }
     for row in &rows {

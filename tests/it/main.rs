@@ -51,6 +51,7 @@ mod relationships;
 mod rendezvous;
 mod reports;
 mod resident;
+mod restored;
 mod retention;
 mod rooms;
 mod search;

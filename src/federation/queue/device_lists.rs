@@ -17,7 +17,11 @@ use crate::{
     Server,
     error::{Error, Result},
     store::{self, Group, Row, Table, Transaction},
-    user::device,
+    user::{
+        device,
+        keys::{self, Changed},
+        tables::Devices,
+    },
 };
 
 /// How many updates one transaction queues.
@@ -29,6 +33,25 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Notes that a device of one of our users changed, or went; his cross-signing keys if `device` is empty.
 pub fn note(tx: &mut Transaction<'_>, user: &UserId, device: &str) {
     tx.put::<DeviceUpdates>(&(tx.pos(), user, device), &());
+}
+
+/// Tells of all our users again, after a future was lost in which their devices were others. One update of each is enough:
+/// it follows on one that nobody has seen, so that other servers ask for all of his devices. That gets the number of a
+/// position, which is beyond all times that the lost future had.
+pub fn tell_again(tx: &mut Transaction<'_>) -> store::Result<()> {
+    let mut last_user: Option<OwnedUserId> = None;
+    let devices: Vec<Row<Devices>> = tx.before().list::<Devices>(&()).collect::<store::Result<_>>()?;
+    for row in devices {
+        let (user, device) = row.key()?;
+        if last_user.as_deref() == Some(user) {
+            continue;
+        }
+        let unseen = tx.get::<DeviceStreams>(&user)?.map_or(0, |last| last.saturating_add(1)).max(tx.pos().0);
+        tx.put::<DeviceStreams>(&user, &unseen);
+        keys::changed(tx, user, Changed::Device(device))?;
+        last_user = Some(user.to_owned());
+    }
+    Ok(())
 }
 
 /// Puts what was noted into the queues, until the server ends.

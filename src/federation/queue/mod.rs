@@ -21,7 +21,7 @@ use ruma::{OwnedServerName, OwnedUserId, UserId};
 pub use self::{
     additions::Additions,
     arrivals::Arrival,
-    device_lists::note as note_device_update,
+    device_lists::{note as note_device_update, tell_again as tell_devices_again},
     sender::{Senders, is_alive, is_sending, wake},
 };
 use crate::{

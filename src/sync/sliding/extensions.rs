@@ -174,7 +174,7 @@ pub fn write(
 /// The messages after the client's own token: by giving it back it says that it has those before.
 fn write_to_device(context: &Context<'_>, asked: &Asked, out: &mut Vec<u8>) -> Result<bool> {
     let config = &asked.extensions.to_device;
-    let since = since_of(config.since.as_deref())?.filter(|since| *since <= context.now);
+    let since = known_since(context, config.since.as_deref())?;
     let limit = config.limit.map_or(usize::MAX, |limit| usize::try_from(u64::from(limit)).unwrap_or(usize::MAX));
     let messages = to_device::read(context, since, limit.clamp(1, to_device::MAX_MESSAGES))?;
     let mut object = Object::begin(out);
@@ -189,6 +189,11 @@ fn write_to_device(context: &Context<'_>, asked: &Asked, out: &mut Vec<u8>) -> R
 /// `M_INVALID_PARAM` if it is not a token of this extension.
 pub fn since_of(token: Option<&str>) -> Result<Option<StreamPos>> {
     token.map(token::change).transpose()
+}
+
+/// `None` for one of a future that was lost, with a restored backup.
+fn known_since(context: &Context<'_>, token: Option<&str>) -> Result<Option<StreamPos>> {
+    Ok(since_of(token)?.filter(|since| !context.server.store.is_lost(*since, context.now)))
 }
 
 fn write_e2ee(context: &Context<'_>, out: &mut Vec<u8>) -> Result<bool> {
@@ -328,7 +333,7 @@ fn write_sticky_events(
     seen: &[Seen<'_>],
     out: &mut Vec<u8>,
 ) -> Result<bool> {
-    let since = since_of(config.since.as_deref())?.filter(|since| *since <= context.now);
+    let since = known_since(context, config.since.as_deref())?;
     if context.snapshot.list::<sticky_events::StickyEvents>(&()).next().transpose()?.is_none() {
         return Ok(false); // as nearly always: none of a thousand rooms need be looked at
     }

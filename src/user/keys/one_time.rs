@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    store::{self, Snapshot, Transaction},
+    store::{self, Row, Snapshot, Transaction},
 };
 
 /// How many one-time keys of a device are kept. Source: our choice; clients keep 50 to 100.
@@ -235,6 +235,22 @@ pub fn delete_all(tx: &mut Transaction<'_>, user: &UserId, device: &DeviceId) {
     tx.delete_all::<OneTimeKeyCounts>(&(user, device));
     tx.delete_all::<ClaimedKeys>(&(user, device));
     tx.delete_all::<FallbackKeys>(&(user, device));
+}
+
+/// Forgets the one-time keys of all devices, some of which were given out in a future that was lost; their clients upload
+/// new ones when they see that there are none. Fallback keys stay, since they may be given out again, and a device that is
+/// seldom on would be out of reach without; but they count as used, so that their clients replace them: who was here in
+/// that future may have replaced them already.
+pub fn forget_all(tx: &mut Transaction<'_>) -> store::Result<()> {
+    tx.delete_all::<OneTimeKeys>(&());
+    tx.delete_all::<OneTimeKeyPlaces>(&());
+    tx.delete_all::<OneTimeKeyCounts>(&());
+    let rows: Vec<Row<FallbackKeys>> = tx.before().list::<FallbackKeys>(&()).collect::<store::Result<_>>()?;
+    for mut row in rows {
+        row.value.is_used = true;
+        tx.put::<FallbackKeys>(&row.key()?, &row.value);
+    }
+    Ok(())
 }
 
 /// How many one-time keys a device has that nobody claimed, by algorithm. The usual algorithm is always there, so that a

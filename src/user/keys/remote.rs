@@ -30,7 +30,10 @@ use crate::{
     Server,
     error::{Error, RemoteError, Result},
     federation::{request, request_json},
-    room::{partial, servers::shared_rooms},
+    room::{
+        partial,
+        servers::{RemoteRooms, shared_rooms},
+    },
     store::{self, Family, Record, Row, Snapshot, StreamPos, Table, Transaction},
     user::{device::check_display_name, tables::LastKeyChange},
 };
@@ -590,6 +593,23 @@ pub async fn sweep(server: &Arc<Server>) -> Result<usize> {
         server.store.commit(delete).await?;
     }
     Ok(removed)
+}
+
+/// Takes nothing for certain any more that is kept of other servers' users: what their servers told us in a future that was
+/// lost they do not tell again. Clients ask anew for all with whom they share a room, kept or not, and then we do.
+pub fn doubt_all(tx: &mut Transaction<'_>) -> store::Result<()> {
+    let rows: Vec<Row<RemoteUsers>> = tx.before().list::<RemoteUsers>(&()).collect::<store::Result<_>>()?;
+    for row in rows {
+        let user = row.key()?;
+        tx.put::<RemoteUsers>(&user, &RemoteList { is_stale: true, ..row.value });
+    }
+    let known = tx.before().list::<RemoteRooms>(&()).map(|row| row.and_then(|row| Ok(row.key()?.0.to_owned())));
+    let mut known: Vec<OwnedUserId> = known.collect::<store::Result<_>>()?;
+    known.dedup();
+    for user in known {
+        changed(tx, &user, Changed::Remote)?;
+    }
+    Ok(())
 }
 
 type OneTimeKeys =

@@ -17,8 +17,8 @@ async fn rotate(network: &TestNetwork, server: TestServer, at_ms: u64) -> (TestS
     let directory = server.stop(network).await;
     let mut options = Options::for_tests(&directory.path().join("data"));
     options.server_name.clone_from(&name);
-    let store = Store::open(&options).unwrap();
-    let rotated = tokio::task::spawn_blocking(move || own::rotate(&store, &Random::from_seed(7), at_ms)).await;
+    let rotate = move || own::rotate(&Store::open(&options).unwrap(), &Random::from_seed(7), at_ms);
+    let rotated = tokio::task::spawn_blocking(rotate).await;
     let server = TestServer::of_directory(network.clone(), &name, directory).await;
     network.add(&name, server.router());
     queue::start(server.inside());
