@@ -31,8 +31,8 @@ use crate::{
     rate_limit::RateLimits,
     rendezvous, restored,
     room::{
-        Rooms, delayed::Delayed, hierarchy, local_members::LocalMembers, partial, relationships, retention::Retention,
-        search, sticky, typing::Typing,
+        Rooms, delayed::Delayed, founding, hierarchy, local_members::LocalMembers, partial, relationships,
+        retention::Retention, search, sticky, typing::Typing,
     },
     sso::Sso,
     store::{self, Snapshot, Store},
@@ -192,7 +192,7 @@ impl Server {
         // What is parsed of a body takes several times as much. One of the largest must fit, however small the machine.
         let body_memory = (config.memory_budget.as_usize() / 8).max(config.max_request_size.as_usize());
         let body_memory = SharedMemory::new(body_memory);
-        Ok(Arc::new(Self {
+        let server = Arc::new(Self {
             typing: Typing::new(&ephemeral, &clock),
             delayed: Delayed::default(),
             presence: Presence::new(config.allow_presence, &ephemeral, &clock),
@@ -244,7 +244,9 @@ impl Server {
             remote_spaces: hierarchy::RemoteCache::default(),
             told_of_future: Once::new(),
             shutdown: CancellationToken::new(),
-        }))
+        });
+        founding::finish_all(&server);
+        Ok(server)
     }
 
     pub fn name(&self) -> &ServerName {

@@ -10,7 +10,7 @@ use crate::{
     federation::{inbox, keys::strangers},
     log, media, oauth,
     room::{
-        delayed,
+        delayed, founding,
         retention::purge,
         sticky,
         tables::{EventTransactions, Transactions},
@@ -64,6 +64,7 @@ pub async fn once(server: &Arc<Server>) -> Result<usize> {
         delayed::sweep(server).await,
         sticky::sweep(server).await,
         purge::sweep(server).await,
+        founding::sweep(server).await,
         old_rows::<ToDeviceTransactions>(server).await,
         old_rows::<ReceivedToDevice>(server).await,
         remote::sweep(server).await,

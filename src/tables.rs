@@ -15,8 +15,8 @@ use crate::{
     oauth::tables as oauth,
     push, reports,
     room::{
-        delayed::tables as delayed, partial::tables as partial, related_redactions, relationships, retention::purge,
-        sticky, tables as room,
+        delayed::tables as delayed, founding, partial::tables as partial, related_redactions, relationships,
+        retention::purge, sticky, tables as room,
     },
     sso::tables as sso,
     store::{Family, Migration, Record, Store, Table, TableInfo},
@@ -55,6 +55,7 @@ pub fn all() -> impl Iterator<Item = &'static TableInfo> {
         .chain(&related_redactions::TABLES)
         .chain(&purge::TABLES)
         .chain(partial::ALL)
+        .chain(&founding::TABLES)
 }
 
 const OWN: [TableInfo; 2] = [TableInfo::of::<SigningKey>(), TableInfo::of::<OldSigningKeys>()];

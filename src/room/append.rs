@@ -1,17 +1,16 @@
 //! The one door by which events become part of rooms: worked out from a snapshot, written in one batch, told to whoever
-//! waits. Nothing else gives an event a place; `outliers` and `invited` keep those that have none, under the same lock.
+//! waits. Nothing else gives an event a place, but `founding` to those with which a room begins; `outliers` and `invited`
+//! keep those that have none, under the same lock.
 
 use std::sync::Arc;
 
-use ruma::{
-    OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId, UserId, room_version_rules::RoomVersionRules,
-};
+use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedUserId, UserId, room_version_rules::RoomVersionRules};
 use tokio::sync::OwnedMutexGuard;
 
 pub use super::plan::{Incoming, Place};
 use super::{
     Membership, View, local_event,
-    lock::{NextNumbers, Numbers},
+    lock::Numbers,
     plan::{Late, Plan},
     policy_server::PolicyServer,
     retention, server_notices, tables,
@@ -21,7 +20,7 @@ use crate::{
     error::{Error, Result},
     event::{Draft, Flags, Pdu, Refusal, Verified},
     federation::policy_server,
-    store::{EventNid, RoomNid, StateKeyNid, StreamPos, Transaction, Written},
+    store::{EventNid, RoomNid, StreamPos, Transaction, Written},
     user::moderation,
 };
 
@@ -228,66 +227,6 @@ pub async fn prepare(
     }
 }
 
-/// Makes a room of `events`, of which the first creates it and each was built on those before it. Durable when it
-/// returns. `with_create` is written together with the create event, and if it fails there is no room.
-pub async fn found(
-    server: &Arc<Server>,
-    version: RoomVersionId,
-    events: Vec<Verified>,
-    with_create: impl FnOnce(&mut Transaction<'_>, RoomNid) -> Result<()> + Send + 'static,
-) -> Result<()> {
-    let server = Arc::clone(server);
-    Server::detached(async move {
-        let room = server.rooms.allot();
-        let mut numbers = server.rooms.lock(room).await;
-        let mut next = NextNumbers { event: EventNid(0), state_key: StateKeyNid(0) };
-        let mut with_create = Some(with_create);
-        let mut written = Vec::with_capacity(events.len());
-        for event in events {
-            let version = version.clone();
-            let plan = server.blocking(move |server| plan_founding(server, room, version, next, event)).await?;
-            next = plan.next;
-            let with_create = with_create.take();
-            let write = move |tx: &mut Transaction<'_>| {
-                if let Some(with_create) = with_create {
-                    plan.check_new(tx)?;
-                    with_create(tx, room)?;
-                }
-                Ok::<_, Error>(plan.write(tx)?)
-            };
-            written.push(server.store.write(write).await?);
-        }
-        numbers.set(Some(next));
-        drop(numbers);
-        for event in written {
-            tell(&server, &event.durable().await?);
-        }
-        Ok(())
-    })
-    .await
-}
-
-/// The plan of one of the first events of a room; the first of all finds no room yet.
-fn plan_founding(
-    server: &Server,
-    room: RoomNid,
-    version: RoomVersionId,
-    numbers: NextNumbers,
-    event: Verified,
-) -> Result<Plan> {
-    let snapshot = server.store.snapshot();
-    let view = if numbers.event == EventNid(0) {
-        let room_id = event.pdu().room_id.clone();
-        let empty = tables::Room::unknown(room_id, version);
-        View::new(&server.rooms, &snapshot, room, empty)?
-    } else {
-        View::of(&server.rooms, &snapshot, room)?
-    };
-    let plan = Plan::work_out(&view, numbers, Incoming::live(event), server)?;
-    plan.check_local()?;
-    Ok(plan)
-}
-
 /// Makes an event of whatever origin part of a room that we know, and says what became of it. `Rejected` and `SoftFailed`
 /// are answers, not errors. What is part of the room already stays as it is: two requests may bring the same at once.
 ///
@@ -383,7 +322,7 @@ async fn commit(server: &Server, mut numbers: OwnedMutexGuard<Numbers>, plan: Pl
 }
 
 /// Wakes whoever waits for an event that is durable now.
-fn tell(server: &Server, appended: &Appended) {
+pub(super) fn tell(server: &Server, appended: &Appended) {
     server.wakers.event(server, appended);
     if !appended.memberships.is_empty() {
         server.sticky.note(appended.room);

@@ -16,7 +16,7 @@ use serde_json::{
 };
 use tracing::warn;
 
-use super::{aliases, append, directory, local_event, local_event::Place, membership, retention, upgrade};
+use super::{aliases, directory, founding, local_event, local_event::Place, membership, retention, upgrade};
 use crate::{
     Server,
     error::{Error, Result},
@@ -82,7 +82,7 @@ pub async fn create(server: &Arc<Server>, creator: &UserId, new: NewRoom) -> Res
     let events = server.blocking(move |server| first_events(server, &maker, &new)).await?;
     let room_id = events.first().map(|create| create.pdu().room_id.clone());
     let room_id = room_id.ok_or_else(|| Error::internal("a room begins with its create event"))?;
-    append::found(server, version, events, move |tx, room| {
+    founding::found(server, version, events, move |tx, room| {
         if let Some(alias) = alias
             && !aliases::claim(tx, &alias, room, &creator)?
         {
@@ -126,7 +126,7 @@ fn alias_taken(alias: &OwnedRoomAliasId) -> Error {
 }
 
 /// The events of a new room, in the order that the specification gives them.
-fn first_events(server: &Server, creator: &UserId, new: &NewRoom) -> Result<Vec<Verified>> {
+pub(super) fn first_events(server: &Server, creator: &UserId, new: &NewRoom) -> Result<Vec<Verified>> {
     let snapshot = server.store.snapshot();
     let unsupported =
         || Error::refused(ErrorKind::UnsupportedRoomVersion, "This server does not know that room version");

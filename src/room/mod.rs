@@ -11,6 +11,7 @@ pub mod delayed;
 pub mod directory;
 pub mod ends;
 pub mod event_filter;
+pub mod founding;
 pub mod gaps;
 pub mod hierarchy;
 pub mod history;

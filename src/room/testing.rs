@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::{
-    View, append, local_event,
+    View, append, founding, local_event,
     show::Reader,
     tables::{RoomIds, UserRoom, UserRooms},
 };
@@ -157,6 +157,6 @@ async fn found(server: &Arc<Server>) -> RoomNid {
     let draft = Draft::state(StateEventType::RoomCreate, "", content);
     let create = local_event::make(server, rules::rules(&version).unwrap(), &user("alice"), draft, &place).unwrap();
     let room_id = create.pdu().room_id.clone();
-    append::found(server, version, vec![create], |_, _| Ok(())).await.unwrap();
+    founding::found(server, version, vec![create], |_, _| Ok(())).await.unwrap();
     server.store.snapshot().get::<RoomIds>(&&*room_id).unwrap().unwrap()
 }

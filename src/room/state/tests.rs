@@ -21,7 +21,8 @@ use crate::{
     random::Random,
     room::{
         View,
-        append::{Appended, Incoming, Verdict, found, take_in},
+        append::{Appended, Incoming, Verdict, take_in},
+        founding::found,
     },
     store::RoomNid,
 };
