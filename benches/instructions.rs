@@ -164,6 +164,7 @@ impl Small {
         let request = Request {
             user_id: user(0),
             device_id: self.device.clone(),
+            token: None,
             since: since.map(|answer| answer.next),
             filter: Arc::default(),
             full_state: false,

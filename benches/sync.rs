@@ -18,7 +18,7 @@ use chappe::{
     user::{
         account,
         presence::State,
-        session::{self, DeviceRequest},
+        session::{self, Caller, DeviceRequest},
     },
 };
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -61,6 +61,7 @@ impl Bench {
         let request = Request {
             user_id: user(0),
             device_id: "DEVICE".into(),
+            token: None,
             since: since.map(|answer| answer.next),
             filter: Arc::default(),
             full_state: false,
@@ -102,7 +103,8 @@ impl Bench {
         let body = json!({ "conn_id": "room-list", "lists": { "all_rooms": list }, "extensions": extensions });
         let body = serde_json::from_value(body).expect("it is a request");
         let pos = pos.map(|pos| pos.parse().expect("it is a position"));
-        let asked = Asked::new(user(0), self.device.clone(), pos, Duration::ZERO, State::Offline, body);
+        let asked =
+            Asked::new(Caller::on_device(user(0), self.device.clone()), pos, Duration::ZERO, State::Offline, body);
         self.runtime.block_on(sliding::sync(&self.server, asked.expect("it is in bounds"))).expect("it reads")
     }
 

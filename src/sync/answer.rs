@@ -148,6 +148,15 @@ fn tell_of_future(server: &Server, user_id: &UserId) {
 type WriteRoom = fn(&Context<'_>, &View<'_>, &Room, &mut Vec<u8>) -> Result<bool>;
 
 impl Answer {
+    /// That nothing happened since then.
+    pub fn nothing(since: Token) -> Self {
+        let mut body = Vec::new();
+        let mut answer = Object::begin(&mut body);
+        answer.member("next_batch", &since.to_string());
+        answer.end();
+        Self { body, next: since, has_news: false }
+    }
+
     /// Reads and writes what is new. `hand_on` may take what is written so far, where that is much.
     pub fn assemble(
         server: &Server,

@@ -41,6 +41,7 @@ impl DeviceLists {
         let request = Request {
             user_id: caller.user_id,
             device_id: caller.device_id,
+            token: caller.token,
             since: Some(from),
             filter: Arc::default(),
             profile_fields: Vec::new(),

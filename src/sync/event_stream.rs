@@ -61,7 +61,9 @@ pub async fn listen(
         let asking = caller.clone();
         let news = server.blocking(move |server| read(server, &asking, room, from)).await?;
         if !news.events.is_empty() || Instant::now() >= deadline || server.shutdown.is_cancelled() {
-            return Ok(news);
+            let Caller { user_id, device_id, token, .. } = &caller;
+            let may_be_told = session::may_be_told(&server.store.snapshot(), user_id, device_id, token.as_ref())?;
+            return Ok(if may_be_told { news } else { News { start: from, end: from, events: Vec::new() } });
         }
         tokio::select! {
             _ = woken.changed() => {}

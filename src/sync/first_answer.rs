@@ -50,6 +50,7 @@ fn assemble(server: &Server, wanted: &Wanted, hand_on: &mut HandOn<'_>) -> Resul
     let request = Request {
         user_id: wanted.user_id.clone(),
         device_id: wanted.device_id.clone(),
+        token: None, // it is answered at once
         since: None,
         filter: Arc::new(filter),
         profile_fields: Vec::new(),

@@ -8,7 +8,10 @@ use ruma::{
 };
 
 use super::token::Token;
-use crate::{event::fields::Fields, user::presence::State};
+use crate::{
+    event::fields::Fields,
+    user::{presence::State, session},
+};
 
 /// The longest that a client is kept waiting: longer than clients ask for.
 const MAX_TIMEOUT: Duration = Duration::from_secs(300);
@@ -23,6 +26,8 @@ pub const MAX_TIMELINE_LIMIT: usize = 1000;
 pub struct Request {
     pub user_id: OwnedUserId,
     pub device_id: OwnedDeviceId,
+    /// The token that it came with, which may end while it waits.
+    pub token: Option<session::Hash>,
     /// What the client has seen already; `None` for an initial sync.
     pub since: Option<Token>,
     pub filter: Arc<FilterDefinition>,

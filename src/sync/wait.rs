@@ -26,7 +26,12 @@ pub async fn sync(server: &Arc<Server>, mut request: Request) -> Result<Answer> 
         let answer = server.blocking(work).await?;
         if answer.has_news || Instant::now() >= deadline || server.shutdown.is_cancelled() {
             server.store.until_durable(answer.next.pos).await?;
-            return Ok(answer);
+            let Request { user_id, device_id, token, .. } = &request;
+            let may_be_told = session::may_be_told(&server.store.snapshot(), user_id, device_id, token.as_ref())?;
+            return Ok(match request.since {
+                Some(since) if !may_be_told => Answer::nothing(since),
+                _ => answer,
+            });
         }
         request.since = Some(answer.next); // up to there nothing is left to tell
         tokio::select! {

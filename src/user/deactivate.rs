@@ -22,12 +22,14 @@ use crate::{
     store::{RoomNid, Snapshot},
 };
 
-/// Leaves all rooms, then closes the account for good. Runs to its end even if the client hangs up; should the server
-/// stop in the middle, the account is still open and its user can ask again.
+/// Logs all devices out, leaves all rooms, then closes the account for good. Runs to its end even if the client hangs up;
+/// should the server stop in the middle, the account is still open and its user can log in and ask again.
 ///
 /// `is_erased`: who joins a room later does not see what this user wrote.
 pub async fn deactivate(server: Arc<Server>, user_id: OwnedUserId, is_erased: bool) -> Result<()> {
     Server::detached(async move {
+        // First, so that those who wait for news are told nothing more; and in rooms that go on others hear of it.
+        device::log_out(Arc::clone(&server), user_id.clone(), Selection::All).await?;
         leave_rooms(&server, &user_id).await?;
         close(&server, user_id.clone(), is_erased).await?;
         server.login_tokens.retain(|other| *other != user_id);

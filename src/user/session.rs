@@ -43,7 +43,8 @@ const FAMILY_LENGTH: usize = 22;
 /// A device's last use is written at most this often.
 const SEEN_EVERY_MS: u64 = 60_000;
 
-type Hash = [u8; 32];
+/// SHA-256 of a token.
+pub type Hash = [u8; 32];
 
 /// Who calls: a user by one of his devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,12 +56,14 @@ pub struct Caller {
     pub appservice: Option<Arc<Appservice>>,
     /// See [`super::guests`].
     pub is_guest: bool,
+    /// The access token that the request came with; `None` if it is that of an application service.
+    pub token: Option<Hash>,
 }
 
 impl Caller {
     /// A user on one of his devices.
     pub fn on_device(user_id: OwnedUserId, device_id: OwnedDeviceId) -> Self {
-        Self { user_id, device_id, appservice: None, is_guest: false }
+        Self { user_id, device_id, appservice: None, is_guest: false, token: None }
     }
 
     pub fn has_device(&self) -> bool {
@@ -291,7 +294,8 @@ pub async fn authenticate_any(server: &Server, token: &str, address: IpAddr) -> 
     if account.is_guest && !server.config.allow_guest_access {
         return Err(unknown(false));
     }
-    let caller = Caller { is_guest: account.is_guest, ..Caller::on_device(token.user_id, token.device_id) };
+    let is_guest = account.is_guest;
+    let caller = Caller { is_guest, token: Some(hash), ..Caller::on_device(token.user_id, token.device_id) };
     if device.last_seen.is_none_or(|seen| seen.at_ms.saturating_add(SEEN_EVERY_MS) <= now_ms) {
         note_seen(server, &caller, LastSeen { at_ms: now_ms, address }).await;
     }
@@ -311,6 +315,19 @@ pub fn check_logged_in(snapshot: &Snapshot<'_>, user_id: &UserId, device_id: &De
     snapshot.get::<Accounts>(&user_id)?.as_ref().map_or(Ok(()), moderation::check_unlocked)?;
     let acts_on_none = device_id.as_str().is_empty(); // an application service
     if acts_on_none || snapshot.contains::<Devices>(&(user_id, device_id))? { Ok(()) } else { Err(unknown(false)) }
+}
+
+/// Whether a request that has been waiting may still be told something: not if its token was replaced meanwhile, by a
+/// refresh or because the device was logged in anew. That is no error, for which a client would take it that refreshes
+/// while it waits; it asks again by its new token. Errors: those of [`check_logged_in`].
+pub fn may_be_told(
+    snapshot: &Snapshot<'_>,
+    user_id: &UserId,
+    device_id: &DeviceId,
+    token: Option<&Hash>,
+) -> Result<bool> {
+    check_logged_in(snapshot, user_id, device_id)?;
+    Ok(token.map_or(Ok(true), |token| snapshot.contains::<AccessTokens>(token))?)
 }
 
 struct Found {

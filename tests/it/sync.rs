@@ -917,3 +917,64 @@ async fn presence_is_told_to_those_who_share_a_room() {
     let refused = alice.get(&path(&[("set_presence", "asleep")])).await;
     assert_eq!(refused.error(), (400, "M_INVALID_PARAM"));
 }
+
+/// A request that waits for news, once it does.
+async fn waiting(user: &User, since: &str) -> tokio::task::JoinHandle<crate::support::Answer> {
+    let (who, path) = (user.clone(), path(&[("since", since), ("timeout", "600000")]));
+    let before = user.server.inside().wakers.waiting();
+    let waiting = tokio::spawn(async move { who.get(&path).await });
+    while user.server.inside().wakers.waiting() == before {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await; // it has looked, and found nothing
+    assert!(!waiting.is_finished());
+    waiting
+}
+
+async fn answered(waiting: tokio::task::JoinHandle<crate::support::Answer>) -> crate::support::Answer {
+    tokio::time::timeout(Duration::from_secs(30), waiting).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn who_waits_and_is_logged_out_is_told_nothing_more() {
+    let server = TestServer::new().await;
+    let (alice, phone) = (server.user("alice").await, server.log_in("alice").await);
+    let bob = server.user("bob").await;
+    let room = public(&alice).await;
+    act(&bob, &room, "join", json!({})).await;
+    let start = now(&phone).await;
+
+    let of_phone = waiting(&phone, &start).await;
+    phone.post("/v3/logout", json!({})).await.ok();
+    assert_eq!(answered(of_phone).await.error(), (401, "M_UNKNOWN_TOKEN"));
+
+    let tablet = server.log_in("alice").await;
+    let of_tablet = waiting(&tablet, &start).await;
+    let auth = json!({ "auth": crate::support::auth_of("alice") });
+    alice.request(http::Method::DELETE, &format!("/v3/devices/{}", tablet.device_id), Some(auth.clone())).await.ok();
+    assert_eq!(answered(of_tablet).await.error(), (401, "M_UNKNOWN_TOKEN"));
+
+    let of_alice = waiting(&alice, &now(&alice).await).await;
+    alice.post("/v3/account/deactivate", auth).await.ok();
+    assert_eq!(answered(of_alice).await.error(), (401, "M_UNKNOWN_TOKEN"), "not even that the rooms were left");
+    let left = bob.get(&format!("/v3/rooms/{room}/state/m.room.member/{}", alice.id)).await.ok();
+    assert_eq!(left["membership"], "leave");
+}
+
+#[tokio::test]
+async fn who_waits_and_whose_token_is_replaced_is_told_that_nothing_happened() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let room = public(&alice).await;
+    let start = now(&alice).await;
+    let old = waiting(&alice, &start).await;
+    let body = json!({
+        "type": "m.login.password", "identifier": { "type": "m.id.user", "user": "alice" }, "device_id": alice.device_id,
+        "password": crate::support::password_of("alice"),
+    });
+    let alice = User::new(server.clone(), &server.post("/v3/login", body).await.ok());
+    say(&alice, &room, "not for a stolen token").await;
+    let answer = answered(old).await.ok();
+    assert_eq!(answer.as_object().unwrap().keys().collect::<Vec<_>>(), ["next_batch"], "{answer}");
+    assert_eq!(bodies(&since(&alice, &start).await["rooms"]["join"][&room]), ["not for a stolen token"]);
+}

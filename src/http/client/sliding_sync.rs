@@ -46,8 +46,7 @@ async fn sync(
     let body: Body = serde_json::from_slice(&raw).map_err(|e| unreadable(e.into()))?;
     let pos = query.pos.as_ref().or(body.pos.as_ref()).map(|pos| pos.parse()).transpose()?;
     let asked = Asked::new(
-        sender.user_id,
-        sender.device_id,
+        sender,
         pos,
         Duration::from_millis(query.timeout.or(body.timeout).unwrap_or_default()),
         presence::State::of(&query.set_presence.or(body.set_presence.clone()).unwrap_or_default())?,

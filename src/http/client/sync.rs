@@ -51,6 +51,7 @@ async fn sync_events(
         set_presence: presence::State::of(&body.set_presence)?,
         user_id: sender.user_id,
         device_id: sender.device_id,
+        token: sender.token,
     };
     let body = if request.is_answered_at_once() {
         streamed(sync::stream(&server, request).await?)

@@ -6,7 +6,7 @@ use super::{
     connection::{Change, Known},
     extensions::{self, Seen},
     lists::{self, Selected, Wanted},
-    pos,
+    pos::{self, Pos},
     request::Asked,
     required_state::RequiredState,
     room::{Room, Told},
@@ -57,6 +57,18 @@ impl Answer {
         answer.write(&context, asked, &selected)?;
         answer.note_away(&context, &selected)?;
         Ok(answer)
+    }
+
+    /// The body of one in which nothing happened since then.
+    pub fn nothing(pos: Pos) -> Vec<u8> {
+        let mut body = Vec::new();
+        let mut object = Object::begin(&mut body);
+        object.member("pos", &pos.to_string());
+        for key in ["lists", "rooms", "extensions"] {
+            Object::begin(object.key(key)).end();
+        }
+        object.end();
+        body
     }
 
     /// The whole body.

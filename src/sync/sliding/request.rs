@@ -13,7 +13,7 @@ use super::{pos::Pos, required_state::RequiredState};
 use crate::{
     error::{Error, Result},
     sync::{Request, StateForm, request::MAX_TIMELINE_LIMIT},
-    user::presence::State,
+    user::{presence::State, session::Caller},
 };
 
 /// Bounds on one request. Source: the proposal for lists and subscriptions, else our choice.
@@ -160,14 +160,8 @@ pub struct Asked {
 
 impl Asked {
     /// Errors: `M_INVALID_PARAM` for what is out of bounds.
-    pub fn new(
-        user_id: OwnedUserId,
-        device_id: OwnedDeviceId,
-        pos: Option<Pos>,
-        timeout: Duration,
-        set_presence: State,
-        body: Body,
-    ) -> Result<Self> {
+    pub fn new(sender: Caller, pos: Option<Pos>, timeout: Duration, set_presence: State, body: Body) -> Result<Self> {
+        let Caller { user_id, device_id, token, .. } = sender;
         let Body { conn_id, txn_id, lists, room_subscriptions, extensions, .. } = body;
         let conn_id = conn_id.unwrap_or_default();
         let names = lists.keys().chain([&conn_id]).chain(&txn_id);
@@ -188,6 +182,7 @@ impl Asked {
             base: Request {
                 user_id,
                 device_id,
+                token,
                 since: pos.map(|pos| pos.moment),
                 filter: Arc::default(),
                 profile_fields: Vec::new(),

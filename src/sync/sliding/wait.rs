@@ -19,7 +19,8 @@ use crate::{
 
 /// The body of the next answer on a connection. What is in it is durable.
 ///
-/// Errors: `M_UNKNOWN_POS` if the client must begin anew, or has sent another request on the connection meanwhile.
+/// Errors: `M_UNKNOWN_POS` if the client must begin anew, or has sent another request on the connection meanwhile;
+/// `M_UNKNOWN_TOKEN` if it was logged out meanwhile.
 pub async fn sync(server: &Arc<Server>, asked: Asked) -> Result<Vec<u8>> {
     let asked = Arc::new(asked);
     let (user, device) = (&asked.base.user_id, &asked.base.device_id);
@@ -53,6 +54,12 @@ async fn finish(
     let (known, change) = (std::mem::take(&mut answer.known), std::mem::take(&mut answer.change));
     let at = connection::write(server, asked, known, change, ended).await?;
     server.store.until_durable(answer.moment.pos).await?;
+    let base = &asked.base;
+    let snapshot = server.store.snapshot();
+    let may_be_told = session::may_be_told(&snapshot, &base.user_id, &base.device_id, base.token.as_ref())?;
+    if let Some(pos) = asked.pos.filter(|_| !may_be_told) {
+        return Ok(Answer::nothing(pos));
+    }
     let pos = Pos { moment: answer.moment, at };
     Ok(answer.into_body(&pos.to_string()))
 }

@@ -6,7 +6,7 @@ use chappe::sync::sliding::tables::{Connections, SentRooms};
 use serde_json::json;
 
 use super::{Connection, bodies, pos, public, rooms};
-use crate::support::{TestServer, User};
+use crate::support::{Answer, TestServer, User};
 
 fn kept(user: &User) -> (usize, usize) {
     let snapshot = user.server.inside().store.snapshot();
@@ -245,4 +245,44 @@ async fn the_transaction_id_comes_back_and_a_position_is_a_place_in_timelines() 
     let from = client.at();
     let older = alice.get(&format!("/v3/rooms/{room}/messages?dir=b&limit=1&from={from}")).await.ok();
     assert_eq!(older["chunk"][0]["content"]["body"], "one");
+}
+
+/// A request that waits for news, once it does.
+async fn waiting(client: &Connection) -> tokio::task::JoinHandle<Answer> {
+    let (user, body) = (client.user.clone(), client.body.clone());
+    let path = format!("{}?pos={}&timeout=600000", super::PATH, client.at());
+    let wakers = &client.user.server.inside().wakers;
+    let waiting = tokio::spawn(async move { user.post(&path, body).await });
+    while wakers.waiting() == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await; // it has looked, and found nothing
+    assert!(!waiting.is_finished());
+    waiting
+}
+
+#[tokio::test]
+async fn who_waits_and_is_logged_out_or_whose_token_is_replaced_is_told_nothing_more() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let room = public(&alice).await;
+    let mut client = Connection::with_list(&alice, [0, 9]);
+    client.next().await;
+    let seen = client.at().to_owned();
+    let old = waiting(&client).await;
+    let body = json!({
+        "type": "m.login.password", "identifier": { "type": "m.id.user", "user": "alice" }, "device_id": alice.device_id,
+        "password": crate::support::password_of("alice"),
+    });
+    let alice = User::new(server.clone(), &server.post("/v3/login", body).await.ok());
+    alice.say(&room, "not for a stolen token").await;
+    let answer = tokio::time::timeout(Duration::from_secs(30), old).await.unwrap().unwrap().ok();
+    assert_eq!(answer, json!({ "pos": seen, "lists": {}, "rooms": {}, "extensions": {} }));
+    client.user = alice.clone();
+    assert_eq!(bodies(&client.next().await["rooms"][&room]), ["not for a stolen token"]);
+
+    let waiting = waiting(&client).await;
+    alice.post("/v3/account/deactivate", json!({ "auth": crate::support::auth_of("alice") })).await.ok();
+    let answer = tokio::time::timeout(Duration::from_secs(30), waiting).await.unwrap().unwrap();
+    assert_eq!(answer.error(), (401, "M_UNKNOWN_TOKEN"));
 }
