@@ -8,7 +8,6 @@ use super::{
     answer::Context,
     json::{self, Object},
     plain_filter,
-    request::limit_of,
 };
 use crate::{
     error::Result,
@@ -36,7 +35,6 @@ pub fn write_global(context: &Context<'_>, out: &mut Vec<u8>) -> Result<bool> {
     let mut data = global(context, context.since)?;
     let filter = &context.request.filter.account_data;
     data.retain(|(event_type, _)| plain_filter::allows(filter, event_type, context.user_id()));
-    data.truncate(plain_filter::limit(filter));
     Ok(write(&data, out))
 }
 
@@ -62,7 +60,6 @@ pub fn write_room(context: &Context<'_>, view: &View<'_>, after: Option<StreamPo
     }
     let mut data = read(context, view.nid, after)?;
     data.retain(|(event_type, _)| wanted.allows_type(event_type));
-    data.truncate(limit_of(filter).unwrap_or(usize::MAX));
     // A client that sees the room for the first time is told that there is nothing, as by other servers.
     Ok(write(&data, out) || after.is_none())
 }

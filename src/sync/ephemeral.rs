@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use super::{
     answer::Context,
     json::{self, put},
-    request::limit_of,
 };
 use crate::{
     error::Result,
@@ -57,7 +56,6 @@ pub fn write(context: &Context<'_>, view: &View<'_>, after: Option<StreamPos>, o
     if wanted.allows_type("m.receipt") {
         events.extend(contents(receipts(context, view, after)?).into_iter().map(receipt_event));
     }
-    events.truncate(limit_of(filter).unwrap_or(usize::MAX));
     let Ok(()) = json::events(out, &events, |out, event| {
         put(out, event);
         Ok::<_, std::convert::Infallible>(())

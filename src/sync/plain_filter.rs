@@ -14,8 +14,3 @@ pub fn allows(filter: &Filter, event_type: &str, sender: &UserId) -> bool {
         && filter.senders.as_deref().is_none_or(is_sender)
         && !is_sender(&filter.not_senders)
 }
-
-/// The most events that it lets pass.
-pub fn limit(filter: &Filter) -> usize {
-    filter.limit.map_or(usize::MAX, |limit| usize::try_from(u64::from(limit)).unwrap_or(usize::MAX))
-}

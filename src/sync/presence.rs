@@ -43,7 +43,7 @@ pub fn write(context: &Context<'_>, changes: &Changes, out: &mut Vec<u8>) -> Res
             }
         }
     }
-    let told = news.iter().filter(|(user, _)| visible.contains(*user)).take(plain_filter::limit(filter));
+    let told = news.iter().filter(|(user, _)| visible.contains(*user));
     let mut has_news = false;
     json::events(out, told, |out, (user, shown)| {
         has_news = true;

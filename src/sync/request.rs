@@ -2,10 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ruma::{
-    OwnedDeviceId, OwnedUserId,
-    api::client::filter::{FilterDefinition, RoomEventFilter},
-};
+use ruma::{OwnedDeviceId, OwnedUserId, api::client::filter::FilterDefinition};
 
 use super::token::Token;
 use crate::{
@@ -77,8 +74,13 @@ impl Request {
         if self.is_answered_at_once() { Duration::ZERO } else { self.timeout.min(MAX_TIMEOUT) }
     }
 
+    /// The only `limit` of a filter that counts. What is left out of a timeline is said to be missing and can be asked for;
+    /// of state, account data, receipts and presence a client would never hear again, as the next answer begins after it.
+    /// NOTSPEC: the specification has a limit for all of these; Synapse has none for them, either.
     pub fn timeline_limit(&self) -> usize {
-        limit_of(&self.filter.room.timeline).map_or(DEFAULT_TIMELINE_LIMIT, |limit| limit.min(MAX_TIMELINE_LIMIT))
+        let limit =
+            self.filter.room.timeline.limit.map(|limit| usize::try_from(u64::from(limit)).unwrap_or(usize::MAX));
+        limit.map_or(DEFAULT_TIMELINE_LIMIT, |limit| limit.min(MAX_TIMELINE_LIMIT))
     }
 
     /// Whether the state of rooms comes without the members who said nothing.
@@ -90,9 +92,4 @@ impl Request {
     pub fn fields(&self) -> Option<Fields> {
         self.filter.event_fields.as_ref().map(|paths| Fields::new(paths.iter().map(String::as_str)))
     }
-}
-
-/// The most events that a filter lets pass; `None` if it does not say.
-pub fn limit_of(filter: &RoomEventFilter) -> Option<usize> {
-    filter.limit.map(|limit| usize::try_from(u64::from(limit)).unwrap_or(usize::MAX))
 }

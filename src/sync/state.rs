@@ -4,10 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, btree_map};
 
 use ruma::{OwnedUserId, UserId};
 
-use super::{
-    request::{Request, limit_of},
-    timeline::Timeline,
-};
+use super::{request::Request, timeline::Timeline};
 use crate::{
     error::{Error, Result},
     event::{StateRoot, StoredEvent},
@@ -178,7 +175,6 @@ pub fn read(view: &View<'_>, query: &Query<'_>) -> Result<Vec<(EventNid, StoredE
             events.push((*nid, event));
         }
     }
-    events.truncate(limit_of(&query.request.filter.room.state).unwrap_or(usize::MAX));
     Ok(events)
 }
 

@@ -978,3 +978,24 @@ async fn who_waits_and_whose_token_is_replaced_is_told_that_nothing_happened() {
     assert_eq!(answer.as_object().unwrap().keys().collect::<Vec<_>>(), ["next_batch"], "{answer}");
     assert_eq!(bodies(&since(&alice, &start).await["rooms"]["join"][&room]), ["not for a stolen token"]);
 }
+
+#[tokio::test]
+async fn only_timelines_are_cut_short_by_the_limit_of_a_filter() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let room = public(&alice).await;
+    for data in ["one", "two"] {
+        alice.put(&format!("/v3/user/{}/account_data/{data}", alice.id), json!({ "n": 1 })).await.ok();
+        alice.put(&format!("/v3/user/{}/rooms/{room}/account_data/{data}", alice.id), json!({ "n": 1 })).await.ok();
+    }
+    let limit = json!({ "limit": 1 });
+    let parts = json!({ "state": limit, "timeline": limit, "account_data": limit, "ephemeral": limit });
+    let filter = json!({ "account_data": limit, "presence": limit, "room": parts }).to_string();
+    let answer = sync(&alice, &[("filter", &filter)]).await;
+    let told = &answer["rooms"]["join"][&room];
+    let count = |section: &Value| section["events"].as_array().unwrap().len();
+    assert_eq!(count(&told["timeline"]), 1);
+    assert!(count(&told["state"]) > 3, "without all of its state a room is shown wrongly: {told}");
+    assert_eq!(count(&told["account_data"]), 2, "what is not told now never is");
+    assert!(count(&answer["account_data"]) > 2, "{answer}");
+}
