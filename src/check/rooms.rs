@@ -6,7 +6,7 @@ use ruma::{OwnedServerName, OwnedUserId};
 
 use super::Checker;
 use crate::{
-    event::StateRoot,
+    event::{Flags, StateRoot},
     room::{
         Membership, View,
         by_time::EventTimes,
@@ -89,19 +89,19 @@ fn events(checker: &mut Checker<'_>, view: &View<'_>) -> Result<()> {
     for row in checker.snapshot.list::<Events>(&view.nid) {
         let row = row?;
         let (_, nid) = row.key()?;
+        let Flags { purged, redacted, .. } = row.value.flags;
+        let id = &row.value.event_id;
+        checker.expect(name, redacted || !purged, || format!("{id} was removed and has its content"));
         // A purged event keeps its place only where something is missing before it.
-        if row.value.room_pos != 0 && !row.value.flags.purged {
+        if row.value.room_pos != 0 && !purged {
             let is_timed = checker.snapshot.contains::<EventTimes>(&(view.nid, row.value.origin_server_ts, nid))?;
-            let id = &row.value.event_id;
             checker.expect(name, is_timed, || format!("{id} can't be found by its time"));
             let there = checker.snapshot.get::<Timeline>(&(view.nid, RoomPos(row.value.room_pos)))?;
             checker.expect(name, there == Some(nid), || format!("{id} is not at its place in the timeline"));
         }
         for other in [row.value.replaces, row.value.redacted_by].into_iter().flatten() {
             let is_there = checker.snapshot.contains::<Events>(&(view.nid, EventNid(other)))?;
-            checker.expect(name, is_there, || {
-                format!("{} refers to event {other}, which is not there", row.value.event_id)
-            });
+            checker.expect(name, is_there, || format!("{id} refers to event {other}, which is not there"));
         }
     }
     for row in checker.snapshot.list::<EventTimes>(&view.nid) {
