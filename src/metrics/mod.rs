@@ -9,6 +9,8 @@ mod process;
 mod requests;
 mod work;
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crate::{Server, clock::Clock, error::Result};
 
 pub use self::{
@@ -23,13 +25,15 @@ pub use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
 /// What is counted that belongs to no other part.
 pub struct Metrics {
     pub requests: Requests,
+    /// How often the state of a room fell back, see `room/state/reset.rs`.
+    pub state_resets: AtomicU64,
     /// Milliseconds since the Unix epoch.
     started_ms: u64,
 }
 
 impl Metrics {
     pub fn new(clock: &Clock) -> Self {
-        Self { requests: Requests::default(), started_ms: clock.now_ms() }
+        Self { requests: Requests::default(), state_resets: AtomicU64::default(), started_ms: clock.now_ms() }
     }
 }
 
@@ -39,6 +43,8 @@ pub fn text(server: &Server) -> Result<String> {
     page.labeled_gauge("chappe_build_info", "This version", &["version"], [([env!("CARGO_PKG_VERSION")], 1)]);
     server.metrics.requests.tell(&mut page);
     work::tell(server, &mut page)?;
+    let help = "State events that rooms of versions before 12 fell back behind, as in a state reset";
+    page.counter("chappe_room_state_resets", help, server.metrics.state_resets.load(Ordering::Relaxed));
     federation::tell(server, &mut page)?;
     database::tell(server, &mut page)?;
     cache_use::tell(server, &mut page);

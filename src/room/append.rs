@@ -2,10 +2,11 @@
 //! waits. Nothing else gives an event a place, but `founding` to those with which a room begins; `outliers` and `invited`
 //! keep those that have none, under the same lock.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedUserId, UserId, room_version_rules::RoomVersionRules};
 use tokio::sync::OwnedMutexGuard;
+use tracing::warn;
 
 pub use super::plan::{Incoming, Place};
 use super::{
@@ -13,7 +14,9 @@ use super::{
     lock::Numbers,
     plan::{Late, Plan},
     policy_server::PolicyServer,
-    retention, server_notices, tables,
+    retention, server_notices,
+    state::reset::Reset,
+    tables,
 };
 use crate::{
     Server,
@@ -35,6 +38,7 @@ pub struct Appended {
     pub verdict: Verdict,
     /// The members whose membership this event changed in the current state, and what it is now.
     pub memberships: Vec<(OwnedUserId, Membership)>,
+    pub resets: Vec<Reset>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -321,11 +325,20 @@ async fn commit(server: &Server, mut numbers: OwnedMutexGuard<Numbers>, plan: Pl
     Ok(appended)
 }
 
-/// Wakes whoever waits for an event that is durable now.
+/// Wakes whoever waits for an event that is durable now, and the administrator if the room went astray.
 pub(super) fn tell(server: &Server, appended: &Appended) {
     server.wakers.event(server, appended);
     if !appended.memberships.is_empty() {
         server.sticky.note(appended.room);
+    }
+    for Reset { event_type, state_key, lost } in &appended.resets {
+        let (room_id, event_id) = (&appended.room_id, &appended.event_id);
+        warn!(
+            %room_id, %event_id, %event_type, state_key, %lost,
+            "the state of a room fell back behind an event: a fork that conflicts was settled, or this is a state reset, \
+             which only an upgrade to room version 12 or later prevents"
+        );
+        server.metrics.state_resets.fetch_add(1, Ordering::Relaxed);
     }
 }
 

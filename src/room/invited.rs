@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
-    Membership, View, membership, outliers, plan, remote,
+    Membership, View, member_change, membership, outliers, remote,
     tables::{EventIds, EventPlace, Events, UserRooms},
 };
 use crate::{
@@ -165,7 +165,7 @@ fn write(
     tx.put::<Events>(&(room, event), stored);
     tx.put::<EventIds>(&&*stored.event_id, &EventPlace { room, event });
     let before = tx.get::<UserRooms>(&(user, room))?;
-    tx.put::<UserRooms>(&(user, room), &plan::user_room(before, to, event, tx.pos()));
+    tx.put::<UserRooms>(&(user, room), &member_change::user_room(before, to, event, tx.pos()));
     match state {
         Some(state) => tx.put::<StrippedStates>(&(room, user), state),
         None => tx.delete::<StrippedStates>(&(room, user)),

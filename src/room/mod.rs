@@ -19,6 +19,7 @@ pub mod invited;
 pub mod local_event;
 pub mod local_members;
 mod lock;
+pub mod member_change;
 pub mod member_profile;
 pub mod membership;
 pub mod mutual;

@@ -21,9 +21,10 @@ use crate::{
         Membership, View,
         by_time::EventTimes,
         gaps::Gaps,
+        member_change::{MemberChange, member_changes},
         plan::{
-            MemberChange, Previous, check_against, check_against_auth_events, given_state, member_changes, room_after,
-            state_key_nid, states_after, write_effect, write_place,
+            Previous, check_against, check_against_auth_events, given_state, room_after, state_key_nid, states_after,
+            write_effect, write_place,
         },
         redaction::{self, Effect},
         relations::Relation,

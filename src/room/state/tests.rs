@@ -3,7 +3,10 @@
 mod random;
 mod reference;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+};
 
 use ruma::{MilliSecondsSinceUnixEpoch, OwnedEventId, RoomVersionId, UInt};
 use serde_json::json;
@@ -196,6 +199,42 @@ async fn a_ban_wins_over_what_the_banned_one_does_meanwhile() {
         assert!(stored.flags.soft_failed && stored.room_pos == 0);
         assert_eq!(room.read(|view| view.forward_extremities().len()), 1, "version {version}");
     }
+}
+
+#[tokio::test]
+async fn a_room_whose_rules_fall_back_raises_an_alarm_before_version_12() {
+    for (version, is_told) in [(RoomVersionId::V1, true), (RoomVersionId::V11, true), (RoomVersionId::V12, false)] {
+        let mut room = Room::new(version.clone(), &[("bob", 50)]).await;
+        let [_, alice, power, rules] = room.base.clone().try_into().unwrap();
+        let bob = room.send("bob", member("bob", "join", "bob"), &rules, &[&power, &rules]).await;
+        let by_bob = draft("m.room.join_rules", Some(""), &json!({ "join_rule": "invite" }));
+        let by_bob = room.send("bob", by_bob, &bob, &[&bob, &power]).await;
+        assert!(room.has(&by_bob), "version {version}");
+        let auth = auth_of(&room.forge, &[&room.base[0], &alice, &power]);
+        let demoted = room.forge.event("alice", power_levels(&room.forge, &[]), &[&bob], &auth);
+        let appended = room.append(&demoted).await;
+        assert!(room.has(&demoted) && room.has(&rules), "version {version}: {:?}", room.state());
+        let lost: Vec<_> = appended.resets.iter().map(|reset| (&*reset.event_type, &reset.lost)).collect();
+        let expected = [("m.room.join_rules", &by_bob.pdu().event_id)];
+        assert_eq!(lost, if is_told { &expected[..] } else { &[] }, "version {version}");
+        assert_eq!(room.server.metrics.state_resets.load(Ordering::Relaxed), u64::from(is_told));
+    }
+}
+
+#[tokio::test]
+async fn a_topic_that_falls_back_and_a_rule_that_is_replaced_raise_no_alarm() {
+    let mut room = Room::new(RoomVersionId::V11, &[("bob", 50)]).await;
+    let [_, alice, power, rules] = room.base.clone().try_into().unwrap();
+    let bob = room.send("bob", member("bob", "join", "bob"), &rules, &[&power, &rules]).await;
+    room.send("bob", topic("bob's"), &bob, &[&bob, &power]).await;
+    let auth = auth_of(&room.forge, &[&room.base[0], &alice, &power]);
+    let demoted = room.forge.event("alice", power_levels(&room.forge, &[]), &[&bob], &auth);
+    assert!(room.append(&demoted).await.resets.is_empty());
+    let closed = draft("m.room.join_rules", Some(""), &json!({ "join_rule": "invite" }));
+    let auth = auth_of(&room.forge, &[&room.base[0], &alice, &demoted]);
+    let closed = room.forge.event("alice", closed, &[&demoted], &auth);
+    assert!(room.append(&closed).await.resets.is_empty());
+    assert!(room.has(&closed));
 }
 
 #[tokio::test]
