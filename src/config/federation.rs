@@ -39,7 +39,7 @@ impl Default for Federation {
             allowed_servers: vec![ServerPattern("*".to_owned())],
             request_timeout: Duration::from_secs(30),
             max_response_size: ByteSize::mib(16),
-            partial_joins: false,
+            partial_joins: true,
         }
     }
 }

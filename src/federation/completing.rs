@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use ruma::OwnedServerName;
 use tracing::{error, info};
 
@@ -26,6 +27,11 @@ const LIMITS: Limits = Limits { time: Duration::from_secs(300), bytes: 128 << 20
 
 /// How many servers are asked one after the other before it is waited.
 const MAX_ASKED: usize = 10;
+
+/// How long is waited for one until the next is asked as well, and how many may be asked at once. A large room takes the servers of
+/// others a minute; one that hangs must not hold up the room for as long as an answer may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+const AT_ONCE: usize = 2;
 
 /// How long is waited after all of them were asked in vain: twice as long each time.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
@@ -142,7 +148,7 @@ async fn give_up(server: &Arc<Server>, room: RoomNid) -> Result<()> {
     partial::give_up(server, room).await
 }
 
-/// Asks one server after the other for the states that one event lacks; whether one told them.
+/// Asks for the states that one event lacks; whether a server told them.
 async fn ask_all(
     server: &Arc<Server>,
     room: RoomNid,
@@ -150,16 +156,36 @@ async fn ask_all(
     servers: &[OwnedServerName],
     wanted: &completion::Wanted,
 ) -> Result<bool> {
-    for candidate in servers {
-        match ask(server, room, candidate, known.failures >= STRICT_ROUNDS, wanted).await {
-            Ok(()) => return Ok(true),
-            Err(error @ Error::Internal(_)) => return Err(error),
-            Err(error) => {
-                info!(room = room.0, server = %candidate, "the state of a room is not told: {error:?}");
-            }
+    let takes_parts = known.failures >= STRICT_ROUNDS;
+    let ask = |candidate| async move {
+        let answer = ask(server, room, candidate, takes_parts, wanted).await;
+        if let Err(error) = &answer {
+            info!(room = room.0, server = %candidate, "the state of a room is not told: {error:?}");
         }
-        if server.shutdown.is_cancelled() {
-            return Ok(false);
+        answer
+    };
+    tokio::select! {
+        () = server.shutdown.cancelled() => Ok(false),
+        is_told = until_told(servers, PATIENCE, ask) => is_told,
+    }
+}
+
+/// Asks one server after the other, and the next one also when nobody answered for `patience`.
+async fn until_told<'s, Answer: Future<Output = Result<()>>>(
+    servers: &'s [OwnedServerName],
+    patience: Duration,
+    ask: impl Fn(&'s OwnedServerName) -> Answer,
+) -> Result<bool> {
+    let mut servers = servers.iter();
+    let mut asked: FuturesUnordered<_> = servers.next().map(&ask).into_iter().collect();
+    while !asked.is_empty() {
+        match tokio::time::timeout(patience, asked.next()).await {
+            Ok(Some(Ok(()))) => return Ok(true),
+            Ok(Some(Err(error @ Error::Internal(_)))) => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
+        if asked.len() < AT_ONCE {
+            asked.extend(servers.next().map(&ask));
         }
     }
     Ok(false)
@@ -197,4 +223,47 @@ async fn failed(server: &Arc<Server>, room: RoomNid) -> Result<u32> {
         Ok::<_, Error>(failures)
     };
     server.store.commit(note).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::pending, sync::Mutex};
+
+    use super::*;
+
+    fn servers(names: &[&str]) -> Vec<OwnedServerName> {
+        names.iter().map(|name| OwnedServerName::try_from(*name).unwrap()).collect()
+    }
+
+    /// What comes of asking servers that are called what they do, and who was asked.
+    async fn ask(names: &[&str]) -> (bool, Vec<String>) {
+        let (servers, asked) = (servers(names), Mutex::default());
+        let is_told = until_told(&servers, Duration::from_millis(20), |name| {
+            Vec::push(&mut asked.lock().unwrap(), name.to_string());
+            async {
+                match name.as_str() {
+                    "hangs" => pending().await,
+                    "fails" => Err(Error::not_found("no")),
+                    _ => Ok(()),
+                }
+            }
+        });
+        (is_told.await.unwrap(), asked.into_inner().unwrap())
+    }
+
+    #[tokio::test]
+    async fn servers_are_asked_one_after_the_other_until_one_tells() {
+        let (is_told, asked) = ask(&["fails", "fails", "tells", "more"]).await;
+        assert!(is_told);
+        assert_eq!(asked, ["fails", "fails", "tells"]);
+        assert!(!ask(&["fails", "fails"]).await.0);
+        assert!(!ask(&[]).await.0);
+    }
+
+    #[tokio::test]
+    async fn one_that_hangs_holds_up_no_other() {
+        let (is_told, asked) = ask(&["hangs", "fails", "tells"]).await;
+        assert!(is_told);
+        assert_eq!(asked, ["hangs", "fails", "tells"]);
+    }
 }

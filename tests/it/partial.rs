@@ -43,7 +43,7 @@ async fn joined() -> World {
 /// As [`joined`]; `before` prepares the room before bob comes.
 async fn joined_after(before: impl FnOnce(&HostedRoom)) -> World {
     let network = TestNetwork::new();
-    let here = network.server_with("here", |config| config.federation.partial_joins = true).await;
+    let here = network.server("here").await;
     let bob = here.user("bob").await;
     let peer = network.peer("there");
     let other = network.peer("other");
@@ -519,7 +519,7 @@ async fn in_an_encrypted_room_all_members_are_met_when_they_become_known() {
 #[tokio::test]
 async fn members_that_nobody_omitted_are_known_at_once() {
     let network = TestNetwork::new();
-    let here = network.server_with("here", |config| config.federation.partial_joins = true).await;
+    let here = network.server("here").await;
     let bob = here.user("bob").await;
     let room = HostedRoom::new(&network.peer("there"));
     bob.post(&format!("/v3/join/{}?via=there", room.id), json!({})).await.ok();
