@@ -166,7 +166,8 @@ fn work_out(server: &Server, entries: &[Entry]) -> Result<Plan> {
             plan.readers.push(event.sender.clone());
         }
         let mut concerned = Vec::new();
-        server.local_members.look(server, entry.room, |members| {
+        let those = || pushers.keys().cloned().collect();
+        server.local_members.look(server, entry.room, those, |members| {
             each_of(members, &pushers, |user, keys| concerned.push((user, keys)));
         })?;
         let invited = invited_by(server, &event);

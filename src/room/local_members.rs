@@ -12,7 +12,11 @@ use quick_cache::{
 };
 use ruma::OwnedUserId;
 
-use super::{Membership, View, append::Appended, tables::Members};
+use super::{
+    Membership, View,
+    append::Appended,
+    tables::{Members, Origin},
+};
 use crate::{
     Server,
     metrics::CacheUse,
@@ -25,11 +29,13 @@ const MEMBER_BYTES: u64 = 80;
 
 pub struct LocalMembers {
     rooms: Cache<RoomNid, Kept, Bytes>,
+    memory_bytes: u64,
 }
 
 #[derive(Clone)]
 struct Kept {
-    joined: Arc<RwLock<Joined>>,
+    /// `None` if they would take all the memory there is.
+    joined: Option<Arc<RwLock<Joined>>>,
     /// What it took when it came into the cache, which wants that to stay the same.
     bytes: u64,
 }
@@ -59,22 +65,40 @@ impl LocalMembers {
         let mut options = OptionsBuilder::new();
         options.shards(1).estimated_items_capacity(1_000).weight_capacity(memory_bytes);
         let options = options.build().expect("all that it asks for is set");
-        Self { rooms: Cache::with_options(options, Bytes, DefaultHashBuilder::default(), DefaultLifecycle::default()) }
+        let rooms = Cache::with_options(options, Bytes, DefaultHashBuilder::default(), DefaultLifecycle::default());
+        Self { rooms, memory_bytes }
     }
 
     pub fn cache_use(&self) -> CacheUse {
         CacheUse::of(&self.rooms)
     }
 
-    /// Gives our own users who are joined to a room to `look`, which has to be quick: a join waits for it.
-    pub fn look<R>(&self, server: &Server, room: RoomNid, look: impl FnOnce(&HashSet<OwnedUserId>) -> R) -> Result<R> {
-        if let Some(kept) = self.rooms.get(&room) {
-            let joined = kept.joined.read();
+    /// Gives those of `among` who are joined to a room to `look`, which has to be quick: a join waits for it. It is given others of our
+    /// own users as well; of a room whose members are too many to be kept, `among` are looked up one by one.
+    pub fn look<R>(
+        &self,
+        server: &Server,
+        room: RoomNid,
+        among: impl FnOnce() -> Vec<OwnedUserId>,
+        look: impl FnOnce(&HashSet<OwnedUserId>) -> R,
+    ) -> Result<R> {
+        let kept = self.rooms.get(&room);
+        if let Some(joined) = kept.as_ref().and_then(|kept| kept.joined.as_ref()) {
+            let joined = joined.read();
             if joined.is_current(server, room) {
                 return Ok(look(&joined.users));
             }
         }
         let snapshot = server.store.snapshot();
+        if kept.is_some_and(|kept| kept.joined.is_none()) {
+            let mut joined = HashSet::new();
+            for user in among() {
+                if snapshot.contains::<Members>(&(room, Membership::Join, Origin::Local, &user))? {
+                    joined.insert(user);
+                }
+            }
+            return Ok(look(&joined));
+        }
         let users = View::of(&server.rooms, &snapshot, room)?.each_local_member().collect::<Result<HashSet<_>>>()?;
         let answer = look(&users);
         self.keep(room, Arc::new(RwLock::new(Joined { as_of: snapshot.pos()?, users })));
@@ -83,7 +107,7 @@ impl LocalMembers {
 
     /// To be called before members change, by who holds the room's lock.
     pub(super) fn before(&self, server: &Server, room: RoomNid) -> Option<Before> {
-        let joined = self.rooms.get(&room)?.joined;
+        let joined = self.rooms.get(&room)?.joined?;
         let is_current = joined.read().is_current(server, room);
         is_current.then_some(Before(joined))
     }
@@ -105,7 +129,12 @@ impl LocalMembers {
 
     fn keep(&self, room: RoomNid, joined: Arc<RwLock<Joined>>) {
         let bytes = ROOM_BYTES + joined.read().users.len() as u64 * MEMBER_BYTES;
-        self.rooms.insert(room, Kept { joined, bytes });
+        let kept = if bytes > self.memory_bytes / 10 * 9 {
+            Kept { joined: None, bytes: ROOM_BYTES }
+        } else {
+            Kept { joined: Some(joined), bytes }
+        };
+        self.rooms.insert(room, kept);
     }
 }
 
@@ -133,16 +162,41 @@ mod tests {
     use ruma::user_id;
 
     use super::*;
+    use crate::room::testing::{TestRoom, user};
 
     #[test]
     fn a_large_room_is_known_while_it_grows_also_in_a_small_budget() {
         let members = LocalMembers::new((256 << 20) / 32); // as by default
+        let is_kept = || members.rooms.get(&RoomNid(1)).map(|kept| kept.joined.is_some());
         let joined = Arc::new(RwLock::new(Joined { as_of: StreamPos::default(), users: HashSet::new() }));
-        for n in 0..100_000 {
+        for n in 0..90_000 {
             joined.write().users.insert(OwnedUserId::try_from(format!("@user{n}:x")).unwrap());
             members.keep(RoomNid(1), Arc::clone(&joined));
-            assert!(members.rooms.get(&RoomNid(1)).is_some(), "{n}");
+            assert_eq!(is_kept(), Some(true), "{n}");
         }
+        for n in 90_000..100_000 {
+            joined.write().users.insert(OwnedUserId::try_from(format!("@user{n}:x")).unwrap());
+        }
+        members.keep(RoomNid(1), joined);
+        assert_eq!(is_kept(), Some(false), "they are too many, and that is remembered");
+    }
+
+    #[test]
+    fn members_who_are_too_many_to_be_kept_are_looked_up_one_by_one() {
+        let room = TestRoom::new();
+        room.member("bob", "bob", "join");
+        let members = LocalMembers::new(ROOM_BYTES + MEMBER_BYTES);
+        let joined = |among: &[&str]| {
+            let among = || among.iter().map(|name| user(name)).collect();
+            let mut joined =
+                members.look(&room.server, room.nid, among, |users| Vec::from_iter(users.clone())).unwrap();
+            joined.sort();
+            joined
+        };
+        assert_eq!(joined(&[]), [user("alice"), user("bob")], "they are read once");
+        assert_eq!(joined(&["alice", "charlie"]), [user("alice")]);
+        room.member("alice", "alice", "leave");
+        assert_eq!(joined(&["alice", "bob"]), [user("bob")]);
     }
 
     #[test]

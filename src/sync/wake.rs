@@ -49,7 +49,8 @@ impl Wakers {
         if let Some(sender) = self.onlookers.lock().get(&room) {
             sender.send_replace(());
         }
-        let woken = server.local_members.look(server, room, |members| {
+        let waiting = || self.users.lock().keys().cloned().collect();
+        let woken = server.local_members.look(server, room, waiting, |members| {
             each_of(members, &self.users.lock(), |_, sender| {
                 sender.send_replace(());
             });

@@ -390,8 +390,9 @@ async fn who_is_told_of_a_rooms_news_follows_who_is_in_it() {
             users.sort();
             users
         };
-        let known =
-            inside.local_members.look(inside, view.nid, |members| members.iter().map(ToString::to_string).collect());
+        let known = inside
+            .local_members
+            .look(inside, view.nid, Vec::new, |members| members.iter().map(ToString::to_string).collect());
         let stored = view.local_members().unwrap().iter().map(ToString::to_string).collect();
         let expected = sorted(expected.iter().map(|user| user.id.clone()).collect());
         assert_eq!((sorted(known.unwrap()), sorted(stored)), (expected.clone(), expected));
