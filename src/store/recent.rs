@@ -2,7 +2,7 @@
 
 use std::{
     any::TypeId,
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher},
 };
 
@@ -23,13 +23,23 @@ impl Group {
     }
 }
 
+/// How many of the newest changes are kept in their order: those of some seconds on a busy server.
+const KEPT: usize = 4_096;
+
 /// The last change of each group that changed since the store was opened.
 pub(super) struct Changes {
     opened_at: StreamPos,
     last: RwLock<Last>,
 }
 
-type Last = HashMap<(TypeId, Group), StreamPos, BuildHasherDefault<Mix>>;
+#[derive(Default)]
+struct Last {
+    by_group: HashMap<(TypeId, Group), StreamPos, BuildHasherDefault<Mix>>,
+    /// The newest changes, the newest last.
+    newest: VecDeque<(StreamPos, TypeId, Group)>,
+    /// The newest change that was dropped from these.
+    dropped: StreamPos,
+}
 
 /// A hasher for what is a hash already.
 #[derive(Default)]
@@ -54,8 +64,18 @@ impl Changes {
 
     /// Must be called before a change becomes visible: whoever sees it in a snapshot must find it here.
     pub fn note(&self, groups: &[(TypeId, Group)], pos: StreamPos) {
-        if !groups.is_empty() {
-            self.last.write().extend(groups.iter().map(|group| (*group, pos)));
+        if groups.is_empty() {
+            return;
+        }
+        let mut last = self.last.write();
+        for &(table, group) in groups {
+            last.by_group.insert((table, group), pos);
+            if last.newest.len() == KEPT
+                && let Some((dropped, ..)) = last.newest.pop_front()
+            {
+                last.dropped = dropped;
+            }
+            last.newest.push_back((pos, table, group));
         }
     }
 
@@ -74,13 +94,32 @@ impl Recent<'_> {
     /// Whether rows of a group of `T` changed after `pos`; `None` if that is not known, of times before the store was
     /// opened. `Some(false)` is certain for every snapshot that was taken before this was asked.
     pub fn has_changed<T: Table>(&self, group: Group, pos: StreamPos) -> Option<bool> {
-        let last = self.last.get(&(TypeId::of::<T>(), group));
+        let last = self.last.by_group.get(&(TypeId::of::<T>(), group));
         last.map(|last| *last > pos).or((pos >= self.opened_at).then_some(false))
     }
 
     /// As [`Self::has_changed`], with `true` where it is not known.
     pub fn may_have_changed<T: Table>(&self, group: Group, pos: StreamPos) -> bool {
         self.has_changed::<T>(group, pos).unwrap_or(true)
+    }
+
+    /// The groups of `tables` that changed after `pos`, some of them more than once; `None` if not all are known, or if over `most`
+    /// changes had to be looked at.
+    pub fn changed_after(&self, tables: &[TypeId], pos: StreamPos, most: usize) -> Option<Vec<Group>> {
+        if pos < self.opened_at.max(self.last.dropped) {
+            return None;
+        }
+        let mut groups = Vec::new();
+        for (looked_at, (_, table, group)) in self.last.newest.iter().rev().take_while(|(at, ..)| *at > pos).enumerate()
+        {
+            if looked_at == most {
+                return None;
+            }
+            if tables.contains(table) {
+                groups.push(*group);
+            }
+        }
+        Some(groups)
     }
 }
 
@@ -117,6 +156,26 @@ mod tests {
         assert_eq!(recent.has_changed::<Letters>(group, StreamPos(7)), Some(false));
         assert_eq!(recent.has_changed::<Letters>(Group::of(2), StreamPos(5)), Some(false));
         assert_eq!(recent.has_changed::<Numbers>(group, StreamPos(6)), Some(false));
+    }
+
+    #[test]
+    fn the_newest_changes_are_listed_as_long_as_all_are_known() {
+        let changes = Changes::new(StreamPos(5));
+        let (letters, numbers) = (TypeId::of::<Letters>(), TypeId::of::<Numbers>());
+        for n in 6..10 {
+            changes.note(&[(letters, Group::of(n)), (numbers, Group::of(0))], StreamPos(n));
+        }
+        let after = |pos, most| changes.read().changed_after(&[letters], StreamPos(pos), most);
+        assert_eq!(after(7, 10), Some(vec![Group::of(9_u64), Group::of(8_u64)]));
+        assert_eq!(after(9, 10), Some(Vec::new()));
+        assert_eq!(after(7, 4).map(|groups| groups.len()), Some(2));
+        assert_eq!(after(7, 3), None, "it would take too long");
+        assert_eq!(after(4, 10), None, "the store was not open then");
+        for n in 10..10 + KEPT as u64 {
+            changes.note(&[(letters, Group::of(n))], StreamPos(n));
+        }
+        assert_eq!(after(9, KEPT).map(|groups| groups.len()), Some(KEPT));
+        assert_eq!(after(8, KEPT * 2), None, "some are forgotten");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Which of a user's rooms an answer tells of.
 
-use std::sync::Arc;
+use std::{any::TypeId, sync::Arc};
 
 use super::{account_data, answer::Context, state::Log, user_rooms::UserRoomList};
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
     room::{
         Membership,
         partial::{self, tables::Completions},
-        tables::{ReceiptChanges, StateChanges, Timeline, UserRoom},
+        tables::{ReceiptChanges, StateChanges, Timeline, UserRoom, UserRooms},
     },
     store::{Group, RoomNid, RoomPos, Scan, StreamPos},
 };
@@ -48,7 +48,11 @@ impl Changes {
         if let Some(since) = context.ephemeral_since {
             changed_otherwise.extend(context.server.typing.changed_rooms(since));
         }
-        for (&(nid, row), news) in std::iter::zip(&all.rooms, known_news(context, &all.rooms)) {
+        let rooms = match changed_rooms(context, &all) {
+            Some(groups) => all.of_groups(groups.into_iter().chain(changed_otherwise.iter().map(Group::of))),
+            None => all.rooms.clone(),
+        };
+        for (&(nid, row), news) in std::iter::zip(&rooms, known_news(context, &rooms)) {
             let news = if changed_otherwise.contains(&nid) { Some(true) } else { news };
             changes.look_at(context, nid, row, news)?;
         }
@@ -116,6 +120,18 @@ impl Room {
         }
         Ok(Self { nid, row, after, log, is_completed: completed.is_some() })
     }
+}
+
+/// The rooms in which anything changed that the client could see, and others; `None` if all of the user's rooms have to be looked at.
+/// So the cost of an answer does not depend on how many these are.
+fn changed_rooms(context: &Context<'_>, all: &UserRoomList) -> Option<Vec<Group>> {
+    let since = context.since.filter(|_| !context.request.full_state)?;
+    let recent = context.server.store.recent();
+    if recent.may_have_changed::<UserRooms>(Group::of(context.user_id()), since) {
+        return None;
+    }
+    let seen = [TypeId::of::<Timeline>(), TypeId::of::<ReceiptChanges>(), TypeId::of::<Completions>()];
+    recent.changed_after(&seen, since, all.rooms.len())
 }
 
 /// When the state of a room became whole, if that was after a position.

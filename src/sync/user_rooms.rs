@@ -1,6 +1,6 @@
 //! The rooms of the users who sync, kept in memory.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use quick_cache::{Weighter, sync::Cache};
 use ruma::{OwnedUserId, UserId};
@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// What a row takes, about.
-const ROW_BYTES: u64 = 64;
+const ROW_BYTES: u64 = 96;
 
 pub struct UserRoomLists(Cache<OwnedUserId, Arc<UserRoomList>, Rows>);
 
@@ -21,6 +21,23 @@ pub struct UserRoomLists(Cache<OwnedUserId, Arc<UserRoomList>, Rows>);
 pub struct UserRoomList {
     as_of: StreamPos,
     pub rooms: Vec<(RoomNid, UserRoom)>,
+    /// Where in `rooms` the one is whose rows are this group.
+    places: HashMap<Group, usize>,
+}
+
+impl UserRoomList {
+    fn new(as_of: StreamPos, rooms: Vec<(RoomNid, UserRoom)>) -> Self {
+        let places = rooms.iter().enumerate().map(|(place, (nid, _))| (Group::of(nid), place)).collect();
+        Self { as_of, rooms, places }
+    }
+
+    /// The rooms that are these groups, in their order.
+    pub fn of_groups(&self, groups: impl IntoIterator<Item = Group>) -> Vec<(RoomNid, UserRoom)> {
+        let mut places: Vec<usize> = groups.into_iter().filter_map(|group| self.places.get(&group).copied()).collect();
+        places.sort_unstable();
+        places.dedup();
+        places.into_iter().filter_map(|place| self.rooms.get(place).copied()).collect()
+    }
 }
 
 #[derive(Clone)]
@@ -56,7 +73,7 @@ impl UserRoomLists {
             return Ok(kept);
         }
         let rows = snapshot.list::<UserRooms>(&user).map(|row| row.and_then(|row| Ok((row.key()?.1, row.value))));
-        let list = Arc::new(UserRoomList { as_of: now, rooms: rows.collect::<Result<_>>()? });
+        let list = Arc::new(UserRoomList::new(now, rows.collect::<Result<_>>()?));
         self.0.insert(user.to_owned(), Arc::clone(&list));
         Ok(list)
     }

@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
@@ -19,7 +19,7 @@ use crate::{
         Membership,
         tables::{RoomIds, UserRoom},
     },
-    store::{RoomNid, RoomPos},
+    store::{Group, RoomNid, RoomPos},
     sync::{answer::Context, user_rooms::UserRoomList},
 };
 
@@ -69,13 +69,13 @@ pub fn select(context: &Context<'_>, asked: &Asked, known: &Known) -> Result<Sel
         }
     }
     selected.direct = direct;
-    let rows: HashMap<RoomNid, UserRoom> = all.rooms.iter().copied().collect();
     for (room_id, config) in &asked.subscriptions {
         let Ok(room_id) = RoomId::parse(room_id) else { continue };
         let Some(nid) = context.snapshot.get::<RoomIds>(&&*room_id)? else { continue };
         // Nothing about others: whoever is not in a room and was not does not learn whether it exists.
-        if let Some(row) = rows.get(&nid).filter(|row| may_know(row) || known.sent(nid).is_some()) {
-            selected.add(nid, *row, config).is_subscribed = true;
+        let row = all.of_groups([Group::of(nid)]).into_iter().find(|(found, _)| *found == nid);
+        if let Some((_, row)) = row.filter(|(_, row)| may_know(row) || known.sent(nid).is_some()) {
+            selected.add(nid, row, config).is_subscribed = true;
         }
     }
     Ok(selected)
