@@ -34,6 +34,15 @@ async fn wrong_names_and_passwords_get_the_same_answer() {
 }
 
 #[tokio::test]
+async fn a_token_is_taken_from_the_query_as_well() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let answer = server.get(&format!("/v3/account/whoami?access_token={}", alice.token)).await.ok();
+    assert_eq!(answer["user_id"], "@alice:example.org");
+    assert_eq!(server.get("/v3/account/whoami?access_token=other").await.error(), (401, "M_UNKNOWN_TOKEN"));
+}
+
+#[tokio::test]
 async fn a_token_ends_with_its_log_out() {
     let server = TestServer::new().await;
     let (phone, laptop) = (server.user("alice").await, server.log_in("alice").await);
