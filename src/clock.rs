@@ -38,6 +38,14 @@ impl Clock {
         MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.now_ms()))
     }
 
+    /// Waits until it is later than now, which takes a millisecond. A manual clock does not move by itself.
+    pub async fn tick(&self) {
+        let before_ms = self.now_ms();
+        while matches!(self, Self::System) && self.now_ms() == before_ms {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// Moves a manual clock forward; the system's clock is left alone.
     pub fn advance(&self, by: Duration) {
         if let Self::Manual(now) = self {

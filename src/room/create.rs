@@ -79,6 +79,8 @@ pub async fn create(server: &Arc<Server>, creator: &UserId, new: NewRoom) -> Res
     let (version, alias, is_listed, replaces) = (new.version.clone(), new.alias.clone(), new.is_listed, new.replaces);
     let creator = creator.to_owned();
     let (maker, inviter) = (creator.clone(), creator.clone());
+    // Who looked at the clock before he asked finds nothing of the room at that time, coarse as times of events are.
+    server.clock.tick().await;
     let events = server.blocking(move |server| first_events(server, &maker, &new)).await?;
     let room_id = events.first().map(|create| create.pdu().room_id.clone());
     let room_id = room_id.ok_or_else(|| Error::internal("a room begins with its create event"))?;

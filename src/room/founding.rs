@@ -307,6 +307,28 @@ mod tests {
     }
 
     #[test]
+    fn a_room_is_younger_than_any_moment_before_it_was_asked_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = Config::for_tests("chappe.test");
+        config.database_path = directory.path().join("data");
+        let server = Server::open(config, Clock::System, Random::from_seed(1)).unwrap();
+        let runtime = Runtime::new().unwrap();
+        for _ in 0..3 {
+            let before_ms = server.clock.now_ms();
+            let room = NewRoom { alias: None, ..new_room() };
+            let room_id = runtime.block_on(create::create(&server, &user("alice"), room)).unwrap();
+            let snapshot = server.store.snapshot();
+            let view = View::open(&server.rooms, &snapshot, &room_id).unwrap().unwrap();
+            let events = view.state(view.current_state()).unwrap();
+            assert!(events.len() > 3);
+            for (_, event) in events {
+                let at_ms = view.event(event).unwrap().origin_server_ts;
+                assert!(at_ms > before_ms, "{at_ms} is not after {before_ms}");
+            }
+        }
+    }
+
+    #[test]
     fn a_room_that_was_made_has_nothing_left_to_write() {
         let directory = tempfile::tempdir().unwrap();
         let server = open(&directory);
