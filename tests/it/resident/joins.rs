@@ -52,7 +52,8 @@ async fn a_join_that_comes_several_times_at_once_is_answered_alike_each_time() {
         let scene = Scene::new(version).await;
         let template = scene.make("make_join", &scene.room, &scene.bob()).await.ok();
         let (event, id) = scene.complete(&template, |_| {});
-        let at_once = (0..4).map(|_| scene.send("v2/send_join", &scene.room, &id, &event));
+        // As many as are made for one server at a time.
+        let at_once = (0..3).map(|_| scene.send("v2/send_join", &scene.room, &id, &event));
         let told: Vec<Value> = join_all(at_once).await.into_iter().map(|answer| answer.ok()).collect();
         assert!(told.iter().all(|other| *other == told[0]), "version {version}");
         assert_eq!(scene.membership(&scene.bob()).await.as_deref(), Some("join"), "version {version}");
