@@ -172,9 +172,7 @@ async fn a_guest_becomes_a_user_and_keeps_his_name_and_rooms() {
     guest.post("/v3/keys/upload", json!({ "device_keys": device_keys })).await.ok();
     let path = format!("/v3/sync?since={}&timeout=600000", alice.now().await);
     let waiting = tokio::spawn(async move { alice.get(&path).await.ok() });
-    while server.inside().wakers.waiting() == 0 {
-        tokio::task::yield_now().await;
-    }
+    server.until_waiting(1).await;
     let user = User::new(server.clone(), &server.post("/v3/register", body(Some(&name), &guest.token)).await.ok());
     let news = tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("alice still waits").unwrap();
     assert_eq!(news["device_lists"]["changed"], json!([guest.id]), "the guest's device is gone");

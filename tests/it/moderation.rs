@@ -53,9 +53,7 @@ async fn a_locked_account_can_only_be_logged_out_of() {
         let alice = alice.clone();
         async move { alice.get(&format!("/v3/sync?since={since}&timeout=30000")).await }
     });
-    while server.inside().wakers.waiting() == 0 {
-        tokio::task::yield_now().await;
-    }
+    server.until_waiting(1).await;
     root.put(&measure("lock", &alice.id), json!({ "locked": true })).await.ok();
     assert_eq!(root.get(&measure("lock", &alice.id)).await.ok(), json!({ "locked": true }));
     let locked = (401, "M_USER_LOCKED");

@@ -923,9 +923,7 @@ async fn waiting(user: &User, since: &str) -> tokio::task::JoinHandle<crate::sup
     let (who, path) = (user.clone(), path(&[("since", since), ("timeout", "600000")]));
     let before = user.server.inside().wakers.waiting();
     let waiting = tokio::spawn(async move { who.get(&path).await });
-    while user.server.inside().wakers.waiting() == before {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    user.server.until_waiting(before + 1).await;
     tokio::time::sleep(Duration::from_millis(50)).await; // it has looked, and found nothing
     assert!(!waiting.is_finished());
     waiting

@@ -253,9 +253,7 @@ async fn a_subscription_wakes_the_other_devices() {
     let body = json!({ "pos": pos, "timeout": 30_000, "extensions": extensions });
     let bob = chat.bob.clone();
     let waiting = tokio::spawn(async move { bob.post(SYNC, body).await.ok() });
-    while chat.server.inside().wakers.waiting() < 1 {
-        tokio::task::yield_now().await;
-    }
+    chat.server.until_waiting(1).await;
     chat.subscribe(&root).await;
     let told = &waiting.await.unwrap()["extensions"]["io.element.msc4308.thread_subscriptions"];
     assert_eq!(threads(told, "subscribed", &chat.room), [&*root]);

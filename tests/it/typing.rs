@@ -54,9 +54,7 @@ async fn typing_wakes_those_who_wait() {
     bob.join(&room).await;
     let token = bob.now().await;
     let waiting = tokio::spawn(async move { bob.sync_with(&format!("since={token}&timeout=60000")).await });
-    while server.inside().wakers.waiting() == 0 {
-        tokio::task::yield_now().await;
-    }
+    server.until_waiting(1).await;
     typing(&alice, &room, json!({ "typing": true })).await.ok();
     let answer = waiting.await.unwrap();
     let event = &answer["rooms"]["join"][&room]["ephemeral"]["events"][0];

@@ -214,9 +214,7 @@ async fn an_extension_wakes_who_waits() {
     let path = format!("{}?timeout=30000&pos={}", super::PATH, client.at());
     let (user, body) = (alice.clone(), client.body.clone());
     let waiting = tokio::spawn(async move { user.post(&path, body).await.ok() });
-    while server.inside().wakers.waiting() < 1 {
-        tokio::task::yield_now().await;
-    }
+    server.until_waiting(1).await;
     send_to(&bob, &alice, 7).await;
     assert_eq!(numbers(&waiting.await.unwrap()), [7]);
 }

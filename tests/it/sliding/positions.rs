@@ -135,16 +135,9 @@ async fn a_request_waits_for_news_and_the_next_one_ends_it() {
     let room = public(&alice).await;
     let mut client = Connection::with_list(&alice, [0, 9]);
     client.next().await;
-    let path = format!("{}?timeout=30000&pos={}", super::PATH, client.at());
-    let wait = || {
-        let (user, path, body) = (alice.clone(), path.clone(), client.body.clone());
-        tokio::spawn(async move { user.post(&path, body).await })
-    };
-    let first = wait();
-    while server.inside().wakers.waiting() < 1 {
-        tokio::task::yield_now().await;
-    }
-    let second = wait();
+    let first = ask(&client);
+    server.until_waiting(1).await;
+    let second = ask(&client);
     assert_eq!(first.await.unwrap().error(), (400, "M_UNKNOWN_POS"), "its client has given it up");
     assert!(!second.is_finished());
     alice.say(&room, "here").await;
@@ -247,15 +240,17 @@ async fn the_transaction_id_comes_back_and_a_position_is_a_place_in_timelines() 
     assert_eq!(older["chunk"][0]["content"]["body"], "one");
 }
 
-/// A request that waits for news, once it does.
-async fn waiting(client: &Connection) -> tokio::task::JoinHandle<Answer> {
+/// A request for what comes next, however long that takes.
+fn ask(client: &Connection) -> tokio::task::JoinHandle<Answer> {
     let (user, body) = (client.user.clone(), client.body.clone());
     let path = format!("{}?pos={}&timeout=600000", super::PATH, client.at());
-    let wakers = &client.user.server.inside().wakers;
-    let waiting = tokio::spawn(async move { user.post(&path, body).await });
-    while wakers.waiting() == 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    tokio::spawn(async move { user.post(&path, body).await })
+}
+
+/// A request that waits for news, once it does.
+async fn waiting(client: &Connection) -> tokio::task::JoinHandle<Answer> {
+    let waiting = ask(client);
+    client.user.server.until_waiting(1).await;
     tokio::time::sleep(Duration::from_millis(50)).await; // it has looked, and found nothing
     assert!(!waiting.is_finished());
     waiting

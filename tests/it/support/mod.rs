@@ -123,6 +123,13 @@ impl TestServer {
         self.0.router.clone()
     }
 
+    /// Until so many requests wait for news.
+    pub async fn until_waiting(&self, count: usize) {
+        while self.inside().wakers.waiting() < count {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     pub fn advance(&self, by: Duration) {
         self.0.server.clock.advance(by);
     }
