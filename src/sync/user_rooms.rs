@@ -31,6 +31,11 @@ impl UserRoomList {
         Self { as_of, rooms, places }
     }
 
+    pub fn get(&self, room: RoomNid) -> Option<UserRoom> {
+        let (found, row) = self.rooms.get(*self.places.get(&Group::of(room))?)?;
+        (*found == room).then_some(*row)
+    }
+
     /// The rooms that are these groups, in their order.
     pub fn of_groups(&self, groups: impl IntoIterator<Item = Group>) -> Vec<(RoomNid, UserRoom)> {
         let mut places: Vec<usize> = groups.into_iter().filter_map(|group| self.places.get(&group).copied()).collect();

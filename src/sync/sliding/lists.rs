@@ -19,7 +19,7 @@ use crate::{
         Membership,
         tables::{RoomIds, UserRoom},
     },
-    store::{Group, RoomNid, RoomPos},
+    store::{RoomNid, RoomPos},
     sync::{answer::Context, user_rooms::UserRoomList},
 };
 
@@ -73,8 +73,7 @@ pub fn select(context: &Context<'_>, asked: &Asked, known: &Known) -> Result<Sel
         let Ok(room_id) = RoomId::parse(room_id) else { continue };
         let Some(nid) = context.snapshot.get::<RoomIds>(&&*room_id)? else { continue };
         // Nothing about others: whoever is not in a room and was not does not learn whether it exists.
-        let row = all.of_groups([Group::of(nid)]).into_iter().find(|(found, _)| *found == nid);
-        if let Some((_, row)) = row.filter(|(_, row)| may_know(row) || known.sent(nid).is_some()) {
+        if let Some(row) = all.get(nid).filter(|row| may_know(row) || known.sent(nid).is_some()) {
             selected.add(nid, row, config).is_subscribed = true;
         }
     }
