@@ -29,7 +29,7 @@ impl Table for LastPos {
     type Value = StreamPos;
 }
 
-/// The tables of the store itself. Table ids below 16 of the family `Meta` are kept for it.
+/// The tables of the store itself. Table ids below 16 of the family `Meta` are kept for it; those of `place.rs` came later.
 const OWN_TABLES: [TableInfo; 5] = [
     TableInfo::of::<LastPos>(),
     TableInfo::of::<LayoutVersion>(),
