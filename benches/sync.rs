@@ -60,7 +60,7 @@ impl Bench {
     fn answer(&self, since: Option<&Answer>) -> Answer {
         let request = Request {
             user_id: user(0),
-            device_id: "DEVICE".into(),
+            device_id: self.device.clone(),
             token: None,
             since: since.map(|answer| answer.next),
             filter: Arc::default(),
