@@ -3,8 +3,8 @@
 # make test   everything that CI runs
 SHELL := /bin/bash
 
-# A C++ compiler for RocksDB, libclang for its bindings, make for jemalloc.
-NEEDS := clang g++ libclang-dev make
+# A C++ compiler for RocksDB, libclang for its bindings, make for jemalloc. The server has to know whom to trust.
+NEEDS := ca-certificates clang g++ libclang-dev make
 # The clients that the server is tested with. Built on their own: in one build with the server they would share the features
 # of what both depend on, and RocksDB would be compiled once more.
 CLIENTS := --package launched --package sdk-tests

@@ -46,7 +46,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let listeners = Listeners::bind(&config, raise_connection_limit())?;
     let for_metrics = Listeners::bind_metrics(&config)?;
     let opened = tokio::task::spawn_blocking(|| Server::open(config, Clock::System, Random::from_system()));
-    let server = opened.await?.context("cannot open `database_path`")?;
+    let server = opened.await??;
     tokio::spawn(reload(hang_up, listeners.certificates()));
     background::start(&server);
     let shutdown = server.shutdown.clone();

@@ -172,7 +172,8 @@ impl Server {
             now_ms: clock.now_ms(),
             is_restored: false,
             on_restore: restored::begin_anew,
-        })?;
+        });
+        let store = store.context("cannot open `database_path`")?;
         let (key, old_keys) = own::open(&store, &random).context("the signing keys can't be read")?;
         let rooms = Rooms::open(&store)?.with_retention(Retention::new(&config.retention, &clock));
         let media = media::Repository::open(store.path()).context("the media can't be opened")?;

@@ -49,8 +49,7 @@ pub enum UserCommand {
 
 pub fn run(config: Config, command: UserCommand) -> anyhow::Result<()> {
     logging::start(&Config { log: "warn".to_owned(), ..config.clone() })?;
-    let server = Server::open(config, Clock::System, Random::from_system())
-        .context("cannot open `database_path`; a running server must be stopped first")?;
+    let server = Server::open(config, Clock::System, Random::from_system())?;
     match command {
         UserCommand::Create { name, admin, password_stdin } => {
             runtime()?.block_on(create(&server, &name, admin, password_stdin))

@@ -1,12 +1,16 @@
 //! Requests to services. Their addresses come from the administrator's files, so no network is out of bounds.
 
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    sync::OnceLock,
+    time::Duration,
+};
 
 use http::{Method, StatusCode, header};
-use reqwest::Client;
 use serde::de::DeserializeOwned;
 
 use super::Appservice;
+use crate::{config::Config, outgoing::trust};
 
 /// How long a service may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -36,11 +40,28 @@ impl std::fmt::Display for Failure {
     }
 }
 
-/// The client for all requests to services.
-pub fn client() -> anyhow::Result<Client> {
-    // Whoever comes first sets it for the process; all parts of this server use the same one.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = Client::builder()
+/// Makes all requests to services.
+pub struct Client {
+    authorities: Option<PathBuf>,
+    /// Made when first needed: reading the system's certificates takes a while.
+    made: OnceLock<Result<reqwest::Client, String>>,
+}
+
+impl Client {
+    pub fn new(config: &Config) -> Self {
+        Self { authorities: config.certificate_authorities_file.clone(), made: OnceLock::new() }
+    }
+
+    fn get(&self) -> Result<&reqwest::Client, Failure> {
+        let make = || make(self.authorities.as_deref()).map_err(|error| format!("requests can't be made: {error:#}"));
+        self.made.get_or_init(make).as_ref().map_err(|why| Failure::Connection(why.clone()))
+    }
+}
+
+fn make(authorities: Option<&Path>) -> anyhow::Result<reqwest::Client> {
+    let client = reqwest::Client::builder()
+        .tls_backend_preconfigured(trust::tls(authorities)?)
+        .http1_only()
         .connect_timeout(Duration::from_secs(10))
         .timeout(TIMEOUT)
         .redirect(reqwest::redirect::Policy::none())
@@ -69,7 +90,7 @@ pub async fn request(
     if !query.is_empty() {
         url.query_pairs_mut().extend_pairs(query);
     }
-    let mut request = client.request(method, url).bearer_auth(service.hs_token.expose());
+    let mut request = client.get()?.request(method, url).bearer_auth(service.hs_token.expose());
     if let Some(body) = body {
         request = request.header(header::CONTENT_TYPE, "application/json").body(body);
     }

@@ -38,7 +38,7 @@ const KNOWN_ROOMS: usize = 20_000;
 /// Those that the configuration registers, and what is known of them while the server runs.
 pub struct Appservices {
     /// For requests to them.
-    pub client: reqwest::Client,
+    pub client: call::Client,
     services: Vec<Arc<Running>>,
     /// By the hash of the token: looking it up takes as long whatever of it is right.
     by_token: HashMap<[u8; 32], usize>,
@@ -73,7 +73,7 @@ impl Appservices {
         let hash = |(index, service): (usize, &Appservice)| (hash_of(service.as_token.expose()), index);
         let by_token = services.iter().enumerate().map(hash).collect();
         let running = |registration| Arc::new(Running::new(registration));
-        Ok(Self { client: call::client()?, services: services.into_iter().map(running).collect(), by_token })
+        Ok(Self { client: call::Client::new(config), services: services.into_iter().map(running).collect(), by_token })
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Running>> {

@@ -1,9 +1,11 @@
-//! Requests that leave this machine: to other servers, push gateways, application services, and pages to be previewed.
-//! All of them go through the one [`Client`], which connects only where it may, and reads only so much.
+//! Requests that leave this machine: to other servers, push gateways, and pages to be previewed. All of them go through the
+//! one [`Client`], which connects only where it may, and reads only so much. Those to application services have their own
+//! (`appservice/call.rs`), as these may be in any network.
 
 mod network;
 mod resolver;
 mod services;
+pub mod trust;
 
 use std::{sync::Arc, time::Duration};
 

@@ -2,18 +2,16 @@
 
 use std::{error::Error as _, sync::Arc, time::Duration};
 
-use anyhow::Context;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use reqwest::{Url, redirect};
-use rustls::{ClientConfig, RootCertStore, crypto::ring};
-use rustls_pki_types::{CertificateDer, pem::PemObject};
-use tracing::{error, warn};
+use tracing::error;
 
 use super::{
     Body, Failure, Limits,
     resolver::{Denied, Resolver, Shared},
+    trust,
 };
 use crate::config::Config;
 
@@ -80,7 +78,7 @@ impl Network {
     }
 
     fn make_clients(&self) -> anyhow::Result<Clients> {
-        let tls = self.tls()?;
+        let tls = trust::tls(self.authorities.as_deref())?;
         let builder = || {
             reqwest::Client::builder()
                 .tls_backend_preconfigured(tls.clone())
@@ -115,28 +113,6 @@ impl Network {
             direct: builder().redirect(redirect::Policy::none()).build()?,
             following: builder().redirect(follow).build()?,
         })
-    }
-
-    /// Trusts the system's certificate authorities and those of the configuration.
-    fn tls(&self) -> anyhow::Result<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        let system = rustls_native_certs::load_native_certs();
-        for error in &system.errors {
-            warn!(%error, "a certificate of the system can't be read");
-        }
-        roots.add_parsable_certificates(system.certs);
-        if let Some(path) = &self.authorities {
-            let unreadable = || format!("`certificate_authorities_file` {} can't be read", path.display());
-            for certificate in CertificateDer::pem_file_iter(path).with_context(unreadable)? {
-                roots.add(certificate.with_context(unreadable)?).with_context(unreadable)?;
-            }
-        }
-        let mut tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(tls)
     }
 }
 

@@ -1,0 +1,36 @@
+//! Whose certificates are trusted in requests that go out.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::Context;
+use rustls::{ClientConfig, RootCertStore, crypto::ring};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use tracing::warn;
+
+/// Trusts the certificate authorities of the system and those in the file `authorities`. Reading them takes a while.
+pub fn tls(authorities: Option<&Path>) -> anyhow::Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    let system = rustls_native_certs::load_native_certs();
+    for error in &system.errors {
+        warn!(%error, "a certificate of the system can't be read");
+    }
+    roots.add_parsable_certificates(system.certs);
+    if let Some(path) = authorities {
+        let unreadable = || format!("`certificate_authorities_file` {} can't be read", path.display());
+        for certificate in CertificateDer::pem_file_iter(path).with_context(unreadable)? {
+            roots.add(certificate.with_context(unreadable)?).with_context(unreadable)?;
+        }
+    }
+    if roots.is_empty() {
+        warn!(
+            "this machine knows no certificate authorities, so no other server can be reached: install them (on Debian, the \
+             package ca-certificates), or name those of your network in `certificate_authorities_file`; then restart"
+        );
+    }
+    let mut tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(tls)
+}
