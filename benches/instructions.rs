@@ -133,7 +133,7 @@ impl Small {
         };
         let device = runtime.block_on(session).expect("a new account").device_id;
         let room = runtime.block_on(async {
-            let (room, _) = found(&server, RoomVersionId::V11).await;
+            let (room, _) = found(&server, &user(0), RoomVersionId::V11).await;
             for member in (1..10).map(user) {
                 send(&server, room, &member, join(&member)).await;
             }
@@ -151,7 +151,7 @@ impl Small {
     /// What a join takes must not depend on how many are in the room.
     fn join_a_large_room(&self) {
         const MEMBERS: u32 = 500;
-        let (room, _) = self.runtime.block_on(found(&self.server, RoomVersionId::V11));
+        let (room, _) = self.runtime.block_on(found(&self.server, &user(0), RoomVersionId::V11));
         let join_as = |n: u32| {
             let member = user(n as usize);
             self.runtime.block_on(send(&self.server, room, &member, join(&member)));
@@ -167,6 +167,7 @@ impl Small {
             token: None,
             since: since.map(|answer| answer.next),
             filter: Arc::default(),
+            filter_hash: 0,
             full_state: false,
             state_form: StateForm::Before,
             timeout: Duration::ZERO,

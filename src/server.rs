@@ -36,7 +36,7 @@ use crate::{
     },
     sso::Sso,
     store::{self, Snapshot, Store},
-    sync::{UserRoomLists, Wakers, sliding},
+    sync::{ToldMembers, UserRoomLists, Wakers, sliding},
     tables,
     user::{
         directory, email::Proofs, expiring::Expiring, keys, password::Passwords, presence::Presence, shared_secret,
@@ -85,6 +85,7 @@ pub struct Server {
     pub room_facts: sliding::KnownFacts,
     /// What clients of sliding sync were told.
     pub sliding_told: sliding::Remembered,
+    pub told_members: ToldMembers,
     /// The requests of sliding sync that are being answered.
     pub sliding_turns: sliding::Turns,
     /// The order of what is in `typing` and `presence`.
@@ -223,6 +224,7 @@ impl Server {
             searches: search::permits(),
             user_searches: directory::permits(),
             previews: Previews::default(),
+            told_members: ToldMembers::new(memory / 32),
             limits,
             inbox: Inbox::default(),
             partial: partial::Waiting::default(),

@@ -35,6 +35,7 @@ pub fn tell(server: &Server, page: &mut Page) {
         ("acl_verdicts", server.rooms.use_of_acl_verdicts()),
         ("local_members", server.local_members.cache_use()),
         ("user_rooms", server.user_rooms.cache_use()),
+        ("told_members", server.told_members.cache_use()),
         ("room_activity", server.activities.cache_use()),
         ("room_facts", server.room_facts.cache_use()),
         ("sliding_connections", server.sliding_told.cache_use()),

@@ -371,7 +371,8 @@ impl<'f> Wanted<'f> {
         direction: Direction,
         limit: usize,
     ) -> Result<Page> {
-        let query = Query { after, until, direction, limit, filter: self.filter, ignored: &self.ignored };
+        let query =
+            Query { after, until, direction, limit, filter: self.filter, ignored: &self.ignored, shows_state: None };
         timeline::page(reader, &query)
     }
 

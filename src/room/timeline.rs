@@ -1,9 +1,11 @@
 //! A room's timeline, page by page: what a reader may see of it and asked for.
 
+use ruma::events::StateEventType;
+
 use super::{event_filter::EventFilter, gaps, show::Reader, tables::Timeline, visibility::unreadable};
 use crate::{
     error::Result,
-    event::StoredEvent,
+    event::{StateRoot, StoredEvent},
     store::{Direction, EventNid, RoomPos, Scan},
     user::ignored::Ignored,
 };
@@ -42,6 +44,9 @@ pub struct Query<'q> {
     pub limit: usize,
     pub filter: EventFilter<'q>,
     pub ignored: &'q Ignored,
+    /// A state whose events are shown even if the reader was not to see them when they came: he may read them there, and
+    /// whoever follows the timeline has to end with that state.
+    pub shows_state: Option<StateRoot>,
 }
 
 #[derive(Clone, Debug)]
@@ -185,7 +190,13 @@ fn places<'r>(
 fn wants(reader: &Reader<'_, '_>, query: &Query<'_>, nid: EventNid, event: &StoredEvent) -> Result<bool> {
     Ok(!query.ignored.hides(event)
         && query.filter.allows(event).map_err(unreadable)?
-        && reader.sight.may_see(nid, event)?)
+        && (reader.sight.may_see(nid, event)? || is_of_state(reader, query, nid, event)?))
+}
+
+fn is_of_state(reader: &Reader<'_, '_>, query: &Query<'_>, nid: EventNid, event: &StoredEvent) -> Result<bool> {
+    let (Some(root), Some(state_key)) = (query.shows_state, event.state_key.as_deref()) else { return Ok(false) };
+    let event_type = StateEventType::from(event.event_type.as_str());
+    Ok(reader.view().state_nid(root, &event_type, state_key)? == Some(nid))
 }
 
 #[cfg(test)]
@@ -213,6 +224,7 @@ mod tests {
                     limit,
                     filter: EventFilter::new(&filter, reader.view().room_id()),
                     ignored: &ignored,
+                    shows_state: None,
                 };
                 let page = page_within(budget, reader, &query).unwrap();
                 let body = |entry: &Entry| {
@@ -274,7 +286,8 @@ mod tests {
             let (after, until) = EVERYTHING;
             let filter = EventFilter::new(&everything, reader.view().room_id());
             let ignored = &Ignored::default();
-            let query = Query { after, until, direction: Direction::Backward, limit: 0, filter, ignored };
+            let query =
+                Query { after, until, direction: Direction::Backward, limit: 0, filter, ignored, shows_state: None };
             let some = page(reader, &query).unwrap();
             assert!(some.entries.is_empty() && some.next.is_some());
             let none = page(reader, &Query { until: RoomPos(0), ..query }).unwrap();

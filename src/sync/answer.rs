@@ -99,16 +99,15 @@ impl<'s> Context<'s> {
         show::Reader::open(view, self.user_id(), Some(&self.request.device_id), self.server.clock.now_ms())
     }
 
-    /// Writes what is to be told of a room's state, if there is any or the client must know that there is not.
+    /// Writes what is to be told of a room's state.
+    ///
+    /// NOTSPEC: may be left out where that is nothing, but Synapse never does, and clients are used to it.
     pub fn write_state(
         &self,
         reader: &show::Reader<'_, '_>,
         state: &[(EventNid, StoredEvent)],
         room: &mut Object<'_>,
     ) -> Result<()> {
-        if state.is_empty() && !self.request.state_form.is_after() {
-            return Ok(());
-        }
         json::events(room.key(self.request.state_form.key()), state, |out, (nid, event)| {
             self.write_event(out, reader, *nid, event)
         })

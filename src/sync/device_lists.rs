@@ -44,6 +44,7 @@ impl DeviceLists {
             token: caller.token,
             since: Some(from),
             filter: Arc::default(),
+            filter_hash: 0,
             profile_fields: Vec::new(),
             full_state: false,
             state_form: StateForm::Before,

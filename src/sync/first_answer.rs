@@ -53,6 +53,7 @@ fn assemble(server: &Server, wanted: &Wanted, hand_on: &mut HandOn<'_>) -> Resul
         token: None, // it is answered at once
         since: None,
         filter: Arc::new(filter),
+        filter_hash: 0,
         profile_fields: Vec::new(),
         full_state: false,
         state_form: StateForm::Before,

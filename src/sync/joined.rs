@@ -24,8 +24,10 @@ pub fn write(context: &Context<'_>, view: &View<'_>, room: &Room, out: &mut Vec<
     let reader = context.reader(view)?;
     let is_whole = room.after.is_none() || context.request.full_state;
     let timeline = Timeline::read(context, &reader, room.after, context.now.into())?;
-    let has_other_members =
-        is_whole || room.is_completed || !room.log.is_empty() && !room.log.members(view)?.is_empty();
+    // A new name alone changes nothing that a summary has.
+    let has_other_members = is_whole
+        || room.is_completed
+        || !room.log.is_empty() && room.log.members(view)?.iter().any(|member| member.old != member.new);
     let summary = has_other_members.then(|| Summary::work_out(view, context.user_id())).transpose()?;
     let mut needed = summary.iter().flat_map(|summary| summary.heroes.iter().flatten().cloned()).collect::<Vec<_>>();
     if is_whole {
@@ -38,6 +40,7 @@ pub fn write(context: &Context<'_>, view: &View<'_>, room: &Room, out: &mut Vec<
         until: context.now,
         known: if is_whole { Known::Nothing } else { Known::Before(&room.log) },
         needed: &needed,
+        told: context.server.told_members.of(context, view.nid, is_whole),
     };
     let state = state::read(view, &query)?;
 

@@ -58,6 +58,7 @@ fn end_of_stay(
         until: StreamPos(u64::try_from(departure.pos.0).unwrap_or_default()),
         known: if is_whole { Known::Nothing } else { Known::Before(&room.log) },
         needed: if is_whole { &me } else { &[] },
+        told: None,
     };
     let mut state = state::read(view, &query)?;
     if RoomPos::from(room.row.since) > departure.pos {

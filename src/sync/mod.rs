@@ -28,6 +28,7 @@ pub mod summary;
 mod timeline;
 mod to_device;
 pub mod token;
+mod told_members;
 mod user_rooms;
 mod wait;
 mod wake;
@@ -38,6 +39,7 @@ pub use self::{
     first_answer::{Wanted as FirstWanted, first_answer},
     request::{Request, StateForm},
     stream::{Pieces, stream},
+    told_members::ToldMembers,
     user_rooms::UserRoomLists,
     wait::sync,
     wake::Wakers,

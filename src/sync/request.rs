@@ -28,6 +28,8 @@ pub struct Request {
     /// What the client has seen already; `None` for an initial sync.
     pub since: Option<Token>,
     pub filter: Arc<FilterDefinition>,
+    /// Tells the filter from others of the device.
+    pub filter_hash: u64,
     /// The fields of profiles of which the client wants to hear.
     pub profile_fields: Vec<String>,
     pub full_state: bool,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, btree_map};
 
 use ruma::{OwnedUserId, UserId};
 
-use super::{request::Request, timeline::Timeline};
+use super::{request::Request, timeline::Timeline, told_members::Told};
 use crate::{
     error::{Error, Result},
     event::{StateRoot, StoredEvent},
@@ -128,6 +128,14 @@ pub struct Query<'q> {
     pub known: Known<'q>,
     /// Whose member events are needed, with lazy loading, besides those of the senders.
     pub needed: &'q [OwnedUserId],
+    /// Which of these the client has; `None` if they are told anyway.
+    pub told: Option<Told>,
+}
+
+impl Query<'_> {
+    fn has(&self, member: StateKeyNid, event: Option<EventNid>) -> bool {
+        event.is_some_and(|event| self.told.as_ref().is_some_and(|told| told.has(member, event)))
+    }
 }
 
 /// One entry of the state, at three moments.
@@ -149,10 +157,15 @@ impl Entry {
         Self { known: None, start: event, end: event, is_shown: false, is_needed: false }
     }
 
-    /// The event to tell. A client goes on from the start by the events of the timeline; what changed without being
-    /// shown there (left out by a filter, or changed back when a fork was resolved) it must be told beforehand.
+    /// What the client has to go on from. A client goes on from the start by the events of the timeline; what changed without
+    /// being shown there (left out by a filter, or changed back when a fork was resolved) it must be told beforehand.
+    fn before(self, is_after: bool) -> Option<EventNid> {
+        if self.is_shown && !is_after { self.start } else { self.end }
+    }
+
+    /// The event to tell.
     fn to_tell(self, is_after: bool) -> Option<EventNid> {
-        let told = if self.is_shown && !is_after { self.start } else { self.end };
+        let told = self.before(is_after);
         told.filter(|_| self.is_needed || told != self.known)
     }
 }
@@ -168,14 +181,34 @@ pub fn read(view: &View<'_>, query: &Query<'_>) -> Result<Vec<(EventNid, StoredE
         need_members(view, query, &mut entries)?;
     }
     let is_after = query.request.state_form.is_after();
-    let nids: Vec<_> = entries.into_values().filter_map(|entry| entry.to_tell(is_after)).collect();
+    let (keys, nids): (Vec<_>, Vec<_>) =
+        entries.iter().filter_map(|(key, entry)| Some((*key, entry.to_tell(is_after)?))).unzip();
     let mut events = Vec::with_capacity(nids.len());
-    for (nid, event) in std::iter::zip(&nids, view.events(&nids)?) {
+    let mut members = Vec::new();
+    for ((key, nid), event) in std::iter::zip(std::iter::zip(keys, nids.iter().copied()), view.events(&nids)?) {
         if filter.allows(&event).map_err(|e| Error::internal(e.to_string()))? {
-            events.push((*nid, event));
+            if event.event_type == MEMBER {
+                members.push((key, nid));
+            }
+            events.push((nid, event));
         }
     }
+    if let Some(told) = &query.told {
+        told.note(members);
+        told.note(shown_members(query.timeline, &entries));
+    }
     Ok(events)
+}
+
+/// The member events that the timeline shows, so far as they are those of its end.
+fn shown_members(timeline: &Timeline, entries: &BTreeMap<StateKeyNid, Entry>) -> Vec<(StateKeyNid, EventNid)> {
+    let shown: HashSet<EventNid> =
+        timeline.events.iter().filter(|entry| entry.event.event_type == MEMBER).map(|entry| entry.nid).collect();
+    if shown.is_empty() {
+        return Vec::new();
+    }
+    let ends = entries.iter().filter_map(|(key, entry)| Some((*key, entry.end?)));
+    ends.filter(|(_, end)| shown.contains(end)).collect()
 }
 
 fn entries(view: &View<'_>, query: &Query<'_>) -> Result<BTreeMap<StateKeyNid, Entry>> {
@@ -234,15 +267,22 @@ fn keys_without_members(view: &View<'_>) -> impl Iterator<Item = Result<StateKey
 /// Adds the member events without which a client can't show the timeline.
 fn need_members(view: &View<'_>, query: &Query<'_>, entries: &mut BTreeMap<StateKeyNid, Entry>) -> Result<()> {
     let tries = view.tries();
+    let is_after = query.request.state_form.is_after();
     let senders = query.timeline.events.iter().map(|entry| &*entry.event.sender);
     let users: HashSet<&UserId> = senders.chain(query.needed.iter().map(|user| &**user)).collect();
     for user in users {
         let Some(key) = view.state_key_nid(MEMBER, user.as_str())? else { continue };
         let entry = match entries.entry(key) {
             btree_map::Entry::Occupied(entry) => entry.into_mut(),
-            btree_map::Entry::Vacant(entry) => entry.insert(Entry::unchanged(tries.get(query.root, key)?)),
+            btree_map::Entry::Vacant(entry) => {
+                let event = tries.get(query.root, key)?;
+                if query.has(key, event) {
+                    continue;
+                }
+                entry.insert(Entry::unchanged(event))
+            }
         };
-        entry.is_needed = true;
+        entry.is_needed = !query.has(key, entry.before(is_after));
     }
     Ok(())
 }

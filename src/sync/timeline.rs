@@ -14,6 +14,7 @@ use crate::{
         gaps,
         show::Reader,
         timeline::{self, Entry, Query},
+        visibility::Standing,
     },
     store::{Direction, RoomPos, StreamPos},
 };
@@ -66,6 +67,7 @@ impl Timeline {
             limit: wanted.limit,
             filter: EventFilter::new(wanted.filter, reader.view().room_id()),
             ignored: &context.ignored,
+            shows_state: (reader.sight.standing == Standing::Joined).then(|| reader.view().current_state()),
         };
         let page = timeline::page(reader, &query)?;
         let mut events = page.entries;

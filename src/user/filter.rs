@@ -2,6 +2,8 @@
 //!
 //! <https://spec.matrix.org/v1.19/client-server-api/#filtering>
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ruma::{
     UserId,
@@ -27,6 +29,8 @@ pub struct Filter {
     pub definition: FilterDefinition,
     /// The fields of profiles of which the client wants to hear.
     pub profile_fields: Vec<String>,
+    /// Tells it from others.
+    pub hash: u64,
 }
 
 /// Where a filter has these while that is a proposal, MSC4429.
@@ -45,7 +49,10 @@ impl Filter {
             ids: Vec<String>,
         }
         let More { profile_fields } = serde_json::from_slice(json)?;
-        Ok(Self { definition: serde_json::from_slice(json)?, profile_fields: profile_fields.ids })
+        let mut hasher = DefaultHasher::new();
+        json.hash(&mut hasher);
+        let definition = serde_json::from_slice(json)?;
+        Ok(Self { definition, profile_fields: profile_fields.ids, hash: hasher.finish() })
     }
 
     pub fn to_json(&self) -> Json {

@@ -155,7 +155,7 @@ async fn a_room_that_fits_has_all_its_state_in_the_timeline() {
     let shown = &answer["rooms"]["join"][&room];
     assert_eq!(shown["timeline"]["limited"], false);
     assert_eq!(types(&shown["timeline"])[0], "m.room.create");
-    assert!(shown.get("state").is_none());
+    assert!(shown["state"] == json!({ "events": [] }));
 }
 
 #[tokio::test]
@@ -172,7 +172,7 @@ async fn an_incremental_sync_shows_the_rooms_with_news_only() {
     assert_eq!(shown["timeline"]["limited"], false);
     assert_eq!(shown["timeline"]["events"][0]["event_id"], json!(said));
     assert_eq!(shown["timeline"]["events"][0]["unsigned"]["transaction_id"], "hello");
-    assert!(shown.get("state").is_none() && shown.get("summary").is_none());
+    assert!(shown["state"] == json!({ "events": [] }) && shown.get("summary").is_none());
     assert_ne!(next(&answer), start);
     assert_eq!(since(&alice, &start).await["rooms"], answer["rooms"], "the same token gets the same again");
 
@@ -309,7 +309,7 @@ async fn a_left_room_is_told_once_and_only_up_to_the_leave() {
     let shown = &answer["rooms"]["leave"][&room];
     assert_eq!(bodies(shown), ["seen"]);
     assert_eq!(members(&shown["timeline"]), [(&*bob.id, "leave")]);
-    assert!(shown.get("state").is_none(), "{shown}");
+    assert!(shown["state"] == json!({ "events": [] }), "{shown}");
     say(&alice, &room, "later").await;
     assert!(since(&bob, &next(&answer)).await.get("rooms").is_none());
     assert!(sync(&bob, &[]).await.get("rooms").is_none(), "left rooms come only if asked for");
@@ -382,7 +382,7 @@ async fn an_invite_comes_with_stripped_state_and_ends_as_a_left_room() {
     let shown = &retracted["rooms"]["leave"][&room];
     assert_eq!(members(&shown["timeline"]), [(&*bob.id, "leave")]);
     assert_eq!(bodies(shown), [""; 0]);
-    assert!(shown.get("state").is_none());
+    assert!(shown["state"] == json!({ "events": [] }));
 }
 
 #[tokio::test]
@@ -524,7 +524,7 @@ async fn filters_choose_events_fields_and_format() {
     };
     let messages = shown(r#"{"room":{"timeline":{"types":["m.room.mess*"]},"state":{"types":[]}}}"#).await;
     assert_eq!(types(&messages["timeline"]), ["m.room.message"]);
-    assert!(messages.get("state").is_none());
+    assert!(messages["state"] == json!({ "events": [] }));
     let others = shown(r#"{"room":{"timeline":{"not_types":["m.room.message"]}}}"#).await;
     assert_eq!(types(&others["timeline"]), ["m.room.topic"]);
     let nobody = shown(&format!(
@@ -572,6 +572,80 @@ async fn lazily_loaded_members_are_those_who_said_something() {
     assert!(members(&shown["state"]).contains(&(&*bob.id, "leave")), "who left in the gap must be told");
     let all = sync(&alice, &[("filter", r#"{"room":{"timeline":{"limit":2}}}"#)]).await;
     assert_eq!(members(&all["rooms"]["join"][&room]["state"]).len(), 3);
+}
+
+#[tokio::test]
+async fn who_speaks_again_is_not_told_again_to_who_loads_lazily() {
+    let server = TestServer::new().await;
+    let (alice, bob, carol) = (server.user("alice").await, server.user("bob").await, server.user("carol").await);
+    let room = create(&alice, json!({ "preset": "public_chat", "name": "Tower" })).await;
+    act(&bob, &room, "join", json!({})).await;
+    act(&carol, &room, "join", json!({})).await;
+    say(&bob, &room, "hello").await;
+    let lazy = r#"{"room":{"state":{"lazy_load_members":true},"timeline":{"limit":1}}}"#;
+    let told = async |since: &str, filter: &str| {
+        let answer = sync(&alice, &[("since", since), ("filter", filter)]).await;
+        let members =
+            members(&answer["rooms"]["join"][&room]["state"]).iter().map(|(id, _)| (*id).to_owned()).collect();
+        (members, next(&answer))
+    };
+    let first = next(&sync(&alice, &[("filter", lazy)]).await);
+    say(&bob, &room, "again").await;
+    let (members_told, second): (Vec<String>, _) = told(&first, lazy).await;
+    assert!(members_told.is_empty(), "the first answer told of him: {members_told:?}");
+
+    say(&carol, &room, "hello").await;
+    for _ in 0..2 {
+        assert_eq!(told(&second, lazy).await.0, [&*carol.id], "this answer may have been lost before");
+    }
+    let (_, third) = told(&second, lazy).await;
+    act(&bob, &room, "leave", json!({})).await;
+    act(&bob, &room, "join", json!({})).await;
+    say(&carol, &room, "welcome").await;
+    let (members_told, fourth) = told(&third, lazy).await;
+    assert_eq!(members_told, [&*bob.id], "his event is another one, in the gap");
+    say(&bob, &room, "thanks").await;
+    assert!(told(&fourth, lazy).await.0.is_empty());
+
+    let redundant = lazy.replace("true}", r#"true,"include_redundant_members":true}"#);
+    assert_eq!(told(&fourth, &redundant).await.0, [&*bob.id]);
+    let other = lazy.replace(r#""limit":1"#, r#""limit":2"#);
+    assert_eq!(told(&fourth, &other).await.0, [&*bob.id], "another part of the client has not been told");
+    let anew = sync(&alice, &[("filter", lazy)]).await;
+    assert!(members(&anew["rooms"]["join"][&room]["state"]).contains(&(&*bob.id, "join")), "the client lost all");
+}
+
+#[tokio::test]
+async fn the_state_after_a_gap_in_what_may_be_seen_is_that_of_now() {
+    let server = TestServer::new().await;
+    let (alice, bob, carol) = (server.user("alice").await, server.user("bob").await, server.user("carol").await);
+    let room = public(&alice).await;
+    act(&bob, &room, "join", json!({})).await;
+    set(&alice, &room, "m.room.history_visibility", json!({ "history_visibility": "joined" })).await;
+    let start = now(&bob).await;
+    act(&alice, &room, "invite", json!({ "user_id": carol.id })).await;
+    act(&bob, &room, "leave", json!({})).await;
+    act(&carol, &room, "join", json!({})).await;
+    say(&carol, &room, "not for bob").await;
+    act(&bob, &room, "join", json!({})).await;
+    let shown = &since(&bob, &start).await["rooms"]["join"][&room];
+    let told = members(&shown["state"]).into_iter().chain(members(&shown["timeline"]));
+    let last = told.rev().find(|(user, _)| *user == carol.id);
+    assert_eq!(last, Some((&*carol.id, "join")), "who follows the timeline must not take her for invited: {shown}");
+    assert!(!shown["timeline"].to_string().contains("not for bob"));
+}
+
+#[tokio::test]
+async fn a_new_name_alone_is_no_news_of_the_summary() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = public(&alice).await;
+    act(&bob, &room, "join", json!({})).await;
+    let filter = r#"{"room":{"state":{"types":["x"]},"timeline":{"types":["x"]}},"presence":{"types":[]}}"#;
+    let start = next(&sync(&alice, &[("filter", filter)]).await);
+    bob.put(&format!("/v3/profile/{}/displayname", bob.id), json!({ "displayname": "Bobby" })).await.ok();
+    let answer = sync(&alice, &[("since", &start), ("filter", filter)]).await;
+    assert!(answer.get("rooms").is_none(), "{answer}");
 }
 
 #[tokio::test]

@@ -40,10 +40,11 @@ async fn sync_events(
     RawQuery(query): RawQuery,
     GuestClient { sender, body, .. }: GuestClient<sync_events::v3::Request>,
 ) -> Result<Response> {
-    let Filter { definition, profile_fields } = filter_of(&server, &sender, query.as_deref())?;
+    let Filter { definition, profile_fields, hash } = filter_of(&server, &sender, query.as_deref())?;
     let request = Request {
         since: body.since.as_deref().map(str::parse).transpose()?,
         filter: Arc::new(definition),
+        filter_hash: hash,
         profile_fields,
         full_state: body.full_state,
         state_form: state_form(body.use_state_after, query.as_deref().unwrap_or_default()),

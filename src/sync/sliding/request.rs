@@ -185,6 +185,7 @@ impl Asked {
                 token,
                 since: pos.map(|pos| pos.moment),
                 filter: Arc::default(),
+                filter_hash: 0,
                 profile_fields: Vec::new(),
                 full_state: false,
                 state_form: StateForm::After,
