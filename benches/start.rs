@@ -21,8 +21,8 @@ fn main() {
     let Bench { runtime, server, directory } = Bench::new();
     let start = Instant::now();
     runtime.block_on(async {
-        let rooms: Vec<_> =
-            stream::iter(0..ROOMS).then(|_| support::found(&server, RoomVersionId::V11)).collect().await;
+        let found = |_| async { support::found(&server, &user(0), RoomVersionId::V11).await };
+        let rooms: Vec<_> = stream::iter(0..ROOMS).then(found).collect().await;
         let sends = (0..events).map(|n| {
             let (server, room) = (&server, rooms[n % ROOMS].0);
             async move { support::send(server, room, &user(0), message()).await }

@@ -1,4 +1,5 @@
-//! What `/sync` costs: `cargo bench --bench sync`. `SYNC_ROOMS=10,1000` sets how many rooms the user is in.
+//! What `/sync` costs: `cargo bench --bench sync`. `SYNC_ROOMS=10,1000` sets how many rooms the user is in; the server has
+//! as many as the largest of these each time, so that the size of the database makes no difference.
 
 mod support;
 
@@ -22,7 +23,7 @@ use chappe::{
     },
 };
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ruma::{OwnedDeviceId, RoomVersionId};
+use ruma::{OwnedDeviceId, OwnedUserId, RoomVersionId};
 use serde_json::json;
 use support::{join, message, numbers, user};
 use tempfile::TempDir;
@@ -34,7 +35,7 @@ const MESSAGES: usize = 20;
 /// The other members of each room.
 const OTHERS: usize = 9;
 
-/// A server on which one user is in many rooms.
+/// A server with many rooms, and one user who is in some of them.
 struct Bench {
     runtime: Runtime,
     server: Arc<Server>,
@@ -44,15 +45,19 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(rooms: usize) -> Self {
+    /// A server with `all` rooms; user 0 is in so many of them.
+    fn new(rooms: usize, all: usize) -> Self {
         let support::Bench { runtime, server, directory } = support::Bench::new();
         let session = async {
             account::create(&server, "user0", "password".to_owned(), false).await?;
             session::log_in(&server, user(0), DeviceRequest::default()).await
         };
         let device = runtime.block_on(session).expect("a new account").device_id;
-        let found = futures_util::future::join_all((0..rooms).map(|_| found(&server)));
-        let rooms = runtime.block_on(found);
+        let found = |creator: usize, count: usize| {
+            runtime.block_on(futures_util::future::join_all((0..count).map(|_| found(&server, user(creator)))))
+        };
+        let rooms = found(0, rooms);
+        found(OTHERS + 1, all - rooms.len());
         Self { runtime, server, device, rooms, _directory: directory }
     }
 
@@ -64,6 +69,7 @@ impl Bench {
             token: None,
             since: since.map(|answer| answer.next),
             filter: Arc::default(),
+            filter_hash: 0,
             full_state: false,
             state_form: StateForm::Before,
             timeout: Duration::ZERO,
@@ -119,8 +125,8 @@ fn pos_in(body: &[u8]) -> String {
 }
 
 /// A room with members and messages.
-async fn found(server: &Arc<Server>) -> RoomNid {
-    let (room, _) = support::found(server, RoomVersionId::V11).await;
+async fn found(server: &Arc<Server>, creator: OwnedUserId) -> RoomNid {
+    let (room, _) = support::found(server, &creator, RoomVersionId::V11).await;
     for member in (1..=OTHERS).map(user) {
         support::send(server, room, &member, join(&member)).await;
     }
@@ -131,8 +137,9 @@ async fn found(server: &Arc<Server>) -> RoomNid {
 }
 
 fn syncs(criterion: &mut Criterion) {
-    for count in numbers("SYNC_ROOMS", "10,1000") {
-        let bench = Bench::new(count);
+    let counts = numbers("SYNC_ROOMS", "10,1000");
+    for &count in &counts {
+        let bench = Bench::new(count, counts.iter().copied().max().unwrap_or(count));
         let mut group = criterion.benchmark_group("sync");
         let start = bench.answer(None);
         group.bench_function(BenchmarkId::new("incremental, no news, rooms", count), |bencher| {

@@ -42,7 +42,7 @@ impl Bench {
 
     /// A new public room of user 0.
     pub fn room(&self, version: RoomVersionId) -> BenchRoom<'_> {
-        let (nid, room_id) = self.runtime.block_on(found(&self.server, version));
+        let (nid, room_id) = self.runtime.block_on(found(&self.server, &user(0), version));
         BenchRoom { bench: self, nid, room_id, members: 1 }
     }
 }
@@ -79,8 +79,8 @@ impl BenchRoom<'_> {
     }
 }
 
-/// A new public room of user 0.
-pub async fn found(server: &Arc<Server>, version: RoomVersionId) -> (RoomNid, OwnedRoomId) {
+/// A new public room.
+pub async fn found(server: &Arc<Server>, creator: &UserId, version: RoomVersionId) -> (RoomNid, OwnedRoomId) {
     let new = NewRoom {
         version,
         preset: Preset::PublicChat,
@@ -95,7 +95,7 @@ pub async fn found(server: &Arc<Server>, version: RoomVersionId) -> (RoomNid, Ow
         power_levels: Map::new(),
         replaces: None,
     };
-    let room_id = create::create(server, &user(0), new).await.expect("a room");
+    let room_id = create::create(server, creator, new).await.expect("a room");
     let snapshot = server.store.snapshot();
     let view = View::open(&server.rooms, &snapshot, &room_id).expect("it reads").expect("it is there");
     (view.nid, room_id)
