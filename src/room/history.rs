@@ -75,6 +75,8 @@ pub struct Chunk {
     pub start: RoomPos,
     /// `None` if there is nothing more for this reader.
     pub end: Option<RoomPos>,
+    /// After a page that has all that there is yet: from where to ask for what comes later.
+    pub later: Option<RoomPos>,
     pub entries: Vec<Entry>,
     /// The senders' member events, if members are loaded lazily.
     pub members: Vec<Found>,
@@ -87,7 +89,9 @@ pub struct Chunk {
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidmessages>
 pub fn messages(reader: &Reader<'_, '_>, newest: RoomPos, request: &Request<'_>) -> Result<Chunk> {
     reader.sight.readable_state()?;
-    let newest = newest.min(reader.sight.horizon()?);
+    let horizon = reader.sight.horizon()?;
+    let more_may_come = horizon >= newest && request.to.is_none();
+    let newest = newest.min(horizon);
     let (start, after, until) = match request.direction {
         Direction::Forward => {
             let start = request.from.unwrap_or(RoomPos::MIN);
@@ -109,11 +113,18 @@ pub fn messages(reader: &Reader<'_, '_>, newest: RoomPos, request: &Request<'_>)
         };
         let page = wanted.page(reader, after, until, request.direction, wanted.limit)?;
         let members = if wanted.is_lazy { read::senders(reader.view(), &page.entries)? } else { Vec::new() };
-        return Ok(Chunk { start, end: page.next.or(Some(stop)), entries: page.entries, members, gap: None });
+        return Ok(Chunk {
+            start,
+            end: page.next.or(Some(stop)),
+            later: None,
+            entries: page.entries,
+            members,
+            gap: None,
+        });
     }
     let page = wanted.page(reader, after, until, request.direction, wanted.limit)?;
     let members = if wanted.is_lazy { read::senders(reader.view(), &page.entries)? } else { Vec::new() };
-    let mut chunk = Chunk { start, end: page.next, entries: page.entries, members, gap: None };
+    let mut chunk = Chunk { start, end: page.next, later: None, entries: page.entries, members, gap: None };
     match (request.direction, request.from) {
         (Direction::Backward, _) => note_gap(reader, request.to, until, wanted.limit, &mut chunk)?,
         (Direction::Forward, Some(from)) => {
@@ -132,6 +143,9 @@ pub fn messages(reader: &Reader<'_, '_>, newest: RoomPos, request: &Request<'_>)
         && timeline::goes_on(reader, after, until, end, request.direction)?
     {
         chunk.end = Some(end);
+    }
+    if more_may_come && request.direction == Direction::Forward && chunk.end.is_none() {
+        chunk.later = chunk.entries.last().map(|last| last.pos);
     }
     Ok(chunk)
 }

@@ -49,13 +49,15 @@ async fn pages_follow_each_other_to_both_ends_of_the_room() {
         let parameters = [("dir", dir), ("limit", "2"), ("filter", ONLY_MESSAGES), ("from", from.as_deref().unwrap())];
         let last = messages(&alice, &room, &parameters).await.ok();
         assert_eq!(bodies(&last["chunk"]), [if dir == "b" { "1" } else { "5" }]);
-        // Before the messages are events that the filter leaves out; after them is nothing.
-        let Some(end) = last.get("end").and_then(Value::as_str) else {
-            assert_eq!(dir, "f");
-            continue;
-        };
+        // Before the messages are events that the filter leaves out; after them something may come.
+        let end = last["end"].as_str().expect("the timeline goes on");
         let beyond = messages(&alice, &room, &[("dir", dir), ("filter", ONLY_MESSAGES), ("from", end)]).await.ok();
-        assert_eq!((dir, &beyond["chunk"], beyond.get("end")), ("b", &json!([]), None));
+        assert_eq!((&beyond["chunk"], beyond.get("end")), (&json!([]), None));
+        if dir == "f" {
+            alice.say(&room, "6").await;
+            let later = messages(&alice, &room, &[("dir", dir), ("from", end)]).await.ok();
+            assert_eq!(bodies(&later["chunk"]), ["6"]);
+        }
     }
 }
 

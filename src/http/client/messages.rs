@@ -76,7 +76,7 @@ async fn messages(
             let found = history::messages(reader, newest, &request)?;
             let mut response = get_message_events::v3::Response::new();
             response.start = TimelineToken(found.start).to_string();
-            response.end = found.end.map(|end| TimelineToken(end).to_string());
+            response.end = found.end.or(found.later).map(|end| TimelineToken(end).to_string());
             response.chunk = reader.raw_entries(&found.entries)?;
             response.state = reader.raw_events(&found.members)?;
             Ok((response, found.gap))
