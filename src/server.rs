@@ -39,8 +39,14 @@ use crate::{
     sync::{ToldMembers, UserRoomLists, Wakers, sliding},
     tables,
     user::{
-        directory, email::Proofs, expiring::Expiring, keys, password::Passwords, presence::Presence, shared_secret,
-        uiaa,
+        directory,
+        email::Proofs,
+        expiring::Expiring,
+        keys,
+        password::Passwords,
+        presence::Presence,
+        registration::{self, Registered},
+        shared_secret, uiaa,
     },
 };
 
@@ -79,13 +85,13 @@ pub struct Server {
     pub local_members: LocalMembers,
     /// The rooms of those who sync.
     pub user_rooms: UserRoomLists,
+    pub told_members: ToldMembers,
     /// When something last happened in the rooms of those who use sliding sync.
     pub activities: sliding::Activities,
     /// What filters of sliding sync ask of rooms.
     pub room_facts: sliding::KnownFacts,
     /// What clients of sliding sync were told.
     pub sliding_told: sliding::Remembered,
-    pub told_members: ToldMembers,
     /// The requests of sliding sync that are being answered.
     pub sliding_turns: sliding::Turns,
     /// The order of what is in `typing` and `presence`.
@@ -129,6 +135,8 @@ pub struct Server {
     pub sso: Sso,
     /// Tokens by which other services learn who a user is.
     pub openid_tokens: Expiring<OwnedUserId>,
+    /// Registrations that were done just now.
+    pub registered: Expiring<Registered>,
     /// The nonces of shared-secret registration that were given out.
     pub registration_nonces: Expiring<()>,
     /// Held while the room of somebody's server notices is looked for or made.
@@ -216,6 +224,7 @@ impl Server {
             wakers: Wakers::default(),
             local_members: LocalMembers::new(memory / 32),
             user_rooms: UserRoomLists::new(memory / 16),
+            told_members: ToldMembers::new(memory / 32),
             activities: sliding::Activities::default(),
             room_facts: sliding::KnownFacts::default(),
             sliding_told: sliding::Remembered::new(memory / 16),
@@ -224,7 +233,6 @@ impl Server {
             searches: search::permits(),
             user_searches: directory::permits(),
             previews: Previews::default(),
-            told_members: ToldMembers::new(memory / 32),
             limits,
             inbox: Inbox::default(),
             partial: partial::Waiting::default(),
@@ -238,6 +246,7 @@ impl Server {
             oauth,
             sso,
             openid_tokens: Expiring::new(OPENID_TOKEN_LIFETIME, MAX_OPENID_TOKENS),
+            registered: Expiring::new(registration::ANSWERED_AGAIN, registration::MAX_ANSWERED_AGAIN),
             registration_nonces: Expiring::new(shared_secret::NONCE_LIFETIME, MAX_NONCES),
             notices: tokio::sync::Mutex::default(),
             walks: hierarchy::walks(),

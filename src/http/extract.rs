@@ -31,6 +31,7 @@ pub use super::signed::{Federation, FederationJson};
 use super::{
     bodies,
     error::{shaped, unreadable},
+    old_auth,
     peer::client_ip,
 };
 use crate::{
@@ -471,7 +472,14 @@ pub(super) async fn parse<R: IncomingRequest>(mut request: Request, server: &Arc
     if raw.is_empty() && parts.method == Method::POST {
         raw = Bytes::from_static(b"{}"); // clients leave out a body that would have nothing in it
     }
-    let request = http::Request::from_parts(parts, raw.as_ref());
+    let (method, uri) = (parts.method.clone(), parts.uri.clone());
+    let error = match R::try_from_http_request(http::Request::from_parts(parts, raw.as_ref()), &path) {
+        Ok(body) => return Ok((body, raw)),
+        Err(error) => unreadable(error),
+    };
+    let raw = old_auth::with_identifier(&raw).ok_or(error)?;
+    let mut request = http::Request::new(raw.as_ref());
+    (*request.method_mut(), *request.uri_mut()) = (method, uri);
     let body = R::try_from_http_request(request, &path).map_err(unreadable)?;
     Ok((body, raw))
 }

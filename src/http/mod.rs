@@ -14,6 +14,7 @@ pub mod listen;
 mod mail;
 pub mod metrics;
 mod oauth;
+mod old_auth;
 pub mod peer;
 mod room_list;
 mod signed;

@@ -1,6 +1,6 @@
 //! Users who register themselves: what the configuration asks of them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ruma::{
     OwnedDeviceId, OwnedUserId,
@@ -42,7 +42,12 @@ pub struct Wish {
     guest_access_token: Option<String>,
 }
 
+/// How long a registration is answered once more, as it was, to a client that lost the answer; and of how many.
+pub const ANSWERED_AGAIN: Duration = Duration::from_secs(5 * 60);
+pub const MAX_ANSWERED_AGAIN: usize = 1_000;
+
 /// A new account, and its first session unless the client wants none.
+#[derive(Clone)]
 pub struct Registered {
     pub user_id: OwnedUserId,
     pub session: Option<Session>,

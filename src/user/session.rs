@@ -96,12 +96,14 @@ pub struct DeviceRequest {
 }
 
 /// What a log-in gives to the client: the only time that the tokens themselves are seen.
+#[derive(Clone)]
 pub struct Session {
     pub user_id: OwnedUserId,
     pub device_id: OwnedDeviceId,
     pub tokens: Tokens,
 }
 
+#[derive(Clone)]
 pub struct Tokens {
     pub access: String,
     pub refresh: Option<String>,

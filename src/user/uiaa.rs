@@ -6,6 +6,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use ruma::{
     OwnedUserId, UserId,
     api::{
@@ -103,6 +104,14 @@ impl Operation {
     #[must_use]
     pub fn keeping_parameters(self) -> Self {
         Self { may_omit_parameters: true, ..self }
+    }
+
+    /// By what the same request is known again, with the session that was gone through for it; `None` if it leaves out its
+    /// parameters: whoever has only learnt of the session can send that.
+    pub fn known_by(&self, session: &str) -> Option<String> {
+        let parameters = self.parameters();
+        let hash = Sha256::digest(format!("{session}\0{}\0{parameters}", self.endpoint));
+        (!self.parameters.is_empty()).then(|| STANDARD_NO_PAD.encode(hash))
     }
 
     fn hash(&self, parameters: &str) -> [u8; 32] {

@@ -36,6 +36,20 @@ async fn a_request_is_done_once_its_user_proved_who_he_is() {
 }
 
 #[tokio::test]
+async fn clients_may_name_the_user_as_they_did_before_there_were_identifiers() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    for user in ["alice", &alice.id] {
+        let session = begin(&alice, "X").await;
+        let auth = json!({ "type": "m.login.password", "user": user, "password": password_of("alice") });
+        delete(&alice, "X", in_session(&session, auth)).await.ok();
+    }
+    let session = begin(&alice, "X").await;
+    let wrong = json!({ "type": "m.login.password", "user": "alice", "password": "guess" });
+    assert_eq!(delete(&alice, "X", in_session(&session, wrong)).await.error(), (401, "M_FORBIDDEN"));
+}
+
+#[tokio::test]
 async fn a_wrong_password_can_be_corrected() {
     let server = TestServer::new().await;
     let alice = server.user("alice").await;

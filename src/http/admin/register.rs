@@ -3,15 +3,14 @@
 use std::sync::Arc;
 
 use axum::{Router, extract::State, routing::get};
-use ruma::api::client::account::register;
 use serde::Serialize;
 
 use crate::{
     Server,
     error::Result,
     http::{
-        client::registration::shape,
-        extract::{Json, Matrix, PublicJson},
+        client::registration::{Answer, shape},
+        extract::{Json, PublicJson},
     },
     user::shared_secret::{self, Wish},
 };
@@ -34,6 +33,6 @@ async fn nonce(State(server): State<Arc<Server>>) -> Result<Json<Nonce>> {
 async fn register(
     State(server): State<Arc<Server>>,
     PublicJson { body, .. }: PublicJson<Wish>,
-) -> Result<Matrix<register::v3::Response>> {
-    Ok(Matrix(shape(shared_secret::register(&server, body).await?)))
+) -> Result<Json<Answer>> {
+    Ok(Json(shape(shared_secret::register(&server, body).await?)))
 }

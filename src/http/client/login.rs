@@ -70,6 +70,8 @@ struct LogIn {
     identifier: Option<UserIdentifier>,
     /// Instead of `identifier`, from old clients.
     user: Option<String>,
+    medium: Option<String>,
+    address: Option<String>,
     password: Option<String>,
     token: Option<String>,
     device_id: Option<OwnedDeviceId>,
@@ -82,8 +84,12 @@ struct LogIn {
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3login>
 async fn log_in(
     State(server): State<Arc<Server>>,
-    PublicJson { body, token, address }: PublicJson<LogIn>,
+    PublicJson { mut body, token, address }: PublicJson<LogIn>,
 ) -> Result<Matrix<login::v3::Response>> {
+    if let (None, None, Some(medium), Some(address)) = (&body.identifier, &body.user, &body.medium, &body.address) {
+        let identifier = json!({ "type": "m.id.thirdparty", "medium": medium, "address": address });
+        body.identifier = Some(serde_json::from_value(identifier).map_err(|e| Error::bad_json(e.to_string()))?);
+    }
     let is_appservice = body.r#type.as_deref() == Some("m.login.application_service");
     if !is_appservice {
         server.limits.login(address)?;

@@ -3,20 +3,27 @@
 use std::sync::Arc;
 
 use axum::{Router, extract::State};
-use ruma::api::{
-    client::account::{
-        check_registration_token_validity, get_username_availability,
-        register::{self, LoginType, RegistrationKind},
+use ruma::{
+    OwnedDeviceId, OwnedUserId,
+    api::{
+        client::{
+            account::{
+                check_registration_token_validity, get_username_availability,
+                register::{self, LoginType, RegistrationKind},
+            },
+            uiaa::AuthData,
+        },
+        error::ErrorKind,
     },
-    error::ErrorKind,
 };
+use serde::Serialize;
 
 use crate::{
     Server, appservice,
     error::{Error, Result},
     http::{
         endpoint,
-        extract::{Matrix, Public},
+        extract::{Json, Matrix, Public},
     },
     user::{
         account, guests,
@@ -38,16 +45,22 @@ pub fn router() -> Router<Arc<Server>> {
 async fn register(
     State(server): State<Arc<Server>>,
     Public { body, raw, address, token }: Public<register::v3::Request>,
-) -> Result<Matrix<register::v3::Response>> {
+) -> Result<Json<Answer>> {
     if body.login_type == Some(LoginType::ApplicationService) {
         return register_for_appservice(&server, body, token.as_deref()).await;
     }
     server.limits.registration(address)?;
     check_kind(&body)?;
     if body.kind == RegistrationKind::Guest {
-        return Ok(Matrix(shape(guests::register(&server, device_of(body)).await?)));
+        return Ok(Json(shape(guests::register(&server, device_of(body)).await?)));
     }
     registration::check_open(&server.config)?;
+    let operation = Operation::of::<register::v3::Request>("", &raw)?.keeping_parameters();
+    let known_by = body.auth.as_ref().and_then(AuthData::session).and_then(|session| operation.known_by(session));
+    let done_before = |name: &String| server.registered.with(server.clock.now_ms(), name, |done| done.clone());
+    if let Some(registered) = known_by.as_ref().and_then(done_before) {
+        return Ok(Json(shape(registered))); // the client lost the answer
+    }
     let user_id = body.username.as_ref().map(|name| account::new_user_id(server.name(), name)).transpose()?;
     match (&body.guest_access_token, user_id) {
         (Some(token), Some(user_id)) if guests::with_token(&server, token)? == user_id => {}
@@ -59,10 +72,13 @@ async fn register(
         }
         (None, None) => {}
     }
-    let operation = Operation::of::<register::v3::Request>("", &raw)?.keeping_parameters();
     let passed = uiaa::confirm_registration(&server, operation, body.auth).await?;
     let wish = serde_json::from_str(&passed.parameters).map_err(|e| Error::bad_json(e.to_string()))?;
-    Ok(Matrix(shape(registration::register(&server, wish, passed.email).await?)))
+    let registered = registration::register(&server, wish, passed.email).await?;
+    if let Some(name) = known_by {
+        server.registered.insert(server.clock.now_ms(), &name, registered.clone());
+    }
+    Ok(Json(shape(registered)))
 }
 
 /// An application service makes one of its users. <https://spec.matrix.org/v1.19/application-service-api/>
@@ -70,12 +86,12 @@ async fn register_for_appservice(
     server: &Arc<Server>,
     request: register::v3::Request,
     token: Option<&str>,
-) -> Result<Matrix<register::v3::Response>> {
+) -> Result<Json<Answer>> {
     let service = appservice::accounts::service(server, token)?;
     let username = request.username.as_deref().ok_or_else(|| Error::missing_param("`username` is missing"))?;
     let user_id = account::new_user_id(server.name(), username)?;
     let device = (!request.inhibit_login).then(|| device_of(request));
-    Ok(Matrix(shape(appservice::accounts::register(server, &service, user_id, device).await?)))
+    Ok(Json(shape(appservice::accounts::register(server, &service, user_id, device).await?)))
 }
 
 /// Refuses the kinds of accounts that there are none of here.
@@ -97,16 +113,32 @@ fn device_of(request: register::v3::Request) -> DeviceRequest {
     }
 }
 
-/// The answer to a registration.
-pub(in crate::http) fn shape(registered: Registered) -> register::v3::Response {
-    let mut response = register::v3::Response::new(registered.user_id);
-    if let Some(session) = registered.session {
-        response.device_id = Some(session.device_id);
-        response.access_token = Some(session.tokens.access);
-        response.refresh_token = session.tokens.refresh;
-        response.expires_in = session.tokens.expires_in;
-    }
-    response
+/// The answer to a registration. ruma's type for it has a `device_id` of `null` where there is none.
+#[derive(Serialize)]
+pub(in crate::http) struct Answer {
+    user_id: OwnedUserId,
+    #[serde(flatten)]
+    session: Option<Session>,
+}
+
+#[derive(Serialize)]
+struct Session {
+    device_id: OwnedDeviceId,
+    access_token: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refresh_token: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_in_ms: Option<u64>,
+}
+
+pub(in crate::http) fn shape(Registered { user_id, session }: Registered) -> Answer {
+    let session = session.map(|session| Session {
+        device_id: session.device_id,
+        access_token: session.tokens.access,
+        refresh_token: session.tokens.refresh,
+        expires_in_ms: session.tokens.expires_in.map(|life| u64::try_from(life.as_millis()).unwrap_or(u64::MAX)),
+    });
+    Answer { user_id, session }
 }
 
 /// `GET /register/available`
