@@ -141,12 +141,18 @@ fn not_found(alias: &RoomAliasId) -> Error {
     Error::not_found(format!("Room alias {alias} not found"))
 }
 
-/// Makes an alias for a room that `user` is in.
+/// Makes an alias for a room that `user` is in, or for any room, if an application service asks as `by_service`.
 ///
 /// Errors: `M_INVALID_PARAM` if it can't be an alias of ours, `M_FORBIDDEN`, `M_UNKNOWN` (409) if it is taken.
 ///
 /// <https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3directoryroomroomalias>
-pub async fn create(server: &Arc<Server>, user: &UserId, alias: OwnedRoomAliasId, room_id: &RoomId) -> Result<()> {
+pub async fn create(
+    server: &Arc<Server>,
+    user: &UserId,
+    by_service: bool,
+    alias: OwnedRoomAliasId,
+    room_id: &RoomId,
+) -> Result<()> {
     if alias.server_name() != server.name() {
         return Err(Error::invalid_param(format!("Aliases of this server end in :{}", server.name())));
     }
@@ -155,7 +161,7 @@ pub async fn create(server: &Arc<Server>, user: &UserId, alias: OwnedRoomAliasId
     let user = user.to_owned();
     let write = move |tx: &mut Transaction<'_>| {
         let membership = tx.get::<tables::UserRooms>(&(&user, room))?.map(|row| row.membership);
-        if membership != Some(Membership::Join) {
+        if !by_service && membership != Some(Membership::Join) {
             return Err(Error::forbidden("You are not in this room"));
         }
         if !claim(tx, &alias, room, &user)? {

@@ -63,6 +63,7 @@ pub async fn receive(
 ) -> Result<()> {
     let user = event.pdu().state_key.as_deref().and_then(|user| UserId::parse(user).ok());
     let user = user.filter(|user| server.is_ours(user)).ok_or_else(|| Error::invalid_param("Not a user of ours"))?;
+    appservice::query::user_exists(server, &user).await?; // an application service may make him only now
     let (inviter, invited) = (event.pdu().sender.clone(), user.clone());
     server
         .blocking(move |server| {

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     Server,
+    appservice::query,
     error::{Error, Result},
     event::Draft,
     federation::inviting,
@@ -96,6 +97,7 @@ pub async fn invite_as(
         inviting::invite(server, sender, target, room, content).await?;
         return Ok(());
     }
+    query::user_exists(server, target).await?; // an application service may make him only now
     let inviter = sender.to_owned();
     change(server, sender, target, room, Membership::Invite, content, move |view, target| {
         is_invited(view, &inviter, target)

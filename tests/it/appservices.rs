@@ -342,6 +342,32 @@ async fn unknown_users_and_aliases_are_asked_for() {
 }
 
 #[tokio::test]
+async fn a_service_makes_aliases_of_rooms_that_it_is_not_in() {
+    let bridge = Bridge::new().await;
+    let alice = bridge.server.user("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let alias = |name: &str| format!("/v3/directory/room/{}", path(&format!("#irc_{name}:example.org")));
+    let made = bridge.request(Method::PUT, &alias("office"), json!({ "room_id": room })).await;
+    assert_eq!(made.ok(), json!({}));
+    assert_eq!(alice.get(&alias("office")).await.ok()["room_id"], *room);
+    let unknown = bridge.request(Method::PUT, &alias("other"), json!({ "room_id": "!unknown:example.org" })).await;
+    assert_eq!(unknown.error(), (403, "M_FORBIDDEN"));
+}
+
+#[tokio::test]
+async fn a_service_is_asked_for_users_who_are_invited() {
+    let bridge = Bridge::new().await;
+    let alice = bridge.server.user("alice").await;
+    bridge.service.answers(|_| (404, json!({})));
+    let room = alice.create_room(json!({ "invite": ["@_irc_first:example.org"] })).await;
+    alice.post(&format!("/v3/rooms/{room}/invite"), json!({ "user_id": "@_irc_later:example.org" })).await.ok();
+    for name in ["first", "later"] {
+        let asked = bridge.service.next().await;
+        assert_eq!(asked.path, format!("/_matrix/app/v1/users/@_irc_{name}:example.org"));
+    }
+}
+
+#[tokio::test]
 async fn a_service_is_pinged() {
     let bridge = Bridge::new().await;
     let ping = async |id: &str| {

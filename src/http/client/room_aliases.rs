@@ -34,7 +34,8 @@ async fn create(
 ) -> Result<Matrix<create_alias::v3::Response>> {
     server.limits.message(&sender.user_id)?;
     server.appservices.check_alias(&body.room_alias, sender.appservice.as_deref())?;
-    aliases::create(&server, &sender.user_id, body.room_alias, &body.room_id).await?;
+    let by_service = sender.appservice.is_some();
+    aliases::create(&server, &sender.user_id, by_service, body.room_alias, &body.room_id).await?;
     Ok(Matrix(create_alias::v3::Response::new()))
 }
 
