@@ -1,20 +1,20 @@
 //! What a push gateway is told: <https://spec.matrix.org/v1.19/push-gateway-api/>
 
 use ruma::{
-    OwnedRoomAliasId, SecondsSinceUnixEpoch, UInt, UserId,
+    SecondsSinceUnixEpoch, UInt,
     api::push_gateway::send_event_notification::v1::{Device, Notification, NotificationCounts, NotificationPriority},
-    events::StateEventType,
     push::{Action, PushFormat, Tweak},
 };
-use serde::Deserialize;
 use serde_json::Value;
 
-use super::pushers::{Pusher, PusherKey};
+use super::{
+    names::Names,
+    pushers::{Pusher, PusherKey},
+};
 use crate::{
     error::{Error, Result},
     event::StoredEvent,
     room::View,
-    sync::summary::Summary,
 };
 
 /// What is told of an event.
@@ -45,9 +45,10 @@ pub fn of_event(
     let content = event.view().content().map_err(|e| Error::internal(e.to_string()))?;
     notification.event_type = Some(event.event_type.clone().into());
     notification.sender = Some(event.sender.clone());
-    notification.sender_display_name = display_name(view, &event.sender)?;
-    notification.room_name = room_name(view, &key.user)?;
-    notification.room_alias = canonical_alias(view)?;
+    let names = Names::of(view, &key.user)?;
+    notification.sender_display_name = names.display_name(&event.sender)?;
+    notification.room_name = names.room_name()?;
+    notification.room_alias = names.room_alias()?;
     notification.user_is_target = event.state_key.as_deref() == Some(key.user.as_str());
     notification.content = Some(content.to_owned());
     Ok(notification)
@@ -80,43 +81,4 @@ fn device(key: &PusherKey, pusher: &Pusher) -> Result<Device> {
     device.data.format = data.remove("format").as_ref().and_then(Value::as_str).map(PushFormat::from);
     device.data.data = serde_json::from_value(Value::Object(data)).map_err(Error::internal)?;
     Ok(device)
-}
-
-/// The name that somebody has in a room.
-pub fn display_name(view: &View<'_>, user: &UserId) -> Result<Option<String>> {
-    #[derive(Deserialize)]
-    struct Content {
-        displayname: Option<String>,
-    }
-    let content = view.state_content(view.current_state(), &StateEventType::RoomMember, user.as_str())?;
-    Ok(content.and_then(|content: Content| content.displayname))
-}
-
-fn canonical_alias(view: &View<'_>) -> Result<Option<OwnedRoomAliasId>> {
-    #[derive(Deserialize)]
-    struct Content {
-        alias: Option<OwnedRoomAliasId>,
-    }
-    let content = view.state_content(view.current_state(), &StateEventType::RoomCanonicalAlias, "")?;
-    Ok(content.and_then(|content: Content| content.alias))
-}
-
-/// The name of a room, or, where it has none, the names of others who are in it.
-pub fn room_name(view: &View<'_>, reader: &UserId) -> Result<Option<String>> {
-    #[derive(Deserialize)]
-    struct Content {
-        name: String,
-    }
-    let content = view.state_content(view.current_state(), &StateEventType::RoomName, "")?;
-    if let Some(Content { name }) = content.filter(|content: &Content| !content.name.is_empty()) {
-        return Ok(Some(name));
-    }
-    if let Some(alias) = canonical_alias(view)? {
-        return Ok(Some(alias.to_string()));
-    }
-    let mut names = Vec::new();
-    for hero in Summary::work_out(view, reader)?.heroes.into_iter().flatten() {
-        names.push(display_name(view, &hero)?.unwrap_or_else(|| hero.to_string()));
-    }
-    Ok((!names.is_empty()).then(|| names.join(", ")))
 }

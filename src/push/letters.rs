@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{
     deliver::Step,
-    gateway,
+    names::Names,
     pushers::{Pusher, PusherKey, Pushers},
     queue::{self, Badge, Badges, PushQueue, Waiting},
     reader,
@@ -99,8 +99,9 @@ fn write(server: &Server, key: &PusherKey, pusher: &Pusher, waiting: &[Waiting])
         }
         count += 1;
         if unread.len() < MAX_MESSAGES {
-            let sender = gateway::display_name(&view, &event.sender)?.unwrap_or_else(|| event.sender.to_string());
-            let room = gateway::room_name(&view, &key.user)?.unwrap_or_else(|| view.room_id().to_string());
+            let names = Names::of(&view, &key.user)?;
+            let sender = names.display_name(&event.sender)?.unwrap_or_else(|| event.sender.to_string());
+            let room = names.room_name()?.unwrap_or_else(|| view.room_id().to_string());
             unread.push(Unread { room, sender, text: text_of(&event) });
         }
     }

@@ -6,6 +6,7 @@ pub mod evaluate;
 mod gateway;
 pub mod glob;
 mod letters;
+mod names;
 pub mod notifications;
 pub mod pushers;
 pub mod queue;

@@ -191,7 +191,7 @@ pub fn stripped(state: Vec<Box<RawValue>>) -> Option<Json> {
 }
 
 /// The stripped state that `user` is shown of a room that we are not in.
-pub(super) fn stripped_state_of(view: &View<'_>, user: &UserId) -> Result<Vec<Box<RawValue>>> {
+pub fn stripped_state_of(view: &View<'_>, user: &UserId) -> Result<Vec<Box<RawValue>>> {
     let Some(kept) = view.snapshot.get::<StrippedStates>(&(view.nid, user))? else { return Ok(Vec::new()) };
     kept.parse().map_err(|e| Error::internal(format!("unreadable stripped state: {e}")))
 }
