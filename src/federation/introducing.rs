@@ -62,6 +62,7 @@ pub async fn introduce(server: &Arc<Server>, room: RoomNid) -> Result<()> {
     };
     let Some((completed, arrivals)) = server.blocking(look).await? else { return Ok(()) };
     let now_ms = server.clock.now_ms();
+    let greetings = arrivals.clone();
     let write = move |tx: &mut Transaction<'_>| {
         if tx.get::<Introductions>(&room)? != Some(completed) {
             return Ok(Vec::new());
@@ -72,5 +73,6 @@ pub async fn introduce(server: &Arc<Server>, room: RoomNid) -> Result<()> {
     for destination in server.store.commit(write).await? {
         queue::wake(server, destination);
     }
+    queue::greet(server, greetings);
     Ok(())
 }

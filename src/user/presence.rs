@@ -193,6 +193,12 @@ impl Presence {
         }
     }
 
+    /// All users who are here, of other servers too.
+    pub fn here(&self) -> Vec<OwnedUserId> {
+        let known = self.known.lock();
+        known.users.iter().filter(|(_, entry)| entry.state > State::Offline).map(|(user, _)| user.clone()).collect()
+    }
+
     /// Changes what is known of a user, by `work`; `true` if others should be told, as they must be if `work` says so.
     fn update(&self, user: &UserId, work: impl FnOnce(&mut Entry, u64) -> bool) -> bool {
         let now_ms = self.clock.now_ms();

@@ -10,11 +10,16 @@ use super::{may_tell, others_in};
 use crate::{
     Server,
     error::Result,
-    room::{Membership, View, partial, servers::servers_in, tables::UserRooms},
+    room::{
+        Membership, View, partial,
+        servers::servers_in,
+        tables::{Members, Origin, UserRooms},
+    },
     store::{RoomNid, Snapshot, StreamPos},
 };
 
 /// A user of ours who came into a room where there are servers that he had no room with before.
+#[derive(Clone)]
 pub struct Arrival {
     pub user: OwnedUserId,
     pub servers: Vec<OwnedServerName>,
@@ -47,6 +52,27 @@ impl Arrival {
         }
         let servers: Vec<_> = servers.into_iter().collect();
         Ok((!servers.is_empty()).then(|| Self { user: user.to_owned(), servers }))
+    }
+
+    /// The same for servers that came into a room of users of ours who are here, for [`super::greet`].
+    pub fn of_newcomers(
+        server: &Server,
+        snapshot: &Snapshot<'_>,
+        room: RoomNid,
+        newcomers: &[OwnedServerName],
+    ) -> Result<Vec<Self>> {
+        let servers: Vec<_> = newcomers.iter().filter(|name| may_tell(server, name)).cloned().collect();
+        let mut present = Vec::new();
+        if !servers.is_empty() {
+            for user in server.presence.here() {
+                if server.is_ours(&user)
+                    && snapshot.contains::<Members>(&(room, Membership::Join, Origin::Local, &*user))?
+                {
+                    present.push(Self { user, servers: servers.clone() });
+                }
+            }
+        }
+        Ok(present)
     }
 
     /// The arrivals of those of our users in a room who came into it up to `until`.

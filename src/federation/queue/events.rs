@@ -46,6 +46,7 @@ async fn queue(server: Arc<Server>, entries: Vec<log::Entry>) -> Result<()> {
         let mut rooms = BTreeSet::new();
         let mut relayed = Vec::new();
         let mut arrivals = Vec::new();
+        let mut greetings = Vec::new();
         for entry in entries {
             rooms.insert(entry.room);
             let Some(event) = snapshot.get::<Events>(&(entry.room, entry.event))? else { continue };
@@ -58,15 +59,18 @@ async fn queue(server: Arc<Server>, entries: Vec<log::Entry>) -> Result<()> {
                 additions.add_event(destination, entry.pos, item);
             }
             if event.event_type == "m.room.member" {
-                for newcomer in servers_since(&snapshot, entry.room, entry.pos)? {
+                let newcomers = servers_since(&snapshot, entry.room, entry.pos)?;
+                greetings.extend(Arrival::of_newcomers(server, &snapshot, entry.room, &newcomers)?);
+                for newcomer in newcomers {
                     add_sticky(server, &snapshot, entry.room, newcomer, &mut additions)?;
                 }
             }
             arrivals.extend(arrival(server, &snapshot, entry, &event)?);
         }
-        Ok((additions, rooms, relayed, arrivals))
+        greetings.extend_from_slice(&arrivals);
+        Ok((additions, rooms, relayed, arrivals, greetings))
     };
-    let (mut additions, rooms, relayed, arrivals) = server.blocking(read).await?;
+    let (mut additions, rooms, relayed, arrivals, greetings) = server.blocking(read).await?;
     let now_ms = server.clock.now_ms();
     // Not durable yet: if it is lost, so is the cursor, and the events are queued once more.
     let write = move |tx: &mut store::Transaction<'_>| {
@@ -85,6 +89,7 @@ async fn queue(server: Arc<Server>, entries: Vec<log::Entry>) -> Result<()> {
     for destination in server.store.write(write).await?.value {
         wake(&server, destination);
     }
+    super::greet(&server, greetings);
     Ok(())
 }
 

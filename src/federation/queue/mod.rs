@@ -29,10 +29,14 @@ use crate::{
     error::Result,
     room::{Membership, servers::servers_in, tables::UserRooms},
     store::{self, RoomNid, Snapshot, Transaction},
+    user::presence::State,
 };
 
 /// How often it is looked whether something was sent that somebody waits for.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// A server passes over what it is told of users with whom it has no room, so it must know the room first.
+const GREETED_AFTER: Duration = Duration::from_secs(1);
 
 /// Starts the readers, and the senders of what was left by the last run.
 pub fn start(server: &Arc<Server>) {
@@ -47,8 +51,13 @@ pub async fn until_sent(server: &Arc<Server>, destinations: &[OwnedServerName]) 
     while !events::have_passed(server, until).await? {
         tokio::time::sleep(LOOK_AGAIN).await;
     }
-    while destinations.iter().any(|destination| is_sending(server, destination)) {
-        tokio::time::sleep(LOOK_AGAIN).await;
+    for destination in destinations {
+        // Between its rows and the sender that is woken for them there is a moment.
+        while is_sending(server, destination)
+            || server.store.snapshot().contains::<tables::Destinations>(&&**destination)?
+        {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
     Ok(())
 }
@@ -113,6 +122,23 @@ pub fn typing(server: &Arc<Server>, room: RoomNid, user: &UserId, is_typing: boo
     let destinations = others_in(server, &server.store.snapshot(), room)?;
     sender::add_ephemeral(server, destinations, |ephemeral| ephemeral.typing(room, user.to_owned(), is_typing));
     Ok(())
+}
+
+/// Tells the servers that came to have rooms with users of ours of those who are here: of all others they hear when that
+/// changes.
+pub fn greet(server: &Arc<Server>, arrivals: Vec<Arrival>) {
+    let greetings: Vec<_> =
+        arrivals.into_iter().filter(|arrival| server.presence.get(&arrival.user).state > State::Offline).collect();
+    if greetings.is_empty() {
+        return;
+    }
+    let server = Arc::clone(server);
+    tokio::spawn(async move {
+        tokio::time::sleep(GREETED_AFTER).await;
+        for Arrival { user, servers } in greetings {
+            sender::add_ephemeral(&server, servers, |ephemeral| ephemeral.presence(user.clone()));
+        }
+    });
 }
 
 /// Tells the servers of a user's rooms, while they can be reached, what he is now.

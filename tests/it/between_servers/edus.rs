@@ -1,6 +1,7 @@
 use serde_json::json;
 
-use super::{Pair, Scripted, until, until_seen, until_synced};
+use super::{Pair, Scripted, join, until, until_seen, until_synced};
+use crate::support::User;
 
 fn ephemeral(answer: &serde_json::Value, room: &str, event_type: &str) -> Option<serde_json::Value> {
     let events = answer["rooms"]["join"][room]["ephemeral"]["events"].as_array()?;
@@ -70,19 +71,45 @@ async fn receipts_of_the_other_server_are_shown() {
     pair.check();
 }
 
+async fn say_status(user: &User, status: &str) {
+    let status = json!({ "presence": "online", "status_msg": status });
+    user.put(&format!("/v3/presence/{}/status", user.id), status).await.ok();
+}
+
+async fn until_status(viewer: &User, since: &str, user: &User, status: &str) {
+    until_synced(viewer, since, status, |answer| {
+        let events = answer["presence"]["events"].as_array()?;
+        let of_user = |event: &&serde_json::Value| event["sender"] == user.id.as_str();
+        events.iter().find(of_user).filter(|event| event["content"]["status_msg"] == status).map(drop)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn presence_is_told_where_it_comes_to_be_seen() {
+    let pair = Pair::new().await;
+    let Pair { alice, bob, room, .. } = &pair;
+    let (carol, dave) = (alice.server.user("carol").await, bob.server.user("dave").await);
+    say_status(&carol, "comes in").await;
+    say_status(&dave, "is there").await;
+    let since = bob.now().await;
+    join(&carol, room, "b.test").await;
+    until_status(bob, &since, &carol, "comes in").await;
+
+    let other = dave.create_room(json!({ "preset": "public_chat" })).await;
+    let since = alice.now().await;
+    join(alice, &other, "b.test").await;
+    until_status(alice, &since, &dave, "is there").await;
+    pair.check();
+}
+
 #[tokio::test]
 async fn presence_is_seen_on_the_other_server() {
     let pair = Pair::new().await;
     let Pair { alice, bob, .. } = &pair;
     let since = alice.now().await;
-    let status = json!({ "presence": "online", "status_msg": "at work" });
-    bob.put(&format!("/v3/presence/{}/status", bob.id), status).await.ok();
-    until_synced(alice, &since, "bob's presence", |answer| {
-        let events = answer["presence"]["events"].as_array()?;
-        let of_bob = |event: &&serde_json::Value| event["sender"] == bob.id.as_str();
-        events.iter().find(of_bob).filter(|event| event["content"]["status_msg"] == "at work").map(drop)
-    })
-    .await;
+    say_status(bob, "at work").await;
+    until_status(alice, &since, bob, "at work").await;
     let shown = alice.get(&format!("/v3/presence/{}/status", bob.id)).await.ok();
     assert_eq!(shown["presence"], "online");
 }
