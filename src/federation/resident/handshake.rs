@@ -194,7 +194,9 @@ fn check(server: &Server, wish: &Wish, event_id: &EventId, event: &RawValue) -> 
     Ok(Checked::New(view.nid, view.rules, Box::new(received)))
 }
 
-/// An event as another server sent it. `M_INVALID_PARAM` if it has not the format of the room's version.
+/// An event as another server sent it. `M_BAD_JSON` if it has not the format of the room's version.
+///
+/// <https://spec.matrix.org/v1.19/rooms/v6/#canonical-json>
 pub(super) fn parse(event: &RawValue, rules: &RoomVersionRules) -> Result<Received> {
     format::parse(event.get().as_bytes(), rules).map_err(|error| malformed(&error))
 }
@@ -202,7 +204,7 @@ pub(super) fn parse(event: &RawValue, rules: &RoomVersionRules) -> Result<Receiv
 pub(super) fn malformed(error: &FormatError) -> Error {
     match error {
         FormatError::TooLarge(reason) => Error::too_large(format!("The event is too large: {reason}")),
-        FormatError::BadJson(reason) => Error::invalid_param(format!("The event is malformed: {reason}")),
+        FormatError::BadJson(reason) => Error::bad_json(format!("The event is malformed: {reason}")),
     }
 }
 

@@ -148,7 +148,7 @@ async fn a_join_with_a_number_that_is_not_canonical_is_looked_at_and_refused_as_
     let uri = format!("/v2/send_join/{}/{}", path(&siege.room), path(&id_of(&join)));
     let body = canonical(join).replace("\"evil\":0", "\"evil\":1e-07");
     let answer = siege.evil.put_text(&siege.home, &uri, body.clone(), &body).await;
-    assert_eq!(answer.error(), (400, "M_INVALID_PARAM"));
+    assert_eq!(answer.error(), (400, "M_BAD_JSON"));
     siege.check().await;
 }
 
