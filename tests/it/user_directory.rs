@@ -1,9 +1,11 @@
 //! The user directory: <https://spec.matrix.org/v1.19/client-server-api/#user-directory>
 
-use chappe::check;
+use std::{sync::Arc, time::Duration};
+
+use chappe::{check, user::directory::remote};
 use serde_json::{Value, json};
 
-use crate::support::{TestServer, User, query};
+use crate::support::{TestNetwork, TestServer, User, query};
 
 async fn search(user: &User, term: &str) -> Vec<String> {
     let found = user.post("/v3/user_directory/search", json!({ "search_term": term })).await.ok();
@@ -132,4 +134,25 @@ async fn two_users_see_which_rooms_they_share() {
     assert_eq!(alice.get(&with("bob")).await.error(), invalid);
     assert_eq!(alice.get("/v1/mutual_rooms").await.error(), invalid);
     assert_eq!(alice.get(&format!("{}&from=x", with(&bob.id))).await.error(), invalid);
+}
+
+#[tokio::test]
+async fn who_is_in_a_room_that_all_of_ours_left_is_not_found() {
+    let network = TestNetwork::new();
+    let (here, there) = (network.server("here").await, network.server("there").await);
+    tokio::spawn(remote::run(Arc::clone(here.inside())));
+    let (bob, carol, alice) = (here.user("bob").await, here.user("carol").await, there.user("alice").await);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.post(&format!("/v3/join/{room}{}", query(&[("via", "there")])), json!({})).await.ok();
+    let mut found = Vec::new();
+    for _ in 0..1_000 {
+        found = search(&carol, "alice").await;
+        if !found.is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(found, [&*alice.id], "the room is public");
+    bob.try_leave(&room).await.ok();
+    assert!(search(&carol, "alice").await.is_empty(), "whether she is still there nobody knows");
 }

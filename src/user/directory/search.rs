@@ -201,7 +201,9 @@ impl<'s> Sight<'s> {
         if let Some(known) = self.known.borrow().get(&room) {
             return Ok(*known);
         }
-        let is_public = is_public(&View::of(&self.server.rooms, self.snapshot, room)?)?;
+        let view = View::of(&self.server.rooms, self.snapshot, room)?;
+        // What became of a room that all of ours left nobody knows.
+        let is_public = view.is_resident()? && is_public(&view)?;
         self.known.borrow_mut().insert(room, is_public);
         Ok(is_public)
     }
