@@ -1,4 +1,5 @@
-//! E-mail addresses of accounts:
+//! E-mail addresses of accounts. We send the mail ourselves, so an identity server that a client names is ignored.
+//!
 //! <https://spec.matrix.org/v1.19/client-server-api/#adding-account-administrative-contact-information>
 
 use std::sync::Arc;
@@ -7,17 +8,14 @@ use axum::{Router, extract::State, routing::post};
 use http::{HeaderMap, header};
 use ruma::{
     MilliSecondsSinceUnixEpoch, UInt,
-    api::{
-        client::account::{
-            IdentityServerInfo, ThirdPartyIdRemovalStatus, add_3pid, bind_3pid, delete_3pid, get_3pids,
-            request_3pid_management_token_via_email as add_by_email,
-            request_3pid_management_token_via_msisdn as add_by_msisdn,
-            request_password_change_token_via_email as reset_by_email,
-            request_password_change_token_via_msisdn as reset_by_msisdn,
-            request_registration_token_via_email as register_by_email,
-            request_registration_token_via_msisdn as register_by_msisdn, unbind_3pid,
-        },
-        error::ErrorKind,
+    api::client::account::{
+        ThirdPartyIdRemovalStatus, add_3pid, bind_3pid, delete_3pid, get_3pids,
+        request_3pid_management_token_via_email as add_by_email,
+        request_3pid_management_token_via_msisdn as add_by_msisdn,
+        request_password_change_token_via_email as reset_by_email,
+        request_password_change_token_via_msisdn as reset_by_msisdn,
+        request_registration_token_via_email as register_by_email,
+        request_registration_token_via_msisdn as register_by_msisdn, unbind_3pid,
     },
     thirdparty::{Medium, ThirdPartyIdentifier, ThirdPartyIdentifierInit},
 };
@@ -132,8 +130,6 @@ async fn request_to_register(
 ) -> Result<Matrix<register_by_email::v3::Response>> {
     server.limits.registration(address)?;
     registration::check_open(&server.config)?;
-    #[expect(deprecated, reason = "old clients name an identity server")]
-    refuse_identity_server(body.identity_server_info.as_ref())?;
     let wish = Wish {
         purpose: Purpose::Register,
         email: body.email,
@@ -153,8 +149,6 @@ async fn request_to_reset(
     Public { body, address, .. }: Public<reset_by_email::v3::Request>,
 ) -> Result<Matrix<reset_by_email::v3::Response>> {
     server.limits.registration(address)?;
-    #[expect(deprecated, reason = "old clients name an identity server")]
-    refuse_identity_server(body.identity_server_info.as_ref())?;
     let wish = Wish {
         purpose: Purpose::ResetPassword,
         email: body.email,
@@ -174,8 +168,6 @@ async fn request_to_add(
     Public { body, address, .. }: Public<add_by_email::v3::Request>,
 ) -> Result<Matrix<add_by_email::v3::Response>> {
     server.limits.registration(address)?;
-    #[expect(deprecated, reason = "old clients name an identity server")]
-    refuse_identity_server(body.identity_server_info.as_ref())?;
     let wish = Wish {
         purpose: Purpose::Add,
         email: body.email,
@@ -195,11 +187,6 @@ async fn request(server: &Arc<Server>, wish: Wish) -> Result<ruma::OwnedSessionI
 /// The three `…/msisdn/requestToken`.
 async fn by_telephone<R>(_: Public<R>) -> Result<Json<()>> {
     Err(email::not_supported("Telephone numbers are not supported"))
-}
-
-fn refuse_identity_server(named: Option<&IdentityServerInfo>) -> Result<()> {
-    let message = "This server trusts no identity server: it checks addresses itself";
-    named.map_or(Ok(()), |_| Err(Error::refused(ErrorKind::ServerNotTrusted, message)))
 }
 
 fn language(server: &Server, headers: &HeaderMap) -> Language {
