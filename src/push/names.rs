@@ -1,43 +1,24 @@
 //! By what a room, and who speaks in it, are called to a user who is told of it.
 
 use ruma::{OwnedRoomAliasId, UserId, events::StateEventType};
-use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::value::RawValue;
+use serde::Deserialize;
 
 use crate::{
     error::Result,
-    room::{View, invited::stripped_state_of},
+    room::{View, known_state::KnownState, tables::UserRooms},
     sync::summary::Summary,
 };
 
 pub struct Names<'v, 's> {
     view: &'v View<'s>,
     reader: &'v UserId,
-    /// What he was told of a room that he is invited to, and that we are not in.
-    told: Vec<Told>,
-}
-
-#[derive(Deserialize)]
-struct Told {
-    r#type: String,
-    state_key: String,
-    content: Box<RawValue>,
+    state: KnownState<'v, 's>,
 }
 
 impl<'v, 's> Names<'v, 's> {
     pub fn of(view: &'v View<'s>, reader: &'v UserId) -> Result<Self> {
-        let told = stripped_state_of(view, reader)?;
-        let told = told.iter().filter_map(|event| serde_json::from_str(event.get()).ok()).collect();
-        Ok(Self { view, reader, told })
-    }
-
-    fn content<T: DeserializeOwned>(&self, event_type: &StateEventType, state_key: &str) -> Result<Option<T>> {
-        if self.told.is_empty() {
-            return Ok(self.view.state_content(self.view.current_state(), event_type, state_key)?);
-        }
-        let event_type = event_type.to_string();
-        let event = self.told.iter().find(|told| told.r#type == event_type && told.state_key == state_key);
-        Ok(event.and_then(|event| serde_json::from_str(event.content.get()).ok()))
+        let row = view.snapshot.get::<UserRooms>(&(reader, view.nid))?;
+        Ok(Self { view, reader, state: KnownState::of(view, reader, row.as_ref())? })
     }
 
     /// The name that somebody has in the room.
@@ -46,7 +27,7 @@ impl<'v, 's> Names<'v, 's> {
         struct Content {
             displayname: Option<String>,
         }
-        let content = self.content(&StateEventType::RoomMember, user.as_str())?;
+        let content = self.state.content(&StateEventType::RoomMember, user.as_str())?;
         Ok(content.and_then(|content: Content| content.displayname))
     }
 
@@ -55,7 +36,7 @@ impl<'v, 's> Names<'v, 's> {
         struct Content {
             alias: Option<OwnedRoomAliasId>,
         }
-        let content = self.content(&StateEventType::RoomCanonicalAlias, "")?;
+        let content = self.state.content(&StateEventType::RoomCanonicalAlias, "")?;
         Ok(content.and_then(|content: Content| content.alias))
     }
 
@@ -65,7 +46,7 @@ impl<'v, 's> Names<'v, 's> {
         struct Content {
             name: String,
         }
-        let content = self.content(&StateEventType::RoomName, "")?;
+        let content = self.state.content(&StateEventType::RoomName, "")?;
         if let Some(Content { name }) = content.filter(|content: &Content| !content.name.is_empty()) {
             return Ok(Some(name));
         }
@@ -85,28 +66,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{
-        room::{
-            invited::StrippedStates,
-            testing::{TestRoom, user},
-        },
-        store::Json,
-    };
+    use crate::room::testing::{TestRoom, user};
 
     #[test]
-    fn whoever_is_invited_is_told_the_names_that_came_with_the_invite() {
+    fn whoever_is_invited_is_told_the_names_of_when_he_was() {
         let room = TestRoom::new();
-        let (bob, zoe) = (user("bob"), ruma::user_id!("@zoe:there"));
-        let nid = room.read("alice", |reader, _| reader.view().nid);
-        let told = json!([
-            { "type": "m.room.name", "state_key": "", "sender": zoe, "content": { "name": "Over there" } },
-            { "type": "m.room.member", "state_key": zoe, "sender": zoe, "content": { "displayname": "Zoe" } },
-        ]);
-        room.change(move |tx| tx.put::<StrippedStates>(&(nid, &*user("bob")), &Json::of(&told)));
-        room.read("bob", |reader, _| {
-            let names = Names::of(reader.view(), &bob).unwrap();
-            assert_eq!(names.room_name().unwrap().as_deref(), Some("Over there"));
-            assert_eq!(names.display_name(zoe).unwrap().as_deref(), Some("Zoe"));
-        });
+        room.state("alice", "m.room.name", "", &json!({ "name": "Before" }));
+        room.member("alice", "bob", "invite");
+        room.state("alice", "m.room.name", "", &json!({ "name": "After" }));
+        let name_for = |localpart: &str| {
+            room.read(localpart, |reader, _| Names::of(reader.view(), &user(localpart)).unwrap().room_name().unwrap())
+        };
+        assert_eq!(name_for("bob").as_deref(), Some("Before"));
+        assert_eq!(name_for("alice").as_deref(), Some("After"));
     }
 }

@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 
-use ruma::{OwnedEventId, RoomVersionId, ServerName, UserId, events::TimelineEventType};
+use ruma::{
+    OwnedEventId, RoomVersionId, ServerName, UserId,
+    events::{StateEventType, TimelineEventType},
+};
 use serde_json::json;
 
 use super::{
     View,
     append::{Appended, Incoming, Place, Verdict, take_in},
-    gaps, invited, outliers, remote,
+    gaps, invited,
+    known_state::KnownState,
+    outliers, remote,
     tables::{Timeline, UserRooms},
 };
 use crate::{
@@ -314,12 +319,17 @@ async fn a_member_event_that_came_before_its_room_is_part_of_it_later() {
     let last = room.base[2].clone();
     let invite = draft("m.room.member", Some(carol.as_str()), &content);
     let invite = room.forge.event("alice", invite, &[&last], &auth);
-    let told = serde_json::value::to_raw_value(&json!([])).unwrap();
-    let told = Some(crate::store::Json(told));
+    let name =
+        json!({ "type": "m.room.name", "state_key": "", "sender": "@alice:there", "content": { "name": "There" } });
+    let told = Some(crate::store::Json::of(&json!([name])));
     invited::set(&room.server, room.nid, carol.clone(), super::Membership::Invite, invite.clone(), told).await.unwrap();
     room.check();
     let row = || room.server.store.snapshot().get::<UserRooms>(&(&carol, room.nid)).unwrap().unwrap();
     let since = row().since;
+    let name: Option<serde_json::Value> = room.read(|view| {
+        KnownState::of(view, &carol, Some(&row())).unwrap().content(&StateEventType::RoomName, "").unwrap()
+    });
+    assert_eq!(name, Some(json!({ "name": "There" })));
 
     let mut state = room.base.clone();
     state.push(invite.clone());

@@ -16,6 +16,7 @@ pub mod gaps;
 pub mod hierarchy;
 pub mod history;
 pub mod invited;
+pub mod known_state;
 pub mod local_event;
 pub mod local_members;
 mod lock;

@@ -6,21 +6,17 @@ use std::{
 };
 
 use quick_cache::sync::Cache;
-use ruma::{
-    OwnedRoomId, RoomId,
-    events::{AnyStrippedStateEvent, StateEventType},
-    serde::Raw,
-};
+use ruma::{OwnedRoomId, RoomId, events::StateEventType};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::request::Filters;
 use crate::{
     error::Result,
-    event::StateRoot,
     metrics::CacheUse,
     room::{
-        Membership, View, show,
+        Membership, View,
+        known_state::KnownState,
         tables::{StateChanges, StateKeys, UserRoom},
         visibility::{Sight, Standing},
     },
@@ -184,53 +180,21 @@ impl Facts {
 
     fn read(context: &Context<'_>, nid: RoomNid, row: &UserRoom) -> Result<Self> {
         let view = context.view(nid)?;
-        let state = State::of(context, &view, row)?;
+        let state = KnownState::of(&view, context.user_id(), Some(row))?;
         let text = |content: Option<Map<String, Value>>, key: &str| {
             content.and_then(|content| content.get(key).and_then(Value::as_str).map(str::to_owned))
         };
-        let create = state.content(&view, &StateEventType::RoomCreate)?;
-        let name = text(state.content(&view, &StateEventType::RoomName)?, "name").filter(|name| !name.is_empty());
+        let create = state.content(&StateEventType::RoomCreate, "")?;
+        let name = text(state.content(&StateEventType::RoomName, "")?, "name").filter(|name| !name.is_empty());
         let name = match name {
             Some(name) => name,
-            None => text(state.content(&view, &StateEventType::RoomCanonicalAlias)?, "alias").unwrap_or_default(),
+            None => text(state.content(&StateEventType::RoomCanonicalAlias, "")?, "alias").unwrap_or_default(),
         };
         Ok(Self {
             room_id: view.room_id().to_owned(),
             room_type: create.map(|create| text(Some(create), "type")),
-            is_encrypted: state.content(&view, &StateEventType::RoomEncryption)?.is_some(),
+            is_encrypted: state.content::<Map<String, Value>>(&StateEventType::RoomEncryption, "")?.is_some(),
             name: name.to_lowercase(),
         })
-    }
-}
-
-/// The state of a room that a user may know: as it is, as it was when he left, or as he was told with an invite.
-enum State {
-    Root(StateRoot),
-    Stripped(Vec<Raw<AnyStrippedStateEvent>>),
-}
-
-impl State {
-    fn of(context: &Context<'_>, view: &View<'_>, row: &UserRoom) -> Result<Self> {
-        Ok(match row.membership {
-            Membership::Join => Self::Root(view.current_state()),
-            Membership::Invite | Membership::Knock => Self::Stripped(show::stripped_state(view, row.event)?),
-            Membership::Leave | Membership::Ban => match Sight::of(view, context.user_id())?.standing {
-                Standing::Left(departure) => Self::Root(departure.state),
-                Standing::Joined | Standing::Stranger => Self::Stripped(Vec::new()),
-            },
-        })
-    }
-
-    fn content(&self, view: &View<'_>, event_type: &StateEventType) -> Result<Option<Map<String, Value>>> {
-        match self {
-            Self::Root(root) => Ok(view.state_content(*root, event_type, "")?),
-            Self::Stripped(events) => {
-                let of_type = |event: &&Raw<AnyStrippedStateEvent>| {
-                    let found = event.get_field::<String>("type").ok().flatten();
-                    found.is_some_and(|found| found == event_type.to_string())
-                };
-                Ok(events.iter().find(of_type).and_then(|event| event.get_field("content").ok().flatten()))
-            }
-        }
     }
 }
