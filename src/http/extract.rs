@@ -31,7 +31,7 @@ pub use super::signed::{Federation, FederationJson};
 use super::{
     bodies,
     error::{shaped, unreadable},
-    old_auth,
+    old_identifier,
     peer::client_ip,
 };
 use crate::{
@@ -477,7 +477,7 @@ pub(super) async fn parse<R: IncomingRequest>(mut request: Request, server: &Arc
         Ok(body) => return Ok((body, raw)),
         Err(error) => unreadable(error),
     };
-    let raw = old_auth::with_identifier(&raw).ok_or(error)?;
+    let raw = old_identifier::with_identifier(&raw).ok_or(error)?;
     let mut request = http::Request::new(raw.as_ref());
     (*request.method_mut(), *request.uri_mut()) = (method, uri);
     let body = R::try_from_http_request(request, &path).map_err(unreadable)?;

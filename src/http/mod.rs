@@ -14,7 +14,7 @@ pub mod listen;
 mod mail;
 pub mod metrics;
 mod oauth;
-mod old_auth;
+mod old_identifier;
 pub mod peer;
 mod room_list;
 mod signed;

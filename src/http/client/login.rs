@@ -28,6 +28,7 @@ use crate::{
     http::{
         endpoint,
         extract::{Client, Json, Matrix, Public, PublicJson},
+        old_identifier::OldIdentifier,
     },
     user::{
         account,
@@ -68,10 +69,8 @@ async fn login_types(
 struct LogIn {
     r#type: Option<String>,
     identifier: Option<UserIdentifier>,
-    /// Instead of `identifier`, from old clients.
-    user: Option<String>,
-    medium: Option<String>,
-    address: Option<String>,
+    #[serde(flatten)]
+    old_identifier: OldIdentifier,
     password: Option<String>,
     token: Option<String>,
     device_id: Option<OwnedDeviceId>,
@@ -84,21 +83,21 @@ struct LogIn {
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3login>
 async fn log_in(
     State(server): State<Arc<Server>>,
-    PublicJson { mut body, token, address }: PublicJson<LogIn>,
+    PublicJson { body, token, address }: PublicJson<LogIn>,
 ) -> Result<Matrix<login::v3::Response>> {
-    if let (None, None, Some(medium), Some(address)) = (&body.identifier, &body.user, &body.medium, &body.address) {
-        let identifier = json!({ "type": "m.id.thirdparty", "medium": medium, "address": address });
-        body.identifier = Some(serde_json::from_value(identifier).map_err(|e| Error::bad_json(e.to_string()))?);
-    }
+    let identifier = body.identifier.or_else(|| body.old_identifier.identifier());
+    let identifier = identifier.ok_or_else(|| Error::missing_param("`identifier` is missing"));
     let is_appservice = body.r#type.as_deref() == Some("m.login.application_service");
     if !is_appservice {
         server.limits.login(address)?;
     }
     let user_id = match body.r#type.as_deref() {
-        Some("m.login.application_service") => {
-            user_of_appservice(&server, body.identifier, body.user, token.as_deref())?
+        Some("m.login.application_service") => user_of_appservice(&server, &identifier?, token.as_deref())?,
+        Some("m.login.password") => {
+            let user_id = account::named(&server, &identifier?)?;
+            let password = body.password.ok_or_else(|| Error::missing_param("`password` is missing"))?;
+            session::user_by_password(&server, user_id, password).await?
         }
-        Some("m.login.password") => user_by_password(&server, body.identifier, body.user, body.password).await?,
         Some("m.login.token") => {
             let token = body.token.ok_or_else(|| Error::missing_param("`token` is missing"))?;
             session::use_login_token(&server, &token)?
@@ -122,39 +121,15 @@ async fn log_in(
 
 /// The user whom an application service logs in. Errors: `M_EXCLUSIVE` for those who do not belong to it, `M_FORBIDDEN`
 /// for those who do not exist.
-fn user_of_appservice(
-    server: &Arc<Server>,
-    identifier: Option<UserIdentifier>,
-    name: Option<String>,
-    token: Option<&str>,
-) -> Result<OwnedUserId> {
+fn user_of_appservice(server: &Arc<Server>, identifier: &UserIdentifier, token: Option<&str>) -> Result<OwnedUserId> {
     let service = appservice::accounts::service(server, token)?;
-    let user_id = match (identifier, name) {
-        (Some(identifier), _) => account::named(server, &identifier)?,
-        (None, Some(name)) => account::of_name(server.name(), &name),
-        (None, None) => return Err(Error::missing_param("`identifier` is missing")),
-    };
+    let user_id = account::named(server, identifier)?;
     let user_id = user_id.ok_or_else(|| Error::forbidden("There is no such user"))?;
     appservice::accounts::check_own(server, &service, &user_id)?;
     match account::get(&server.store.snapshot(), &user_id)? {
         Some(_) => Ok(user_id),
         None => Err(Error::forbidden("There is no such user")),
     }
-}
-
-async fn user_by_password(
-    server: &Arc<Server>,
-    identifier: Option<UserIdentifier>,
-    name: Option<String>,
-    password: Option<String>,
-) -> Result<OwnedUserId> {
-    let user_id = match (identifier, name) {
-        (Some(identifier), _) => account::named(server, &identifier)?,
-        (None, Some(name)) => account::of_name(server.name(), &name),
-        (None, None) => return Err(Error::missing_param("`identifier` is missing")),
-    };
-    let password = password.ok_or_else(|| Error::missing_param("`password` is missing"))?;
-    session::user_by_password(server, user_id, password).await
 }
 
 /// `POST /login/get_token`

@@ -1,11 +1,33 @@
-//! `auth` as clients wrote it before there were identifiers. Element Android and what is built on it, such as Tchap's, still
-//! do when they remove a device or set up cross-signing.
+//! How clients named a user before there were identifiers. Element Android and what is built on it, such as Tchap's, still do
+//! when they remove a device or set up cross-signing.
 
 use bytes::Bytes;
+use ruma::api::client::uiaa::{MatrixUserIdentifier, UserIdentifier};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-/// The body, with an `identifier` for the `user` (or `medium` and `address`) of an `m.login.password` stage; `None` if it is
-/// not such a body.
+/// What stands beside a password instead of `identifier`.
+#[derive(Deserialize)]
+pub struct OldIdentifier {
+    user: Option<String>,
+    medium: Option<String>,
+    address: Option<String>,
+}
+
+impl OldIdentifier {
+    pub fn identifier(self) -> Option<UserIdentifier> {
+        match (self.user, self.medium, self.address) {
+            (Some(user), ..) => Some(UserIdentifier::Matrix(MatrixUserIdentifier::new(user))),
+            (None, Some(medium), Some(address)) => {
+                let identifier = json!({ "type": "m.id.thirdparty", "medium": medium, "address": address });
+                serde_json::from_value(identifier).ok()
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The body, with an `identifier` in its `auth` if that is an `m.login.password` stage of an old client; `None` if it is not.
 ///
 /// <https://spec.matrix.org/v1.19/client-server-api/#password-based>
 pub fn with_identifier(raw: &[u8]) -> Option<Bytes> {
@@ -14,14 +36,8 @@ pub fn with_identifier(raw: &[u8]) -> Option<Bytes> {
     if auth.get("type")? != "m.login.password" || auth.contains_key("identifier") {
         return None;
     }
-    let identifier = match (auth.get("user"), auth.get("medium"), auth.get("address")) {
-        (Some(user), ..) => json!({ "type": "m.id.user", "user": user }),
-        (None, Some(medium), Some(address)) => {
-            json!({ "type": "m.id.thirdparty", "medium": medium, "address": address })
-        }
-        _ => return None,
-    };
-    auth.insert("identifier".to_owned(), identifier);
+    let identifier = OldIdentifier::deserialize(&*auth).ok()?.identifier()?;
+    auth.insert("identifier".to_owned(), serde_json::to_value(identifier).ok()?);
     serde_json::to_vec(&body).ok().map(Bytes::from)
 }
 
