@@ -19,6 +19,7 @@ use tracing::warn;
 use super::{aliases, directory, founding, local_event, local_event::Place, membership, retention, upgrade};
 use crate::{
     Server,
+    appservice::query,
     error::{Error, Result},
     event::{Draft, Pdu, Refusal, Verified, authorize, build, hash, rules},
     federation::inviting,
@@ -75,6 +76,9 @@ pub struct InitialState {
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3createroom>
 pub async fn create(server: &Arc<Server>, creator: &UserId, new: NewRoom) -> Result<OwnedRoomId> {
     moderation::check_not_suspended(&server.store.snapshot(), creator)?;
+    for invited in new.invite.iter().filter(|user| server.is_ours(user)) {
+        query::user_exists(server, invited).await?; // an application service may make him only now
+    }
     let (elsewhere, is_direct) = (new.invited_elsewhere(server), new.is_direct);
     let (version, alias, is_listed, replaces) = (new.version.clone(), new.alias.clone(), new.is_listed, new.replaces);
     let creator = creator.to_owned();

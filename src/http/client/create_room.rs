@@ -16,7 +16,6 @@ use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
     Server,
-    appservice::query,
     error::{Error, Result},
     http::{
         endpoint,
@@ -40,9 +39,6 @@ async fn create_room(
 ) -> Result<Matrix<Response>> {
     server.limits.message(&sender.user_id)?;
     let room = new_room(&server, body)?;
-    for invited in room.invite.iter().filter(|user| server.is_ours(user)) {
-        query::user_exists(&server, invited).await?; // an application service may make him only now
-    }
     if let Some(alias) = &room.alias {
         server.appservices.check_alias(alias, sender.appservice.as_deref())?;
     }
