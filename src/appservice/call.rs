@@ -7,10 +7,11 @@ use std::{
 };
 
 use http::{Method, StatusCode, header};
+use reqwest::redirect;
 use serde::de::DeserializeOwned;
 
 use super::Appservice;
-use crate::{config::Config, outgoing::trust};
+use crate::{config::Config, outgoing::base::Base};
 
 /// How long a service may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -59,17 +60,7 @@ impl Client {
 }
 
 fn make(authorities: Option<&Path>) -> anyhow::Result<reqwest::Client> {
-    let client = reqwest::Client::builder()
-        .tls_backend_preconfigured(trust::tls(authorities)?)
-        .http1_only()
-        .connect_timeout(Duration::from_secs(10))
-        .timeout(TIMEOUT)
-        .redirect(reqwest::redirect::Policy::none())
-        .no_gzip() // whatever other crates switch on in reqwest: the limit is for what is read
-        .no_brotli()
-        .no_deflate()
-        .no_zstd()
-        .no_proxy();
+    let client = Base::load(authorities)?.client().timeout(TIMEOUT).redirect(redirect::Policy::none());
     Ok(client.build()?)
 }
 

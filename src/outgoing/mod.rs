@@ -2,10 +2,10 @@
 //! one [`Client`], which connects only where it may, and reads only so much. Those to application services have their own
 //! (`appservice/call.rs`), as these may be in any network.
 
+pub mod base;
 mod network;
 mod resolver;
 mod services;
-pub mod trust;
 
 use std::{sync::Arc, time::Duration};
 

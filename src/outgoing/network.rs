@@ -10,13 +10,12 @@ use tracing::error;
 
 use super::{
     Body, Failure, Limits,
+    base::Base,
     resolver::{Denied, Resolver, Shared},
-    trust,
 };
 use crate::config::Config;
 
 const MAX_REDIRECTS: usize = 3;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const IDLE_CONNECTIONS_PER_HOST: usize = 4;
 
@@ -78,22 +77,12 @@ impl Network {
     }
 
     fn make_clients(&self) -> anyhow::Result<Clients> {
-        let tls = trust::tls(self.authorities.as_deref())?;
+        let base = Base::load(self.authorities.as_deref())?;
         let builder = || {
-            reqwest::Client::builder()
-                .tls_backend_preconfigured(tls.clone())
+            base.client()
                 .dns_resolver(Shared(Arc::clone(&self.resolver)))
-                .no_proxy()
-                .no_gzip() // whatever other crates switch on in reqwest: limits are for what is read
-                .no_brotli()
-                .no_deflate()
-                .no_zstd()
-                .http1_only() // with HTTP/2 the `Host` that federation prescribes could not be sent
-                .connect_timeout(CONNECT_TIMEOUT)
                 .pool_idle_timeout(IDLE_TIMEOUT)
                 .pool_max_idle_per_host(IDLE_CONNECTIONS_PER_HOST)
-                .referer(false)
-                .user_agent(concat!("Chappe/", env!("CARGO_PKG_VERSION")))
         };
         let denied = self.denied.clone();
         let follow = redirect::Policy::custom(move |attempt| {

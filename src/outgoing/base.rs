@@ -1,14 +1,41 @@
-//! Whose certificates are trusted in requests that go out.
+//! What all of our HTTP clients have in common: whose certificates they trust, and that they go no other way and read
+//! nothing but what was sent.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use tracing::warn;
 
-/// Trusts the certificate authorities of the system and those in the file `authorities`. Reading them takes a while.
-pub fn tls(authorities: Option<&Path>) -> anyhow::Result<ClientConfig> {
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Whom clients trust.
+pub struct Base(ClientConfig);
+
+impl Base {
+    /// `authorities`: the file of the configuration. Reading the certificates takes a while.
+    pub fn load(authorities: Option<&Path>) -> anyhow::Result<Self> {
+        trust(authorities).map(Self)
+    }
+
+    pub fn client(&self) -> reqwest::ClientBuilder {
+        reqwest::Client::builder()
+            .tls_backend_preconfigured(self.0.clone())
+            .no_proxy()
+            .no_gzip() // whatever other crates switch on in reqwest: limits are for what is read
+            .no_brotli()
+            .no_deflate()
+            .no_zstd()
+            .http1_only() // with HTTP/2 the `Host` that federation prescribes could not be sent
+            .connect_timeout(CONNECT_TIMEOUT)
+            .referer(false)
+            .user_agent(concat!("Chappe/", env!("CARGO_PKG_VERSION")))
+    }
+}
+
+/// Trusts the certificate authorities of the system and those in the file `authorities`.
+fn trust(authorities: Option<&Path>) -> anyhow::Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
     let system = rustls_native_certs::load_native_certs();
     for error in &system.errors {
