@@ -161,19 +161,7 @@ impl Small {
     }
 
     fn answer(&self, since: Option<&Answer>) -> Answer {
-        let request = Request {
-            user_id: user(0),
-            device_id: self.device.clone(),
-            token: None,
-            since: since.map(|answer| answer.next),
-            filter: Arc::default(),
-            filter_hash: 0,
-            full_state: false,
-            state_form: StateForm::Before,
-            timeout: Duration::ZERO,
-            set_presence: State::Offline,
-            profile_fields: Vec::new(),
-        };
+        let request = Request::new(user(0), self.device.clone(), since.map(|answer| answer.next));
         self.runtime.block_on(sync::sync(&self.server, request)).expect("it reads")
     }
 }

@@ -13,7 +13,7 @@ use chappe::{
     Server,
     store::RoomNid,
     sync::{
-        self, Answer, Request, StateForm,
+        self, Answer, Request,
         sliding::{self, Asked},
     },
     user::{
@@ -63,19 +63,7 @@ impl Bench {
 
     /// The answer to user 0; the position in it is that of now.
     fn answer(&self, since: Option<&Answer>) -> Answer {
-        let request = Request {
-            user_id: user(0),
-            device_id: self.device.clone(),
-            token: None,
-            since: since.map(|answer| answer.next),
-            filter: Arc::default(),
-            filter_hash: 0,
-            full_state: false,
-            state_form: StateForm::Before,
-            timeout: Duration::ZERO,
-            set_presence: State::Offline,
-            profile_fields: Vec::new(),
-        };
+        let request = Request::new(user(0), self.device.clone(), since.map(|answer| answer.next));
         self.runtime.block_on(sync::sync(&self.server, request)).expect("it reads")
     }
 

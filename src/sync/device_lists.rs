@@ -2,25 +2,17 @@
 //!
 //! <https://spec.matrix.org/v1.19/client-server-api/#e2e-extensions-to-sync>
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::collections::BTreeSet;
 
 use ruma::OwnedUserId;
 
-use super::{
-    answer::Context,
-    changes::Changes,
-    company,
-    json::Object,
-    request::{Request, StateForm},
-    token::Token,
-};
+use super::{answer::Context, changes::Changes, company, json::Object, request::Request, token::Token};
 use crate::{
     Server,
     error::Result,
     store::{Group, Scan, StreamPos},
     user::{
         keys::{self, tables::UserSignatureChanges},
-        presence::State,
         session::Caller,
         tables::KeyChanges,
     },
@@ -38,19 +30,7 @@ impl DeviceLists {
     /// that is kept, so changes after the end that the client names are in it too; it will only ask once too often.
     pub fn since(server: &Server, caller: Caller, from: Token) -> Result<Self> {
         let snapshot = server.store.snapshot();
-        let request = Request {
-            user_id: caller.user_id,
-            device_id: caller.device_id,
-            token: caller.token,
-            since: Some(from),
-            filter: Arc::default(),
-            filter_hash: 0,
-            profile_fields: Vec::new(),
-            full_state: false,
-            state_form: StateForm::Before,
-            timeout: Duration::ZERO,
-            set_presence: State::Offline,
-        };
+        let request = Request::new(caller.user_id, caller.device_id, Some(from));
         let mut context = Context::open(server, &snapshot, &request)?;
         context.tells_partial = true;
         Self::read(&context, &Changes::find(&context)?)

@@ -13,7 +13,7 @@ use super::{
     changes::{Changes, Room},
     json::{self, Object},
     presence,
-    request::{Request, StateForm},
+    request::Request,
     stream::{self, HandOn, Pieces},
     token::{TimelineToken, Token},
 };
@@ -26,7 +26,6 @@ use crate::{
         show::{Format, Reader},
         visibility::Standing,
     },
-    user::presence::State,
 };
 
 /// What the client asks for.
@@ -47,19 +46,8 @@ pub async fn first_answer(server: &Arc<Server>, wanted: Wanted) -> Result<Pieces
 fn assemble(server: &Server, wanted: &Wanted, hand_on: &mut HandOn<'_>) -> Result<Answer> {
     let mut filter = FilterDefinition::default();
     filter.room.include_leave = wanted.archived;
-    let request = Request {
-        user_id: wanted.user_id.clone(),
-        device_id: wanted.device_id.clone(),
-        token: None, // it is answered at once
-        since: None,
-        filter: Arc::new(filter),
-        filter_hash: 0,
-        profile_fields: Vec::new(),
-        full_state: false,
-        state_form: StateForm::Before,
-        timeout: std::time::Duration::ZERO,
-        set_presence: State::Offline,
-    };
+    let request =
+        Request { filter: Arc::new(filter), ..Request::new(wanted.user_id.clone(), wanted.device_id.clone(), None) };
     let snapshot = server.store.snapshot();
     let context = Context::open(server, &snapshot, &request)?;
     let changes = Changes::find(&context)?;

@@ -66,6 +66,23 @@ impl StateForm {
 }
 
 impl Request {
+    /// News since a moment, or all, of rooms as no filter changes them; answered at once.
+    pub fn new(user_id: OwnedUserId, device_id: OwnedDeviceId, since: Option<Token>) -> Self {
+        Self {
+            user_id,
+            device_id,
+            token: None,
+            since,
+            filter: Arc::default(),
+            filter_hash: 0,
+            profile_fields: Vec::new(),
+            full_state: false,
+            state_form: StateForm::Before,
+            timeout: Duration::ZERO,
+            set_presence: State::Offline,
+        }
+    }
+
     /// Whether the client wants everything rather than news, which it would wait for.
     pub fn is_answered_at_once(&self) -> bool {
         self.since.is_none() || self.full_state

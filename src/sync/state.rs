@@ -194,8 +194,7 @@ pub fn read(view: &View<'_>, query: &Query<'_>) -> Result<Vec<(EventNid, StoredE
         }
     }
     if let Some(told) = &query.told {
-        told.note(members);
-        told.note(shown_members(query.timeline, &entries));
+        told.note(members.into_iter().chain(shown_members(query.timeline, &entries)));
     }
     Ok(events)
 }

@@ -180,17 +180,11 @@ impl Asked {
             lists: lists.collect::<Result<_>>()?,
             subscriptions: subscriptions.collect::<Result<_>>()?,
             base: Request {
-                user_id,
-                device_id,
                 token,
-                since: pos.map(|pos| pos.moment),
-                filter: Arc::default(),
-                filter_hash: 0,
-                profile_fields: Vec::new(),
-                full_state: false,
                 state_form: StateForm::After,
                 timeout,
                 set_presence,
+                ..Request::new(user_id, device_id, pos.map(|pos| pos.moment))
             },
             conn_id,
             txn_id,
