@@ -99,7 +99,7 @@ impl<'s> View<'s> {
     }
 
     /// [`Self::is_elsewhere`] for an event that wants to be part of this room: it would take the other one's id away.
-    pub(super) fn takes_id_away(&self, event_id: &EventId) -> Result<bool> {
+    pub fn takes_id_away(&self, event_id: &EventId) -> Result<bool> {
         Ok(build::needs_legacy(self.rules) && self.is_elsewhere(event_id)?)
     }
 

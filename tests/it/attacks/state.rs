@@ -147,11 +147,17 @@ async fn auth_events_that_an_event_may_not_name_have_it_refused() {
         ("unknown", more("$0123456789012345678901234567890123456789012".into())),
         ("none at all", siege.changed(&good, |event| event["auth_events"] = json!([]))),
     ];
-    siege.send(bad.iter().map(|(_, event)| event.clone()).chain([good.clone()]).collect()).await;
+    let after = |event: &Value| siege.changed(&good, |later| later["prev_events"] = json!([id_of(event)]));
+    let following: Vec<Value> = bad[..4].iter().map(|(_, event)| after(event)).collect();
+    siege
+        .send(bad.iter().map(|(_, event)| event.clone()).chain([good.clone()]).chain(following.clone()).collect())
+        .await;
     for (what, event) in &bad {
         assert!(!siege.is_seen(event).await, "{what}");
     }
-    assert!(siege.is_seen(&good).await);
+    for event in following.iter().chain([&good]) {
+        assert!(siege.is_seen(event).await, "{event}");
+    }
     siege.check().await;
 }
 
