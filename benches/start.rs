@@ -14,6 +14,9 @@ const ROOMS: usize = 100;
 /// How many events are on their way into the store at a time.
 const AT_ONCE: usize = 256;
 
+/// After how many events a line shows how far it is.
+const SHOWN_EVERY: usize = 100_000;
+
 const RUNS: usize = 5;
 
 fn main() {
@@ -27,7 +30,13 @@ fn main() {
             let (server, room) = (&server, rooms[n % ROOMS].0);
             async move { support::send(server, room, &user(0), message()).await }
         });
-        stream::iter(sends).buffer_unordered(AT_ONCE).for_each(|_| async {}).await;
+        let sent = stream::iter(sends).buffer_unordered(AT_ONCE).enumerate();
+        sent.for_each(|(n, _)| async move {
+            if (n + 1) % SHOWN_EVERY == 0 {
+                println!("{} events stored after {:.0?}", n + 1, start.elapsed());
+            }
+        })
+        .await;
     });
     println!(
         "{events} events in {ROOMS} rooms stored in {:.1?}, {} MiB",
