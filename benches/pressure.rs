@@ -36,6 +36,7 @@ fn main() {
     let [members, clients] = [("PRESSURE_MEMBERS", "100000"), ("PRESSURE_CLIENTS", "1000")]
         .map(|(variable, default)| numbers(variable, default)[0]);
     raise_file_limit();
+    rustls::crypto::ring::default_provider().install_default().expect("nobody did so before");
     let bench = Bench::new();
     let start = Instant::now();
     let mut room = bench.room(RoomVersionId::V11);
