@@ -46,6 +46,7 @@ pub mod server_notices;
 pub mod servers;
 pub mod show;
 pub mod state;
+pub mod state_list;
 pub mod sticky;
 pub mod summary;
 pub mod tables;

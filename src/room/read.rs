@@ -16,6 +16,9 @@ use crate::{
     store::{self, EventNid, StateKeyNid},
 };
 
+/// How many events are looked through at a time.
+const BATCH: usize = 512;
+
 /// A state event and its number.
 pub type Found = (EventNid, StoredEvent);
 
@@ -52,24 +55,26 @@ pub fn filtered(
 }
 
 /// The member events of a state whose membership `wants` wants.
-pub fn members(view: &View<'_>, state: StateRoot, wants: impl Fn(Membership) -> bool) -> Result<Vec<Found>> {
+pub fn members(view: &View<'_>, state: StateRoot, wants: impl Fn(Membership) -> bool) -> Result<Vec<EventNid>> {
+    let mut wanted = Vec::new();
     if state == view.current_state() {
-        let mut nids = Vec::new();
         for membership in Membership::ALL.into_iter().filter(|membership| wants(*membership)) {
-            nids.extend(view.members(membership)?.into_iter().map(|(_, nid)| nid));
+            wanted.extend(view.members(membership)?.into_iter().map(|(_, nid)| nid));
         }
-        return load(view, nids);
+        return Ok(wanted);
     }
     let rows = view.snapshot.list::<StateKeys>(&(view.nid, "m.room.member"));
     let keys: HashSet<StateKeyNid> = rows.map(|row| Ok(row?.value)).collect::<store::Result<_>>()?;
     let is_member = |(key, nid)| keys.contains(&key).then_some(nid);
-    let mut found = Vec::new();
-    for (nid, event) in load(view, view.state(state)?.into_iter().filter_map(is_member).collect())? {
-        if membership_in(event.view().content().map_err(unreadable)?.get()).is_some_and(&wants) {
-            found.push((nid, event));
+    let members: Vec<EventNid> = view.state(state)?.into_iter().filter_map(is_member).collect();
+    for batch in members.chunks(BATCH) {
+        for (nid, event) in std::iter::zip(batch, view.events(batch)?) {
+            if membership_in(event.view().content().map_err(unreadable)?.get()).is_some_and(&wants) {
+                wanted.push(*nid);
+            }
         }
     }
-    Ok(found)
+    Ok(wanted)
 }
 
 /// The member events of the senders of `entries`: of each sender that of the time of his first event there.
@@ -91,11 +96,10 @@ pub fn senders(view: &View<'_>, entries: &[Entry]) -> Result<Vec<Found>> {
 /// The senders of `entries`, as they were then.
 pub fn profiles_of_senders(view: &View<'_>, entries: &[Entry]) -> Result<BTreeMap<OwnedUserId, Profile>> {
     let profile = |(_, event): Found| {
-        let content = event.view().content().map_err(unreadable)?;
         let user = event.state_key.as_deref().and_then(|user| OwnedUserId::try_from(user).ok());
-        Ok(user.map(|user| (user, profile_in(content.get()))))
+        user.map(|user| Ok((user, profile(&event)?)))
     };
-    senders(view, entries)?.into_iter().filter_map(|found| profile(found).transpose()).collect()
+    senders(view, entries)?.into_iter().filter_map(profile).collect()
 }
 
 /// What a member event says about its user, where it says it in the specification's form.
@@ -107,14 +111,9 @@ pub struct Profile {
     pub avatar_url: Option<OwnedMxcUri>,
 }
 
-/// Who is joined now, and as what.
-pub fn joined(view: &View<'_>) -> Result<Vec<(OwnedUserId, Profile)>> {
-    let (users, nids): (Vec<_>, Vec<_>) = view.members(Membership::Join)?.into_iter().unzip();
-    let profile = |(user, event): (_, StoredEvent)| {
-        let content = event.view().content().map_err(unreadable)?;
-        Ok((user, profile_in(content.get())))
-    };
-    std::iter::zip(users, view.events(&nids)?).map(profile).collect()
+/// What a member event says about its user.
+pub fn profile(event: &StoredEvent) -> Result<Profile> {
+    Ok(profile_in(event.view().content().map_err(unreadable)?.get()))
 }
 
 fn profile_in(content: &str) -> Profile {

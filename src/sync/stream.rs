@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::{Stream, stream};
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, mpsc},
@@ -37,8 +38,12 @@ pub struct Pieces {
 }
 
 impl Pieces {
-    /// `None` at the end. After an error the answer can't be finished.
-    pub async fn next(&mut self) -> Option<Result<Bytes>> {
+    /// After an error the answer can't be finished.
+    pub fn into_stream(self) -> impl Stream<Item = Result<Bytes>> + Send + 'static {
+        stream::unfold(self, async |mut pieces| Some((pieces.next().await?, pieces)))
+    }
+
+    async fn next(&mut self) -> Option<Result<Bytes>> {
         if let Some(first) = self.first.take() {
             return Some(Ok(first));
         }

@@ -16,7 +16,7 @@ use ruma::{OwnedEventId, OwnedRoomId, api::client::peeking::listen_to_new_events
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::sync::streamed;
+use super::streamed::streamed;
 use crate::{
     Server,
     error::Result,
@@ -104,6 +104,6 @@ async fn initial_sync(State(server): State<Arc<Server>>, request: UntypedClient)
     let First { limit, archived } = from_query(request.query.as_deref())?;
     let (user_id, device_id) = (request.sender.user_id, request.sender.device_id);
     let wanted = FirstWanted { user_id, device_id, limit: limit.unwrap_or(INITIAL_LIMIT), archived };
-    let body: Body = streamed(first_answer(&server, wanted).await?);
+    let body: Body = streamed(first_answer(&server, wanted).await?.into_stream());
     Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
 }

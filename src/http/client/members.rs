@@ -1,27 +1,32 @@
 //! Who is in a room.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-use axum::{Router, extract::State};
+use axum::{Router, extract::State, response::Response};
 use ruma::{
-    OwnedMxcUri, OwnedUserId,
+    OwnedMxcUri,
     api::client::membership::{get_member_events, joined_members},
     events::room::member::MembershipState,
 };
 use serde::Serialize;
 
+use super::streamed::{listed, write_event};
 use crate::{
     Server,
     error::{Error, Result},
+    event::StoredEvent,
     http::{
         endpoint,
-        extract::{Client, GuestClient, Json, Matrix},
+        extract::{Client, GuestClient},
     },
     room::{
         Membership, history, partial,
         read::{self, Profile},
+        show::Reader,
+        state_list::{Form, StateList},
         visibility::{Standing, not_in_room},
     },
+    store::EventNid,
     sync::token::TimelineToken,
 };
 
@@ -38,7 +43,7 @@ pub fn router() -> Router<Arc<Server>> {
 async fn members(
     State(server): State<Arc<Server>>,
     GuestClient { sender, body, .. }: GuestClient<get_member_events::v3::Request>,
-) -> Result<Matrix<get_member_events::v3::Response>> {
+) -> Result<Response> {
     let at = body.at.as_deref().map(str::parse::<TimelineToken>).transpose()?.map(|token| token.0);
     let (wanted, unwanted) = (membership(body.membership.as_ref())?, membership(body.not_membership.as_ref())?);
     let wants = move |membership| match (wanted, unwanted) {
@@ -48,12 +53,12 @@ async fn members(
         (Some(wanted), Some(unwanted)) => membership == wanted || membership != unwanted,
     };
     partial::until_whole(&server, &sender.user_id, &body.room_id).await?;
-    let answer = history::read(&server, sender, body.room_id, move |reader, newest| {
+    let select = move |reader: &Reader<'_, '_>, newest| {
         let state = history::state_at(reader, newest, at)?;
-        let events = read::members(reader.view(), state, wants)?;
-        Ok(get_member_events::v3::Response::new(reader.raw_events(&events)?))
-    });
-    answer.await?.map(Matrix).ok_or_else(not_in_room)
+        read::members(reader.view(), state, wants)
+    };
+    const FORM: Form = Form { begin: "{\"chunk\":[", write: write_event, end: "]}" };
+    StateList::open(&server, sender, body.room_id, FORM, select).await.map(listed)
 }
 
 fn membership(asked: Option<&MembershipState>) -> Result<Option<Membership>> {
@@ -66,23 +71,23 @@ fn membership(asked: Option<&MembershipState>) -> Result<Option<Membership>> {
 async fn joined(
     State(server): State<Arc<Server>>,
     Client { sender, body, .. }: Client<joined_members::v3::Request>,
-) -> Result<Json<Joined>> {
+) -> Result<Response> {
     partial::until_whole(&server, &sender.user_id, &body.room_id).await?;
-    let answer = history::read(&server, sender, body.room_id, |reader, _| match reader.sight.standing {
-        Standing::Joined => {
-            let members = read::joined(reader.view())?.into_iter();
-            let member = |Profile { displayname, avatar_url }| Member { display_name: displayname, avatar_url };
-            Ok(Joined { joined: members.map(|(user_id, profile)| (user_id, member(profile))).collect() })
-        }
+    let select = |reader: &Reader<'_, '_>, _| match reader.sight.standing {
+        Standing::Joined => read::members(reader.view(), reader.view().current_state(), |of| of == Membership::Join),
         Standing::Left(_) => Err(Error::forbidden("You are not in this room any more")),
         Standing::Stranger => Err(not_in_room()),
-    });
-    answer.await?.map(Json).ok_or_else(not_in_room)
+    };
+    const FORM: Form = Form { begin: "{\"joined\":{", write: write_profile, end: "}}" };
+    StateList::open(&server, sender, body.room_id, FORM, select).await.map(listed)
 }
 
-#[derive(Serialize)]
-struct Joined {
-    joined: BTreeMap<OwnedUserId, Member>,
+fn write_profile(_: &Reader<'_, '_>, out: &mut Vec<u8>, _: EventNid, event: &StoredEvent) -> Result<()> {
+    let Profile { displayname, avatar_url } = read::profile(event)?;
+    serde_json::to_writer(&mut *out, event.state_key.as_deref().unwrap_or_default()).map_err(Error::internal)?;
+    out.push(b':');
+    let member = Member { display_name: displayname, avatar_url };
+    serde_json::to_writer(out, &member).map_err(Error::internal)
 }
 
 /// NOTSPEC: what a user has not set is `null` and not left out, as ruma's type has it: Complement wants both members.

@@ -51,6 +51,7 @@ mod search;
 mod sliding_sync;
 mod spaces;
 mod sso;
+mod streamed;
 mod sync;
 mod tags;
 mod third_party_ids;

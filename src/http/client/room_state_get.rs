@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{Router, extract::State, routing::get};
+use axum::{Router, extract::State, response::Response, routing::get};
 use ruma::{
     api::client::state::{
         get_state_event_for_key::{self, v3::StateEventFormat},
@@ -11,6 +11,7 @@ use ruma::{
     events::StateEventType,
 };
 
+use super::streamed::{listed, write_event};
 use crate::{
     Server,
     error::{Error, Result},
@@ -18,7 +19,12 @@ use crate::{
         endpoint,
         extract::{GuestClient, Matrix},
     },
-    room::{history, partial, read, show::Format, visibility::not_in_room},
+    room::{
+        history, partial,
+        show::{Format, Reader},
+        state_list::{Form, StateList},
+        visibility::not_in_room,
+    },
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -39,13 +45,14 @@ pub fn router() -> Router<Arc<Server>> {
 async fn state(
     State(server): State<Arc<Server>>,
     GuestClient { sender, body, .. }: GuestClient<get_state_events::v3::Request>,
-) -> Result<Matrix<get_state_events::v3::Response>> {
+) -> Result<Response> {
     partial::until_whole(&server, &sender.user_id, &body.room_id).await?;
-    let answer = history::read(&server, sender, body.room_id, |reader, _| {
-        let events = read::all(reader.view(), reader.sight.readable_state()?)?;
-        Ok(get_state_events::v3::Response::new(reader.raw_events(&events)?))
-    });
-    answer.await?.map(Matrix).ok_or_else(not_in_room)
+    let select = |reader: &Reader<'_, '_>, _| {
+        let state = reader.view().state(reader.sight.readable_state()?)?;
+        Ok(state.into_iter().map(|(_, nid)| nid).collect())
+    };
+    const FORM: Form = Form { begin: "[", write: write_event, end: "]" };
+    StateList::open(&server, sender, body.room_id, FORM, select).await.map(listed)
 }
 
 /// `GET /rooms/{roomId}/state/{eventType}/{stateKey}`

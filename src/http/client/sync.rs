@@ -1,6 +1,6 @@
 //! Syncing: <https://spec.matrix.org/v1.19/client-server-api/#syncing>
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Router,
@@ -8,12 +8,11 @@ use axum::{
     extract::{RawQuery, State},
     response::{IntoResponse, Response},
 };
-use futures_util::stream;
 use http::header;
 use ruma::{api::client::sync::sync_events, exports::serde_html_form};
 use serde::Deserialize;
-use tracing::error;
 
+use super::streamed::streamed;
 use crate::{
     Server,
     error::Result,
@@ -21,7 +20,7 @@ use crate::{
         endpoint,
         extract::{GuestClient, from_query},
     },
-    sync::{self, Pieces, Request, StateForm},
+    sync::{self, Request, StateForm},
     user::{
         filter::{self, Filter},
         presence,
@@ -55,22 +54,11 @@ async fn sync_events(
         token: sender.token,
     };
     let body = if request.is_answered_at_once() {
-        streamed(sync::stream(&server, request).await?)
+        streamed(sync::stream(&server, request).await?.into_stream())
     } else {
         Body::from(sync::sync(&server, request).await?.body)
     };
     Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
-}
-
-/// A body that ends early, so that the client takes it for broken, if the answer can't be finished.
-pub(super) fn streamed(pieces: Pieces) -> Body {
-    Body::from_stream(stream::unfold(pieces, async |mut pieces| {
-        let piece = pieces.next().await?.map_err(|cause| {
-            error!("an answer that was begun could not be finished: {cause:?}");
-            io::Error::other("the answer could not be finished")
-        });
-        Some((piece, pieces))
-    }))
 }
 
 /// The filter that the query names, or has in it. ruma's type for it lacks a part.
