@@ -176,9 +176,12 @@ impl Asker {
             let mut lacking = Lacking { is_known: false, auth: Vec::new(), prev: Vec::new() };
             lacking.is_known = view.event_by_id(&pdu.event_id)?.is_some_and(|event| !event.flags.outlier);
             for id in pdu.auth_events {
+                if outliers::is_in_auth_graph(view, &id)? {
+                    continue;
+                }
                 // What names an event of another room is rejected, and what follows on it may be fine.
                 let is_elsewhere = view.is_elsewhere(&id)? && !view.takes_id_away(&id)?;
-                if !is_elsewhere && !outliers::is_in_auth_graph(view, &id)? {
+                if !is_elsewhere {
                     lacking.auth.push(id);
                 }
             }
