@@ -2,12 +2,13 @@
 //! compares with `instructions.tsv`: other than times, the counts are the same on a busy machine.
 //!
 //! Everything that could differ from run to run is fixed: keys, times, chance. What other threads do for a path (the
-//! database's two, those of `Server::blocking`) counts as well.
+//! database's two, those of `Server::quick`) counts as well.
 
 mod support;
 
 use std::{collections::BTreeMap, ffi::CString, hint::black_box, process::ExitCode, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use chappe::{
     Server,
     clock::Clock,
@@ -16,7 +17,7 @@ use chappe::{
     random::Random,
     room::state::trie::{MadeNodes, Tries},
     store::{self, EventNid, RoomNid, StateKeyNid, Store, Transaction},
-    sync::{self, Answer, Request, StateForm},
+    sync::{self, Request, token::Token},
     user::{
         account,
         presence::State,
@@ -30,7 +31,7 @@ use ruma::{
     signatures::{Ed25519KeyPair, PublicKeyMap, hash_and_sign_event},
 };
 use serde_json::{json, value::to_raw_value};
-use support::{found, join, send, user};
+use support::{found, join, next_batch, send, user, whole};
 use tokio::runtime::{Builder, Runtime};
 
 const START_MS: u64 = 1_767_225_600_000;
@@ -100,10 +101,10 @@ fn main() -> ExitCode {
     }
     let small = Small::new();
     measure("append_message_10_members", 60, |n| small.say(n));
-    let start = small.answer(None);
+    let start = next_batch(&small.answer(None));
     small.say(0);
     measure("incremental_sync_one_event", 60, |_| {
-        black_box(small.answer(Some(&start)));
+        black_box(small.answer(Some(start)));
     });
     small.join_a_large_room();
     trie();
@@ -160,9 +161,9 @@ impl Small {
         measure("append_join_500_members", 40, |n| join_as(MEMBERS + n));
     }
 
-    fn answer(&self, since: Option<&Answer>) -> Answer {
-        let request = Request::new(user(0), self.device.clone(), since.map(|answer| answer.next));
-        self.runtime.block_on(sync::sync(&self.server, request)).expect("it reads")
+    fn answer(&self, since: Option<Token>) -> Bytes {
+        let request = Request::new(user(0), self.device.clone(), since);
+        whole(&self.runtime, self.runtime.block_on(sync::sync(&self.server, request)).expect("it reads"))
     }
 }
 

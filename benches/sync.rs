@@ -9,12 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use chappe::{
     Server,
     store::RoomNid,
     sync::{
-        self, Answer, Request,
+        self, Request,
         sliding::{self, Asked},
+        token::Token,
     },
     user::{
         account,
@@ -25,7 +27,7 @@ use chappe::{
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ruma::{OwnedDeviceId, OwnedUserId, RoomVersionId};
 use serde_json::json;
-use support::{join, message, numbers, user};
+use support::{join, message, next_batch, numbers, user, whole};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -62,9 +64,9 @@ impl Bench {
     }
 
     /// The answer to user 0; the position in it is that of now.
-    fn answer(&self, since: Option<&Answer>) -> Answer {
-        let request = Request::new(user(0), self.device.clone(), since.map(|answer| answer.next));
-        self.runtime.block_on(sync::sync(&self.server, request)).expect("it reads")
+    fn answer(&self, since: Option<Token>) -> Bytes {
+        let request = Request::new(user(0), self.device.clone(), since);
+        whole(&self.runtime, self.runtime.block_on(sync::sync(&self.server, request)).expect("it reads"))
     }
 
     /// The body of an answer of sliding sync to user 0, who wants the first `rooms` rooms, with their last message and what
@@ -129,23 +131,25 @@ fn syncs(criterion: &mut Criterion) {
     for &count in &counts {
         let bench = Bench::new(count, counts.iter().copied().max().unwrap_or(count));
         let mut group = criterion.benchmark_group("sync");
-        let start = bench.answer(None);
+        let first = bench.answer(None);
+        let start = next_batch(&first);
         group.bench_function(BenchmarkId::new("incremental, no news, rooms", count), |bencher| {
-            bencher.iter(|| black_box(bench.answer(Some(&start))));
+            bencher.iter(|| black_box(bench.answer(Some(start))));
         });
         bench.say(bench.rooms[0]);
         group.bench_function(BenchmarkId::new("incremental, one message, rooms", count), |bencher| {
-            bencher.iter(|| black_box(bench.answer(Some(&start))));
+            bencher.iter(|| black_box(bench.answer(Some(start))));
         });
         group.bench_function(BenchmarkId::new("incremental, right after each message, rooms", count), |bencher| {
             bencher.iter_custom(|times| {
                 let mut took = Duration::ZERO;
-                let mut last = bench.answer(None);
+                let mut last = next_batch(&bench.answer(None));
                 for n in 0..times {
                     bench.say(bench.rooms[usize::try_from(n).unwrap_or_default() % bench.rooms.len()]);
                     let asked = Instant::now();
-                    last = bench.answer(Some(&last));
+                    let answer = bench.answer(Some(last));
                     took += asked.elapsed();
+                    last = next_batch(&answer);
                 }
                 took
             });
@@ -165,7 +169,7 @@ fn syncs(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("sliding, first answer of all rooms, rooms", count), |bencher| {
             bencher.iter(|| black_box(bench.slide(count, None)));
         });
-        group.throughput(Throughput::Bytes(start.body.len() as u64));
+        group.throughput(Throughput::Bytes(first.len() as u64));
         group.bench_function(BenchmarkId::new("initial, rooms", count), |bencher| {
             bencher.iter(|| black_box(bench.answer(None)));
         });

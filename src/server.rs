@@ -19,6 +19,7 @@ use crate::{
         keys::own::{self, OldKeys},
         queue,
     },
+    long_answers::LongAnswers,
     mail::Mail,
     media::{self, preview::Previews},
     memory::SharedMemory,
@@ -27,6 +28,7 @@ use crate::{
     outgoing,
     permits::Permits,
     push::{deliver::Deliveries, unread::Unread},
+    quick::Quick,
     random::Random,
     rate_limit::RateLimits,
     rendezvous, restored,
@@ -104,6 +106,10 @@ pub struct Server {
     pub unread: Unread,
     /// The pushers that have something to tell.
     pub pushes: Deliveries,
+    /// Who may go on with an answer that takes long.
+    pub long_answers: LongAnswers,
+    /// Threads for short work.
+    quick: Quick,
     /// For what requests bring with them.
     pub body_memory: SharedMemory,
     /// Who may search now.
@@ -229,6 +235,8 @@ impl Server {
             room_facts: sliding::KnownFacts::default(),
             sliding_told: sliding::Remembered::new(memory / 16),
             sliding_turns: sliding::Turns::default(),
+            long_answers: LongAnswers::default(),
+            quick: Quick::start().context("cannot start threads")?,
             body_memory,
             searches: search::permits(),
             user_searches: directory::permits(),
@@ -281,6 +289,15 @@ impl Server {
     ) -> Result<R> {
         let server = Arc::clone(self);
         tokio::task::spawn_blocking(move || work(&server)).await?
+    }
+
+    /// As [`Self::blocking`], for work that takes little and finds what it needs in memory, in most cases.
+    pub async fn quick<R: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<R> + Send + 'static,
+    ) -> Result<R> {
+        let server = Arc::clone(self);
+        self.quick.run(move || work(&server)).await
     }
 
     /// As [`Self::blocking`], for work that reads one snapshot.

@@ -6,18 +6,22 @@ pub mod served;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use chappe::{
     Server,
     clock::Clock,
     config::Config,
     event::Draft,
+    outgoing,
     random::Random,
     room::{
         View, append,
         create::{self, NewRoom, Preset},
     },
     store::RoomNid,
+    sync::{Reply, token::Token},
 };
+use futures_util::TryStreamExt;
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId, UserId};
 use serde_json::{Map, Value, json, value::to_raw_value};
 use tempfile::TempDir;
@@ -31,12 +35,19 @@ pub struct Bench {
 
 impl Bench {
     pub fn new() -> Self {
+        Self::open("bench", outgoing::Client::new)
+    }
+
+    /// A server of some name, with a way to others.
+    pub fn open(name: &str, outgoing: impl FnOnce(&Config) -> outgoing::Client) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let mut config = Config::for_tests("bench");
+        let mut config = Config::for_tests(name);
         directory.path().clone_into(&mut config.database_path);
         config.memory_budget = Config::new(config.server_name.clone()).memory_budget; // as an administrator has it
         let runtime = Runtime::new().expect("threads can be started");
-        let server = Server::open(config, Clock::System, Random::from_seed(1)).expect("a new database opens");
+        let outgoing = outgoing(&config);
+        let opened = Server::open_with(config, Clock::System, Random::from_seed(1), outgoing);
+        let server = opened.expect("a new database opens");
         Self { runtime, server, directory }
     }
 
@@ -121,6 +132,24 @@ pub fn message() -> Draft {
 /// `user`'s join, under some name.
 pub fn join(user: &UserId) -> Draft {
     state("m.room.member", user.as_str(), &json!({ "membership": "join", "displayname": user.localpart() }))
+}
+
+/// All of an answer.
+pub fn whole(runtime: &Runtime, reply: Reply) -> Bytes {
+    match reply {
+        Reply::Whole(answer) => answer,
+        Reply::Begun(pieces) => {
+            let pieces: Vec<Bytes> = runtime.block_on(pieces.into_stream().try_collect()).expect("it comes to its end");
+            pieces.concat().into()
+        }
+    }
+}
+
+/// Where the next answer of `/sync` begins.
+pub fn next_batch(answer: &[u8]) -> Token {
+    let token = answer.strip_prefix(b"{\"next_batch\":\"").and_then(|rest| rest.split(|&byte| byte == b'"').next());
+    let token = token.and_then(|token| str::from_utf8(token).ok()).and_then(|token| token.parse().ok());
+    token.expect("it begins with a token")
 }
 
 /// The numbers in an environment variable, with commas between them.

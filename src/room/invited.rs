@@ -148,7 +148,7 @@ pub async fn set(
         numbers.set(Some(next));
         drop(numbers);
         written.durable().await?;
-        server.wakers.user(&user);
+        server.wakers.user(&server, &user);
         Ok(())
     })
     .await

@@ -7,7 +7,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    Membership, View, event_filter::EventFilter, tables::StateKeys, timeline::Entry, view::membership_in,
+    Membership, View,
+    event_filter::EventFilter,
+    tables::StateKeys,
+    timeline::Entry,
+    view::{BATCH, membership_in},
     visibility::unreadable,
 };
 use crate::{
@@ -15,9 +19,6 @@ use crate::{
     event::{StateRoot, StoredEvent},
     store::{self, EventNid, StateKeyNid},
 };
-
-/// How many events are looked through at a time.
-const BATCH: usize = 512;
 
 /// A state event and its number.
 pub type Found = (EventNid, StoredEvent);

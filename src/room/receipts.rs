@@ -102,7 +102,7 @@ pub async fn set(server: &Arc<Server>, user: &UserId, room_id: &RoomId, marks: V
     if moved.iter().any(|mark| mark.kind == Kind::Public) {
         server.wakers.room(server, room);
     } else if !moved.is_empty() {
-        server.wakers.user(user);
+        server.wakers.user(server, user);
     }
     Ok(())
 }

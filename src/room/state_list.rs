@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::{Stream, stream};
 use ruma::OwnedRoomId;
 
-use super::{history, show::Reader, visibility::not_in_room};
+use super::{history, show::Reader, view::BATCH, visibility::not_in_room};
 use crate::{
     Server,
     error::Result,
@@ -15,9 +15,6 @@ use crate::{
     store::{EventNid, RoomPos},
     user::session::Caller,
 };
-
-/// How many events are read at a time.
-const BATCH: usize = 512;
 
 /// What an answer consists of.
 #[derive(Clone, Copy)]
@@ -77,6 +74,10 @@ impl StateList {
         if self.left.len() == 0 {
             return None;
         }
+        let _turn = match self.server.long_answers.turn().await {
+            Ok(turn) => turn,
+            Err(error) => return Some(Err(error)),
+        };
         let mut left = std::mem::take(&mut self.left);
         let form = self.form;
         let made = history::read(&self.server, self.caller.clone(), self.room_id.clone(), move |reader, _| {

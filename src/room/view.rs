@@ -13,6 +13,9 @@ use crate::{
     store::{Error, EventNid, Result, RoomNid, Snapshot, StateKeyNid, Table},
 };
 
+/// How many events are read at a time where there may be very many.
+pub const BATCH: usize = 512;
+
 /// One room as a snapshot shows it. All reading of rooms goes through one of these.
 pub struct View<'s> {
     pub snapshot: &'s Snapshot<'s>,

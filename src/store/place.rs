@@ -164,7 +164,7 @@ fn leap(tx: &mut Transaction<'_>, opened_at: StreamPos, now_ms: u64) {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::{process::Command, thread, time::Duration};
 
     use super::*;
 
@@ -175,7 +175,15 @@ mod tests {
     }
 
     fn open(path: &Path) -> Store {
-        Store::open(&Options { now_ms: 1_000, on_restore: note, ..Options::for_tests(path) }).unwrap()
+        let open = || Store::open(&Options { now_ms: 1_000, on_restore: note, ..Options::for_tests(path) });
+        // A process that another test starts has our lock, too, until it has become another program.
+        for _ in 0..100 {
+            match open() {
+                Err(Error::Directory { .. }) => thread::sleep(Duration::from_millis(20)),
+                opened => return opened.unwrap(),
+            }
+        }
+        panic!("{path:?} stays in use");
     }
 
     fn note(tx: &mut Transaction<'_>, now_ms: u64) -> Result<()> {

@@ -7,10 +7,10 @@ use super::{
     account_data,
     changes::{Changes, Room},
     device_lists, invited, joined,
-    json::{self, Object},
+    json::Object,
     left, presence, profiles,
     request::Request,
-    stream::PIECE_BYTES,
+    stream::{HandOn, PIECE_BYTES},
     to_device,
     token::Token,
 };
@@ -99,20 +99,6 @@ impl<'s> Context<'s> {
         show::Reader::open(view, self.user_id(), Some(&self.request.device_id), self.server.clock.now_ms())
     }
 
-    /// Writes what is to be told of a room's state.
-    ///
-    /// NOTSPEC: may be left out where that is nothing, but Synapse never does, and clients are used to it.
-    pub fn write_state(
-        &self,
-        reader: &show::Reader<'_, '_>,
-        state: &[(EventNid, StoredEvent)],
-        room: &mut Object<'_>,
-    ) -> Result<()> {
-        json::events(room.key(self.request.state_form.key()), state, |out, (nid, event)| {
-            self.write_event(out, reader, *nid, event)
-        })
-    }
-
     /// Writes an event of a room in the form that the client asked for.
     pub fn write_event(
         &self,
@@ -144,7 +130,7 @@ fn tell_of_future(server: &Server, user_id: &UserId) {
 }
 
 /// Writes what is new in one room; `false` if that is nothing.
-type WriteRoom = fn(&Context<'_>, &View<'_>, &Room, &mut Vec<u8>) -> Result<bool>;
+type WriteRoom = fn(&Context<'_>, &View<'_>, &Room, &mut Vec<u8>, &mut HandOn<'_>) -> Result<bool>;
 
 impl Answer {
     /// That nothing happened since then.
@@ -157,11 +143,7 @@ impl Answer {
     }
 
     /// Reads and writes what is new. `hand_on` may take what is written so far, where that is much.
-    pub fn assemble(
-        server: &Server,
-        request: &Request,
-        hand_on: &mut dyn FnMut(&mut Vec<u8>) -> Result<()>,
-    ) -> Result<Self> {
+    pub fn assemble(server: &Server, request: &Request, hand_on: &mut HandOn<'_>) -> Result<Self> {
         for room in server.typing.expire() {
             server.wakers.room(server, room);
         }
@@ -183,7 +165,7 @@ impl Context<'_> {
         out: &mut Vec<u8>,
         next: Token,
         messages: &to_device::Messages,
-        hand_on: &mut dyn FnMut(&mut Vec<u8>) -> Result<()>,
+        hand_on: &mut HandOn<'_>,
     ) -> Result<bool> {
         let changes = Changes::find(self)?;
         let mut answer = Object::begin(out);
@@ -202,12 +184,7 @@ impl Context<'_> {
         Ok(has_news)
     }
 
-    fn write_rooms(
-        &self,
-        changes: &Changes,
-        out: &mut Vec<u8>,
-        hand_on: &mut dyn FnMut(&mut Vec<u8>) -> Result<()>,
-    ) -> Result<bool> {
+    fn write_rooms(&self, changes: &Changes, out: &mut Vec<u8>, hand_on: &mut HandOn<'_>) -> Result<bool> {
         let sections: [(&str, &[Room], WriteRoom); 4] = [
             ("join", &changes.joined, joined::write),
             ("invite", &changes.invited, invited::write_invited),
@@ -228,13 +205,13 @@ impl Context<'_> {
         rooms: &[Room],
         write: WriteRoom,
         out: &mut Vec<u8>,
-        hand_on: &mut dyn FnMut(&mut Vec<u8>) -> Result<()>,
+        hand_on: &mut HandOn<'_>,
     ) -> Result<bool> {
         let mut section = Object::begin(out);
         for room in rooms {
             let view = self.view(room.nid)?;
             if self.wants(view.room_id()) {
-                section.member_if(view.room_id().as_str(), |out| write(self, &view, room, out))?;
+                section.member_if(view.room_id().as_str(), |out| write(self, &view, room, out, hand_on))?;
             }
             if section.buffer().len() >= PIECE_BYTES {
                 hand_on(section.buffer())?;

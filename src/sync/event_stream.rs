@@ -54,8 +54,8 @@ pub async fn listen(
     let deadline = Instant::now() + timeout.unwrap_or(DEFAULT_TIMEOUT).min(MAX_TIMEOUT);
     // Before looking: what comes meanwhile must wake us.
     let mut woken = match room {
-        Some(room) => server.wakers.subscribe_to_room(room),
-        None => server.wakers.subscribe(&caller.user_id),
+        Some(room) => server.wakers.subscribe_to_room(server, room),
+        None => server.wakers.subscribe(server, &caller.user_id),
     };
     loop {
         let asking = caller.clone();
@@ -66,7 +66,7 @@ pub async fn listen(
             return Ok(if may_be_told { news } else { News { start: from, end: from, events: Vec::new() } });
         }
         tokio::select! {
-            _ = woken.changed() => {}
+            () = woken.changed() => {}
             () = tokio::time::sleep_until(deadline) => {}
             () = server.shutdown.cancelled() => {}
         }

@@ -14,7 +14,7 @@ use super::{
     json::{self, Object},
     presence,
     request::Request,
-    stream::{self, HandOn, Pieces},
+    stream::{self, HandOn, Reply},
     token::{TimelineToken, Token},
 };
 use crate::{
@@ -38,9 +38,8 @@ pub struct Wanted {
     pub archived: bool,
 }
 
-/// The answer, in pieces.
-pub async fn first_answer(server: &Arc<Server>, wanted: Wanted) -> Result<Pieces> {
-    stream::pieces(server, move |server, hand_on| assemble(server, &wanted, hand_on)).await
+pub async fn first_answer(server: &Arc<Server>, wanted: Wanted) -> Result<Reply> {
+    stream::make(server, move |server, hand_on| assemble(server, &wanted, hand_on)).await?.reply(server).await
 }
 
 fn assemble(server: &Server, wanted: &Wanted, hand_on: &mut HandOn<'_>) -> Result<Answer> {

@@ -8,6 +8,7 @@ use super::{
     json::Object,
     state::{self, Known, Query},
     sticky,
+    stream::HandOn,
     summary::Summary,
     timeline::Timeline,
 };
@@ -20,7 +21,13 @@ use crate::{
 /// The name of sticky events while they are a proposal, MSC4354.
 const STICKY: &str = "msc4354_sticky";
 
-pub fn write(context: &Context<'_>, view: &View<'_>, room: &Room, out: &mut Vec<u8>) -> Result<bool> {
+pub fn write(
+    context: &Context<'_>,
+    view: &View<'_>,
+    room: &Room,
+    out: &mut Vec<u8>,
+    hand_on: &mut HandOn<'_>,
+) -> Result<bool> {
     let reader = context.reader(view)?;
     let is_whole = room.after.is_none() || context.request.full_state;
     let timeline = Timeline::read(context, &reader, room.after, context.now.into())?;
@@ -42,15 +49,15 @@ pub fn write(context: &Context<'_>, view: &View<'_>, room: &Room, out: &mut Vec<
         needed: &needed,
         told: context.server.told_members.of(context, view.nid, is_whole),
     };
-    let state = state::read(view, &query)?;
+    let state = state::choose(view, &query)?;
 
     let mut object = Object::begin(out);
-    let mut has_news = is_whole || !timeline.events.is_empty() || timeline.is_limited || !state.is_empty();
+    let mut has_news = is_whole || !timeline.events.is_empty() || timeline.is_limited;
     if let Some(summary) = summary {
         object.member("summary", &summary);
         has_news = true;
     }
-    context.write_state(&reader, &state, &mut object)?;
+    has_news |= state::write(context, &reader, &state, query.told.as_ref(), &mut object, hand_on)?;
     timeline.write(context, &reader, object.key("timeline"))?;
     has_news |= object.member_if("ephemeral", |out| {
         let has_any = ephemeral::write(context, view, room.after, out)?;

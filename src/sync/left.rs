@@ -7,11 +7,11 @@ use super::{
     changes::Room,
     json::Object,
     state::{self, Known, Query},
+    stream::HandOn,
     timeline::Timeline,
 };
 use crate::{
     error::{Error, Result},
-    event::StoredEvent,
     room::{
         View,
         event_filter::EventFilter,
@@ -22,9 +22,13 @@ use crate::{
     store::{EventNid, RoomPos, StreamPos},
 };
 
-type State = Vec<(EventNid, StoredEvent)>;
-
-pub fn write(context: &Context<'_>, view: &View<'_>, room: &Room, out: &mut Vec<u8>) -> Result<bool> {
+pub fn write(
+    context: &Context<'_>,
+    view: &View<'_>,
+    room: &Room,
+    out: &mut Vec<u8>,
+    hand_on: &mut HandOn<'_>,
+) -> Result<bool> {
     let reader = context.reader(view)?;
     let (timeline, state) = match reader.sight.standing {
         Standing::Left(departure) if context.since.is_none_or(|since| departure.pos > since.into()) => {
@@ -33,7 +37,7 @@ pub fn write(context: &Context<'_>, view: &View<'_>, room: &Room, out: &mut Vec<
         _ => last_word(context, view, room)?,
     };
     let mut object = Object::begin(out);
-    context.write_state(&reader, &state, &mut object)?;
+    state::write(context, &reader, &state, None, &mut object, hand_on)?;
     timeline.write(context, &reader, object.key("timeline"))?;
     object.member_if("account_data", |out| account_data::write_room(context, view, room.after, out))?;
     object.end();
@@ -46,7 +50,7 @@ fn end_of_stay(
     reader: &Reader<'_, '_>,
     room: &Room,
     departure: Departure,
-) -> Result<(Timeline, State)> {
+) -> Result<(Timeline, Vec<EventNid>)> {
     let view = reader.view();
     let mut timeline = Timeline::read(context, reader, room.after, departure.pos)?;
     let is_whole = room.after.is_none() || context.request.full_state;
@@ -60,7 +64,7 @@ fn end_of_stay(
         needed: if is_whole { &me } else { &[] },
         told: None,
     };
-    let mut state = state::read(view, &query)?;
+    let mut state = state::choose(view, &query)?;
     if RoomPos::from(room.row.since) > departure.pos {
         add_member_event(context, view, room, &mut timeline, &mut state)?;
     }
@@ -68,7 +72,7 @@ fn end_of_stay(
 }
 
 /// The user's member event alone: he was not in the room when it changed.
-fn last_word(context: &Context<'_>, view: &View<'_>, room: &Room) -> Result<(Timeline, State)> {
+fn last_word(context: &Context<'_>, view: &View<'_>, room: &Room) -> Result<(Timeline, Vec<EventNid>)> {
     let mut timeline = Timeline { events: Vec::new(), is_limited: false, start: RoomPos::from(room.row.since) };
     let mut state = Vec::new();
     add_member_event(context, view, room, &mut timeline, &mut state)?;
@@ -81,18 +85,15 @@ fn add_member_event(
     view: &View<'_>,
     room: &Room,
     timeline: &mut Timeline,
-    state: &mut State,
+    state: &mut Vec<EventNid>,
 ) -> Result<()> {
     let nid = room.row.event;
     let event = view.event(nid)?;
-    let filter = &context.request.filter.room;
-    let allows = |filter| {
-        let filter = EventFilter::new(filter, view.room_id());
-        filter.allows(&event).map_err(|e| Error::internal(e.to_string()))
-    };
-    let is_in_timeline = context.request.timeline_limit() > 0 && allows(&filter.timeline)?;
-    if (!is_in_timeline || context.request.state_form.is_after()) && allows(&filter.state)? {
-        state.push((nid, event.clone()));
+    let filter = EventFilter::new(&context.request.filter.room.timeline, view.room_id());
+    let is_allowed = filter.allows(&event).map_err(|e| Error::internal(e.to_string()))?;
+    let is_in_timeline = is_allowed && context.request.timeline_limit() > 0;
+    if !is_in_timeline || context.request.state_form.is_after() {
+        state.push(nid);
     }
     if is_in_timeline {
         timeline.events.push(Entry { pos: RoomPos(event.room_pos), nid, event });

@@ -38,7 +38,7 @@ pub use self::{
     device_lists::DeviceLists,
     first_answer::{Wanted as FirstWanted, first_answer},
     request::{Request, StateForm},
-    stream::{Pieces, stream},
+    stream::Reply,
     told_members::ToldMembers,
     user_rooms::UserRoomLists,
     wait::sync,

@@ -1,18 +1,27 @@
-//! What a client must be told of a room's state, so that it has that of the start, or of the end, of a timeline.
+//! What a client must be told of a room's state, so that it has that of the start, or of the end, of a timeline. It is chosen
+//! first, and read while it is written: it may be much.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, btree_map};
 
 use ruma::{OwnedUserId, UserId};
 
-use super::{request::Request, timeline::Timeline, told_members::Told};
+use super::{
+    answer::Context,
+    json::Object,
+    request::Request,
+    stream::{HandOn, PIECE_BYTES},
+    timeline::Timeline,
+    told_members::Told,
+};
 use crate::{
     error::{Error, Result},
-    event::{StateRoot, StoredEvent},
+    event::StateRoot,
     room::{
         Membership, View,
         event_filter::EventFilter,
+        show::Reader,
         tables::{StateChange, StateChanges, StateKeys},
-        view::membership_in,
+        view::{BATCH, membership_in},
     },
     store::{EventNid, RoomNid, RoomPos, Scan, Snapshot, StateKeyNid, StreamPos},
 };
@@ -170,33 +179,58 @@ impl Entry {
     }
 }
 
-/// The events to tell, in the order in which the room first had such state.
-pub fn read(view: &View<'_>, query: &Query<'_>) -> Result<Vec<(EventNid, StoredEvent)>> {
-    let filter = EventFilter::new(&query.request.filter.room.state, view.room_id());
-    if filter.is_nothing() {
+/// The events that may have to be told, in the order in which the room first had such state.
+pub fn choose(view: &View<'_>, query: &Query<'_>) -> Result<Vec<EventNid>> {
+    if EventFilter::new(&query.request.filter.room.state, view.room_id()).is_nothing() {
         return Ok(Vec::new());
     }
     let mut entries = entries(view, query)?;
     if query.request.is_lazy() {
         need_members(view, query, &mut entries)?;
     }
+    if let Some(told) = &query.told {
+        told.note(shown_members(query.timeline, &entries));
+    }
     let is_after = query.request.state_form.is_after();
-    let (keys, nids): (Vec<_>, Vec<_>) =
-        entries.iter().filter_map(|(key, entry)| Some((*key, entry.to_tell(is_after)?))).unzip();
-    let mut events = Vec::with_capacity(nids.len());
-    let mut members = Vec::new();
-    for ((key, nid), event) in std::iter::zip(std::iter::zip(keys, nids.iter().copied()), view.events(&nids)?) {
-        if filter.allows(&event).map_err(|e| Error::internal(e.to_string()))? {
-            if event.event_type == MEMBER {
-                members.push((key, nid));
+    Ok(entries.values().filter_map(|entry| entry.to_tell(is_after)).collect())
+}
+
+/// Writes those of the chosen events that the client wants to hear of; `false` if these are none. What becomes much is handed on.
+///
+/// NOTSPEC: may be left out where that is nothing, but Synapse never does, and clients are used to it.
+pub fn write(
+    context: &Context<'_>,
+    reader: &Reader<'_, '_>,
+    chosen: &[EventNid],
+    told: Option<&Told>,
+    room: &mut Object<'_>,
+    hand_on: &mut HandOn<'_>,
+) -> Result<bool> {
+    let view = reader.view();
+    let filter = EventFilter::new(&context.request.filter.room.state, view.room_id());
+    let out = room.key(context.request.state_form.key());
+    out.extend_from_slice(b"{\"events\":[");
+    let mut any = false;
+    for batch in chosen.chunks(BATCH) {
+        for (nid, event) in std::iter::zip(batch, view.events(batch)?) {
+            if !filter.allows(&event).map_err(|e| Error::internal(e.to_string()))? {
+                continue;
             }
-            events.push((nid, event));
+            if std::mem::replace(&mut any, true) {
+                out.push(b',');
+            }
+            context.write_event(out, reader, *nid, &event)?;
+            if let Some(told) = told.filter(|_| event.event_type == MEMBER) {
+                let key = view.state_key_nid(MEMBER, event.state_key.as_deref().unwrap_or_default())?;
+                told.note(key.map(|key| (key, *nid)));
+            }
+        }
+        if out.len() >= PIECE_BYTES {
+            hand_on(out)?;
         }
     }
-    if let Some(told) = &query.told {
-        told.note(members.into_iter().chain(shown_members(query.timeline, &entries)));
-    }
-    Ok(events)
+    out.extend_from_slice(b"]}");
+    Ok(any)
 }
 
 /// The member events that the timeline shows, so far as they are those of its end.

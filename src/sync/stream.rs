@@ -1,4 +1,4 @@
-//! Large answers, handed on while they are made.
+//! Answers that may be large: what there is much of is handed on while the rest is made.
 
 use std::{
     sync::Arc,
@@ -9,16 +9,18 @@ use bytes::Bytes;
 use futures_util::{Stream, stream};
 use tokio::{
     runtime::Handle,
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::timeout,
 };
 
-use super::{answer::Answer, request::Request, to_device};
+use super::answer::Answer;
 use crate::{
     Server,
     error::{Error, Result},
-    user::presence,
 };
+
+/// How long a piece waits for its turn. It holds a thread meanwhile, which those whose turn it is may need.
+const TURN_PATIENCE: Duration = Duration::from_millis(500);
 
 /// From how many bytes on a part of an answer is handed on.
 pub const PIECE_BYTES: usize = 64 << 10;
@@ -30,11 +32,25 @@ const MAX_WAITING: usize = 16;
 /// a thread nor a snapshot of the database.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// What became of an answer when the first of its pieces was full, or before.
+pub enum Made {
+    Whole(Answer),
+    Begun(Pieces),
+}
+
 /// The pieces of an answer, in order.
 pub struct Pieces {
+    server: Arc<Server>,
     first: Option<Bytes>,
-    rest: mpsc::UnboundedReceiver<Result<Bytes>>,
+    rest: mpsc::UnboundedReceiver<Result<Piece>>,
     room: Arc<Semaphore>,
+}
+
+enum Piece {
+    /// Durable.
+    Part(Bytes),
+    /// What is left when everything else was handed on.
+    End(Answer),
 }
 
 impl Pieces {
@@ -47,68 +63,85 @@ impl Pieces {
         if let Some(first) = self.first.take() {
             return Some(Ok(first));
         }
-        let piece = self.rest.recv().await;
+        let piece = self.rest.recv().await?;
         self.room.add_permits(1);
-        piece
+        match piece {
+            Ok(Piece::Part(bytes)) => Some(Ok(bytes)),
+            Ok(Piece::End(answer)) => Some(told(&self.server, answer).await),
+            Err(error) => Some(Err(error)),
+        }
     }
 }
 
-/// Answers a request that is not kept waiting, [`Request::is_answered_at_once`].
-pub async fn stream(server: &Arc<Server>, request: Request) -> Result<Pieces> {
-    if let Some(since) = request.since {
-        to_device::acknowledge(server, &request.user_id, &request.device_id, since.to_device).await?;
+/// What a client is told, which must be durable.
+pub enum Reply {
+    Whole(Bytes),
+    Begun(Pieces),
+}
+
+impl Made {
+    pub async fn reply(self, server: &Server) -> Result<Reply> {
+        match self {
+            Self::Whole(answer) => told(server, answer).await.map(Reply::Whole),
+            Self::Begun(pieces) => Ok(Reply::Begun(pieces)),
+        }
     }
-    let _here = presence::sync(server, &request.user_id, &request.device_id, request.set_presence);
-    pieces(server, move |server, hand_on| Answer::assemble(server, &request, hand_on)).await
+}
+
+async fn told(server: &Server, answer: Answer) -> Result<Bytes> {
+    server.store.until_durable(answer.next.pos).await?;
+    Ok(answer.body.into())
 }
 
 /// Takes what is written so far, where that is much.
 pub type HandOn<'h> = dyn FnMut(&mut Vec<u8>) -> Result<()> + 'h;
 
-/// The pieces of the answer that `assemble` makes.
-pub async fn pieces(
+/// The answer that `assemble` makes. What it hands on is told, whatever comes after.
+pub async fn make(
     server: &Arc<Server>,
     assemble: impl FnOnce(&Server, &mut HandOn<'_>) -> Result<Answer> + Send + 'static,
-) -> Result<Pieces> {
+) -> Result<Made> {
     let (sender, mut rest) = mpsc::unbounded_channel();
     let room = Arc::new(Semaphore::new(MAX_WAITING));
-    let mut writer = Writer { server: Arc::clone(server), sender, room: Arc::clone(&room), patience: PATIENCE };
+    let mut writer =
+        Writer { server: Arc::clone(server), sender, room: Arc::clone(&room), patience: PATIENCE, turn: None };
     tokio::task::spawn_blocking(move || {
-        let last = writer.write(assemble);
-        let _ = writer.sender.send(last); // if the client is gone, nobody needs it
+        let server = Arc::clone(&writer.server);
+        let end = assemble(&server, &mut |out| writer.hand_on(out)).map(Piece::End);
+        let _ = writer.sender.send(end); // if the client is gone, nobody needs it
     });
-    let first = rest.recv().await.ok_or_else(|| Error::internal("an answer ended before it began"))??;
-    Ok(Pieces { first: Some(first), rest, room })
+    match rest.recv().await.ok_or_else(|| Error::internal("an answer ended before it began"))?? {
+        Piece::Part(first) => Ok(Made::Begun(Pieces { server: Arc::clone(server), first: Some(first), rest, room })),
+        Piece::End(answer) => Ok(Made::Whole(answer)),
+    }
 }
 
 struct Writer {
     server: Arc<Server>,
-    sender: mpsc::UnboundedSender<Result<Bytes>>,
+    sender: mpsc::UnboundedSender<Result<Piece>>,
     room: Arc<Semaphore>,
     patience: Duration,
+    /// To make the next piece.
+    turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Writer {
-    /// Makes the answer and hands on all of it but the last piece.
-    fn write(&mut self, assemble: impl FnOnce(&Server, &mut HandOn<'_>) -> Result<Answer>) -> Result<Bytes> {
-        let server = Arc::clone(&self.server);
-        let answer = assemble(&server, &mut |out| self.hand_on(out))?;
-        Handle::current().block_on(server.store.until_durable(answer.next.pos))?;
-        Ok(answer.body.into())
-    }
-
     fn hand_on(&mut self, out: &mut Vec<u8>) -> Result<()> {
+        self.turn = None;
         // At least as new as what the answer is made from, and durable after the first piece in most cases.
         let shown = self.server.store.snapshot().pos()?;
-        Handle::current().block_on(self.server.store.until_durable(shown))?;
-        self.wait_for_room();
+        let runtime = Handle::current();
+        runtime.block_on(self.server.store.until_durable(shown))?;
+        self.wait_for_room(&runtime);
         let piece = Bytes::from(std::mem::take(out));
-        self.sender.send(Ok(piece)).map_err(|_| Error::internal("the client hung up"))
+        self.sender.send(Ok(Piece::Part(piece))).map_err(|_| Error::internal("the client hung up"))?;
+        self.turn = runtime.block_on(timeout(TURN_PATIENCE, self.server.long_answers.turn())).ok().transpose()?;
+        Ok(())
     }
 
-    fn wait_for_room(&mut self) {
+    fn wait_for_room(&mut self, runtime: &Handle) {
         let asked = Instant::now();
-        if let Ok(Ok(permit)) = Handle::current().block_on(timeout(self.patience, self.room.acquire())) {
+        if let Ok(Ok(permit)) = runtime.block_on(timeout(self.patience, self.room.acquire())) {
             permit.forget(); // the client's taking a piece gives it back
         }
         self.patience = self.patience.saturating_sub(asked.elapsed());

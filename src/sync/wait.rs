@@ -1,44 +1,79 @@
 //! Waiting for news.
 
-use std::sync::Arc;
+use std::{any::TypeId, sync::Arc};
 
 use tokio::time::Instant;
 
-use super::{answer::Answer, request::Request, to_device};
+use super::{
+    answer::Answer,
+    request::Request,
+    stream::{self, Made, Reply},
+    to_device,
+};
 use crate::{
     Server,
     error::Result,
+    room::{partial::tables::Completions, tables::UserRooms},
+    store::Group,
     user::{presence, session},
 };
 
-/// The next answer for a client: at once if there is news, else when there is, or when its patience ends. What is in it
-/// is durable.
-pub async fn sync(server: &Arc<Server>, mut request: Request) -> Result<Answer> {
+/// So many changes may have happened since, on the whole server, that the answer is short.
+const FEW_CHANGES: usize = 64;
+
+/// The next answer for a client: at once if it wants everything, or if there is news, else when there is, or when its patience
+/// ends.
+pub async fn sync(server: &Arc<Server>, mut request: Request) -> Result<Reply> {
     if let Some(since) = request.since {
         to_device::acknowledge(server, &request.user_id, &request.device_id, since.to_device).await?;
     }
     let _here = presence::sync(server, &request.user_id, &request.device_id, request.set_presence);
     let deadline = Instant::now() + request.patience();
-    let mut news = server.wakers.subscribe(&request.user_id); // before looking: what comes meanwhile must wake us
+    let is_over = || Instant::now() >= deadline || server.shutdown.is_cancelled();
+    let mut news = server.wakers.subscribe(server, &request.user_id); // before looking: what comes meanwhile must wake us
     loop {
-        let asked = request.clone();
-        let work = move |server: &Server| Answer::assemble(server, &asked, &mut |_| Ok(()));
-        let answer = server.blocking(work).await?;
-        if answer.has_news || Instant::now() >= deadline || server.shutdown.is_cancelled() {
-            server.store.until_durable(answer.next.pos).await?;
-            let Request { user_id, device_id, token, .. } = &request;
-            let may_be_told = session::may_be_told(&server.store.snapshot(), user_id, device_id, token.as_ref())?;
-            return Ok(match request.since {
-                Some(since) if !may_be_told => Answer::nothing(since),
-                _ => answer,
-            });
+        if is_over() || request.since.is_none_or(|since| news.may_be_after(server, since)) {
+            match make(server, &request).await? {
+                Made::Whole(answer) if !answer.has_news && !is_over() => {
+                    session::check_logged_in(&server.store.snapshot(), &request.user_id, &request.device_id)?;
+                    request.since = Some(answer.next); // up to there nothing is left to tell
+                }
+                made => return tell(server, &request, made).await,
+            }
         }
-        request.since = Some(answer.next); // up to there nothing is left to tell
         tokio::select! {
-            _ = news.changed() => {}
+            () = news.changed() => {}
             () = tokio::time::sleep_until(deadline) => {}
             () = server.shutdown.cancelled() => {}
         }
-        session::check_logged_in(&server.store.snapshot(), &request.user_id, &request.device_id)?;
     }
+}
+
+async fn make(server: &Arc<Server>, request: &Request) -> Result<Made> {
+    let asked = request.clone();
+    if is_little(server, request) {
+        let work = move |server: &Server| Answer::assemble(server, &asked, &mut |_| Ok(()));
+        return server.quick(work).await.map(Made::Whole);
+    }
+    stream::make(server, move |server, hand_on| Answer::assemble(server, &asked, hand_on)).await
+}
+
+/// Whether there is only little that is new, if anything: only a few things happened since then, and no room became visible to the
+/// user, which would be told as a whole.
+pub(super) fn is_little(server: &Server, request: &Request) -> bool {
+    let Some(since) = request.since.filter(|_| !request.full_state) else { return false };
+    let recent = server.store.recent();
+    let completed = recent.changed_after(&[TypeId::of::<Completions>()], since.pos, FEW_CHANGES);
+    completed.is_some_and(|completed| completed.is_empty())
+        && !recent.may_have_changed::<UserRooms>(Group::of(&*request.user_id), since.pos)
+}
+
+async fn tell(server: &Server, request: &Request, made: Made) -> Result<Reply> {
+    let reply = made.reply(server).await?;
+    let Request { user_id, device_id, token, .. } = request;
+    let may_be_told = session::may_be_told(&server.store.snapshot(), user_id, device_id, token.as_ref())?;
+    Ok(match request.since {
+        Some(since) if !may_be_told => Reply::Whole(Answer::nothing(since).body.into()),
+        _ => reply,
+    })
 }

@@ -110,7 +110,7 @@ pub async fn delete(server: &Arc<Server>, user: &UserId, room: RoomNid, event_ty
     check_type(event_type)?;
     let (owner, event_type) = (user.to_owned(), event_type.to_owned());
     server.store.commit(move |tx| remove(tx, &owner, room, &event_type)).await?;
-    server.wakers.user(user);
+    server.wakers.user(server, user);
     Ok(())
 }
 
@@ -131,7 +131,7 @@ pub async fn set(server: &Arc<Server>, user: &UserId, room: RoomNid, event_type:
             put(tx, &owner, room, &event_type, content)
         })
         .await?;
-    server.wakers.user(user);
+    server.wakers.user(server, user);
     Ok(())
 }
 

@@ -39,6 +39,6 @@ pub async fn copy(server: &Arc<Server>, user: &UserId, from: &RoomId, to: &RoomI
         account_data::put(tx, &owner, GLOBAL, EVENT_TYPE, content)
     };
     server.store.commit(write).await?;
-    server.wakers.user(user);
+    server.wakers.user(server, user);
     Ok(())
 }

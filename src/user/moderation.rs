@@ -51,7 +51,7 @@ pub async fn set(server: &Arc<Server>, admin: &UserId, target: &UserId, measure:
     let user = target.to_owned();
     let write = move |tx: &mut Transaction<'_>| account::update(tx, &user, |account| *measure.of(account) = is_set);
     server.store.commit(write).await?;
-    server.wakers.user(target); // a sync that waits must end
+    server.wakers.user(server, target); // a sync that waits must end
     Ok(())
 }
 

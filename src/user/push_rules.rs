@@ -190,7 +190,7 @@ async fn change(
             account_data::put(tx, &owner, GLOBAL, EVENT_TYPE, content)
         })
         .await?;
-    server.wakers.user(user);
+    server.wakers.user(server, user);
     Ok(())
 }
 

@@ -90,7 +90,7 @@ async fn change(
             account_data::put(tx, &owner, room, EVENT_TYPE, content)
         })
         .await?;
-    server.wakers.user(user);
+    server.wakers.user(server, user);
     Ok(())
 }
 

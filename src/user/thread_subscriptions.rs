@@ -105,7 +105,7 @@ pub async fn set(
     let (room, root, wish) = found.ok_or_else(no_thread)?;
     let owner = user.clone();
     server.store.commit(move |tx| wish.write(tx, &owner, room, root)).await?;
-    server.wakers.user(&user);
+    server.wakers.user(server, &user);
     Ok(())
 }
 

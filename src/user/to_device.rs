@@ -63,7 +63,7 @@ pub struct Sending {
 pub async fn send(server: &Arc<Server>, sender: Caller, sending: Sending) -> Result<()> {
     let batch = server.blocking(move |server| Batch::new(server, sender, sending)).await?;
     let (woken, destinations) = server.store.commit(move |tx| batch.write(tx)).await?;
-    woken.iter().for_each(|user| server.wakers.user(user));
+    woken.iter().for_each(|user| server.wakers.user(server, user));
     destinations.into_iter().for_each(|destination| queue::wake(server, destination));
     Ok(())
 }
@@ -105,7 +105,7 @@ pub async fn receive(server: &Arc<Server>, received: Received) -> Result<()> {
         enqueue_all(tx, &ours, &services)
     };
     let woken = server.store.commit(write).await?;
-    woken.iter().for_each(|user| server.wakers.user(user));
+    woken.iter().for_each(|user| server.wakers.user(server, user));
     Ok(())
 }
 

@@ -124,7 +124,7 @@ async fn guests_leave_when_a_room_lets_them_in_no_longer() {
         guest.join(room).await;
         bob.join(room).await;
     }
-    let mut news = server.inside().wakers.subscribe((&*guest.id).try_into().unwrap());
+    let mut news = server.inside().wakers.subscribe(server.inside(), (&*guest.id).try_into().unwrap());
     let opened = alice.get(&format!("/v3/rooms/{}/state/m.room.guest_access/?format=event", rooms[1])).await.ok();
     alice.set(&rooms[0], "m.room.guest_access", "", json!({ "guest_access": "forbidden" })).await;
     let redact = format!("/v3/rooms/{}/redact/{}/x", rooms[1], opened["event_id"].as_str().unwrap());

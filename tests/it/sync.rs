@@ -115,7 +115,8 @@ async fn put_account_data(user: &User, room: RoomNid, event_type: &'static str, 
         tx.put::<AccountDataChanges>(&(&id, changed, room, event_type), &());
     })
     .await;
-    user.server.inside().wakers.user(&user_id(user));
+    let server = user.server.inside();
+    server.wakers.user(server, &user_id(user));
 }
 
 #[tokio::test]
@@ -868,6 +869,63 @@ async fn a_large_answer_comes_in_pieces_that_make_one() {
     }
     let whole = sync(&alice, &[("since", &next(&answer)), ("full_state", "true")]).await;
     assert_eq!(rooms(&whole, "join"), created);
+}
+
+#[tokio::test]
+async fn much_state_comes_in_pieces_to_whoever_is_new_or_has_waited() {
+    const ENTRIES: usize = 1_100; // more than are read at a time
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let entry = |n: usize| json!({ "type": "org.test.entry", "state_key": n.to_string(), "content": { "text": "x".repeat(200), "n": n } });
+    let entries: Vec<_> = (0..ENTRIES).map(entry).collect();
+    let room = create(&alice, json!({ "preset": "public_chat", "initial_state": entries })).await;
+    let start = now(&bob).await;
+    let waiting = waiting(&bob, &start).await;
+    act(&bob, &room, "join", json!({})).await;
+    let to_who_waits = answered(waiting).await.ok();
+    let filter = json!({ "room": { "state": { "not_types": ["m.room.member"] } } }).to_string();
+    for answer in [to_who_waits, sync(&bob, &[]).await, sync(&bob, &[("filter", &filter)]).await] {
+        let room = &answer["rooms"]["join"][&room];
+        let shown = [&room["state"], &room["timeline"]].map(|part| part["events"].as_array().unwrap().clone()).concat();
+        let told = shown.iter().filter(|event| event["type"] == "org.test.entry");
+        let mut numbers: Vec<_> = told.map(|event| event["content"]["n"].as_u64().unwrap()).collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, (0..ENTRIES as u64).collect::<Vec<_>>());
+        assert_eq!(room["timeline"]["limited"], true);
+    }
+}
+
+#[tokio::test]
+async fn what_came_between_two_answers_is_told_at_once() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = public(&alice).await;
+    act(&bob, &room, "join", json!({})).await;
+    let mut last = now(&bob).await;
+    let ask = async |last: &str| {
+        let query = [("since", last), ("timeout", "600000"), ("filter", r#"{"presence":{"not_types":["*"]}}"#)];
+        tokio::time::timeout(Duration::from_secs(30), sync(&bob, &query)).await.expect("it is there already")
+    };
+    for n in 0..3 {
+        say(&alice, &room, &n.to_string()).await;
+        let answer = ask(&last).await;
+        assert_eq!(bodies(&answer["rooms"]["join"][&room]), [n.to_string()]);
+        last = next(&answer);
+        let typing = format!("/v3/rooms/{}/typing/{}", encoded(&room), encoded(&alice.id));
+        alice.put(&typing, json!({ "typing": n % 2 == 0, "timeout": 30_000 })).await.ok();
+        let answer = ask(&last).await;
+        assert_eq!(types(&answer["rooms"]["join"][&room]["ephemeral"]), ["m.typing"]);
+        last = next(&answer);
+        for _ in 0..60 {
+            message(&bob, 2).await; // more than one answer takes
+        }
+        server.inside().wakers.user(server.inside(), &user_id(&bob));
+        let first = ask(&last).await;
+        let second = ask(&next(&first)).await;
+        let count = |answer: &Value| answer["to_device"]["events"].as_array().map_or(0, Vec::len);
+        assert_eq!((count(&first), count(&second)), (100, 20));
+        last = next(&second);
+    }
 }
 
 #[tokio::test]

@@ -6,17 +6,15 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    body::Body,
     extract::{RawQuery, State},
-    response::{IntoResponse, Response},
+    response::Response,
     routing::get,
 };
-use http::header;
 use ruma::{OwnedEventId, OwnedRoomId, api::client::peeking::listen_to_new_events};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::streamed::streamed;
+use super::streamed::replied;
 use crate::{
     Server,
     error::Result,
@@ -104,6 +102,5 @@ async fn initial_sync(State(server): State<Arc<Server>>, request: UntypedClient)
     let First { limit, archived } = from_query(request.query.as_deref())?;
     let (user_id, device_id) = (request.sender.user_id, request.sender.device_id);
     let wanted = FirstWanted { user_id, device_id, limit: limit.unwrap_or(INITIAL_LIMIT), archived };
-    let body: Body = streamed(first_answer(&server, wanted).await?.into_stream());
-    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+    Ok(replied(first_answer(&server, wanted).await?))
 }

@@ -19,10 +19,11 @@ use crate::{
         state_list::StateList,
     },
     store::EventNid,
+    sync::Reply,
 };
 
 /// A body that ends early, so that the client takes it for broken, if the answer can't be finished.
-pub fn streamed(pieces: impl Stream<Item = Result<Bytes>> + Send + 'static) -> Body {
+fn streamed(pieces: impl Stream<Item = Result<Bytes>> + Send + 'static) -> Body {
     Body::from_stream(pieces.map_err(|cause| {
         error!("an answer that was begun could not be finished: {cause:?}");
         io::Error::other("the answer could not be finished")
@@ -30,10 +31,20 @@ pub fn streamed(pieces: impl Stream<Item = Result<Bytes>> + Send + 'static) -> B
 }
 
 pub fn listed(mut list: StateList) -> Response {
-    let body = match list.take_whole() {
+    json(match list.take_whole() {
         Some(whole) => Body::from(whole),
         None => streamed(list.into_stream()),
-    };
+    })
+}
+
+pub fn replied(reply: Reply) -> Response {
+    json(match reply {
+        Reply::Whole(answer) => Body::from(answer),
+        Reply::Begun(pieces) => streamed(pieces.into_stream()),
+    })
+}
+
+fn json(body: Body) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 

@@ -4,15 +4,13 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    body::Body,
     extract::{RawQuery, State},
-    response::{IntoResponse, Response},
+    response::Response,
 };
-use http::header;
 use ruma::{api::client::sync::sync_events, exports::serde_html_form};
 use serde::Deserialize;
 
-use super::streamed::streamed;
+use super::streamed::replied;
 use crate::{
     Server,
     error::Result,
@@ -53,12 +51,7 @@ async fn sync_events(
         device_id: sender.device_id,
         token: sender.token,
     };
-    let body = if request.is_answered_at_once() {
-        streamed(sync::stream(&server, request).await?.into_stream())
-    } else {
-        Body::from(sync::sync(&server, request).await?.body)
-    };
-    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+    Ok(replied(sync::sync(&server, request).await?))
 }
 
 /// The filter that the query names, or has in it. ruma's type for it lacks a part.

@@ -150,7 +150,7 @@ pub async fn complete(server: &Arc<Server>, room: RoomNid) -> Result<bool> {
         server.sticky.note(room);
         server.partial.tell();
         server.wakers.room(&server, room);
-        members.iter().for_each(|user| server.wakers.user(user));
+        members.iter().for_each(|user| server.wakers.user(&server, user));
         changed.iter().for_each(|user| keys::announce(&server, user));
         told.into_iter().for_each(|destination| queue::wake(&server, destination));
         introducing::start(&server, room);

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     Server,
     error::Result,
-    sync::to_device,
+    sync::{to_device, wait},
     user::{presence, session},
 };
 
@@ -28,15 +28,18 @@ pub async fn sync(server: &Arc<Server>, asked: Asked) -> Result<Vec<u8>> {
     let turn = server.sliding_turns.begin(asked.connection_key());
     let _here = presence::sync(server, user, device, asked.base.set_presence);
     let deadline = Instant::now() + asked.base.patience();
-    let mut news = server.wakers.subscribe(user); // before looking: what comes meanwhile must wake us
+    let mut news = server.wakers.subscribe(server, user); // before looking: what comes meanwhile must wake us
+    let mut is_first_look = true; // which may find rooms that the client did not want before
     loop {
         let work = Arc::clone(&asked);
-        let answer = server.blocking(move |server| Answer::assemble(server, &work)).await?;
+        let look = move |server: &Server| Answer::assemble(server, &work);
+        let is_little = !std::mem::take(&mut is_first_look) && wait::is_little(server, &asked.base);
+        let answer = if is_little { server.quick(look).await? } else { server.blocking(look).await? };
         if answer.has_news || Instant::now() >= deadline || server.shutdown.is_cancelled() {
             return finish(server, &asked, answer, turn.ended.clone()).await;
         }
         tokio::select! {
-            _ = news.changed() => {}
+            () = news.changed() => {}
             () = tokio::time::sleep_until(deadline) => {}
             () = server.shutdown.cancelled() => {}
             () = turn.ended.cancelled() => return Err(pos::unknown()),

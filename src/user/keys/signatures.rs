@@ -39,7 +39,7 @@ pub async fn upload_signatures(server: &Arc<Server>, signer: OwnedUserId, keys: 
     if stored.is_own_key_signed {
         announce(server, &signer);
     } else {
-        server.wakers.user(&signer);
+        server.wakers.user(server, &signer);
     }
     for (owner, name) in stored.outdated {
         failures.entry(owner).or_default().insert(name, Error::not_found("The key was replaced"));

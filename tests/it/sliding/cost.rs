@@ -1,5 +1,6 @@
 //! What waiting clients cost. How long answers take is measured: `cargo bench --bench sync`.
 
+use futures_util::FutureExt;
 use serde_json::json;
 
 use super::{Connection, public};
@@ -20,7 +21,7 @@ async fn who_waits_is_woken_by_news_of_his_own_only() {
     client.next().await;
 
     let alices = ruma::OwnedUserId::try_from(alice.id.as_str()).unwrap();
-    let mut news = server.inside().wakers.subscribe(&alices);
+    let mut news = server.inside().wakers.subscribe(server.inside(), &alices);
     let act = async |room: &str| {
         let event = bob.say(room, "x").await;
         bob.post(&format!("/v3/rooms/{room}/receipt/m.read/{event}"), json!({})).await.ok();
@@ -28,10 +29,9 @@ async fn who_waits_is_woken_by_news_of_his_own_only() {
     };
     act(&elsewhere).await;
     bob.put(&format!("/v3/user/{}/account_data/org.test", bob.id), json!({})).await.ok();
-    assert!(!news.has_changed().unwrap(), "nothing of hers happened, so nothing is done for her");
+    assert!(news.changed().now_or_never().is_none(), "nothing of hers happened, so nothing is done for her");
     act(&rooms[0]).await;
-    assert!(news.has_changed().unwrap());
-    news.mark_unchanged();
+    news.changed().now_or_never().expect("she is woken");
     assert_eq!(super::rooms(&client.next().await), [&*rooms[0]]);
-    assert!(!news.has_changed().unwrap(), "an answer wakes nobody");
+    assert!(news.changed().now_or_never().is_none(), "an answer wakes nobody");
 }

@@ -1,0 +1,24 @@
+//! Whose turn it is to make the next part of an answer that takes long. The first part of any answer is made at once, so that
+//! whoever asks for little never waits for those who ask for much.
+
+use std::{num::NonZero, sync::Arc, thread};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::error::{Error, Result};
+
+pub struct LongAnswers(Arc<Semaphore>);
+
+impl Default for LongAnswers {
+    /// One turn for each core: the others who need one wait.
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(thread::available_parallelism().map_or(1, NonZero::get))))
+    }
+}
+
+impl LongAnswers {
+    /// Waits for a turn; it ends when what is returned is dropped. Don't keep it while waiting for the client.
+    pub async fn turn(&self) -> Result<OwnedSemaphorePermit> {
+        Arc::clone(&self.0).acquire_owned().await.map_err(Error::internal)
+    }
+}
