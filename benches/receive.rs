@@ -80,7 +80,7 @@ fn main() {
         founder.runtime.block_on(receive(&founder.server, &guest.server, nid, messages));
         let each = |time: Duration| time / u32::try_from(count).expect("they are not that many");
         println!(
-            "{size} members: {:.0?} of CPU per message, {:.0?} of time",
+            "{size} members: {:.2?} of CPU per message, {:.2?} of time",
             each(cpu() - used),
             each(start.elapsed())
         );

@@ -112,7 +112,7 @@ pub async fn act(
             let event = local_event::make_next(server, &view, &local.sender, draft)?;
             Ok((local.work_out(server, &view, known, event)?, local))
         };
-        match server.quick(work).await? {
+        match server.blocking(work).await? {
             (Worked::Planned(plan), _) => Ok(commit(&server, numbers, *plan).await?.event_id),
             (Worked::Done(event_id), _) => when_durable(&server, event_id).await,
             (Worked::Unsigned(event, asked, rules), local) => {
