@@ -2,7 +2,7 @@
 //! compares with `instructions.tsv`: other than times, the counts are the same on a busy machine.
 //!
 //! Everything that could differ from run to run is fixed: keys, times, chance. What other threads do for a path (the
-//! database's two, those of `Server::quick`) counts as well.
+//! database's two, those of `Server::blocking` and `Server::quick`) counts as well.
 
 mod support;
 
