@@ -4,6 +4,8 @@
 //! of the other joins, and `MESSAGES` (2000) come in, each in a transaction of its own, as from a room where somebody says something
 //! now and then. The CPU time is that of both: the sender signs each transaction, the receiver does all the rest.
 
+#[path = "../tests/it/support/routed.rs"]
+mod routed;
 mod support;
 
 use std::{
@@ -13,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{Router, body::Body as AxumBody};
+use axum::Router;
 use bytes::Bytes;
 use chappe::{
     Server,
@@ -23,7 +25,7 @@ use chappe::{
     room::{View, partial},
     store::RoomNid,
 };
-use futures_util::{StreamExt, TryStreamExt, future::BoxFuture};
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedServerName, RoomId, RoomVersionId,
@@ -32,7 +34,6 @@ use ruma::{
 use rustix::param::clock_ticks_per_second;
 use serde_json::value::RawValue;
 use support::{Bench, message, numbers, user};
-use tower::ServiceExt;
 
 /// The servers by their names.
 #[derive(Clone, Default)]
@@ -44,13 +45,7 @@ impl Transport for Wire {
         let router = self.0.lock().get(&host).cloned();
         Box::pin(async move {
             let router = router.ok_or_else(|| Failure::Unreachable(format!("nobody is at {host}")))?;
-            let (mut parts, body) = request.into_parts();
-            let path = parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
-            parts.uri = path.parse().expect("a path is a URI"); // a server sees nothing else of it
-            let request = http::Request::from_parts(parts, AxumBody::from(body));
-            let (parts, body) = router.oneshot(request).await.expect("a router always answers").into_parts();
-            let failed = |error: axum::Error| Failure::Unreachable(error.to_string());
-            Ok(http::Response::from_parts(parts, body.into_data_stream().map_err(failed).boxed()))
+            Ok(routed::answer(router, request).await)
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Whose turn it is to make the next part of an answer that takes long. The first part of any answer is made at once, so that
 //! whoever asks for little never waits for those who ask for much.
 
-use std::{num::NonZero, sync::Arc, thread};
+use std::{sync::Arc, thread};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -12,7 +12,7 @@ pub struct LongAnswers(Arc<Semaphore>);
 impl Default for LongAnswers {
     /// One turn for each core: the others who need one wait.
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(thread::available_parallelism().map_or(1, NonZero::get))))
+        Self(Arc::new(Semaphore::new(thread::available_parallelism().map_or(1, usize::from))))
     }
 }
 

@@ -33,7 +33,7 @@ struct Waiting {
 impl Quick {
     pub fn start() -> std::io::Result<Self> {
         let quick = Self(Arc::default());
-        for _ in 0..thread::available_parallelism()?.get() {
+        for _ in 0..cores() {
             let queue = Arc::clone(&quick.0);
             thread::Builder::new().name("quick".to_owned()).spawn(move || queue.work())?;
         }
@@ -51,6 +51,10 @@ impl Quick {
         self.0.news.notify_one(); // costs nothing while all threads are at work
         answer.await.map_err(|_| Error::internal("short work did not come to its end"))?
     }
+}
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
 }
 
 impl Queue {
@@ -89,7 +93,7 @@ mod tests {
     #[tokio::test]
     async fn work_goes_on_after_some_that_panicked() {
         let quick = Quick::start().unwrap();
-        for _ in 0..2 * thread::available_parallelism().unwrap().get() {
+        for _ in 0..2 * cores() {
             assert!(quick.run(|| -> Result<()> { panic!("as the test wants it") }).await.is_err());
         }
         let asked: Vec<_> = (0..100).map(|n| quick.run(move || Ok(n))).collect();

@@ -187,8 +187,10 @@ impl Context<'_> {
     fn write_rooms(&self, changes: &Changes, out: &mut Vec<u8>, hand_on: &mut HandOn<'_>) -> Result<bool> {
         let sections: [(&str, &[Room], WriteRoom); 4] = [
             ("join", &changes.joined, joined::write),
-            ("invite", &changes.invited, invited::write_invited),
-            ("knock", &changes.knocked, invited::write_knocked),
+            ("invite", &changes.invited, |context, view, room, out, _| {
+                invited::write_invited(context, view, room, out)
+            }),
+            ("knock", &changes.knocked, |_, view, room, out, _| invited::write_knocked(view, room, out)),
             ("leave", &changes.left, left::write),
         ];
         let mut any = false;

@@ -4,7 +4,6 @@ use super::{
     answer::Context,
     changes::Room,
     json::{self, Object, put},
-    stream::HandOn,
 };
 use crate::{
     error::{Error, Result},
@@ -15,13 +14,7 @@ use crate::{
 /// Invites by users whom the reader ignores are not shown.
 ///
 /// <https://spec.matrix.org/v1.19/client-server-api/#server-behaviour-14>
-pub fn write_invited(
-    context: &Context<'_>,
-    view: &View<'_>,
-    room: &Room,
-    out: &mut Vec<u8>,
-    _: &mut HandOn<'_>,
-) -> Result<bool> {
+pub fn write_invited(context: &Context<'_>, view: &View<'_>, room: &Room, out: &mut Vec<u8>) -> Result<bool> {
     let inviter = view.event(room.row.event)?.sender;
     let is_wanted = invite_permission::of(view.snapshot, &context.request.user_id, &inviter)? == Permission::Allowed;
     if context.ignored.contains(&inviter) || !is_wanted {
@@ -30,13 +23,7 @@ pub fn write_invited(
     write(view, room, "invite_state", out)
 }
 
-pub fn write_knocked(
-    _: &Context<'_>,
-    view: &View<'_>,
-    room: &Room,
-    out: &mut Vec<u8>,
-    _: &mut HandOn<'_>,
-) -> Result<bool> {
+pub fn write_knocked(view: &View<'_>, room: &Room, out: &mut Vec<u8>) -> Result<bool> {
     write(view, room, "knock_state", out)
 }
 

@@ -83,14 +83,9 @@ impl Request {
         }
     }
 
-    /// Whether the client wants everything rather than news, which it would wait for.
-    pub fn is_answered_at_once(&self) -> bool {
-        self.since.is_none() || self.full_state
-    }
-
-    /// How long the client may be kept waiting for news.
+    /// How long the client may be kept waiting for news: not at all if it wants everything.
     pub fn patience(&self) -> Duration {
-        if self.is_answered_at_once() { Duration::ZERO } else { self.timeout.min(MAX_TIMEOUT) }
+        if self.since.is_none() || self.full_state { Duration::ZERO } else { self.timeout.min(MAX_TIMEOUT) }
     }
 
     /// The only `limit` of a filter that counts. What is left out of a timeline is said to be missing and can be asked for;

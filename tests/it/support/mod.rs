@@ -8,6 +8,7 @@ pub mod listener;
 mod network;
 pub mod peer;
 pub mod room;
+mod routed;
 pub mod siege;
 pub mod smtp;
 mod user;

@@ -5,17 +5,16 @@ use std::{
     sync::Arc,
 };
 
-use axum::{Router, body::Body as AxumBody};
+use axum::Router;
 use bytes::Bytes;
 use chappe::{
     config::Config,
     outgoing::{Body, Failure, Transport},
 };
-use futures_util::{StreamExt, TryStreamExt, future::BoxFuture};
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tower::ServiceExt;
 
-use super::{Peer, TestServer};
+use super::{Peer, TestServer, routed};
 
 /// Servers that reach each other by their names: real ones, and peers that do what the test says.
 #[derive(Clone, Default)]
@@ -91,15 +90,7 @@ impl Transport for TestNetwork {
             }
             let router = router.filter(|_| !is_cut_off);
             let router = router.ok_or_else(|| Failure::Unreachable(format!("nobody is at {host}")))?;
-            // A server sees the path of a request only.
-            let (mut parts, body) = request.into_parts();
-            parts.uri = path.parse().expect("a path is a URI");
-            let request = http::Request::from_parts(parts, AxumBody::from(body));
-            let response = router.oneshot(request).await.expect("a router always answers");
-            let (parts, body) = response.into_parts();
-            let failed = |error: axum::Error| Failure::Unreachable(error.to_string());
-            let body = body.into_data_stream().map_err(failed).boxed();
-            Ok(http::Response::from_parts(parts, body))
+            Ok(routed::answer(router, request).await)
         })
     }
 }
