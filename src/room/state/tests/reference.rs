@@ -115,7 +115,7 @@ impl Reference {
 
         let is_power = |id: &&OwnedEventId| is_power_event(&self.events[*id]);
         let power: BTreeSet<OwnedEventId> =
-            full.iter().filter(is_power).flat_map(|id| self.with_chain(id)).filter(|id| full.contains(id)).collect();
+            full.iter().filter(is_power).flat_map(|id| self.with_chain_within(&full, id)).collect();
         let start = if starts_empty { State::new() } else { unconflicted.clone() };
         let partial = self.checked_one_by_one(&self.by_power(&power), start);
         let rest: Vec<&OwnedEventId> = full.difference(&power).collect();
@@ -138,6 +138,21 @@ impl Reference {
         found
     }
 
+    /// An event and what a walk over auth events finds that does not leave `set`.
+    ///
+    /// NOTSPEC: the power ordering of the specification takes whole chains, and with them an event that is reached
+    /// only through one outside of the set. Synapse's and ruma's walks end at the edge of the set; a server that went
+    /// on would disagree with both about the state of a room.
+    fn with_chain_within(&self, set: &BTreeSet<OwnedEventId>, id: &OwnedEventId) -> BTreeSet<OwnedEventId> {
+        let mut found = BTreeSet::from([id.clone()]);
+        let mut open = vec![id.clone()];
+        while let Some(id) = open.pop() {
+            let auth_events = self.events[&id].auth_events.iter().filter(|id| set.contains(*id));
+            open.extend(auth_events.filter(|id| found.insert((*id).clone())).cloned());
+        }
+        found
+    }
+
     /// What is in the chain of one of `ends` and has another of them in its own.
     fn between(&self, ends: &BTreeSet<OwnedEventId>) -> BTreeSet<OwnedEventId> {
         let below: BTreeSet<OwnedEventId> = ends.iter().flat_map(|id| self.with_chain(id)).collect();
@@ -149,7 +164,9 @@ impl Reference {
         let mut waiting = events.clone();
         let mut sorted = Vec::new();
         while !waiting.is_empty() {
-            let is_free = |id: &&OwnedEventId| self.with_chain(id).intersection(&waiting).count() == 1; // itself
+            let is_free = |id: &&OwnedEventId| {
+                self.with_chain_within(events, id).intersection(&waiting).count() == 1 // itself
+            };
             let next = waiting.iter().filter(is_free).min_by_key(|id| {
                 let event = &self.events[*id];
                 (Reverse(self.level_of_sender(event)), event.origin_server_ts, (*id).clone())
