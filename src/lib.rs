@@ -11,6 +11,7 @@ pub mod background;
 pub mod check;
 pub mod clock;
 pub mod config;
+pub mod cores;
 pub mod ephemeral;
 pub mod error;
 pub mod event;

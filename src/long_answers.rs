@@ -1,18 +1,21 @@
 //! Whose turn it is to make the next part of an answer that takes long. The first part of any answer is made at once, so that
 //! whoever asks for little never waits for those who ask for much.
 
-use std::{sync::Arc, thread};
+use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::error::{Error, Result};
+use crate::{
+    cores::cores,
+    error::{Error, Result},
+};
 
 pub struct LongAnswers(Arc<Semaphore>);
 
 impl Default for LongAnswers {
     /// One turn for each core: the others who need one wait.
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(thread::available_parallelism().map_or(1, usize::from))))
+        Self(Arc::new(Semaphore::new(cores())))
     }
 }
 

@@ -11,7 +11,10 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
-use crate::error::{Error, Result};
+use crate::{
+    cores::cores,
+    error::{Error, Result},
+};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -51,10 +54,6 @@ impl Quick {
         self.0.news.notify_one(); // costs nothing while all threads are at work
         answer.await.map_err(|_| Error::internal("short work did not come to its end"))?
     }
-}
-
-fn cores() -> usize {
-    thread::available_parallelism().map_or(1, usize::from)
 }
 
 impl Queue {

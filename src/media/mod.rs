@@ -24,6 +24,7 @@ use self::files::Files;
 pub use self::orphans::{list_orphans, remove_orphans};
 use crate::{
     Server,
+    cores::cores,
     error::{Error, Result},
 };
 
@@ -44,12 +45,11 @@ pub struct Repository {
 impl Repository {
     pub fn open(data_directory: &Path) -> io::Result<Self> {
         // Half of the cores, so that the other half goes on with messages.
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
             files: Files::open(data_directory)?,
             arrivals: Notify::new(),
             fetching: remote::Fetching::default(),
-            image_workers: Arc::new(Semaphore::new(cores.div_ceil(2))),
+            image_workers: Arc::new(Semaphore::new(cores().div_ceil(2))),
         })
     }
 }

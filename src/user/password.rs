@@ -1,6 +1,6 @@
 //! Hashing of passwords: Argon2id, on threads of its own, a few at a time.
 
-use std::{sync::Arc, thread};
+use std::sync::Arc;
 
 use argon2::{
     Argon2, PasswordHasher, PasswordVerifier,
@@ -14,6 +14,7 @@ use tokio::{
 
 use crate::{
     config::PasswordPolicy,
+    cores::cores,
     error::{Error, Result},
     random::Random,
 };
@@ -35,8 +36,7 @@ pub struct Place(OwnedSemaphorePermit);
 impl Default for Passwords {
     /// Half of the cores: log-ins may be slow, but everybody else's requests must not be.
     fn default() -> Self {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        Self { places: Arc::new(Semaphore::new((cores / 2).max(1))) }
+        Self { places: Arc::new(Semaphore::new((cores() / 2).max(1))) }
     }
 }
 

@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use super::{Keys, Wanted};
 use crate::{
     Server,
+    cores::cores,
     error::Result,
     event::{Received, Verified, format, hash},
 };
@@ -109,8 +110,7 @@ async fn parallel<T: Send + 'static, R: Send + 'static>(
     work: impl Fn(T) -> R + Clone + Send + 'static,
 ) -> Result<Vec<R>> {
     let total = items.len();
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let size = if total < MANY { total } else { total.div_ceil(cores) };
+    let size = if total < MANY { total } else { total.div_ceil(cores()) };
     let mut items = items.into_iter();
     let mut running = Vec::new();
     loop {
