@@ -7,7 +7,11 @@ use std::collections::HashMap;
 /// Whether `pattern` matches all of `text`.
 pub fn matches(pattern: &str, text: &str) -> bool {
     if !has_wildcards(pattern) {
-        return lower_chars(pattern).eq(lower_chars(text));
+        return if pattern.is_ascii() && text.is_ascii() {
+            pattern.eq_ignore_ascii_case(text)
+        } else {
+            lower_chars(pattern).eq(lower_chars(text))
+        };
     }
     Glob::new(pattern).finds(lower_chars(text), |before, after| before.is_none() || after.is_none())
 }

@@ -29,7 +29,7 @@ use crate::{
     metrics::CacheUse,
     room::{
         Membership, View, receipts,
-        tables::{ReceiptChanges, Timeline, UserRooms},
+        tables::{ReceiptChanges, Timeline, UserRoom, UserRooms},
         threads,
     },
     store::{EventNid, Group, RoomNid, RoomPos, Scan, Snapshot, StreamPos},
@@ -121,10 +121,15 @@ impl Unread {
             known.as_of.fetch_max(as_of, Ordering::Relaxed);
             return Ok(known);
         }
-        let (rules, ignored) = (push_rules::get(snapshot, user)?, Ignored::load(snapshot, user)?);
+        let (rules, ignored) = (push_rules::get(snapshot, user)?, Arc::new(Ignored::load(snapshot, user)?));
         let rules = Arc::new(Rules { version, as_of: as_of.into(), rules, ignored });
         self.rules.insert(user.to_owned(), Arc::clone(&rules));
         Ok(rules)
+    }
+
+    /// Whom `user` ignores.
+    pub fn ignored(&self, server: &Server, snapshot: &Snapshot<'_>, user: &UserId) -> Result<Arc<Ignored>> {
+        Ok(Arc::clone(&self.rules(server, snapshot, user)?.ignored))
     }
 
     /// Whether `user` wants to hear nothing of `other`.
@@ -149,7 +154,7 @@ struct Rules {
     /// The last `StreamPos` at which this was so for certain.
     as_of: AtomicU64,
     rules: Ruleset,
-    ignored: Ignored,
+    ignored: Arc<Ignored>,
 }
 
 impl Rules {
@@ -198,7 +203,7 @@ pub fn total(server: &Server, snapshot: &Snapshot<'_>, user: &UserId) -> Result<
         let row = row?;
         if row.value.membership == Membership::Join {
             let view = View::of(&server.rooms, snapshot, row.key()?.1)?;
-            total += counts(server, &view, user, upto)?.total().notifications;
+            total += counts(server, &view, user, &row.value, upto)?.total().notifications;
         }
     }
     Ok(total)
@@ -258,7 +263,6 @@ impl Notification {
 }
 
 /// What is known of one user in one room.
-#[derive(Clone)]
 struct Memo {
     joined_at: StreamPos,
     /// The rules that were tried.
@@ -317,10 +321,9 @@ impl Reads {
     }
 }
 
-/// What `user` has not read of the room's events up to `upto`. Nothing if he is not joined.
-pub fn counts(server: &Server, view: &View<'_>, user: &UserId, upto: StreamPos) -> Result<Counts> {
-    let row = view.snapshot.get::<UserRooms>(&(user, view.nid))?;
-    let Some(joined_at) = row.and_then(|row| row.joined_at) else { return Ok(Counts::default()) };
+/// What `user`, whose room this is by `row`, has not read of its events up to `upto`. Nothing if he is not joined.
+pub fn counts(server: &Server, view: &View<'_>, user: &UserId, row: &UserRoom, upto: StreamPos) -> Result<Counts> {
+    let Some(joined_at) = row.joined_at else { return Ok(Counts::default()) };
     let rules = server.unread.rules(server, view.snapshot, user)?;
     let key = (user.to_owned(), view.nid);
     let known = server.unread.memos.get(&key);
@@ -338,14 +341,16 @@ pub fn counts(server: &Server, view: &View<'_>, user: &UserId, upto: StreamPos) 
     if let Some(memo) = known.as_ref().filter(|memo| memo.upto >= upto && memo.reads.changed == reads.changed) {
         return memo.counts(view, upto);
     }
-    let mut memo = match known {
-        Some(memo) => Memo::clone(&memo),
-        None => Memo::new(joined_at, rules.version),
-    };
+    let known = known.unwrap_or_else(|| Arc::new(Memo::new(joined_at, rules.version)));
+    let new = newest(server, view, known.upto.max(reads.everywhere), upto)?;
+    let mut memo = known.with_room_for(new.len());
     (memo.reads, memo.as_of) = (reads, as_of);
-    memo.look_at_new(server, view, user, &rules, upto)?;
+    memo.look_at_new(view, user, &rules, &new)?;
+    memo.upto = memo.upto.max(upto);
     memo.unread.retain(|notification| !memo.reads.has(notification));
-    memo.unread.shrink_to_fit();
+    if memo.unread.len() < memo.unread.capacity() / 2 {
+        memo.unread.shrink_to_fit(); // what was read takes no memory
+    }
     let memo = Arc::new(memo);
     server.unread.memos.insert(key, Arc::clone(&memo));
     memo.counts(view, upto)
@@ -358,31 +363,27 @@ impl Memo {
         Self { joined_at, rules, upto: joined_at.into(), as_of: joined_at, reads, unread: Vec::new() }
     }
 
-    fn look_at_new(
-        &mut self,
-        server: &Server,
-        view: &View<'_>,
-        user: &UserId,
-        rules: &Rules,
-        upto: RoomPos,
-    ) -> Result<()> {
+    /// The same, with room for so many more events and not much else: it is for the newest message, in most cases.
+    fn with_room_for(&self, more: usize) -> Self {
+        let mut unread = Vec::with_capacity(self.unread.len() + more);
+        unread.extend_from_slice(&self.unread);
+        Self { reads: Arc::clone(&self.reads), unread, ..*self }
+    }
+
+    fn look_at_new(&mut self, view: &View<'_>, user: &UserId, rules: &Rules, new: &[Newest]) -> Result<()> {
         let situation = Situation::of(view, user);
-        let after = self.upto.max(self.reads.everywhere);
-        for Newest { pos, event, subject } in newest(server, view, after, upto)? {
-            self.look_at(view, pos, event, &subject, rules, &situation)?;
+        for newest in new {
+            self.look_at(view, newest, rules, &situation)?;
         }
         let excess = self.unread.len().saturating_sub(MAX_EVENTS);
         self.unread.drain(..excess);
-        self.upto = self.upto.max(upto);
         Ok(())
     }
 
     fn look_at(
         &mut self,
         view: &View<'_>,
-        pos: RoomPos,
-        event: EventNid,
-        subject: &Subject,
+        Newest { pos, event, subject }: &Newest,
         rules: &Rules,
         situation: &Situation<'_, '_>,
     ) -> Result<()> {
@@ -403,6 +404,7 @@ impl Memo {
         if let Some(actions) = rules.notify(subject, situation)? {
             let is_highlight = actions.iter().any(Action::is_highlight);
             let sent_ms = (!subject.is_state).then_some(subject.sent_ms);
+            let (pos, event) = (*pos, *event);
             self.unread.push(Notification { pos, event, thread: subject.thread, is_highlight, sent_ms });
         }
         Ok(())

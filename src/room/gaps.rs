@@ -3,7 +3,7 @@
 use super::{View, timeline::beyond};
 use crate::{
     event::StoredEvent,
-    store::{EventNid, Family, Result, RoomNid, RoomPos, Scan, Table},
+    store::{EventNid, Family, Group, Result, RoomNid, RoomPos, Scan, Table},
 };
 
 /// The places of the timeline just before which events are missing.
@@ -14,6 +14,10 @@ impl Table for Gaps {
     const ID: u8 = 121;
     type Key<'a> = (RoomNid, RoomPos);
     type Value = ();
+
+    fn group(&(room, _): &Self::Key<'_>) -> Option<Group> {
+        Some(Group::of(room))
+    }
 }
 
 /// How many places are left free before a live event whose previous events are missing: as many as may be missing in any

@@ -75,15 +75,20 @@ struct Beside<'b> {
 impl<'v, 's> Reader<'v, 's> {
     /// `now_ms`: milliseconds since the Unix epoch.
     pub fn open(view: &'v View<'s>, user_id: &'v UserId, device_id: Option<&'v DeviceId>, now_ms: u64) -> Result<Self> {
-        Ok(Self {
-            sight: Sight::of(view, user_id)?,
+        Ok(Self::by(Sight::of(view, user_id)?, device_id, now_ms))
+    }
+
+    /// As [`Self::open`], for whoever sees the room like this.
+    pub fn by(sight: Sight<'v, 's>, device_id: Option<&'v DeviceId>, now_ms: u64) -> Self {
+        Self {
+            sight,
             device_id,
             now_ms,
             known_erased: RefCell::default(),
             ignored: OnceCell::new(),
             is_bundling: Cell::new(true),
             budget: Budget::default(),
-        })
+        }
     }
 
     /// Whether the events that are shown from now on come with the aggregations of what relates to them, which they do

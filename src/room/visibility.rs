@@ -2,7 +2,10 @@
 //!
 //! <https://spec.matrix.org/v1.19/client-server-api/#room-history-visibility>
 
-use std::{cell::RefCell, collections::HashMap};
+use std::{
+    cell::{OnceCell, RefCell},
+    collections::HashMap,
+};
 
 use ruma::{
     UserId,
@@ -52,7 +55,7 @@ pub struct Sight<'v, 's> {
     pub standing: Standing,
     /// The user's current member event.
     member_event: Option<EventNid>,
-    member_key: Option<StateKeyNid>,
+    member_key: OnceCell<Option<StateKeyNid>>,
     visibility_key: Option<StateKeyNid>,
     tries: Tries<'s>,
     /// What the events of `member_key` and `visibility_key` say.
@@ -70,13 +73,18 @@ struct AtState {
 
 impl<'v, 's> Sight<'v, 's> {
     pub fn of(view: &'v View<'s>, user_id: &'v UserId) -> Result<Self> {
-        let row = view.snapshot.get::<UserRooms>(&(user_id, view.nid))?.filter(|row| !row.is_forgotten);
+        Self::by(view, user_id, view.snapshot.get::<UserRooms>(&(user_id, view.nid))?)
+    }
+
+    /// As [`Self::of`], where it is known what the room is to the user.
+    pub fn by(view: &'v View<'s>, user_id: &'v UserId, row: Option<UserRoom>) -> Result<Self> {
+        let row = row.filter(|row| !row.is_forgotten);
         Ok(Self {
             view,
             user_id,
             standing: row.as_ref().map_or(Ok(Standing::Stranger), |row| standing(view, row))?,
             member_event: row.map(|row| row.event),
-            member_key: view.state_key_nid("m.room.member", user_id.as_str())?,
+            member_key: OnceCell::new(),
             visibility_key: view.state_key_nid("m.room.history_visibility", "")?,
             tries: view.tries().keeping(),
             known_memberships: RefCell::default(),
@@ -186,11 +194,24 @@ impl<'v, 's> Sight<'v, 's> {
     }
 
     fn membership_in(&self, state: StateRoot) -> store::Result<Option<Membership>> {
-        self.membership_by(self.event_of(self.member_key, state)?)
+        if self.standing == Standing::Joined && state == self.view.current_state() {
+            return Ok(Some(Membership::Join));
+        }
+        self.membership_by(self.event_of(self.member_key()?, state)?)
     }
 
     fn visibility_in(&self, state: StateRoot) -> store::Result<HistoryVisibility> {
         self.visibility_by(self.event_of(self.visibility_key, state)?)
+    }
+
+    fn member_key(&self) -> store::Result<Option<StateKeyNid>> {
+        match self.member_key.get() {
+            Some(known) => Ok(*known),
+            None => {
+                let key = self.view.state_key_nid("m.room.member", self.user_id.as_str())?;
+                Ok(*self.member_key.get_or_init(|| key))
+            }
+        }
     }
 
     fn event_of(&self, key: Option<StateKeyNid>, state: StateRoot) -> store::Result<Option<EventNid>> {

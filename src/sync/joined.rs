@@ -69,7 +69,7 @@ pub fn write(
         let told = timeline.events.iter().map(|entry| entry.nid).collect();
         sticky::write(context, &reader, room.after, &told, out)
     })?;
-    write_unread(context, view, &mut object)?;
+    write_unread(context, view, room, &mut object)?;
     object.end();
     Ok(has_news)
 }
@@ -78,15 +78,15 @@ pub fn write(
 /// thread; others get the sums.
 ///
 /// <https://spec.matrix.org/v1.19/client-server-api/#receiving-notifications>
-fn write_unread(context: &Context<'_>, view: &View<'_>, room: &mut Object<'_>) -> Result<()> {
-    let counts = unread::counts(context.server, view, context.user_id(), context.now)?;
+fn write_unread(context: &Context<'_>, view: &View<'_>, room: &Room, out: &mut Object<'_>) -> Result<()> {
+    let counts = unread::counts(context.server, view, context.user_id(), &room.row, context.now)?;
     if !context.request.filter.room.timeline.unread_thread_notifications {
-        room.member("unread_notifications", &counts.total());
+        out.member("unread_notifications", &counts.total());
         return Ok(());
     }
-    room.member("unread_notifications", &counts.main);
+    out.member("unread_notifications", &counts.main);
     if !counts.threads.is_empty() {
-        room.member("unread_thread_notifications", &counts.threads);
+        out.member("unread_thread_notifications", &counts.threads);
     }
     Ok(())
 }

@@ -326,7 +326,8 @@ impl Room<'_> {
         {
             return Ok(None);
         }
-        Ok(Some(unread::counts(context.server, view, context.user_id(), context.now)?.total()))
+        let counts = unread::counts(context.server, view, context.user_id(), &self.wanted.row, context.now)?;
+        Ok(Some(counts.total()))
     }
 
     /// The larger, the later something happened that counts. Who is not in the room learns when he left it.
