@@ -38,12 +38,13 @@ use crate::{
     },
     sso::Sso,
     store::{self, Snapshot, Store},
-    sync::{ToldMembers, UserRoomLists, Wakers, sliding},
+    sync::{EmptyInboxes, ToldMembers, UserRoomLists, Wakers, sliding},
     tables,
     user::{
         directory,
         email::Proofs,
         expiring::Expiring,
+        filter::Filters,
         keys,
         password::Passwords,
         presence::Presence,
@@ -85,6 +86,12 @@ pub struct Server {
     /// Who waits for news.
     pub wakers: Wakers,
     pub local_members: LocalMembers,
+    /// The filters that requests named.
+    pub filters: Filters,
+    /// The devices for which no message waits.
+    pub empty_inboxes: EmptyInboxes,
+    /// What devices have left of keys for others.
+    pub left_keys: keys::LeftKeys,
     /// The rooms of those who sync.
     pub user_rooms: UserRoomLists,
     pub told_members: ToldMembers,
@@ -229,6 +236,9 @@ impl Server {
             rooms,
             wakers: Wakers::default(),
             local_members: LocalMembers::new(memory / 32),
+            filters: Filters::new(memory / 128),
+            empty_inboxes: EmptyInboxes::new(memory / 128),
+            left_keys: keys::LeftKeys::new(memory / 128),
             user_rooms: UserRoomLists::new(memory / 16),
             told_members: ToldMembers::new(memory / 32),
             activities: sliding::Activities::default(),

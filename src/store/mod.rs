@@ -11,6 +11,7 @@ mod directory;
 mod error;
 mod figures;
 mod key;
+mod memos;
 mod migrate;
 mod open;
 mod place;
@@ -25,6 +26,7 @@ pub use self::{
     error::{Error, Result},
     figures::{Counted, Figures, OfFamily, Syncs},
     key::{Beginning, EventNid, Key, RoomNid, RoomPos, StateKeyNid, StreamPos},
+    memos::Memos,
     migrate::{Migration, Step},
     open::{Options, Store},
     read_only::ReadOnly,

@@ -56,6 +56,12 @@ impl<'db> Transaction<'db> {
         self.delete_range::<T>(Scan::prefix::<T>(prefix));
     }
 
+    /// As [`Self::delete_all`], of the rows of a group.
+    pub fn delete_group<'a, T: Table>(&mut self, prefix: &impl Key<'a>, group: Group) {
+        self.groups.push((TypeId::of::<T>(), group));
+        self.delete_all::<T>(prefix);
+    }
+
     pub fn delete_range<T: Table>(&mut self, scan: Scan) {
         let (lower, upper) = scan.bounds();
         self.batch.delete_range_cf(family(self.db, T::FAMILY), lower, upper);

@@ -1,5 +1,7 @@
 //! One answer: what it is made from, and its parts in order.
 
+use std::sync::Arc;
+
 use ruma::{RoomId, UserId, api::client::filter::EventFormat};
 use tracing::warn;
 
@@ -18,9 +20,9 @@ use crate::{
     Server,
     error::{Error, Result},
     event::{StoredEvent, fields::Fields},
-    room::{View, show},
+    room::{View, show, visibility::Sight},
     store::{EventNid, Group, RoomNid, Snapshot, StreamPos, Table},
-    user::{ignored::Ignored, keys},
+    user::ignored::Ignored,
 };
 
 /// A finished answer.
@@ -45,7 +47,7 @@ pub struct Context<'s> {
     /// As `since` and `now`, for what is in memory only.
     pub ephemeral_since: Option<u64>,
     pub ephemeral_now: u64,
-    pub ignored: Ignored,
+    pub ignored: Arc<Ignored>,
     /// Whether rooms are told whose members are not all known yet.
     pub tells_partial: bool,
     fields: Option<Fields>,
@@ -70,7 +72,7 @@ impl<'s> Context<'s> {
             now,
             ephemeral_since: since.map(|since| seen(since.ephemeral)),
             ephemeral_now,
-            ignored: Ignored::load(snapshot, &request.user_id)?,
+            ignored: server.unread.ignored(server, snapshot, &request.user_id)?,
             tells_partial: request.is_lazy(),
             fields: request.fields(),
         })
@@ -96,7 +98,9 @@ impl<'s> Context<'s> {
 
     /// How the client reads a room.
     pub fn reader<'v>(&'v self, view: &'v View<'s>) -> Result<show::Reader<'v, 's>> {
-        show::Reader::open(view, self.user_id(), Some(&self.request.device_id), self.server.clock.now_ms())
+        let rooms = self.server.user_rooms.get(&self.server.store, self.snapshot, self.now, self.user_id())?;
+        let sight = Sight::by(view, self.user_id(), rooms.get(view.nid))?;
+        Ok(show::Reader::by(sight, Some(&self.request.device_id), self.server.clock.now_ms()))
     }
 
     /// Writes an event of a room in the form that the client asked for.
@@ -176,9 +180,9 @@ impl Context<'_> {
         has_news |= answer.member_if("presence", |out| presence::write(self, &changes, out))?;
         has_news |= answer.member_if(profiles::USERS, |out| profiles::write(self, &changes, out))?;
         let (user, device) = (self.user_id(), &*self.request.device_id);
-        answer.member("device_one_time_keys_count", &keys::one_time_key_counts(self.snapshot, user, device)?);
-        let unused = keys::unused_fallback_key_types(self.snapshot, user, device)?;
-        answer.member("device_unused_fallback_key_types", &unused);
+        let (store, left) = (&self.server.store, &self.server.left_keys);
+        answer.member("device_one_time_keys_count", &*left.counts(store, self.snapshot, user, device)?);
+        answer.member("device_unused_fallback_key_types", &*left.fallback_types(store, self.snapshot, user, device)?);
         has_news |= answer.member_if("rooms", |out| self.write_rooms(&changes, out, hand_on))?;
         answer.end();
         Ok(has_news)

@@ -39,6 +39,7 @@ pub use self::{
     first_answer::{Wanted as FirstWanted, first_answer},
     request::{Request, StateForm},
     stream::Reply,
+    to_device::EmptyInboxes,
     told_members::ToldMembers,
     user_rooms::UserRoomLists,
     wait::sync,

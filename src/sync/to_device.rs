@@ -11,7 +11,8 @@ use super::{answer::Context, json};
 use crate::{
     Server,
     error::Result,
-    store::{Group, Json, Scan, StreamPos},
+    metrics::CacheUse,
+    store::{Group, Json, Memos, Scan, StreamPos},
     user::{tables::ToDevice, to_device},
 };
 
@@ -61,11 +62,29 @@ pub fn read(context: &Context<'_>, after: Option<StreamPos>, limit: usize) -> Re
     Ok(messages)
 }
 
+/// The devices for which no message waits.
+pub struct EmptyInboxes(Memos<ToDevice, bool>);
+
+impl EmptyInboxes {
+    /// `memory_bytes`: for all that is kept.
+    pub fn new(memory_bytes: u64) -> Self {
+        Self(Memos::new(memory_bytes, |_| 1))
+    }
+
+    pub fn cache_use(&self) -> CacheUse {
+        self.0.cache_use()
+    }
+}
+
 /// Deletes the messages up to and with `until`: whoever asks with a token has got all that came before it.
 pub async fn acknowledge(server: &Arc<Server>, user: &UserId, device: &DeviceId, until: StreamPos) -> Result<()> {
     let snapshot = server.store.snapshot();
-    let oldest = Scan::prefix::<ToDevice>(&(user, device));
-    let Some(first) = snapshot.scan::<ToDevice>(oldest).next().transpose()? else { return Ok(()) };
+    let oldest = || snapshot.list::<ToDevice>(&(user, device)).next().transpose();
+    let is_empty = || oldest().map(|oldest| oldest.is_none());
+    if server.empty_inboxes.0.get(&server.store, &snapshot, &(user, device), Group::of((user, device)), is_empty)? {
+        return Ok(());
+    }
+    let Some(first) = oldest()? else { return Ok(()) };
     // A token of a future that was lost, with a restored backup, says nothing of the messages that came since.
     if first.key()?.2 > until || server.store.is_lost(until, snapshot.pos()?) {
         return Ok(());

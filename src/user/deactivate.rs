@@ -19,7 +19,7 @@ use crate::{
     error::{Error, Result},
     push::pushers,
     room::{Membership, delayed, membership, server_notices::NoticeRooms, tables::UserRooms},
-    store::{RoomNid, Snapshot},
+    store::{Group, RoomNid, Snapshot},
 };
 
 /// Logs all devices out, leaves all rooms, then closes the account for good. Runs to its end even if the client hangs up;
@@ -86,8 +86,8 @@ async fn close(server: &Server, user_id: OwnedUserId, is_erased: bool) -> Result
             delayed::delete_user(tx, &user_id)?;
             thread_subscriptions::delete_user(tx, &user_id);
             tx.delete_all::<AccountData>(&&*user_id);
-            tx.delete_all::<AccountDataChanges>(&&*user_id);
-            tx.delete_all::<Filters>(&&*user_id);
+            tx.delete_group::<AccountDataChanges>(&&*user_id, Group::of(&*user_id));
+            tx.delete_group::<Filters>(&&*user_id, Group::of(&*user_id));
             profile::delete_user(tx, &user_id)?;
             directory::remove(tx, &user_id)?;
             tx.delete::<NoticeRooms>(&&*user_id);

@@ -2,7 +2,10 @@
 //!
 //! <https://spec.matrix.org/v1.19/client-server-api/#filtering>
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ruma::{
@@ -16,21 +19,24 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::json;
 
-use super::tables::Filters;
+use super::tables;
 use crate::{
     Server,
     error::{Error, Result},
-    store::{Json, Snapshot},
+    metrics::CacheUse,
+    store::{Group, Json, Memos, Snapshot, Store},
 };
 
 /// A filter, with what ruma's type lacks.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    pub definition: FilterDefinition,
+    pub definition: Arc<FilterDefinition>,
     /// The fields of profiles of which the client wants to hear.
     pub profile_fields: Vec<String>,
     /// Tells it from others.
     pub hash: u64,
+    /// Of its JSON.
+    bytes: usize,
 }
 
 /// Where a filter has these while that is a proposal, MSC4429.
@@ -51,15 +57,15 @@ impl Filter {
         let More { profile_fields } = serde_json::from_slice(json)?;
         let mut hasher = DefaultHasher::new();
         json.hash(&mut hasher);
-        let definition = serde_json::from_slice(json)?;
-        Ok(Self { definition, profile_fields: profile_fields.ids, hash: hasher.finish() })
+        let definition = Arc::new(serde_json::from_slice(json)?);
+        Ok(Self { definition, profile_fields: profile_fields.ids, hash: hasher.finish(), bytes: json.len() })
     }
 
     pub fn to_json(&self) -> Json {
         if self.profile_fields.is_empty() {
-            return Json::of(&self.definition);
+            return Json::of(&*self.definition);
         }
-        let mut json = json!(self.definition);
+        let mut json = json!(*self.definition);
         json[PROFILE_FIELDS] = json!({ "ids": self.profile_fields });
         Json::of(&json)
     }
@@ -67,6 +73,9 @@ impl Filter {
 
 /// The most bytes that a filter may have. Those of clients in use have a few hundred.
 const MAX_BYTES: usize = 64 << 10;
+
+/// A filter takes so many times the bytes of its JSON in memory, at most.
+const PARSED_SIZE: usize = 12;
 
 /// How many filters a user may keep. Clients make one or two, and equal ones are kept once.
 const MAX_FILTERS: usize = 1_000;
@@ -81,15 +90,15 @@ pub async fn keep(server: &Server, user: &UserId, filter: &Filter) -> Result<Str
         return Err(Error::too_large("The filter is too large"));
     }
     let id = URL_SAFE_NO_PAD.encode(&blake3::hash(filter.0.get().as_bytes()).as_bytes()[..12]);
-    if server.store.snapshot().contains::<Filters>(&(user, &id))? {
+    if server.store.snapshot().contains::<tables::Filters>(&(user, &id))? {
         return Ok(id);
     }
     let (user, kept_as) = (user.to_owned(), id.clone());
     let keep = move |tx: &mut crate::store::Transaction<'_>| {
-        if tx.before().list::<Filters>(&&*user).take(MAX_FILTERS).count() == MAX_FILTERS {
+        if tx.before().list::<tables::Filters>(&&*user).take(MAX_FILTERS).count() == MAX_FILTERS {
             return Err(Error::forbidden("You have too many filters"));
         }
-        tx.put::<Filters>(&(&user, &kept_as), &filter);
+        tx.put::<tables::Filters>(&(&user, &kept_as), &filter);
         Ok(())
     };
     server.store.commit(keep).await?;
@@ -98,25 +107,40 @@ pub async fn keep(server: &Server, user: &UserId, filter: &Filter) -> Result<Str
 
 /// The filter that `user` keeps as `id`; `M_NOT_FOUND` if there is none.
 pub fn get(snapshot: &Snapshot<'_>, user: &UserId, id: &str) -> Result<Filter> {
-    let kept = snapshot.get::<Filters>(&(user, id))?.ok_or_else(|| Error::not_found("Unknown filter"))?;
+    let kept = snapshot.get::<tables::Filters>(&(user, id))?.ok_or_else(|| Error::not_found("Unknown filter"))?;
     Filter::read(kept.0.get().as_bytes()).map_err(Error::internal)
 }
 
-/// The filter that a request names: by an id, or by JSON in its place, which an id never begins like.
-///
-/// Errors: `M_INVALID_PARAM` for what is neither, `M_BAD_JSON` for filters that could not be kept either.
-pub fn load(snapshot: &Snapshot<'_>, user: &UserId, filter: &str) -> Result<Filter> {
-    if !filter.starts_with('{') {
-        let kept = get(snapshot, user, filter);
-        return kept.map_err(|error| match error {
+/// The filters that requests named, in the form in which they are needed.
+pub struct Filters(Memos<tables::Filters, Filter>);
+
+impl Filters {
+    /// `memory_bytes`: for all that is kept.
+    pub fn new(memory_bytes: u64) -> Self {
+        Self(Memos::new(memory_bytes, |filter| size_of::<FilterDefinition>() + PARSED_SIZE * filter.bytes))
+    }
+
+    pub fn cache_use(&self) -> CacheUse {
+        self.0.cache_use()
+    }
+
+    /// The filter that a request names: by an id, or by JSON in its place, which an id never begins like.
+    ///
+    /// Errors: `M_INVALID_PARAM` for what is neither, `M_BAD_JSON` for filters that could not be kept either.
+    pub fn load(&self, store: &Store, user: &UserId, filter: &str) -> Result<Filter> {
+        if filter.starts_with('{') {
+            let wrong = |e| Error::invalid_param(format!("The filter is wrong: {e}"));
+            let inline = Filter::read(filter.as_bytes()).map_err(wrong)?;
+            check(&inline)?;
+            return Ok(inline);
+        }
+        let snapshot = store.snapshot();
+        let kept = self.0.get(store, &snapshot, &(user, filter), Group::of(user), || get(&snapshot, user, filter));
+        kept.map_err(|error| match error {
             Error::Refused { kind: ErrorKind::NotFound, .. } => Error::invalid_param("Unknown filter"),
             other => other,
-        });
+        })
     }
-    let inline =
-        Filter::read(filter.as_bytes()).map_err(|e| Error::invalid_param(format!("The filter is wrong: {e}")))?;
-    check(&inline)?;
-    Ok(inline)
 }
 
 /// Checks what ruma's types leave open; `M_BAD_JSON`.

@@ -391,4 +391,8 @@ impl Table for Filters {
     type Key<'a> = (&'a UserId, &'a str);
     /// A ruma `FilterDefinition`.
     type Value = Json;
+
+    fn group(&(user, _): &Self::Key<'_>) -> Option<Group> {
+        Some(Group::of(user))
+    }
 }

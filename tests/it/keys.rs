@@ -305,6 +305,24 @@ async fn a_device_that_is_deleted_has_no_keys_left() {
 }
 
 #[tokio::test]
+async fn a_device_that_comes_back_is_told_that_it_has_no_keys() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let signer = Signer::of_device(&alice);
+    let fallback = json!({ "signed_curve25519:F": signer.one_time_key(&alice) });
+    upload(&alice, json!({ "fallback_keys": fallback })).await.ok();
+    upload_one_time_keys(&alice, &signer, &["A"]).await;
+    let told = async |user: &User| {
+        let answer = sync(user, None).await;
+        [answer["device_one_time_keys_count"].clone(), answer["device_unused_fallback_key_types"].clone()]
+    };
+    assert_eq!(told(&alice).await, [json!({ "signed_curve25519": 1 }), json!(["signed_curve25519"])]);
+    alice.post("/v3/logout", json!({})).await.ok();
+    let again = server.log_in_on("alice", &alice.device_id).await;
+    assert_eq!(told(&again).await, [json!({ "signed_curve25519": 0 }), json!([])]);
+}
+
+#[tokio::test]
 async fn those_who_share_a_room_hear_of_new_keys_and_others_do_not() {
     let server = TestServer::new().await;
     let (alice, bob, carol) = (server.user("alice").await, server.user("bob").await, server.user("carol").await);

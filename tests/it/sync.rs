@@ -1098,11 +1098,7 @@ async fn who_waits_and_whose_token_is_replaced_is_told_that_nothing_happened() {
     let room = public(&alice).await;
     let start = now(&alice).await;
     let old = waiting(&alice, &start).await;
-    let body = json!({
-        "type": "m.login.password", "identifier": { "type": "m.id.user", "user": "alice" }, "device_id": alice.device_id,
-        "password": crate::support::password_of("alice"),
-    });
-    let alice = User::new(server.clone(), &server.post("/v3/login", body).await.ok());
+    let alice = server.log_in_on("alice", &alice.device_id).await;
     say(&alice, &room, "not for a stolen token").await;
     let answer = answered(old).await.ok();
     assert_eq!(answer.as_object().unwrap().keys().collect::<Vec<_>>(), ["next_batch"], "{answer}");

@@ -19,11 +19,7 @@ use crate::{
         extract::{GuestClient, from_query},
     },
     sync::{self, Request, StateForm},
-    user::{
-        filter::{self, Filter},
-        presence,
-        session::Caller,
-    },
+    user::{filter::Filter, presence, session::Caller},
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -37,10 +33,10 @@ async fn sync_events(
     RawQuery(query): RawQuery,
     GuestClient { sender, body, .. }: GuestClient<sync_events::v3::Request>,
 ) -> Result<Response> {
-    let Filter { definition, profile_fields, hash } = filter_of(&server, &sender, query.as_deref())?;
+    let Filter { definition, profile_fields, hash, .. } = filter_of(&server, &sender, query.as_deref())?;
     let request = Request {
         since: body.since.as_deref().map(str::parse).transpose()?,
-        filter: Arc::new(definition),
+        filter: definition,
         filter_hash: hash,
         profile_fields,
         full_state: body.full_state,
@@ -61,7 +57,7 @@ fn filter_of(server: &Server, sender: &Caller, query: Option<&str>) -> Result<Fi
         filter: Option<String>,
     }
     match from_query::<Named>(query)?.filter {
-        Some(named) => filter::load(&server.store.snapshot(), &sender.user_id, &named),
+        Some(named) => server.filters.load(&server.store, &sender.user_id, &named),
         None => Ok(Filter::default()),
     }
 }

@@ -30,10 +30,7 @@ use crate::{
         json::{self, Object},
         profiles, sticky, to_device, token,
     },
-    user::{
-        keys,
-        thread_subscriptions::{self, MAX_CHANGES, ThreadSubscriptionChanges},
-    },
+    user::thread_subscriptions::{self, MAX_CHANGES, ThreadSubscriptionChanges},
 };
 
 /// The name that this extension has while it is a proposal, MSC4308.
@@ -204,9 +201,10 @@ fn write_e2ee(context: &Context<'_>, out: &mut Vec<u8>) -> Result<bool> {
         let changes = Changes::find(context)?;
         has_news = object.member_if("device_lists", |out| device_lists::write(context, &changes, out))?;
     }
-    object.member("device_one_time_keys_count", &keys::one_time_key_counts(context.snapshot, user, device)?);
-    let unused = keys::unused_fallback_key_types(context.snapshot, user, device)?;
-    object.member("device_unused_fallback_key_types", &unused);
+    let (store, left_keys) = (&context.server.store, &context.server.left_keys);
+    object.member("device_one_time_keys_count", &*left_keys.counts(store, context.snapshot, user, device)?);
+    let unused = left_keys.fallback_types(store, context.snapshot, user, device)?;
+    object.member("device_unused_fallback_key_types", &*unused);
     object.end();
     Ok(has_news)
 }

@@ -18,7 +18,7 @@ use ruma::{DeviceId, UserId};
 pub use self::{
     claim::claim,
     cross_signing::{SigningKeys, Uploaded, delete_user, is_signing_key, upload_signing_keys},
-    one_time::{one_time_key_counts, unused_fallback_key_types},
+    one_time::LeftKeys,
     query::{Asker, UserKeys, name_in, query},
     signatures::{SignedKeys, upload_signatures, users_signed},
     upload::{Upload, check, store, upload},

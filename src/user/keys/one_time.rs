@@ -1,7 +1,7 @@
 //! One-time keys, each of which is given out once, in the order of their uploads, and fallback keys for when there are
 //! none left.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use ruma::{DeviceId, UserId};
 use vodozemac::Curve25519PublicKey;
@@ -14,7 +14,8 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    store::{self, Row, Snapshot, Transaction},
+    metrics::CacheUse,
+    store::{self, Group, Memos, Row, Snapshot, Store, Transaction},
 };
 
 /// How many one-time keys of a device are kept. Source: our choice; clients keep 50 to 100.
@@ -232,9 +233,9 @@ fn take_fallback(
 pub fn delete_all(tx: &mut Transaction<'_>, user: &UserId, device: &DeviceId) {
     tx.delete_all::<OneTimeKeys>(&(user, device));
     tx.delete_all::<OneTimeKeyPlaces>(&(user, device));
-    tx.delete_all::<OneTimeKeyCounts>(&(user, device));
+    tx.delete_group::<OneTimeKeyCounts>(&(user, device), Group::of((user, device)));
     tx.delete_all::<ClaimedKeys>(&(user, device));
-    tx.delete_all::<FallbackKeys>(&(user, device));
+    tx.delete_group::<FallbackKeys>(&(user, device), Group::of((user, device)));
 }
 
 /// Forgets the one-time keys of all devices, some of which were given out in a future that was lost; their clients upload
@@ -251,6 +252,55 @@ pub fn forget_all(tx: &mut Transaction<'_>) -> store::Result<()> {
         tx.put::<FallbackKeys>(&row.key()?, &row.value);
     }
     Ok(())
+}
+
+/// What devices have left, as far as it was read. Each answer to a device tells it so.
+pub struct LeftKeys {
+    counts: Memos<OneTimeKeyCounts, Arc<BTreeMap<String, u64>>>,
+    fallback: Memos<FallbackKeys, Arc<[String]>>,
+}
+
+impl LeftKeys {
+    /// `memory_bytes`: for all that is kept.
+    pub fn new(memory_bytes: u64) -> Self {
+        let half = memory_bytes / 2;
+        Self {
+            counts: Memos::new(half, |counts| counts.keys().map(|algorithm| algorithm.len() + 50).sum()),
+            fallback: Memos::new(half, |types| types.iter().map(|algorithm| algorithm.len() + 50).sum()),
+        }
+    }
+
+    pub fn use_of_counts(&self) -> CacheUse {
+        self.counts.cache_use()
+    }
+
+    pub fn use_of_fallback(&self) -> CacheUse {
+        self.fallback.cache_use()
+    }
+
+    /// As [`one_time_key_counts`].
+    pub fn counts(
+        &self,
+        store: &Store,
+        snapshot: &Snapshot<'_>,
+        user: &UserId,
+        device: &DeviceId,
+    ) -> store::Result<Arc<BTreeMap<String, u64>>> {
+        let read = || one_time_key_counts(snapshot, user, device).map(Arc::new);
+        self.counts.get(store, snapshot, &(user, device), Group::of((user, device)), read)
+    }
+
+    /// As [`unused_fallback_key_types`].
+    pub fn fallback_types(
+        &self,
+        store: &Store,
+        snapshot: &Snapshot<'_>,
+        user: &UserId,
+        device: &DeviceId,
+    ) -> store::Result<Arc<[String]>> {
+        let read = || unused_fallback_key_types(snapshot, user, device).map(Arc::from);
+        self.fallback.get(store, snapshot, &(user, device), Group::of((user, device)), read)
+    }
 }
 
 /// How many one-time keys a device has that nobody claimed, by algorithm. The usual algorithm is always there, so that a

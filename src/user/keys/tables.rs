@@ -184,6 +184,10 @@ impl Table for OneTimeKeyCounts {
     const ID: u8 = 47;
     type Key<'a> = (&'a UserId, &'a DeviceId, &'a str);
     type Value = u64;
+
+    fn group(&(user, device, _): &Self::Key<'_>) -> Option<Group> {
+        Some(Group::of((user, device)))
+    }
 }
 
 /// The one-time keys that were given out last. A client that repeats an upload, because it did not hear our answer,
@@ -206,6 +210,10 @@ impl Table for FallbackKeys {
     const ID: u8 = 49;
     type Key<'a> = (&'a UserId, &'a DeviceId, &'a str);
     type Value = FallbackKey;
+
+    fn group(&(user, device, _): &Self::Key<'_>) -> Option<Group> {
+        Some(Group::of((user, device)))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -152,11 +152,18 @@ impl TestServer {
 
     /// Another device of a user.
     pub async fn log_in(&self, name: &str) -> User {
-        let body = json!({
-            "type": "m.login.password",
-            "identifier": {"type": "m.id.user", "user": name},
-            "password": password_of(name),
-        });
+        self.log_in_with(name, json!({})).await
+    }
+
+    /// A device of a user that has this id; it may be there.
+    pub async fn log_in_on(&self, name: &str, device_id: &str) -> User {
+        self.log_in_with(name, json!({ "device_id": device_id })).await
+    }
+
+    async fn log_in_with(&self, name: &str, mut body: Value) -> User {
+        body["type"] = json!("m.login.password");
+        body["identifier"] = json!({ "type": "m.id.user", "user": name });
+        body["password"] = json!(password_of(name));
         User::new(self.clone(), &self.post("/v3/login", body).await.ok())
     }
 

@@ -1,0 +1,135 @@
+//! What was read from rows, kept for as long as these do not change.
+
+use std::marker::PhantomData;
+
+use quick_cache::{Weighter, sync::Cache};
+
+use super::{Group, Key, Snapshot, Store, StreamPos, Table};
+use crate::metrics::CacheUse;
+
+/// What a memo takes beside its value, about, in bytes.
+const MEMO_BYTES: u64 = 200;
+
+/// Values that were read from rows of `T`, each from those of one group; see [`Table::group`].
+pub struct Memos<T, V> {
+    kept: Cache<Box<[u8]>, Memo<V>, Weight<V>>,
+    table: PhantomData<fn() -> T>,
+}
+
+#[derive(Clone)]
+struct Memo<V> {
+    as_of: StreamPos,
+    value: V,
+}
+
+/// How many bytes a value takes.
+struct Weight<V>(fn(&V) -> usize);
+
+impl<V> Clone for Weight<V> {
+    fn clone(&self) -> Self {
+        Self(self.0)
+    }
+}
+
+impl<V> Weighter<Box<[u8]>, Memo<V>> for Weight<V> {
+    fn weight(&self, key: &Box<[u8]>, memo: &Memo<V>) -> u64 {
+        MEMO_BYTES + (key.len() + self.0(&memo.value)) as u64
+    }
+}
+
+impl<T: Table, V: Clone> Memos<T, V> {
+    /// `memory_bytes`: for all of them. `weight`: how many bytes a value takes, about.
+    pub fn new(memory_bytes: u64, weight: fn(&V) -> usize) -> Self {
+        let about = usize::try_from(memory_bytes / (2 * MEMO_BYTES)).unwrap_or(usize::MAX);
+        Self { kept: Cache::with_weighter(about, memory_bytes, Weight(weight)), table: PhantomData }
+    }
+
+    /// What `read` reads in the snapshot, or read before if no row of `group` has changed since. `name` tells the value from
+    /// others of the table.
+    pub fn get<'k, E: From<super::Error>>(
+        &self,
+        store: &Store,
+        snapshot: &Snapshot<'_>,
+        name: &impl Key<'k>,
+        group: Group,
+        read: impl FnOnce() -> Result<V, E>,
+    ) -> Result<V, E> {
+        let now = snapshot.pos()?;
+        let name = name.to_bytes();
+        if let Some(kept) = self.kept.get(&*name)
+            && !store.recent().may_have_changed::<T>(group, kept.as_of.min(now))
+        {
+            return Ok(kept.value);
+        }
+        let value = read()?;
+        self.kept.insert(name.into(), Memo { as_of: now, value: value.clone() });
+        Ok(value)
+    }
+
+    pub fn cache_use(&self) -> CacheUse {
+        CacheUse::of(&self.kept)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Error, Family, Options, Result, Transaction};
+
+    struct Words;
+    impl Table for Words {
+        const NAME: &'static str = "words";
+        const FAMILY: Family = Family::Lookup;
+        const ID: u8 = 255;
+        type Key<'a> = (&'a str, u64);
+        type Value = String;
+
+        fn group(&(book, _): &Self::Key<'_>) -> Option<Group> {
+            Some(Group::of(book))
+        }
+    }
+
+    const BOOK: &str = "book";
+
+    fn words_of(snapshot: &Snapshot<'_>) -> Result<Vec<String>> {
+        snapshot.list::<Words>(&BOOK).map(|row| Ok(row?.value)).collect()
+    }
+
+    #[test]
+    fn a_value_is_read_again_only_if_one_of_its_rows_changed() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&Options::for_tests(directory.path())).unwrap();
+        let memos = Memos::<Words, Vec<String>>::new(1 << 20, Vec::len);
+        let put = |book: &'static str, word: &'static str| {
+            let put = move |tx: &mut Transaction<'_>| {
+                tx.put::<Words>(&(book, tx.pos().0), &word.to_owned());
+                Ok::<_, Error>(())
+            };
+            store.commit_blocking(put).unwrap();
+        };
+        let get = |snapshot: &Snapshot<'_>| -> (Vec<String>, bool) {
+            let mut is_read = false;
+            let read = || {
+                is_read = true;
+                words_of(snapshot)
+            };
+            (memos.get(&store, snapshot, &BOOK, Group::of(BOOK), read).unwrap(), is_read)
+        };
+        put(BOOK, "call");
+        let before = store.snapshot();
+        assert_eq!(get(&before), (vec!["call".to_owned()], true));
+        put("another", "whale");
+        assert_eq!(get(&store.snapshot()), (vec!["call".to_owned()], false));
+        put(BOOK, "me");
+        let both = vec!["call".to_owned(), "me".to_owned()];
+        assert_eq!(get(&store.snapshot()), (both.clone(), true));
+        assert_eq!(get(&before), (vec!["call".to_owned()], true), "an older snapshot shows what was there then");
+        assert_eq!(get(&store.snapshot()).0, both);
+        let delete = |tx: &mut Transaction<'_>| {
+            tx.delete_group::<Words>(&BOOK, Group::of(BOOK));
+            Ok::<_, Error>(())
+        };
+        store.commit_blocking(delete).unwrap();
+        assert_eq!(get(&store.snapshot()), (Vec::new(), true));
+    }
+}
