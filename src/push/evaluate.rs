@@ -6,7 +6,7 @@
 //!
 //! <https://spec.matrix.org/v1.19/client-server-api/#push-rules>
 
-use std::cell::OnceCell;
+use std::{cell::OnceCell, sync::Arc};
 
 use ruma::{
     UserId,
@@ -27,17 +27,28 @@ use crate::{
     user::thread_subscriptions,
 };
 
+/// What a user is called in a room; `None` if he has no name there.
+#[derive(Clone, Debug)]
+pub struct Name(Option<Arc<str>>);
+
+impl Name {
+    /// How many it takes.
+    pub fn bytes(&self) -> usize {
+        self.0.as_deref().map_or(0, str::len)
+    }
+}
+
 /// A room now, and a user in it: what conditions ask about. Looked up when one does.
 pub struct Situation<'v, 's> {
     view: &'v View<'s>,
     user: &'v UserId,
-    display_name: OnceCell<Option<String>>,
+    name: OnceCell<Name>,
     power_levels: OnceCell<PushConditionPowerLevelsCtx>,
 }
 
 impl<'v, 's> Situation<'v, 's> {
     pub fn of(view: &'v View<'s>, user: &'v UserId) -> Self {
-        Self { view, user, display_name: OnceCell::new(), power_levels: OnceCell::new() }
+        Self { view, user, name: OnceCell::new(), power_levels: OnceCell::new() }
     }
 
     /// Whether the user sent the event himself.
@@ -45,18 +56,28 @@ impl<'v, 's> Situation<'v, 's> {
         subject.sender == self.user
     }
 
-    /// The user's name in the room.
-    fn display_name(&self) -> Result<Option<&str>> {
+    /// As [`Self::of`], if the user's name in the room is known.
+    pub fn with_name(view: &'v View<'s>, user: &'v UserId, name: Option<Name>) -> Self {
+        Self { name: name.map_or_else(OnceCell::new, OnceCell::from), ..Self::of(view, user) }
+    }
+
+    /// The user's name in the room, if that was looked up.
+    pub fn known_name(&self) -> Option<&Name> {
+        self.name.get()
+    }
+
+    fn name(&self) -> Result<Option<&str>> {
         #[derive(Deserialize)]
         struct Content {
             displayname: Option<String>,
         }
-        if self.display_name.get().is_none() {
+        if self.name.get().is_none() {
             let state = self.view.current_state();
             let content = self.view.state_content(state, &StateEventType::RoomMember, self.user.as_str())?;
-            let _ = self.display_name.set(content.and_then(|content: Content| content.displayname));
+            let name = content.and_then(|content: Content| content.displayname);
+            let _ = self.name.set(Name(name.map(Arc::from)));
         }
-        Ok(self.display_name.get().and_then(Option::as_deref))
+        Ok(self.name.get().and_then(|name| name.0.as_deref()))
     }
 
     /// Whether the user is subscribed to a thread; `None` outside of threads.
@@ -132,7 +153,7 @@ fn holds(condition: &PushCondition, subject: &Subject, situation: &Situation<'_,
             situation.is_subscribed(subject.thread)? == Some(wanted.subscribed)
         }
         #[expect(deprecated, reason = "rules of users who made them long ago still have it")]
-        PushCondition::ContainsDisplayName => match (situation.display_name()?, &subject.body) {
+        PushCondition::ContainsDisplayName => match (situation.name()?, &subject.body) {
             (Some(name), Some(body)) => glob::finds_words(&literal(name), body),
             _ => false,
         },

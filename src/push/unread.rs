@@ -20,12 +20,13 @@ use ruma::{
 use serde::Serialize;
 
 use super::{
-    evaluate::{self, Situation},
+    evaluate::{self, Name, Situation},
     subject::Subject,
 };
 use crate::{
     Server,
     error::Result,
+    event::StateRoot,
     metrics::CacheUse,
     room::{
         Membership, View, receipts,
@@ -68,7 +69,8 @@ struct MemoWeight;
 
 impl Weighter<(OwnedUserId, RoomNid), Arc<Memo>> for MemoWeight {
     fn weight(&self, _: &(OwnedUserId, RoomNid), memo: &Arc<Memo>) -> u64 {
-        MEMO_BYTES + (memo.unread.len() * size_of::<Notification>()) as u64
+        let name = memo.name.as_ref().map_or(0, |(_, name)| name.bytes());
+        MEMO_BYTES + (memo.unread.len() * size_of::<Notification>() + name) as u64
     }
 }
 
@@ -274,6 +276,9 @@ struct Memo {
     reads: Arc<Reads>,
     /// In the order of the room.
     unread: Vec<Notification>,
+    /// What the user was called in a state of the room, if somebody's message made us look. Nearly all come while that
+    /// state is the current one.
+    name: Option<(StateRoot, Name)>,
 }
 
 /// How far a user has read.
@@ -360,21 +365,25 @@ impl Memo {
     /// Of somebody who has just joined.
     fn new(joined_at: StreamPos, rules: (StreamPos, StreamPos)) -> Self {
         let reads = Arc::default();
-        Self { joined_at, rules, upto: joined_at.into(), as_of: joined_at, reads, unread: Vec::new() }
+        Self { joined_at, rules, upto: joined_at.into(), as_of: joined_at, reads, unread: Vec::new(), name: None }
     }
 
     /// The same, with room for so many more events and not much else: it is for the newest message, in most cases.
     fn with_room_for(&self, more: usize) -> Self {
         let mut unread = Vec::with_capacity(self.unread.len() + more);
         unread.extend_from_slice(&self.unread);
-        Self { reads: Arc::clone(&self.reads), unread, ..*self }
+        Self { reads: Arc::clone(&self.reads), unread, name: self.name.clone(), ..*self }
     }
 
     fn look_at_new(&mut self, view: &View<'_>, user: &UserId, rules: &Rules, new: &[Newest]) -> Result<()> {
-        let situation = Situation::of(view, user);
+        let state = view.current_state();
+        let has_redaction = new.iter().any(|newest| newest.subject.redacts.is_some()); // of what says the name, it may be
+        let name = self.name.take().filter(|(known, _)| *known == state && !has_redaction);
+        let situation = Situation::with_name(view, user, name.map(|(_, name)| name));
         for newest in new {
             self.look_at(view, newest, rules, &situation)?;
         }
+        self.name = situation.known_name().map(|name| (state, name.clone()));
         let excess = self.unread.len().saturating_sub(MAX_EVENTS);
         self.unread.drain(..excess);
         Ok(())

@@ -54,16 +54,50 @@ impl<T: Table, V: Clone> Memos<T, V> {
         group: Group,
         read: impl FnOnce() -> Result<V, E>,
     ) -> Result<V, E> {
-        let now = snapshot.pos()?;
         let name = name.to_bytes();
-        if let Some(kept) = self.kept.get(&*name)
-            && !store.recent().may_have_changed::<T>(group, kept.as_of.min(now))
-        {
-            return Ok(kept.value);
+        match self.valid(store, &name, group, snapshot.pos()?) {
+            Some(value) => Ok(value),
+            None => self.read(snapshot, name, read),
         }
-        let value = read()?;
-        self.kept.insert(name.into(), Memo { as_of: now, value: value.clone() });
+    }
+
+    /// As [`Self::get`], of now: no snapshot is taken unless something must be read.
+    pub fn now<'k, E: From<super::Error>>(
+        &self,
+        store: &Store,
+        name: &impl Key<'k>,
+        group: Group,
+        read: impl FnOnce(&Snapshot<'_>) -> Result<V, E>,
+    ) -> Result<V, E> {
+        let name = name.to_bytes();
+        if let Some(value) = self.valid(store, &name, group, StreamPos::MAX) {
+            return Ok(value);
+        }
+        let snapshot = store.snapshot();
+        self.read(&snapshot, name, || read(&snapshot))
+    }
+
+    /// What is kept, if it was the same at `pos` as when it was read.
+    fn valid(&self, store: &Store, name: &[u8], group: Group, pos: StreamPos) -> Option<V> {
+        let kept = self.kept.get(name)?;
+        let is_valid = !store.recent().may_have_changed::<T>(group, kept.as_of.min(pos));
+        is_valid.then_some(kept.value)
+    }
+
+    fn read<E: From<super::Error>>(
+        &self,
+        snapshot: &Snapshot<'_>,
+        name: Vec<u8>,
+        read: impl FnOnce() -> Result<V, E>,
+    ) -> Result<V, E> {
+        let (as_of, value) = (snapshot.pos()?, read()?);
+        self.kept.insert(name.into(), Memo { as_of, value: value.clone() });
         Ok(value)
+    }
+
+    /// For rows that were deleted by a range, which nobody else needs to know of.
+    pub fn forget<'k>(&self, name: &impl Key<'k>) {
+        self.kept.remove(&*name.to_bytes());
     }
 
     pub fn cache_use(&self) -> CacheUse {
@@ -130,6 +164,9 @@ mod tests {
             Ok::<_, Error>(())
         };
         store.commit_blocking(delete).unwrap();
-        assert_eq!(get(&store.snapshot()), (Vec::new(), true));
+        assert_eq!(memos.now(&store, &BOOK, Group::of(BOOK), words_of).unwrap(), Vec::<String>::new());
+        assert_eq!(get(&store.snapshot()), (Vec::new(), false));
+        put(BOOK, "again");
+        assert_eq!(memos.now(&store, &BOOK, Group::of(BOOK), words_of).unwrap(), ["again"]);
     }
 }

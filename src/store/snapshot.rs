@@ -1,4 +1,4 @@
-use std::marker::PhantomData;
+use std::{marker::PhantomData, sync::OnceLock};
 
 use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions, SnapshotWithThreadMode};
 
@@ -13,6 +13,7 @@ use super::{
 pub struct Snapshot<'db> {
     db: &'db DB,
     inner: SnapshotWithThreadMode<'db, DB>,
+    pos: OnceLock<StreamPos>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,12 +105,16 @@ impl<T: Table> Row<T> {
 
 impl<'db> Snapshot<'db> {
     pub(super) fn new(db: &'db DB) -> Self {
-        Self { db, inner: db.snapshot() }
+        Self { db, inner: db.snapshot(), pos: OnceLock::new() }
     }
 
     /// The newest change that this snapshot shows. It may not be durable yet, see [`super::Store::until_durable`].
     pub fn pos(&self) -> Result<StreamPos> {
-        Ok(self.get::<LastPos>(&())?.unwrap_or_default())
+        if let Some(known) = self.pos.get() {
+            return Ok(*known);
+        }
+        let pos = self.get::<LastPos>(&())?.unwrap_or_default();
+        Ok(*self.pos.get_or_init(|| pos))
     }
 
     /// When the database was last found to have been put back to an earlier state, in milliseconds since the Unix epoch; 0

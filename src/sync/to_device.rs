@@ -10,9 +10,9 @@ use tracing::warn;
 use super::{answer::Context, json};
 use crate::{
     Server,
-    error::Result,
+    error::{Error, Result},
     metrics::CacheUse,
-    store::{Group, Json, Memos, Scan, StreamPos},
+    store::{self, Group, Json, Memos, Row, Scan, Snapshot, StreamPos},
     user::{tables::ToDevice, to_device},
 };
 
@@ -76,25 +76,30 @@ impl EmptyInboxes {
     }
 }
 
+fn oldest(snapshot: &Snapshot<'_>, user: &UserId, device: &DeviceId) -> store::Result<Option<Row<ToDevice>>> {
+    snapshot.list::<ToDevice>(&(user, device)).next().transpose()
+}
+
 /// Deletes the messages up to and with `until`: whoever asks with a token has got all that came before it.
 pub async fn acknowledge(server: &Arc<Server>, user: &UserId, device: &DeviceId, until: StreamPos) -> Result<()> {
-    let snapshot = server.store.snapshot();
-    let oldest = || snapshot.list::<ToDevice>(&(user, device)).next().transpose();
-    let is_empty = || oldest().map(|oldest| oldest.is_none());
-    if server.empty_inboxes.0.get(&server.store, &snapshot, &(user, device), Group::of((user, device)), is_empty)? {
+    let place = (user, device);
+    let is_empty = |snapshot: &Snapshot<'_>| Ok::<_, Error>(oldest(snapshot, user, device)?.is_none());
+    if server.empty_inboxes.0.now(&server.store, &place, Group::of(place), is_empty)? {
         return Ok(());
     }
-    let Some(first) = oldest()? else { return Ok(()) };
+    let snapshot = server.store.snapshot();
+    let Some(first) = oldest(&snapshot, user, device)? else { return Ok(()) };
     // A token of a future that was lost, with a restored backup, says nothing of the messages that came since.
     if first.key()?.2 > until || server.store.is_lost(until, snapshot.pos()?) {
         return Ok(());
     }
     drop(snapshot);
-    let (user, device) = (user.to_owned(), device.to_owned());
-    let deleted = server.store.write(move |tx| to_device::acknowledge(tx, &user, &device, until));
+    let (of_user, on_device) = (user.to_owned(), device.to_owned());
+    let deleted = server.store.write(move |tx| to_device::acknowledge(tx, &of_user, &on_device, until));
     // A disk that is full must not keep anybody from reading; the messages are deleted another time.
     if let Err(error) = deleted.await {
         warn!("acknowledged to-device messages could not be deleted: {error}");
     }
+    server.empty_inboxes.0.forget(&place);
     Ok(())
 }

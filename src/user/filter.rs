@@ -74,8 +74,8 @@ impl Filter {
 /// The most bytes that a filter may have. Those of clients in use have a few hundred.
 const MAX_BYTES: usize = 64 << 10;
 
-/// A filter takes so many times the bytes of its JSON in memory, at most.
-const PARSED_SIZE: usize = 12;
+/// A filter takes so many times the bytes of its JSON in memory, at most, about.
+const PARSED_SIZE: usize = 16;
 
 /// How many filters a user may keep. Clients make one or two, and equal ones are kept once.
 const MAX_FILTERS: usize = 1_000;
@@ -134,8 +134,7 @@ impl Filters {
             check(&inline)?;
             return Ok(inline);
         }
-        let snapshot = store.snapshot();
-        let kept = self.0.get(store, &snapshot, &(user, filter), Group::of(user), || get(&snapshot, user, filter));
+        let kept = self.0.now(store, &(user, filter), Group::of(user), |snapshot| get(snapshot, user, filter));
         kept.map_err(|error| match error {
             Error::Refused { kind: ErrorKind::NotFound, .. } => Error::invalid_param("Unknown filter"),
             other => other,
