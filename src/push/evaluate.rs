@@ -32,7 +32,7 @@ use crate::{
 pub struct Name(Option<Arc<str>>);
 
 impl Name {
-    /// How many it takes.
+    /// How many bytes it takes beside itself.
     pub fn bytes(&self) -> usize {
         self.0.as_deref().map_or(0, str::len)
     }
