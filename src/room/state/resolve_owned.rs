@@ -19,7 +19,7 @@ use ruma::{
     },
 };
 
-use super::auth_chain::{self, EventSet};
+use super::auth_chain::EventSet;
 use crate::{
     error::Result,
     event::{
@@ -41,17 +41,9 @@ pub fn resolve(
     agreed: impl Fn(&StateEventType, &str) -> store::Result<Option<Arc<Pdu>>>,
 ) -> Result<StateMap<OwnedEventId>> {
     let mut resolution = Resolution { view, agreed, resolved: HashMap::new() };
-    let mut power = EventSet::default();
-    for event in considered.iter() {
-        if is_power_event(&*view.pdu(event)?) {
-            power.insert(event);
-        }
-    }
-    let mut graphs = [power];
-    auth_chain::extend(view, &mut graphs)?;
-    let [graph] = graphs;
-    let (first, rest): (Vec<EventNid>, Vec<EventNid>) = considered.iter().partition(|event| graph.contains(*event));
-    resolution.check_one_by_one(&by_power(view, &graph, &EventSet::of(first))?)?;
+    let first = power_events_with_chains(view, considered)?;
+    let rest: Vec<EventNid> = considered.iter().filter(|event| !first.contains(*event)).collect();
+    resolution.check_one_by_one(&by_power(view, &first)?)?;
     let sorted = resolution.by_mainline(&rest)?;
     resolution.check_one_by_one(&sorted)?;
     Ok(resolution.resolved.into_iter().map(|(key, event)| (key, event.event_id.clone())).collect())
@@ -75,54 +67,61 @@ fn is_power_event(event: &Pdu) -> bool {
     }
 }
 
-/// The events of `wanted` in the reverse topological power ordering. `graph` has all of them and of their auth chains.
+/// The power events among `considered`, and what a walk over their auth events finds that does not leave `considered`.
+///
+/// NOTSPEC: the specification takes whole chains, and with them an event that is reached only through one outside of the
+/// set. The walks of Synapse and ruma end at the edge of the set, and all servers must come to the same state.
+fn power_events_with_chains(view: &View<'_>, considered: &EventSet) -> Result<EventSet> {
+    let mut found = EventSet::default();
+    let mut open: Vec<EventNid> = Vec::new();
+    for event in considered.iter() {
+        if is_power_event(&*view.pdu(event)?) {
+            open.push(event);
+        }
+    }
+    while let Some(event) = open.pop() {
+        if !found.contains(event) {
+            found.insert(event);
+            open.extend(auth_events_within(view, &*view.pdu(event)?, considered)?);
+        }
+    }
+    Ok(found)
+}
+
+/// Events in the reverse topological power ordering.
 ///
 /// <https://spec.matrix.org/v1.19/rooms/v2/#definitions>
-fn by_power(view: &View<'_>, graph: &EventSet, wanted: &EventSet) -> Result<Vec<Arc<Pdu>>> {
+fn by_power(view: &View<'_>, events: &EventSet) -> Result<Vec<Arc<Pdu>>> {
     let mut waits_for: HashMap<EventNid, usize> = HashMap::new();
     let mut followers: HashMap<EventNid, Vec<EventNid>> = HashMap::new();
-    for event in graph.iter() {
-        let auth_events = auth_events(view, &*view.pdu(event)?)?;
-        waits_for.insert(event, auth_events.len());
-        auth_events.into_iter().for_each(|earlier| followers.entry(earlier).or_default().push(event));
-    }
-    // What is only between wanted events is let through at once: it must hold up no other.
-    let mut passed: Vec<EventNid> = Vec::new();
     let mut ready = BinaryHeap::new();
-    let meet = |event: EventNid, passed: &mut Vec<EventNid>, ready: &mut BinaryHeap<_>| -> Result<()> {
-        if !wanted.contains(event) {
-            passed.push(event);
-            return Ok(());
-        }
+    let make_ready = |event: EventNid, ready: &mut BinaryHeap<_>| -> Result<()> {
         let pdu = view.pdu(event)?;
         let level = level_of_sender(view, &pdu)?;
         ready.push(Reverse((Reverse(level), pdu.origin_server_ts, pdu.event_id.clone(), event)));
         Ok(())
     };
-    for (&event, _) in waits_for.iter().filter(|(_, count)| **count == 0) {
-        meet(event, &mut passed, &mut ready)?;
+    for event in events.iter() {
+        let auth_events = auth_events_within(view, &*view.pdu(event)?, events)?;
+        if auth_events.is_empty() {
+            make_ready(event, &mut ready)?;
+        }
+        waits_for.insert(event, auth_events.len());
+        auth_events.into_iter().for_each(|earlier| followers.entry(earlier).or_default().push(event));
     }
     let mut sorted = Vec::new();
-    loop {
-        let event = match passed.pop() {
-            Some(event) => event,
-            None => match ready.pop() {
-                Some(Reverse((.., event))) => {
-                    sorted.push(view.pdu(event)?);
-                    event
-                }
-                None => return Ok(sorted),
-            },
-        };
+    while let Some(Reverse((.., event))) = ready.pop() {
+        sorted.push(view.pdu(event)?);
         for follower in followers.remove(&event).unwrap_or_default() {
             if let Some(count) = waits_for.get_mut(&follower) {
                 *count -= 1;
                 if *count == 0 {
-                    meet(follower, &mut passed, &mut ready)?;
+                    make_ready(follower, &mut ready)?;
                 }
             }
         }
     }
+    Ok(sorted)
 }
 
 /// The auth events of an event, each once.
@@ -131,6 +130,12 @@ fn auth_events(view: &View<'_>, event: &Pdu) -> Result<Vec<EventNid>> {
     let mut found = found.collect::<store::Result<Vec<EventNid>>>()?;
     found.sort_unstable();
     found.dedup();
+    Ok(found)
+}
+
+fn auth_events_within(view: &View<'_>, event: &Pdu, set: &EventSet) -> Result<Vec<EventNid>> {
+    let mut found = auth_events(view, event)?;
+    found.retain(|auth_event| set.contains(*auth_event));
     Ok(found)
 }
 
