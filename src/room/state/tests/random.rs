@@ -186,9 +186,15 @@ impl World {
     }
 }
 
+/// As many as `PROPTEST_CASES` says: `PROPTEST_CASES=1000 cargo test --release --locked --lib whatever_people_do` takes a
+/// quarter of an hour.
+fn cases() -> u32 {
+    if std::env::var_os("PROPTEST_CASES").is_some() { ProptestConfig::default().cases } else { 12 }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 12,
+        cases: cases(),
         // Cases that failed once are kept beside this file, and tried first.
         failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("failed"))),
         ..ProptestConfig::default()
