@@ -15,7 +15,7 @@ use chappe::{
     config::Config,
     event::{Draft, format, hash},
     random::Random,
-    room::state::trie::{MadeNodes, Tries},
+    room::state::trie::{KnownNodes, MadeNodes, Tries},
     store::{self, EventNid, RoomNid, StateKeyNid, Store, Transaction},
     sync::{self, Request, token::Token},
     user::{
@@ -173,10 +173,11 @@ fn trie() {
     let room = RoomNid(1);
     let directory = tempfile::tempdir().expect("a temporary directory");
     let store = Store::open(&store::Options::for_tests(directory.path())).expect("a new database opens");
+    let known = KnownNodes::default();
     let members: BTreeMap<_, _> = (0..MEMBERS).map(|n| (StateKeyNid(n), EventNid(n))).collect();
     let (root, made) = {
         let snapshot = store.snapshot();
-        let mut tries = Tries::new(&snapshot, room);
+        let mut tries = Tries::new(&snapshot, &known, room);
         let root = tries.of(&members).expect("it reads");
         (root, tries.into_made())
     };
@@ -187,7 +188,7 @@ fn trie() {
     store.commit_blocking(write).expect("it is written");
     let snapshot = store.snapshot();
     measure("state_trie_update_10000_members", 200, |n| {
-        let mut tries = Tries::new(&snapshot, room);
+        let mut tries = Tries::new(&snapshot, &known, room);
         let key = StateKeyNid(n * 31 % MEMBERS);
         black_box(tries.set(root, key, Some(EventNid(MEMBERS + n))).expect("it reads"));
         black_box(tries.into_made());

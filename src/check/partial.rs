@@ -58,7 +58,7 @@ fn events(checker: &mut Checker<'_>) -> Result<()> {
             checker.expect(NAME, has_state, || format!("event {event} of room {room} has no place in it"));
         }
         if let Some(given) = row.value.given {
-            Tries::new(snapshot, room).list(given)?;
+            Tries::new(snapshot, &checker.rooms.state_nodes, room).list(given)?;
         }
     }
     Ok(())

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use tokio::sync::OwnedMutexGuard;
 
-use super::{acl, retention::Retention, tables};
+use super::{acl, retention::Retention, state::trie::KnownNodes, tables};
 use crate::{
     event::Pdu,
     metrics::CacheUse,
@@ -24,7 +24,7 @@ const CACHED_PDUS: usize = 10_000;
 /// From how many writers' locks on the unused ones are removed.
 const KEPT_LOCKS: usize = 1_000;
 
-/// What the server keeps of rooms in memory: a lock for the writer of each, and parsed events.
+/// What the server keeps of rooms in memory: a lock for the writer of each, parsed events, and nodes of their states.
 pub struct Rooms {
     next_room: AtomicU64,
     /// When the last room was made, in milliseconds since the Unix epoch.
@@ -33,6 +33,7 @@ pub struct Rooms {
     pdus: Cache<(RoomNid, EventNid), Arc<Pdu>>,
     /// The newest change after which an event had to be parsed anew.
     pdus_changed: AtomicU64,
+    pub state_nodes: KnownNodes,
     pub(super) acl_verdicts: Cache<acl::Question, bool>,
     retention: Option<Retention>,
 }
@@ -84,6 +85,7 @@ impl Rooms {
             writers: Mutex::default(),
             pdus: Cache::new(CACHED_PDUS),
             pdus_changed: AtomicU64::new(0),
+            state_nodes: KnownNodes::default(),
             acl_verdicts: Cache::new(acl::CACHED_VERDICTS),
             retention: None,
         })

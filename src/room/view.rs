@@ -172,7 +172,7 @@ impl<'s> View<'s> {
     }
 
     pub fn tries(&self) -> Tries<'s> {
-        Tries::new(self.snapshot, self.nid)
+        Tries::new(self.snapshot, &self.rooms.state_nodes, self.nid)
     }
 
     /// The number of a pair of event type and state key; `None` if the room never had such state.

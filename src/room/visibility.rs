@@ -86,7 +86,7 @@ impl<'v, 's> Sight<'v, 's> {
             member_event: row.map(|row| row.event),
             member_key: OnceCell::new(),
             visibility_key: view.state_key_nid("m.room.history_visibility", "")?,
-            tries: view.tries().keeping(),
+            tries: view.tries(),
             known_memberships: RefCell::default(),
             known_visibilities: RefCell::default(),
         })

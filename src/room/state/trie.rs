@@ -5,12 +5,15 @@
 //! State keys are numbered densely, so the trie is as high as its highest number needs: 5 levels for a million keys.
 
 use std::{
-    cell::RefCell,
     collections::{BTreeMap, HashMap},
+    sync::Arc,
 };
+
+use quick_cache::sync::Cache;
 
 use crate::{
     event::StateRoot,
+    metrics::CacheUse,
     room::tables::StateNodes,
     store::{EventNid, Result, RoomNid, Snapshot, StateKeyNid, Transaction, Value},
 };
@@ -100,23 +103,41 @@ fn height_for(key: StateKeyNid) -> u8 {
     u8::try_from(bits.div_ceil(BITS)).expect("32 bits are 8 levels")
 }
 
+/// How many nodes are kept in memory: all of a room of 100,000 members and of many smaller ones, at 400 bytes each at most.
+const KNOWN_NODES: usize = 20_000;
+
+/// Nodes that were read lately: each look-up in a large room passes those near the root. A node holds what its hash says,
+/// so that none is ever out of date.
+pub struct KnownNodes(Cache<(RoomNid, Hash), Arc<Node>>);
+
+impl KnownNodes {
+    pub fn cache_use(&self) -> CacheUse {
+        CacheUse::of(&self.0)
+    }
+}
+
+impl Default for KnownNodes {
+    fn default() -> Self {
+        Self(Cache::new(KNOWN_NODES))
+    }
+}
+
 /// The tries of one room: those on disk, and changed ones that are not written yet.
 pub struct Tries<'s> {
     snapshot: &'s Snapshot<'s>,
+    known: &'s KnownNodes,
     room: RoomNid,
-    made: HashMap<Hash, Node>,
-    /// The nodes that were read, if they are kept.
-    read: Option<RefCell<HashMap<Hash, Node>>>,
+    made: HashMap<Hash, Arc<Node>>,
 }
 
 /// Nodes that were made and must be written with the roots that need them.
 #[derive(Debug, Default)]
-pub struct MadeNodes(Vec<(Hash, Node)>);
+pub struct MadeNodes(Vec<(Hash, Arc<Node>)>);
 
 impl MadeNodes {
     pub fn write(&self, tx: &mut Transaction<'_>, room: RoomNid) {
         for (hash, node) in &self.0 {
-            tx.put::<StateNodes>(&(room, *hash), node);
+            tx.put::<StateNodes>(&(room, *hash), &**node);
         }
     }
 }
@@ -125,14 +146,8 @@ impl MadeNodes {
 pub type Difference = (StateKeyNid, Option<EventNid>, Option<EventNid>);
 
 impl<'s> Tries<'s> {
-    pub fn new(snapshot: &'s Snapshot<'s>, room: RoomNid) -> Self {
-        Self { snapshot, room, made: HashMap::new(), read: None }
-    }
-
-    /// The same, which keeps each node that it reads: for look-ups in many states, of which each differs little from the last.
-    #[must_use]
-    pub fn keeping(self) -> Self {
-        Self { read: Some(RefCell::default()), ..self }
+    pub fn new(snapshot: &'s Snapshot<'s>, known: &'s KnownNodes, room: RoomNid) -> Self {
+        Self { snapshot, known, room, made: HashMap::new() }
     }
 
     /// What must be written for the roots that `set` returned.
@@ -146,14 +161,12 @@ impl<'s> Tries<'s> {
         }
         let mut hash = root.hash;
         for level in (0..root.height).rev() {
-            let below = self.look_at(hash, |node| match node {
-                Node::Leaf(events) => Err(events[branch(key, level)]),
-                Node::Inner(children) => Ok(children[branch(key, level)]),
-            });
-            match below? {
-                Err(event) => return Ok(event),
-                Ok(Some(child)) => hash = child,
-                Ok(None) => return Ok(None),
+            match &*self.node(hash)? {
+                Node::Leaf(events) => return Ok(events[branch(key, level)]),
+                Node::Inner(children) => match children[branch(key, level)] {
+                    Some(child) => hash = child,
+                    None => return Ok(None),
+                },
             }
         }
         Ok(None)
@@ -237,34 +250,25 @@ impl<'s> Tries<'s> {
         Ok(match side {
             Side::Nothing => Opened::Nothing,
             Side::Root(root) if root.height <= level => Opened::Below(root),
-            Side::Root(StateRoot { hash, .. }) | Side::Node(hash) => Opened::Node(Box::new(self.node(hash)?)),
+            Side::Root(StateRoot { hash, .. }) | Side::Node(hash) => Opened::Node(self.node(hash)?),
         })
     }
 
-    fn node(&self, hash: Hash) -> Result<Node> {
-        self.look_at(hash, Node::clone)
-    }
-
-    fn look_at<R>(&self, hash: Hash, look: impl FnOnce(&Node) -> R) -> Result<R> {
-        if let Some(node) = self.made.get(&hash) {
-            return Ok(look(node));
-        }
-        if let Some(node) = self.read.as_ref().map(RefCell::borrow).as_ref().and_then(|read| read.get(&hash)) {
-            return Ok(look(node));
+    fn node(&self, hash: Hash) -> Result<Arc<Node>> {
+        let key = (self.room, hash);
+        if let Some(node) = self.made.get(&hash).cloned().or_else(|| self.known.0.get(&key)) {
+            return Ok(node);
         }
         let missing =
             || crate::store::Error::corrupt("state_nodes", &hash, "a state refers to it, but it is not there");
-        let node = self.snapshot.get::<StateNodes>(&(self.room, hash))?.ok_or_else(missing)?;
-        let seen = look(&node);
-        if let Some(read) = &self.read {
-            read.borrow_mut().insert(hash, node);
-        }
-        Ok(seen)
+        let node = Arc::new(self.snapshot.get::<StateNodes>(&key)?.ok_or_else(missing)?);
+        self.known.0.insert(key, Arc::clone(&node));
+        Ok(node)
     }
 
     fn keep(&mut self, node: Node) -> Hash {
         let hash = node.hash(self.room);
-        self.made.insert(hash, node);
+        self.made.insert(hash, Arc::new(node));
         hash
     }
 
@@ -276,7 +280,7 @@ impl<'s> Tries<'s> {
         event: Option<EventNid>,
     ) -> Result<Option<Hash>> {
         let node = match hash {
-            Some(hash) if hash != StateRoot::EMPTY.hash => self.node(hash)?,
+            Some(hash) if hash != StateRoot::EMPTY.hash => (*self.node(hash)?).clone(),
             _ if level == 0 => Node::Leaf([None; BRANCHES]),
             _ => Node::Inner([None; BRANCHES]),
         };
@@ -311,9 +315,9 @@ impl<'s> Tries<'s> {
     /// The same map, as low as it can be, so that equal maps have one root.
     fn lower(&self, mut root: StateRoot) -> Result<StateRoot> {
         while root.height > 1 {
-            match self.node(root.hash)? {
+            match &*self.node(root.hash)? {
                 Node::Inner([Some(only), rest @ ..]) if rest.iter().all(Option::is_none) => {
-                    root = StateRoot { height: root.height - 1, hash: only };
+                    root = StateRoot { height: root.height - 1, hash: *only };
                 }
                 _ => break,
             }
@@ -340,7 +344,7 @@ impl Side {
 enum Opened {
     Nothing,
     Below(StateRoot),
-    Node(Box<Node>),
+    Node(Arc<Node>),
 }
 
 impl Opened {
@@ -384,7 +388,8 @@ mod tests {
     /// Sets every key, writes the nodes, and returns the root.
     fn build(store: &Store, base: StateRoot, entries: &BTreeMap<u32, u32>) -> StateRoot {
         let snapshot = store.snapshot();
-        let mut tries = Tries::new(&snapshot, RoomNid(1));
+        let known = KnownNodes::default();
+        let mut tries = Tries::new(&snapshot, &known, RoomNid(1));
         let mut root = base;
         for (&key, &event) in entries {
             root = tries.set(root, StateKeyNid(key), Some(EventNid(event))).unwrap();
@@ -401,7 +406,7 @@ mod tests {
 
     fn read(store: &Store, root: StateRoot) -> BTreeMap<u32, u32> {
         let snapshot = store.snapshot();
-        let entries = Tries::new(&snapshot, RoomNid(1)).list(root).unwrap();
+        let entries = Tries::new(&snapshot, &KnownNodes::default(), RoomNid(1)).list(root).unwrap();
         entries.into_iter().map(|(key, event)| (key.0, event.0)).collect()
     }
 
@@ -418,7 +423,8 @@ mod tests {
             let root = build(&store, StateRoot::EMPTY, &entries);
             prop_assert_eq!(read(&store, root), entries.clone());
             let snapshot = store.snapshot();
-            let tries = Tries::new(&snapshot, RoomNid(1));
+            let known = KnownNodes::default();
+            let tries = Tries::new(&snapshot, &known, RoomNid(1));
             for (&key, &event) in &entries {
                 prop_assert_eq!(tries.get(root, StateKeyNid(key)).unwrap(), Some(EventNid(event)));
             }
@@ -433,7 +439,8 @@ mod tests {
             let straight = build(&store, StateRoot::EMPTY, &entries);
             let detour = build(&store, build(&store, StateRoot::EMPTY, &passing), &entries);
             let snapshot = store.snapshot();
-            let mut tries = Tries::new(&snapshot, RoomNid(1));
+            let known = KnownNodes::default();
+            let mut tries = Tries::new(&snapshot, &known, RoomNid(1));
             let mut root = detour;
             for key in passing.keys().filter(|key| !entries.contains_key(key)) {
                 root = tries.set(root, StateKeyNid(*key), None).unwrap();
@@ -448,7 +455,8 @@ mod tests {
             let (_directory, store) = store();
             let stepwise = build(&store, StateRoot::EMPTY, &entries);
             let snapshot = store.snapshot();
-            let mut tries = Tries::new(&snapshot, RoomNid(1));
+            let known = KnownNodes::default();
+            let mut tries = Tries::new(&snapshot, &known, RoomNid(1));
             let entries = entries.into_iter().map(|(key, event)| (StateKeyNid(key), EventNid(event))).collect();
             prop_assert_eq!(tries.of(&entries).unwrap(), stepwise);
         }
@@ -461,7 +469,7 @@ mod tests {
             let (_directory, store) = store();
             let (left, right) = (build(&store, StateRoot::EMPTY, &a), build(&store, StateRoot::EMPTY, &b));
             let snapshot = store.snapshot();
-            let found = Tries::new(&snapshot, RoomNid(1)).diff(left, right).unwrap();
+            let found = Tries::new(&snapshot, &KnownNodes::default(), RoomNid(1)).diff(left, right).unwrap();
             let keys: std::collections::BTreeSet<_> = a.keys().chain(b.keys()).copied().collect();
             let expected: Vec<Difference> = keys
                 .into_iter()
@@ -482,12 +490,26 @@ mod tests {
         let (_directory, store) = store();
         let root = build(&store, StateRoot::EMPTY, &(0..10_000).map(|key| (key, key)).collect());
         let snapshot = store.snapshot();
-        let mut tries = Tries::new(&snapshot, RoomNid(1));
+        let known = KnownNodes::default();
+        let mut tries = Tries::new(&snapshot, &known, RoomNid(1));
         tries.set(root, StateKeyNid(7_777), Some(EventNid(1))).unwrap();
         let mut bytes = Vec::new();
         let made = tries.into_made();
         made.0.iter().for_each(|(_, node)| node.write(&mut bytes));
         assert_eq!(made.0.len(), 4, "one node a level");
         assert!(bytes.len() < 1024, "{} bytes", bytes.len());
+    }
+
+    #[test]
+    fn what_was_looked_up_is_not_read_again() {
+        let (_directory, store) = store();
+        let root = build(&store, StateRoot::EMPTY, &(0..10_000).map(|key| (key, key)).collect());
+        let (snapshot, known) = (store.snapshot(), KnownNodes::default());
+        let get = |key| Tries::new(&snapshot, &known, RoomNid(1)).get(root, StateKeyNid(key)).unwrap();
+        assert_eq!(get(7_777), Some(EventNid(7_777)));
+        assert_eq!((known.cache_use().misses, known.cache_use().entries), (4, 4));
+        assert_eq!(get(7_776), Some(EventNid(7_776)), "of the same leaf");
+        assert_eq!(get(7_936), Some(EventNid(7_936)), "of another branch from the second node on");
+        assert_eq!(known.cache_use().misses, 6);
     }
 }
