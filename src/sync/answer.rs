@@ -98,7 +98,7 @@ impl<'s> Context<'s> {
 
     /// How the client reads a room.
     pub fn reader<'v>(&'v self, view: &'v View<'s>) -> Result<show::Reader<'v, 's>> {
-        let rooms = self.server.user_rooms.get(&self.server.store, self.snapshot, self.now, self.user_id())?;
+        let rooms = self.server.user_rooms.get(&self.server.store, self.snapshot, self.user_id())?;
         let sight = Sight::by(view, self.user_id(), rooms.get(view.nid))?;
         Ok(show::Reader::by(sight, Some(&self.request.device_id), self.server.clock.now_ms()))
     }

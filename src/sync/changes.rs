@@ -41,8 +41,8 @@ pub struct Room {
 
 impl Changes {
     pub fn find(context: &Context<'_>) -> Result<Self> {
-        let Context { server, snapshot, now, .. } = *context;
-        let all = server.user_rooms.get(&server.store, snapshot, now, context.user_id())?;
+        let Context { server, snapshot, .. } = *context;
+        let all = server.user_rooms.get(&server.store, snapshot, context.user_id())?;
         let mut changes = Self { all: Arc::clone(&all), ..Self::default() };
         let mut changed_otherwise = account_data::changed_rooms(context)?;
         if let Some(since) = context.ephemeral_since {

@@ -2,33 +2,31 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use quick_cache::{Weighter, sync::Cache};
-use ruma::{OwnedUserId, UserId};
+use ruma::UserId;
 
 use crate::{
     metrics::CacheUse,
     room::tables::{UserRoom, UserRooms},
-    store::{Group, Result, RoomNid, Snapshot, Store, StreamPos},
+    store::{Group, Memos, Result, RoomNid, Snapshot, Store},
 };
 
 /// What a row takes, about.
-const ROW_BYTES: u64 = 96;
+const ROW_BYTES: usize = 96;
 
-pub struct UserRoomLists(Cache<OwnedUserId, Arc<UserRoomList>, Rows>);
+pub struct UserRoomLists(Memos<UserRooms, Arc<UserRoomList>>);
 
 /// The rooms of one user, left ones too.
 #[derive(Debug, Default)]
 pub struct UserRoomList {
-    as_of: StreamPos,
     pub rooms: Vec<(RoomNid, UserRoom)>,
     /// Where in `rooms` the one is whose rows are this group.
     places: HashMap<Group, usize>,
 }
 
 impl UserRoomList {
-    fn new(as_of: StreamPos, rooms: Vec<(RoomNid, UserRoom)>) -> Self {
+    fn new(rooms: Vec<(RoomNid, UserRoom)>) -> Self {
         let places = rooms.iter().enumerate().map(|(place, (nid, _))| (Group::of(nid), place)).collect();
-        Self { as_of, rooms, places }
+        Self { rooms, places }
     }
 
     pub fn get(&self, room: RoomNid) -> Option<UserRoom> {
@@ -45,41 +43,21 @@ impl UserRoomList {
     }
 }
 
-#[derive(Clone)]
-struct Rows;
-
-impl Weighter<OwnedUserId, Arc<UserRoomList>> for Rows {
-    fn weight(&self, _: &OwnedUserId, list: &Arc<UserRoomList>) -> u64 {
-        list.rooms.len() as u64 + 2
-    }
-}
-
 impl UserRoomLists {
     /// `memory_bytes`: for the rows of all users together.
     pub fn new(memory_bytes: u64) -> Self {
-        Self(Cache::with_weighter(1_000, memory_bytes / ROW_BYTES, Rows))
+        Self(Memos::new(memory_bytes, |list| ROW_BYTES * list.rooms.len()))
     }
 
     pub fn cache_use(&self) -> CacheUse {
-        CacheUse::of(&self.0)
+        self.0.cache_use()
     }
 
-    /// The rooms of `user` as `snapshot`, which is of `now`, shows them.
-    pub fn get(
-        &self,
-        store: &Store,
-        snapshot: &Snapshot<'_>,
-        now: StreamPos,
-        user: &UserId,
-    ) -> Result<Arc<UserRoomList>> {
-        if let Some(kept) = self.0.get(user)
-            && !store.recent().may_have_changed::<UserRooms>(Group::of(user), kept.as_of.min(now))
-        {
-            return Ok(kept);
-        }
-        let rows = snapshot.list::<UserRooms>(&user).map(|row| row.and_then(|row| Ok((row.key()?.1, row.value))));
-        let list = Arc::new(UserRoomList::new(now, rows.collect::<Result<_>>()?));
-        self.0.insert(user.to_owned(), Arc::clone(&list));
-        Ok(list)
+    /// The rooms of `user` as `snapshot` shows them.
+    pub fn get(&self, store: &Store, snapshot: &Snapshot<'_>, user: &UserId) -> Result<Arc<UserRoomList>> {
+        self.0.get(store, snapshot, &user, Group::of(user), || {
+            let rows = snapshot.list::<UserRooms>(&user).map(|row| row.and_then(|row| Ok((row.key()?.1, row.value))));
+            Ok(Arc::new(UserRoomList::new(rows.collect::<Result<_>>()?)))
+        })
     }
 }

@@ -58,7 +58,7 @@ pub fn select(context: &Context<'_>, asked: &Asked, known: &Known) -> Result<Sel
         return Ok(selected);
     }
     let server = context.server;
-    let all = server.user_rooms.get(&server.store, context.snapshot, context.now, context.user_id())?;
+    let all = server.user_rooms.get(&server.store, context.snapshot, context.user_id())?;
     let direct = filters::direct_rooms(context)?;
     if !asked.lists.is_empty() {
         let candidates = candidates(context, &all, known)?;
