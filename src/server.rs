@@ -46,6 +46,7 @@ use crate::{
         expiring::Expiring,
         filter::Filters,
         keys,
+        logins::Logins,
         password::Passwords,
         presence::Presence,
         registration::{self, Registered},
@@ -90,6 +91,8 @@ pub struct Server {
     pub filters: Filters,
     /// The devices for which no message waits.
     pub empty_inboxes: EmptyInboxes,
+    /// Who is logged in.
+    pub logins: Logins,
     /// What devices have left of keys for others.
     pub left_keys: keys::LeftKeys,
     /// The rooms of those who sync.
@@ -239,6 +242,7 @@ impl Server {
             filters: Filters::new(memory / 128),
             empty_inboxes: EmptyInboxes::new(memory / 128),
             left_keys: keys::LeftKeys::new(memory / 128),
+            logins: Logins::new(memory / 64),
             user_rooms: UserRoomLists::new(memory / 16),
             told_members: ToldMembers::new(memory / 32),
             activities: sliding::Activities::default(),

@@ -30,8 +30,13 @@ impl CacheUse {
 }
 
 pub fn tell(server: &Server, page: &mut Page) {
+    let [tokens, devices, accounts] = server.logins.cache_uses();
     let uses = [
+        tokens,
+        devices,
+        accounts,
         ("parsed_events", server.rooms.use_of_pdus()),
+        ("state_nodes", server.rooms.state_nodes.cache_use()),
         ("acl_verdicts", server.rooms.use_of_acl_verdicts()),
         ("local_members", server.local_members.cache_use()),
         ("user_rooms", server.user_rooms.cache_use()),

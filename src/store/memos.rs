@@ -1,6 +1,6 @@
 //! What was read from rows, kept for as long as these do not change.
 
-use std::marker::PhantomData;
+use std::{marker::PhantomData, sync::Arc};
 
 use quick_cache::{Weighter, sync::Cache};
 
@@ -105,6 +105,17 @@ impl<T: Table, V: Clone> Memos<T, V> {
     }
 }
 
+impl<T: Table> Memos<T, Option<Arc<T::Value>>> {
+    /// The row under `key` as it is now.
+    pub fn row(&self, store: &Store, key: &T::Key<'_>) -> super::Result<Option<Arc<T::Value>>> {
+        let read = |snapshot: &Snapshot<'_>| Ok::<_, super::Error>(snapshot.get::<T>(key)?.map(Arc::new));
+        match T::group(key) {
+            Some(group) => self.now(store, key, group, read),
+            None => read(&store.snapshot()), // nothing tells when it changes
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,5 +179,30 @@ mod tests {
         assert_eq!(get(&store.snapshot()), (Vec::new(), false));
         put(BOOK, "again");
         assert_eq!(memos.now(&store, &BOOK, Group::of(BOOK), words_of).unwrap(), ["again"]);
+    }
+
+    #[test]
+    fn a_row_is_as_it_is_now() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&Options::for_tests(directory.path())).unwrap();
+        let memos = Memos::<Words, Option<Arc<String>>>::new(1 << 20, |_| 10);
+        let word = || memos.row(&store, &(BOOK, 1)).unwrap().map(|word| (*word).clone());
+        let change = |change: fn(&mut Transaction<'_>)| {
+            let change = move |tx: &mut Transaction<'_>| {
+                change(tx);
+                Ok::<_, Error>(())
+            };
+            store.commit_blocking(change).unwrap();
+        };
+        assert_eq!(word(), None);
+        change(|tx| tx.put::<Words>(&(BOOK, 1), &"call".to_owned()));
+        assert_eq!(word().as_deref(), Some("call"));
+        change(|tx| tx.put::<Words>(&(BOOK, 1), &"hail".to_owned()));
+        assert_eq!(word().as_deref(), Some("hail"));
+        let misses = memos.cache_use().misses;
+        assert_eq!(word().as_deref(), Some("hail"));
+        assert_eq!(memos.cache_use().misses, misses, "it is kept");
+        change(|tx| tx.delete::<Words>(&(BOOK, 1)));
+        assert_eq!(word(), None);
     }
 }

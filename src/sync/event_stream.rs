@@ -21,7 +21,7 @@ use crate::{
         visibility::{Standing, not_in_room},
     },
     store::{Direction, Group, RoomNid, RoomPos, Snapshot, StreamPos},
-    user::session::{self, Caller},
+    user::session::Caller,
 };
 
 /// How many events one answer has at most.
@@ -62,7 +62,7 @@ pub async fn listen(
         let news = server.blocking(move |server| read(server, &asking, room, from)).await?;
         if !news.events.is_empty() || Instant::now() >= deadline || server.shutdown.is_cancelled() {
             let Caller { user_id, device_id, token, .. } = &caller;
-            let may_be_told = session::may_be_told(&server.store.snapshot(), user_id, device_id, token.as_ref())?;
+            let may_be_told = server.logins.may_be_told(&server.store, user_id, device_id, token.as_ref())?;
             return Ok(if may_be_told { news } else { News { start: from, end: from, events: Vec::new() } });
         }
         tokio::select! {
@@ -70,7 +70,7 @@ pub async fn listen(
             () = tokio::time::sleep_until(deadline) => {}
             () = server.shutdown.cancelled() => {}
         }
-        session::check_logged_in(&server.store.snapshot(), &caller.user_id, &caller.device_id)?;
+        server.logins.check(&server.store, &caller.user_id, &caller.device_id)?;
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     error::Result,
     room::{partial::tables::Completions, tables::UserRooms},
     store::Group,
-    user::{presence, session},
+    user::presence,
 };
 
 /// So many changes may have happened since, on the whole server, that the answer is short.
@@ -35,7 +35,7 @@ pub async fn sync(server: &Arc<Server>, mut request: Request) -> Result<Reply> {
         if is_over() || request.since.is_none_or(|since| news.may_be_after(server, since)) {
             match make(server, &request).await? {
                 Made::Whole(answer) if !answer.has_news && !is_over() => {
-                    session::check_logged_in(&server.store.snapshot(), &request.user_id, &request.device_id)?;
+                    server.logins.check(&server.store, &request.user_id, &request.device_id)?;
                     request.since = Some(answer.next); // up to there nothing is left to tell
                 }
                 made => return tell(server, &request, made).await,
@@ -71,7 +71,7 @@ pub(super) fn is_little(server: &Server, request: &Request) -> bool {
 async fn tell(server: &Server, request: &Request, made: Made) -> Result<Reply> {
     let reply = made.reply(server).await?;
     let Request { user_id, device_id, token, .. } = request;
-    let may_be_told = session::may_be_told(&server.store.snapshot(), user_id, device_id, token.as_ref())?;
+    let may_be_told = server.logins.may_be_told(&server.store, user_id, device_id, token.as_ref())?;
     Ok(match request.since {
         Some(since) if !may_be_told => Reply::Whole(Answer::nothing(since).body.into()),
         _ => reply,

@@ -16,6 +16,7 @@ pub mod guests;
 pub mod ignored;
 pub mod invite_permission;
 pub mod keys;
+pub mod logins;
 pub mod moderation;
 pub mod password;
 pub mod presence;

@@ -14,7 +14,9 @@ use sha2::{Digest, Sha256};
 use tracing::{debug, warn};
 
 use super::{
-    account, dehydrated, device, guests, keys, moderation,
+    account, dehydrated, device, guests, keys,
+    logins::Login,
+    moderation,
     tables::{
         AccessToken, AccessTokens, Account, Accounts, Device, DeviceToken, DeviceTokens, Devices, LastSeen,
         RefreshToken, RefreshTokens, TokenKind,
@@ -283,10 +285,11 @@ pub async fn authenticate(server: &Server, token: &str, address: IpAddr) -> Resu
 }
 
 /// As [`authenticate`], of an account that may be locked.
-pub async fn authenticate_any(server: &Server, token: &str, address: IpAddr) -> Result<(Caller, Account)> {
+pub async fn authenticate_any(server: &Server, token: &str, address: IpAddr) -> Result<(Caller, Arc<Account>)> {
     let hash = hash_of(token);
     let now_ms = server.clock.now_ms();
-    let Found { token, device, account } = find(&server.store.snapshot(), &hash)?.ok_or_else(|| unknown(false))?;
+    let login = server.logins.find(&server.store, &hash)?.ok_or_else(|| unknown(false))?;
+    let Login { token, device, account } = login;
     if token.expires_at_ms.is_some_and(|expires| expires <= now_ms) {
         return Err(unknown(true));
     }
@@ -297,7 +300,8 @@ pub async fn authenticate_any(server: &Server, token: &str, address: IpAddr) -> 
         return Err(unknown(false));
     }
     let is_guest = account.is_guest;
-    let caller = Caller { is_guest, token: Some(hash), ..Caller::on_device(token.user_id, token.device_id) };
+    let on_device = Caller::on_device(token.user_id.clone(), token.device_id.clone());
+    let caller = Caller { is_guest, token: Some(hash), ..on_device };
     if device.last_seen.is_none_or(|seen| seen.at_ms.saturating_add(SEEN_EVERY_MS) <= now_ms) {
         note_seen(server, &caller, LastSeen { at_ms: now_ms, address }).await;
     }
@@ -306,44 +310,15 @@ pub async fn authenticate_any(server: &Server, token: &str, address: IpAddr) -> 
 
 /// Whose access token this is; `None` if it is nobody's, or has expired.
 pub fn owner(server: &Server, token: &str) -> Result<Option<OwnedUserId>> {
-    let found = find(&server.store.snapshot(), &hash_of(token))?.map(|found| found.token);
+    let found = server.logins.find(&server.store, &hash_of(token))?.map(|login| login.token);
     let now_ms = server.clock.now_ms();
-    Ok(found.filter(|token| token.expires_at_ms.is_none_or(|end| end > now_ms)).map(|token| token.user_id))
+    Ok(found.filter(|token| token.expires_at_ms.is_none_or(|end| end > now_ms)).map(|token| token.user_id.clone()))
 }
 
-/// `M_UNKNOWN_TOKEN` if a device whose request has been waiting was logged out meanwhile, `M_USER_LOCKED` if the account
-/// was locked.
-pub fn check_logged_in(snapshot: &Snapshot<'_>, user_id: &UserId, device_id: &DeviceId) -> Result<()> {
-    snapshot.get::<Accounts>(&user_id)?.as_ref().map_or(Ok(()), moderation::check_unlocked)?;
-    let acts_on_none = device_id.as_str().is_empty(); // an application service
+/// `M_UNKNOWN_TOKEN` if the device was logged out; none does for an application service that acts on none.
+pub fn check_device(snapshot: &Snapshot<'_>, user_id: &UserId, device_id: &DeviceId) -> Result<()> {
+    let acts_on_none = device_id.as_str().is_empty();
     if acts_on_none || snapshot.contains::<Devices>(&(user_id, device_id))? { Ok(()) } else { Err(unknown(false)) }
-}
-
-/// Whether a request that has been waiting may still be told something: not if its token was replaced meanwhile, by a
-/// refresh or because the device was logged in anew. That is no error, for which a client would take it that refreshes
-/// while it waits; it asks again by its new token. Errors: those of [`check_logged_in`].
-pub fn may_be_told(
-    snapshot: &Snapshot<'_>,
-    user_id: &UserId,
-    device_id: &DeviceId,
-    token: Option<&Hash>,
-) -> Result<bool> {
-    check_logged_in(snapshot, user_id, device_id)?;
-    Ok(token.map_or(Ok(true), |token| snapshot.contains::<AccessTokens>(token))?)
-}
-
-struct Found {
-    token: AccessToken,
-    device: Device,
-    account: Account,
-}
-
-/// `None` if the token, its device or its account is not there or not active.
-fn find(snapshot: &Snapshot<'_>, hash: &Hash) -> Result<Option<Found>> {
-    let Some(token) = snapshot.get::<AccessTokens>(hash)? else { return Ok(None) };
-    let device = snapshot.get::<Devices>(&(&token.user_id, &token.device_id))?;
-    let account = snapshot.get::<Accounts>(&&*token.user_id)?.filter(|account| is_active(Some(account)));
-    Ok(device.zip(account).map(|(device, account)| Found { token, device, account }))
 }
 
 fn is_active(account: Option<&Account>) -> bool {
@@ -480,7 +455,7 @@ fn deactivated() -> Error {
 }
 
 /// `soft_logout`: the client keeps its data, and may refresh the token or log in again.
-fn unknown(soft_logout: bool) -> Error {
+pub(super) fn unknown(soft_logout: bool) -> Error {
     let mut data = UnknownTokenErrorData::new();
     data.soft_logout = soft_logout;
     Error::refused(ErrorKind::UnknownToken(data), "Unrecognized access token")

@@ -46,6 +46,10 @@ impl Table for Accounts {
     const ID: u8 = 20;
     type Key<'a> = &'a UserId;
     type Value = Account;
+
+    fn group(&user: &Self::Key<'_>) -> Option<Group> {
+        Some(Group::of(user))
+    }
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -162,6 +166,10 @@ impl Table for Devices {
     const ID: u8 = 21;
     type Key<'a> = (&'a UserId, &'a DeviceId);
     type Value = Device;
+
+    fn group(key: &Self::Key<'_>) -> Option<Group> {
+        Some(Group::of(key))
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -214,6 +222,11 @@ impl Table for AccessTokens {
     /// SHA-256 of the token.
     type Key<'a> = [u8; 32];
     type Value = AccessToken;
+
+    /// Some tokens share one: their groups stay in memory after them, and each device has many in its life.
+    fn group(hash: &Self::Key<'_>) -> Option<Group> {
+        Some(Group::of(u16::from_le_bytes([hash[0], hash[1]]) & 0x3fff))
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

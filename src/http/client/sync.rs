@@ -7,7 +7,7 @@ use axum::{
     extract::{RawQuery, State},
     response::Response,
 };
-use ruma::{api::client::sync::sync_events, exports::serde_html_form};
+use ruma::api::client::sync::sync_events;
 use serde::Deserialize;
 
 use super::streamed::replied;
@@ -19,7 +19,7 @@ use crate::{
         extract::{GuestClient, from_query},
     },
     sync::{self, Request, StateForm},
-    user::{filter::Filter, presence, session::Caller},
+    user::{filter::Filter, presence},
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -33,14 +33,20 @@ async fn sync_events(
     RawQuery(query): RawQuery,
     GuestClient { sender, body, .. }: GuestClient<sync_events::v3::Request>,
 ) -> Result<Response> {
-    let Filter { definition, profile_fields, hash, .. } = filter_of(&server, &sender, query.as_deref())?;
+    let more: More = from_query(query.as_deref())?;
+    let filter = more.filter.map(|named| server.filters.load(&server.store, &sender.user_id, &named)).transpose()?;
+    let Filter { definition, profile_fields, hash, .. } = filter.unwrap_or_default();
     let request = Request {
         since: body.since.as_deref().map(str::parse).transpose()?,
         filter: definition,
         filter_hash: hash,
         profile_fields,
         full_state: body.full_state,
-        state_form: state_form(body.use_state_after, query.as_deref().unwrap_or_default()),
+        state_form: match (body.use_state_after, more.use_proposed_state_after) {
+            (true, _) => StateForm::After,
+            (false, true) => StateForm::UnstableAfter,
+            (false, false) => StateForm::Before,
+        },
         timeout: body.timeout.unwrap_or_default(),
         set_presence: presence::State::of(&body.set_presence)?,
         user_id: sender.user_id,
@@ -50,26 +56,12 @@ async fn sync_events(
     Ok(replied(sync::sync(&server, request).await?))
 }
 
-/// The filter that the query names, or has in it. ruma's type for it lacks a part.
-fn filter_of(server: &Server, sender: &Caller, query: Option<&str>) -> Result<Filter> {
-    #[derive(Deserialize)]
-    struct Named {
-        filter: Option<String>,
-    }
-    match from_query::<Named>(query)?.filter {
-        Some(named) => server.filters.load(&server.store, &sender.user_id, &named),
-        None => Ok(Filter::default()),
-    }
-}
-
-/// Clients that know `use_state_after` as a proposal only look for the answer under the proposal's name.
-fn state_form(is_after: bool, query: &str) -> StateForm {
-    let pairs = || serde_html_form::from_str::<Vec<(String, String)>>(query).unwrap_or_default();
-    let asks_for_proposal =
-        || pairs().iter().any(|(key, value)| key == "org.matrix.msc4222.use_state_after" && value == "true");
-    match is_after {
-        true => StateForm::After,
-        false if asks_for_proposal() => StateForm::UnstableAfter,
-        false => StateForm::Before,
-    }
+/// What ruma's type for the request lacks, in whole or in part.
+#[derive(Deserialize)]
+struct More {
+    /// One that the user keeps, or one in JSON.
+    filter: Option<String>,
+    /// Clients that know `use_state_after` as a proposal only look for the answer under the proposal's name.
+    #[serde(default, rename = "org.matrix.msc4222.use_state_after")]
+    use_proposed_state_after: bool,
 }

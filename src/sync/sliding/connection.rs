@@ -162,7 +162,7 @@ pub async fn write(
         if ended.is_cancelled() {
             return Err(pos::unknown());
         }
-        session::check_logged_in(tx.before(), &asked.base.user_id, &asked.base.device_id)?;
+        session::check_device(tx.before(), &asked.base.user_id, &asked.base.device_id)?;
         change.write(tx, &asked, known, now_ms)
     };
     let (at, rows) = server.store.write(write).await?.value;

@@ -14,7 +14,7 @@ use crate::{
     Server,
     error::Result,
     sync::{to_device, wait},
-    user::{presence, session},
+    user::presence,
 };
 
 /// The body of the next answer on a connection. What is in it is durable.
@@ -44,7 +44,7 @@ pub async fn sync(server: &Arc<Server>, asked: Asked) -> Result<Vec<u8>> {
             () = server.shutdown.cancelled() => {}
             () = turn.ended.cancelled() => return Err(pos::unknown()),
         }
-        session::check_logged_in(&server.store.snapshot(), user, device)?;
+        server.logins.check(&server.store, user, device)?;
     }
 }
 
@@ -58,8 +58,7 @@ async fn finish(
     let at = connection::write(server, asked, known, change, ended).await?;
     server.store.until_durable(answer.moment.pos).await?;
     let base = &asked.base;
-    let snapshot = server.store.snapshot();
-    let may_be_told = session::may_be_told(&snapshot, &base.user_id, &base.device_id, base.token.as_ref())?;
+    let may_be_told = server.logins.may_be_told(&server.store, &base.user_id, &base.device_id, base.token.as_ref())?;
     if let Some(pos) = asked.pos.filter(|_| !may_be_told) {
         return Ok(Answer::nothing(pos));
     }
