@@ -110,7 +110,7 @@ fn list(server: &Server) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     for (user_id, account) in account::list(&server.store.snapshot()).map_err(on_terminal)? {
         let role = if account.is_admin { "admin" } else { "user" };
-        let end = if account.deactivated.is_some() { "\tdeactivated" } else { "" };
+        let end = if account.is_active() { "" } else { "\tdeactivated" };
         writeln!(out, "{user_id}\t{role}{end}")?;
     }
     Ok(())

@@ -155,7 +155,7 @@ pub fn caller(server: &Server, token: &str, assertion: Assertion) -> Result<Opti
     let account = account::get(&snapshot, &user_id)?;
     match account {
         None => return Err(Error::forbidden("The application service has not registered this user")),
-        Some(account) if account.deactivated.is_some() => {
+        Some(account) if !account.is_active() => {
             return Err(Error::refused(ErrorKind::UserDeactivated, "This account has been deactivated"));
         }
         Some(_) => {}

@@ -71,7 +71,7 @@ fn devices(checker: &mut Checker<'_>) -> Result<()> {
         let row = row?;
         let (user_id, device_id) = row.key()?;
         let account = checker.snapshot.get::<Accounts>(&user_id)?;
-        let is_in_use = account.is_some_and(|account| account.deactivated.is_none());
+        let is_in_use = account.is_some_and(|account| account.is_active());
         checker.expect("devices", is_in_use, || format!("{device_id} is one of {user_id}, who has no account"));
     }
     Ok(())
@@ -86,7 +86,7 @@ fn special(checker: &mut Checker<'_>) -> Result<()> {
     }
     for row in checker.snapshot.list::<Accounts>(&()) {
         let row = row?;
-        let is_guest = row.value.is_guest && row.value.deactivated.is_none();
+        let is_guest = row.value.is_guest && row.value.is_active();
         let is_listed = checker.snapshot.contains::<Guests>(&row.key()?)?;
         checker.expect("guests", is_guest == is_listed, || format!("{:?} is one: {is_guest}", row.key()));
     }

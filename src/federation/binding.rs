@@ -88,7 +88,7 @@ async fn make_true(server: &Arc<Server>, user: &OwnedUserId, invite: Invite) -> 
     let invited = user.clone();
     let is_active = move |server: &Server| {
         let account = account::get(&server.store.snapshot(), &invited)?;
-        Ok(account.is_some_and(|account| account.deactivated.is_none()))
+        Ok(account.is_some_and(|account| account.is_active()))
     };
     if !server.blocking(is_active).await? {
         return Err(Error::not_found("There is no such user here"));

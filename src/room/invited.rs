@@ -69,7 +69,7 @@ pub async fn receive(
         .blocking(move |server| {
             let snapshot = server.store.snapshot();
             let account = account::get(&snapshot, &invited)?;
-            if account.is_none_or(|account| account.deactivated.is_some()) {
+            if account.is_none_or(|account| !account.is_active()) {
                 return Err(Error::not_found("There is no such user here"));
             }
             membership::check_invite(server, &snapshot, &inviter, &invited)

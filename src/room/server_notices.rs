@@ -71,7 +71,7 @@ pub async fn send(server: &Arc<Server>, notice: Notice, transaction: Option<Tran
             return Err(unknown("Server notices can only be sent to local users"));
         }
         let account = account::get(&server.store.snapshot(), &notice.user_id)?;
-        if account.is_none_or(|account| account.deactivated.is_some()) {
+        if account.is_none_or(|account| !account.is_active()) {
             return Err(Error::not_found("There is no such user"));
         }
         let room = {
@@ -167,7 +167,7 @@ pub fn check_draft(view: &View<'_>, sender: &UserId, draft: &Draft) -> Result<()
     if !is_leave
         || room_of(view.snapshot, sender)? != Some(view.nid)
         || view.membership(view.current_state(), sender)? != Some(Membership::Invite)
-        || view.snapshot.get::<Accounts>(&sender)?.is_none_or(|account| account.deactivated.is_some())
+        || view.snapshot.get::<Accounts>(&sender)?.is_none_or(|account| !account.is_active())
     {
         return Ok(());
     }

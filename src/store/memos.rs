@@ -107,13 +107,22 @@ impl<T: Table, V: Clone> Memos<T, V> {
 
 impl<T: Table> Memos<T, Option<Arc<T::Value>>> {
     /// The row under `key` as it is now.
+    ///
+    /// # Panics
+    /// If the table has no groups: then nothing would tell when the row changes.
     pub fn row(&self, store: &Store, key: &T::Key<'_>) -> super::Result<Option<Arc<T::Value>>> {
         let read = |snapshot: &Snapshot<'_>| Ok::<_, super::Error>(snapshot.get::<T>(key)?.map(Arc::new));
-        match T::group(key) {
-            Some(group) => self.now(store, key, group, read),
-            None => read(&store.snapshot()), // nothing tells when it changes
-        }
+        self.now(store, key, group_of::<T>(key), read)
     }
+
+    /// As [`Self::row`], if that is in memory: nothing is read.
+    pub fn kept_row(&self, store: &Store, key: &T::Key<'_>) -> Option<Option<Arc<T::Value>>> {
+        self.valid(store, &key.to_bytes(), group_of::<T>(key), StreamPos::MAX)
+    }
+}
+
+fn group_of<T: Table>(key: &T::Key<'_>) -> Group {
+    T::group(key).expect("rows that are remembered are of a table with groups")
 }
 
 #[cfg(test)]
@@ -194,9 +203,14 @@ mod tests {
             };
             store.commit_blocking(change).unwrap();
         };
+        let kept = || memos.kept_row(&store, &(BOOK, 1));
+        assert_eq!(kept(), None);
         assert_eq!(word(), None);
+        assert_eq!(kept(), Some(None));
         change(|tx| tx.put::<Words>(&(BOOK, 1), &"call".to_owned()));
+        assert_eq!(kept(), None);
         assert_eq!(word().as_deref(), Some("call"));
+        assert_eq!(kept(), Some(Some(Arc::new("call".to_owned()))));
         change(|tx| tx.put::<Words>(&(BOOK, 1), &"hail".to_owned()));
         assert_eq!(word().as_deref(), Some("hail"));
         let misses = memos.cache_use().misses;

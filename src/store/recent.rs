@@ -21,6 +21,11 @@ impl Group {
         name.hash(&mut hasher);
         Self(hasher.finish())
     }
+
+    /// One of 16,384 groups, for tables whose keys come and go: the last change of each group stays in memory.
+    pub fn shared(name: impl Hash) -> Self {
+        Self(Self::of(name).0 & 0x3fff)
+    }
 }
 
 /// How many of the newest changes are kept in their order: those of some seconds on a busy server.

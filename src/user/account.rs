@@ -131,7 +131,7 @@ impl PreparedAccount {
 
 /// `M_FORBIDDEN` unless it is that of a guest in good standing: who was locked must not come back by an upgrade.
 fn account_of_guest(tx: &Transaction<'_>, user_id: &UserId) -> Result<()> {
-    let account = get(tx.before(), user_id)?.filter(|account| account.is_guest && account.deactivated.is_none());
+    let account = get(tx.before(), user_id)?.filter(|account| account.is_guest && account.is_active());
     match account {
         Some(account) if !account.is_locked && !account.is_suspended => Ok(()),
         _ => Err(Error::forbidden("This is not the account of a guest who can have another")),
@@ -178,7 +178,7 @@ pub fn get(snapshot: &Snapshot<'_>, user_id: &UserId) -> Result<Option<Account>>
 
 /// Whether `user_id` administers this server.
 pub fn is_admin(snapshot: &Snapshot<'_>, user_id: &UserId) -> Result<bool> {
-    Ok(get(snapshot, user_id)?.is_some_and(|account| account.is_admin && account.deactivated.is_none()))
+    Ok(get(snapshot, user_id)?.is_some_and(|account| account.is_admin && account.is_active()))
 }
 
 /// All accounts, those that were deactivated too, in the order of their ids.
@@ -255,7 +255,7 @@ pub async fn set_password(
         }
         let owner = user_id.clone();
         let write = move |tx: &mut Transaction<'_>| {
-            if get(tx.before(), &owner)?.is_some_and(|account| account.deactivated.is_some()) {
+            if get(tx.before(), &owner)?.is_some_and(|account| !account.is_active()) {
                 return Err(Error::refused(ErrorKind::UserDeactivated, "This account was deactivated"));
             }
             update(tx, &owner, |account| account.password_hash = Some(password_hash))?;

@@ -123,7 +123,7 @@ fn put(tx: &mut Transaction<'_>, user: &UserId, entry: Entry) -> store::Result<(
 /// What the entry of one of our users has to be: for `chappe check`.
 pub fn expected(snapshot: &Snapshot<'_>, user: &UserId) -> Result<Option<Entry>> {
     let account = snapshot.get::<Accounts>(&user)?;
-    if account.is_none_or(|account| account.deactivated.is_some() || account.is_guest) {
+    if account.is_none_or(|account| !account.is_active() || account.is_guest) {
         return Ok(None);
     }
     of_profile(snapshot, user).map(Some)

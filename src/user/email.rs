@@ -368,7 +368,7 @@ pub fn resettable(server: &Server, address: &str) -> Result<OwnedUserId> {
     let snapshot = server.store.snapshot();
     let user = owner(&snapshot, address)?;
     let is_open = |user: &OwnedUserId| {
-        account::get(&snapshot, user).map(|account| account.is_some_and(|account| account.deactivated.is_none()))
+        account::get(&snapshot, user).map(|account| account.is_some_and(|account| account.is_active()))
     };
     match user {
         Some(user) if is_open(&user)? => Ok(user),

@@ -66,7 +66,7 @@ impl Logins {
     pub fn find(&self, store: &Store, hash: &Hash) -> store::Result<Option<Login>> {
         let Some(token) = self.tokens.row(store, hash)? else { return Ok(None) };
         let device = self.devices.row(store, &(&token.user_id, &token.device_id))?;
-        let account = self.accounts.row(store, &&*token.user_id)?.filter(|account| account.deactivated.is_none());
+        let account = self.accounts.row(store, &&*token.user_id)?.filter(|account| account.is_active());
         Ok(device.zip(account).map(|(device, account)| Login { token, device, account }))
     }
 
@@ -74,9 +74,7 @@ impl Logins {
     /// account was locked.
     pub fn check(&self, store: &Store, user_id: &UserId, device_id: &DeviceId) -> Result<()> {
         self.accounts.row(store, &user_id)?.map_or(Ok(()), |account| moderation::check_unlocked(&account))?;
-        let acts_on_none = device_id.as_str().is_empty(); // an application service
-        let is_there = acts_on_none || self.devices.row(store, &(user_id, device_id))?.is_some();
-        if is_there { Ok(()) } else { Err(session::unknown(false)) }
+        session::check_device(device_id, || Ok(self.devices.row(store, &(user_id, device_id))?.is_some()))
     }
 
     /// Whether a request that has been waiting may still be told something: not if its token was replaced meanwhile, by

@@ -63,7 +63,7 @@ fn checked(server: &Server, snapshot: &Snapshot<'_>, admin: &UserId, target: &Us
     if !server.is_ours(target) {
         return Err(Error::invalid_param("That user is not one of this server"));
     }
-    let account = account::get(snapshot, target)?.filter(|account| account.deactivated.is_none());
+    let account = account::get(snapshot, target)?.filter(|account| account.is_active());
     let account = account.ok_or_else(|| Error::not_found("There is no such user"))?;
     if account.is_admin {
         return Err(Error::forbidden("That user administers this server"));

@@ -141,7 +141,7 @@ pub(super) fn delete_user(tx: &mut Transaction<'_>, user: &UserId) -> store::Res
 pub async fn of_ours(server: &Arc<Server>, user: &UserId) -> Result<Map<String, Value>> {
     let user = user.to_owned();
     let find = move |snapshot: &Snapshot<'_>| {
-        if account::get(snapshot, &user)?.is_none_or(|account| account.deactivated.is_some()) {
+        if account::get(snapshot, &user)?.is_none_or(|account| !account.is_active()) {
             return Err(Error::not_found("There is no such user"));
         }
         list(snapshot, &user)

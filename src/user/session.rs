@@ -32,7 +32,7 @@ use crate::{
         tables::{self as oauth, Owner},
     },
     push::pushers,
-    store::{Snapshot, StreamPos, Transaction},
+    store::{self, Snapshot, StreamPos, Transaction},
 };
 
 /// Letters of a token: 256 bits of chance.
@@ -247,7 +247,7 @@ pub async fn user_by_password(
         return Ok(user_id);
     }
     let account = account::get(&server.store.snapshot(), &user_id)?;
-    let is_deactivated = account.is_some_and(|account| account.deactivated.is_some());
+    let is_deactivated = account.is_some_and(|account| !account.is_active());
     Err(if is_deactivated { deactivated() } else { wrong() })
 }
 
@@ -270,8 +270,8 @@ pub async fn begin(server: &Server, session: NewSession) -> Result<Session> {
 /// `M_USER_DEACTIVATED` or `M_USER_LOCKED` if the account can't be used now.
 pub fn check_in_use(snapshot: &Snapshot<'_>, user_id: &UserId) -> Result<()> {
     let account = account::get(snapshot, user_id)?;
-    match account.as_ref().filter(|_| is_active(account.as_ref())) {
-        Some(account) => moderation::check_unlocked(account),
+    match account.filter(Account::is_active) {
+        Some(account) => moderation::check_unlocked(&account),
         None => Err(deactivated()),
     }
 }
@@ -288,8 +288,8 @@ pub async fn authenticate(server: &Server, token: &str, address: IpAddr) -> Resu
 pub async fn authenticate_any(server: &Server, token: &str, address: IpAddr) -> Result<(Caller, Arc<Account>)> {
     let hash = hash_of(token);
     let now_ms = server.clock.now_ms();
-    let login = server.logins.find(&server.store, &hash)?.ok_or_else(|| unknown(false))?;
-    let Login { token, device, account } = login;
+    let found = server.logins.find(&server.store, &hash)?;
+    let Login { token, device, account } = found.ok_or_else(|| unknown(false))?;
     if token.expires_at_ms.is_some_and(|expires| expires <= now_ms) {
         return Err(unknown(true));
     }
@@ -315,14 +315,11 @@ pub fn owner(server: &Server, token: &str) -> Result<Option<OwnedUserId>> {
     Ok(found.filter(|token| token.expires_at_ms.is_none_or(|end| end > now_ms)).map(|token| token.user_id.clone()))
 }
 
-/// `M_UNKNOWN_TOKEN` if the device was logged out; none does for an application service that acts on none.
-pub fn check_device(snapshot: &Snapshot<'_>, user_id: &UserId, device_id: &DeviceId) -> Result<()> {
+/// `M_UNKNOWN_TOKEN` if the device was logged out, which `is_there` tells; an application service that acts on none
+/// goes on.
+pub fn check_device(device_id: &DeviceId, is_there: impl FnOnce() -> store::Result<bool>) -> Result<()> {
     let acts_on_none = device_id.as_str().is_empty();
-    if acts_on_none || snapshot.contains::<Devices>(&(user_id, device_id))? { Ok(()) } else { Err(unknown(false)) }
-}
-
-fn is_active(account: Option<&Account>) -> bool {
-    account.is_some_and(|account| account.deactivated.is_none())
+    if acts_on_none || is_there()? { Ok(()) } else { Err(unknown(false)) }
 }
 
 /// The first use of a refreshed token: the ones before it end. Should the disk refuse that, the next use tries again.
@@ -380,7 +377,7 @@ pub async fn refresh(server: &Arc<Server>, token: &str, api: Api) -> Result<(Tok
         .store
         .commit(move |tx| {
             let row = tx.get::<RefreshTokens>(&hash)?.ok_or_else(|| unknown(false))?;
-            match tx.get::<Accounts>(&&*row.user_id)?.filter(|account| is_active(Some(account))) {
+            match tx.get::<Accounts>(&&*row.user_id)?.filter(Account::is_active) {
                 Some(account) => moderation::check_unlocked(&account)?,
                 None => return Err(unknown(false)),
             }

@@ -128,6 +128,11 @@ impl Account {
             is_guest: false,
         }
     }
+
+    /// Whether the account was not given up; who has a locked one has it still.
+    pub fn is_active(&self) -> bool {
+        self.deactivated.is_none()
+    }
 }
 
 /// Without the hash: `chappe inspect` and logs print this.
@@ -225,7 +230,7 @@ impl Table for AccessTokens {
 
     /// Some tokens share one: their groups stay in memory after them, and each device has many in its life.
     fn group(hash: &Self::Key<'_>) -> Option<Group> {
-        Some(Group::of(u16::from_le_bytes([hash[0], hash[1]]) & 0x3fff))
+        Some(Group::shared(hash))
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
     error::{Error, Result},
     federation::queue::{self, Additions, tables::Item},
     plain_json,
-    store::{self, Json, Scan, Snapshot, StreamPos, Transaction},
+    store::{self, Group, Json, Scan, Snapshot, StreamPos, Transaction},
 };
 
 /// The largest content of a message, in bytes. Source: our choice, the limit of events in rooms.
@@ -349,7 +349,7 @@ fn up_to(user: &UserId, device: &DeviceId, until: StreamPos) -> Scan {
 
 /// Forgets what waits for a device that is being deleted, and what it has sent.
 pub fn delete_device(tx: &mut Transaction<'_>, user: &UserId, device: &DeviceId) {
-    tx.delete_all::<ToDevice>(&(user, device));
+    tx.delete_group::<ToDevice>(&(user, device), Group::of((user, device)));
     tx.delete::<ToDeviceCounts>(&(user, device));
     tx.delete_all::<ToDeviceTransactions>(&(user, device));
 }

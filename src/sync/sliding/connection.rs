@@ -20,7 +20,7 @@ use crate::{
     metrics::CacheUse,
     store::{RoomNid, Snapshot, StateKeyNid, StreamPos, Transaction},
     sweep,
-    user::session,
+    user::{session, tables::Devices},
 };
 
 /// How many connections a device may have: the one that was not used for longest makes room. Source: our choice; clients
@@ -162,7 +162,8 @@ pub async fn write(
         if ended.is_cancelled() {
             return Err(pos::unknown());
         }
-        session::check_device(tx.before(), &asked.base.user_id, &asked.base.device_id)?;
+        let (user_id, device_id) = (&*asked.base.user_id, &*asked.base.device_id);
+        session::check_device(device_id, || tx.before().contains::<Devices>(&(user_id, device_id)))?;
         change.write(tx, &asked, known, now_ms)
     };
     let (at, rows) = server.store.write(write).await?.value;
