@@ -16,7 +16,10 @@ use crate::{
     federation::{
         Federation,
         inbox::Inbox,
-        keys::own::{self, OldKeys},
+        keys::{
+            KnownKeys,
+            own::{self, OldKeys},
+        },
         queue,
     },
     long_answers::LongAnswers,
@@ -93,6 +96,8 @@ pub struct Server {
     pub empty_inboxes: EmptyInboxes,
     /// Who is logged in.
     pub logins: Logins,
+    /// The keys of other servers that were looked up.
+    pub verify_keys: KnownKeys,
     /// What devices have left of keys for others.
     pub left_keys: keys::LeftKeys,
     /// The rooms of those who sync.
@@ -243,6 +248,7 @@ impl Server {
             empty_inboxes: EmptyInboxes::new(memory / 128),
             left_keys: keys::LeftKeys::new(memory / 128),
             logins: Logins::new(memory / 64),
+            verify_keys: KnownKeys::new(memory / 256),
             user_rooms: UserRoomLists::new(memory / 16),
             told_members: ToldMembers::new(memory / 32),
             activities: sliding::Activities::default(),

@@ -18,7 +18,12 @@ use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 use tracing::{debug, error, info};
 
-use super::{keys, missing, turns::Turns, waiting::Waiting};
+use super::{
+    keys,
+    missing::{self, Asker},
+    turns::Turns,
+    waiting::Waiting,
+};
 use crate::{
     Server,
     error::{Error, Result},
@@ -28,7 +33,7 @@ use crate::{
         tables::{RoomIds, UserRooms},
         view::membership_in,
     },
-    store::{self, Family, Record, RoomNid, Row, Scan, StreamPos, Table, TableInfo, Transaction},
+    store::{self, Family, Record, RoomNid, Row, Scan, Snapshot, StreamPos, Table, TableInfo, Transaction},
     sweep,
 };
 
@@ -155,22 +160,31 @@ pub async fn receive(
     Server::detached(async move {
         let _turn = server.inbox.transactions.take(origin.clone()).await;
         let key = (origin.clone(), txn_id.clone());
-        let known =
-            server.read(move |snapshot| Ok(snapshot.get::<ReceivedTransactions>(&(key.0.as_str(), key.1.as_str()))?));
-        if let Some(known) = known.await? {
-            // It may have been written a moment ago and not be durable yet.
-            server.store.commit(|_| Ok::<_, Error>(())).await?;
-            let answer = known.answer.into_iter().map(|(id, why)| (id, if why.is_empty() { Ok(()) } else { Err(why) }));
-            return Ok(answer.collect());
-        }
-        if !server.inbox.waiting.has_room_for(&origin, pdus.len()) {
-            return Err(Error::limit_exceeded(Duration::from_secs(30)));
-        }
-        let Triaged { accepted, mut answer } = triage(&server, &origin, pdus).await?;
+        let look = move |server: &Server| {
+            let snapshot = server.store.snapshot();
+            let (origin, txn_id) = key;
+            if let Some(known) = snapshot.get::<ReceivedTransactions>(&(origin.as_str(), &txn_id))? {
+                return Ok(Looked::Known(known));
+            }
+            if !server.inbox.waiting.has_room_for(&origin, pdus.len()) {
+                return Err(Error::limit_exceeded(Duration::from_secs(30)));
+            }
+            triage(server, &snapshot, &origin, pdus).map(Looked::New)
+        };
+        let Triaged { accepted, mut answer } = match server.blocking(look).await? {
+            Looked::New(triaged) => triaged,
+            Looked::Known(known) => {
+                // It may have been written a moment ago and not be durable yet.
+                server.store.commit(|_| Ok::<_, Error>(())).await?;
+                let outcome = |why: String| if why.is_empty() { Ok(()) } else { Err(why) };
+                return Ok(known.answer.into_iter().map(|(id, why)| (id, outcome(why))).collect());
+            }
+        };
         let mut staged = Vec::new();
         for (room, OfRoom { rules, events }) in accepted {
-            let (ids, events): (Vec<_>, Vec<_>) = events.into_iter().unzip();
-            for (id, verified) in std::iter::zip(ids, keys::verify_all(&server, rules, events).await?) {
+            let ids: Vec<_> = events.iter().map(|event| event.pdu().event_id.clone()).collect();
+            let events = events.into_iter().map(Ok).collect();
+            for (id, verified) in std::iter::zip(ids, keys::verify_received(&server, rules, events).await?) {
                 let outcome = match verified {
                     Ok(event) => {
                         staged.push((room.clone(), event));
@@ -236,10 +250,17 @@ enum Room {
     Awaited(RoomNid, OwnedUserId),
 }
 
-/// What came for one room: ids and events.
+/// What came for one room.
 struct OfRoom {
     rules: &'static RoomVersionRules,
-    events: Vec<(OwnedEventId, Box<RawValue>)>,
+    events: Vec<Received>,
+}
+
+/// A transaction, at first sight.
+enum Looked {
+    /// It was received before.
+    Known(ReceivedTransaction),
+    New(Triaged),
 }
 
 struct Triaged {
@@ -249,56 +270,50 @@ struct Triaged {
 }
 
 /// Sorts events by what can be said of them without asking anybody.
-async fn triage(server: &Arc<Server>, origin: &ServerName, pdus: Vec<Box<RawValue>>) -> Result<Triaged> {
+fn triage(server: &Server, snapshot: &Snapshot<'_>, origin: &ServerName, pdus: Vec<Box<RawValue>>) -> Result<Triaged> {
     #[derive(Deserialize)]
     struct Named {
         room_id: OwnedRoomId,
     }
-    let origin = origin.to_owned();
-    server
-        .blocking(move |server| {
-            let snapshot = server.store.snapshot();
-            let mut by_room: HashMap<Room, OfRoom> = HashMap::new();
-            let mut order = Vec::new();
-            let mut answer = Answer::new();
-            for pdu in pdus {
-                // Of what room an event is that does not say so nobody knows, and so not what its id is.
-                let Ok(Named { room_id }) = serde_json::from_str(pdu.get()) else { continue };
-                let Some(nid) = snapshot.get::<RoomIds>(&&*room_id)? else { continue };
-                let view = View::of(&server.rooms, &snapshot, nid)?;
-                let received = match format::parse(pdu.get().as_bytes(), view.rules) {
-                    Ok(received) => received,
-                    Err(error) => {
-                        debug!(%room_id, %origin, "an event that came in is none: {error}");
-                        let id = format::id_of_refused(pdu.get().as_bytes(), view.rules);
-                        answer.extend(id.map(|id| (id, Err(why_none(&error)))));
-                        continue;
-                    }
-                };
-                match room_for(server, &view, &origin, &received)? {
-                    Ok(room) => {
-                        let entry = by_room.entry(room.clone()).or_insert_with(|| {
-                            order.push(room);
-                            OfRoom { rules: view.rules, events: Vec::new() }
-                        });
-                        // The others of the transaction need not wait for a room that is flooded. What is left out is
-                        // asked for as missing once something that follows on it comes.
-                        if !server.inbox.waiting.has_room_in(nid, entry.events.len()) {
-                            let why = "Too many events of this room wait to be worked on".to_owned();
-                            answer.insert(received.pdu().event_id.clone(), Err(why));
-                            continue;
-                        }
-                        entry.events.push((received.pdu().event_id.clone(), pdu));
-                    }
-                    Err(why) => {
-                        answer.insert(received.pdu().event_id.clone(), Err(why.to_owned()));
-                    }
-                }
+    let mut by_room: HashMap<Room, OfRoom> = HashMap::new();
+    let mut order = Vec::new();
+    let mut answer = Answer::new();
+    for pdu in pdus {
+        // Of what room an event is that does not say so nobody knows, and so not what its id is.
+        let Ok(Named { room_id }) = serde_json::from_str(pdu.get()) else { continue };
+        let Some(nid) = snapshot.get::<RoomIds>(&&*room_id)? else { continue };
+        let view = View::of(&server.rooms, snapshot, nid)?;
+        let received = match format::parse(pdu.get().as_bytes(), view.rules) {
+            Ok(received) => received,
+            Err(error) => {
+                debug!(%room_id, %origin, "an event that came in is none: {error}");
+                let id = format::id_of_refused(pdu.get().as_bytes(), view.rules);
+                answer.extend(id.map(|id| (id, Err(why_none(&error)))));
+                continue;
             }
-            let accepted = order.into_iter().filter_map(|room| by_room.remove_entry(&room));
-            Ok(Triaged { accepted: accepted.collect(), answer })
-        })
-        .await
+        };
+        match room_for(server, &view, origin, &received)? {
+            Ok(room) => {
+                let entry = by_room.entry(room.clone()).or_insert_with(|| {
+                    order.push(room);
+                    OfRoom { rules: view.rules, events: Vec::new() }
+                });
+                // The others of the transaction need not wait for a room that is flooded. What is left out is
+                // asked for as missing once something that follows on it comes.
+                if !server.inbox.waiting.has_room_in(nid, entry.events.len()) {
+                    let why = "Too many events of this room wait to be worked on".to_owned();
+                    answer.insert(received.pdu().event_id.clone(), Err(why));
+                    continue;
+                }
+                entry.events.push(received);
+            }
+            Err(why) => {
+                answer.insert(received.pdu().event_id.clone(), Err(why.to_owned()));
+            }
+        }
+    }
+    let accepted = order.into_iter().filter_map(|room| by_room.remove_entry(&room));
+    Ok(Triaged { accepted: accepted.collect(), answer })
 }
 
 /// Why something is no event, in so many words that the answer can be kept.
@@ -380,12 +395,16 @@ async fn work_on(server: Arc<Server>, room: RoomNid) {
     while !server.shutdown.is_cancelled() {
         let Ok(_permit) = server.inbox.permits.acquire().await else { return };
         match work_once(&server, room, &mut tries).await {
-            Ok(true) => continue,
-            Ok(false) => {
+            Ok(true) if server.inbox.waiting.is_any_in(room) => continue,
+            Ok(_) => {
                 server.inbox.at_work.lock().remove(&room);
-                // Something may have come between the last look and now, and have found somebody at work.
+                // Something may have come between the last look and now, and have found somebody at work. What is
+                // counted and not written yet finds nobody.
+                if !server.inbox.waiting.is_any_in(room) {
+                    return;
+                }
                 match next(&server, room).await {
-                    Ok(rows) if !rows.is_empty() && server.inbox.at_work.lock().insert(room) => continue,
+                    Ok(Some(_)) if server.inbox.at_work.lock().insert(room) => continue,
                     _ => return,
                 }
             }
@@ -398,26 +417,32 @@ async fn work_on(server: Arc<Server>, room: RoomNid) {
     }
 }
 
-async fn next(server: &Arc<Server>, room: RoomNid) -> Result<Vec<Row<Staged>>> {
-    let done = server.inbox.done.lock().get(&room).copied().unwrap_or_default();
-    let read = move |snapshot: &store::Snapshot<'_>| {
+/// What is to be worked on next in a room.
+struct Batch {
+    room_id: OwnedRoomId,
+    rules: &'static RoomVersionRules,
+    rows: Vec<Row<Staged>>,
+}
+
+/// `None` if there is nothing.
+async fn next(server: &Arc<Server>, room: RoomNid) -> Result<Option<Batch>> {
+    let read = move |server: &Server| {
+        let done = server.inbox.done.lock().get(&room).copied().unwrap_or_default();
+        let snapshot = server.store.snapshot();
         let rows = snapshot.scan::<Staged>(Scan::from::<Staged>(&(room, done), &room)).take(BATCH);
-        Ok(rows.collect::<store::Result<_>>()?)
+        let rows: Vec<_> = rows.collect::<store::Result<_>>()?;
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        let view = View::of(&server.rooms, &snapshot, room)?;
+        Ok(Some(Batch { room_id: view.room_id().to_owned(), rules: view.rules, rows }))
     };
-    server.read(read).await
+    server.blocking(read).await
 }
 
 /// Works on the next events of a room; whether there were any.
 async fn work_once(server: &Arc<Server>, room: RoomNid, tries: &mut HashMap<(StreamPos, u32), u32>) -> Result<bool> {
-    let rows = next(server, room).await?;
-    if rows.is_empty() {
-        return Ok(false);
-    }
-    let rules = server.blocking(move |server| {
-        let snapshot = server.store.snapshot();
-        Ok(View::of(&server.rooms, &snapshot, room)?.rules)
-    });
-    let rules = rules.await?;
+    let Some(Batch { room_id, rules, rows }) = next(server, room).await? else { return Ok(false) };
     let last = rows.last().map(|row| row.key().map(|(_, pos, _)| pos)).transpose()?.unwrap_or_default();
     let mut places = HashMap::new();
     let mut events = Vec::with_capacity(rows.len());
@@ -436,7 +461,8 @@ async fn work_once(server: &Arc<Server>, room: RoomNid, tries: &mut HashMap<(Str
     for event in outliers::in_order(events, |pdu| &pdu.prev_events) {
         let id = event.pdu().event_id.clone();
         let Some((place, origin)) = places.remove(&id) else { continue };
-        match missing::receive(server, room, origin.clone(), event).await {
+        let asker = Asker::new(server, room, room_id.clone(), rules, origin.clone());
+        match missing::receive(&asker, event).await {
             Ok(()) => {}
             Err(error @ Error::Internal(_)) => {
                 let tried = tries.entry(place).or_default();

@@ -36,6 +36,7 @@ use crate::{
         View,
         append::{self, Incoming, Place},
         gaps, outliers,
+        policy_server::{self as policy, PolicyServer},
     },
     store::RoomNid,
 };
@@ -77,17 +78,18 @@ pub struct Told {
     pub missing: usize,
 }
 
-/// What we lack of what an event names.
+/// What we lack of what an event names, and of what the room wants of it.
 struct Lacking {
     is_known: bool,
     auth: Vec<OwnedEventId>,
     prev: Vec<OwnedEventId>,
+    /// Whose signature it should have and has not.
+    signature: Option<PolicyServer>,
 }
 
-/// Makes `event`, which `origin` sent, part of the room. `Err` that is not internal: it could not be, because what is
-/// missing before it can't be had.
-pub async fn receive(server: &Arc<Server>, room: RoomNid, origin: OwnedServerName, event: Verified) -> Result<()> {
-    let asker = Asker::open(server, room, origin).await?;
+/// Makes `event`, which the server that is asked sent, part of the room. `Err` that is not internal: it could not be,
+/// because what is missing before it can't be had.
+pub async fn receive(asker: &Asker, event: Verified) -> Result<()> {
     match tokio::time::timeout(PATIENCE, asker.take_in(event)).await {
         Ok(done) => done,
         Err(_) => Err(Error::not_found("What is missing before the event did not come in time")),
@@ -103,7 +105,18 @@ impl Asker {
                 Ok((view.room_id().to_owned(), view.rules))
             })
             .await?;
-        Ok(Self { server: Arc::clone(server), room, room_id, rules, asked, limits: ordinary(server) })
+        Ok(Self::new(server, room, room_id, rules, asked))
+    }
+
+    /// As [`Self::open`], of a room whose id and rules are at hand.
+    pub fn new(
+        server: &Arc<Server>,
+        room: RoomNid,
+        room_id: OwnedRoomId,
+        rules: &'static RoomVersionRules,
+        asked: OwnedServerName,
+    ) -> Self {
+        Self { server: Arc::clone(server), room, room_id, rules, asked, limits: ordinary(server) }
     }
 
     async fn request<R>(&self, request: R) -> Result<R::IncomingResponse>
@@ -129,15 +142,12 @@ impl Asker {
     }
 
     async fn take_in(&self, event: Verified) -> Result<()> {
-        let lacking = self.lacking(&event).await?;
-        if lacking.is_known {
-            return Ok(());
-        }
-        if !lacking.prev.is_empty() {
+        let mut lacking = self.lacking(&event).await?;
+        if !lacking.is_known && !lacking.prev.is_empty() {
             // Those of the earlier events come with them.
             for earlier in self.missing_events(&event).await? {
-                let id = earlier.pdu().event_id.clone();
-                if let Err(error) = self.take_in_next(earlier).await {
+                let (id, lacking) = (earlier.pdu().event_id.clone(), self.lacking(&earlier).await?);
+                if let Err(error) = self.take_in_next(earlier, lacking).await {
                     if matches!(error, Error::Internal(_)) {
                         return Err(error);
                     }
@@ -146,16 +156,16 @@ impl Asker {
             }
             // Whoever sends an event and keeps back what was before it could else say what the room is like there. An
             // earlier event does no such harm: what it follows on is resolved together with the room as we know it.
-            if let Some(missing) = self.lacking(&event).await?.prev.first() {
+            lacking = self.lacking(&event).await?;
+            if let Some(missing) = lacking.prev.first() {
                 return Err(Error::not_found(format!("Its previous event {missing} can't be had")));
             }
         }
-        self.take_in_next(event).await
+        self.take_in_next(event, lacking).await
     }
 
     /// Makes an event part of the room. The state after those of its previous events that are not there is asked for.
-    async fn take_in_next(&self, event: Verified) -> Result<()> {
-        let lacking = self.lacking(&event).await?;
+    async fn take_in_next(&self, mut event: Verified, lacking: Lacking) -> Result<()> {
         if lacking.is_known {
             return Ok(());
         }
@@ -163,31 +173,40 @@ impl Asker {
         for missing in &lacking.prev {
             given.push(self.state_after(missing).await?.events.into());
         }
-        self.complete_auth_events(&event).await?;
-        let event = policy_server::complete(&self.server, self.room, event).await?;
+        if !lacking.auth.is_empty() {
+            self.complete_auth_events(&event).await?;
+        }
+        if let Some(asked) = &lacking.signature {
+            event = policy_server::sign_if_it_will(&self.server, self.rules, event, asked).await?;
+        }
         let incoming = Incoming { event, place: Place::Live, given, lacks_members: false };
         append::take_in(&self.server, self.room, vec![incoming]).await?;
         Ok(())
     }
 
     async fn lacking(&self, event: &Verified) -> Result<Lacking> {
-        let pdu = event.pdu().clone();
+        let event = event.clone();
         self.view(move |view| {
-            let mut lacking = Lacking { is_known: false, auth: Vec::new(), prev: Vec::new() };
-            lacking.is_known = view.event_by_id(&pdu.event_id)?.is_some_and(|event| !event.flags.outlier);
-            for id in pdu.auth_events {
-                if outliers::is_in_auth_graph(view, &id)? {
+            let pdu = event.pdu();
+            let mut lacking = Lacking {
+                is_known: view.event_by_id(&pdu.event_id)?.is_some_and(|event| !event.flags.outlier),
+                auth: Vec::new(),
+                prev: Vec::new(),
+                signature: policy::lacking(view, &event)?,
+            };
+            for id in &pdu.auth_events {
+                if outliers::is_in_auth_graph(view, id)? {
                     continue;
                 }
                 // What names an event of another room is rejected, and what follows on it may be fine.
-                let is_elsewhere = view.is_elsewhere(&id)? && !view.takes_id_away(&id)?;
+                let is_elsewhere = view.is_elsewhere(id)? && !view.takes_id_away(id)?;
                 if !is_elsewhere {
-                    lacking.auth.push(id);
+                    lacking.auth.push(id.clone());
                 }
             }
-            for id in pdu.prev_events {
-                if gaps::placed(view, &id)?.is_none() {
-                    lacking.prev.push(id);
+            for id in &pdu.prev_events {
+                if gaps::placed(view, id)?.is_none() {
+                    lacking.prev.push(id.clone());
                 }
             }
             Ok(lacking)

@@ -57,13 +57,25 @@ pub async fn complete(server: &Arc<Server>, room: RoomNid, event: Verified) -> R
         Ok((policy_server::lacking(&view, &event)?, view.rules, event))
     };
     let (lacking, rules, event) = server.blocking(read).await?;
-    let Some(lacking) = lacking else { return Ok(event) };
-    match sign(server, rules, event.clone(), &lacking).await {
+    match lacking {
+        Some(asked) => sign_if_it_will(server, rules, event, &asked).await,
+        None => Ok(event),
+    }
+}
+
+/// As [`complete`], where the event lacks the signature of `asked`.
+pub async fn sign_if_it_will(
+    server: &Arc<Server>,
+    rules: &'static RoomVersionRules,
+    event: Verified,
+    asked: &PolicyServer,
+) -> Result<Verified> {
+    match sign(server, rules, event.clone(), asked).await {
         Ok(signed) => Ok(signed),
         Err(error @ Error::Internal(_)) => Err(error),
         Err(error) => {
             let (event_id, room_id) = (&event.pdu().event_id, &event.pdu().room_id);
-            info!(%room_id, %event_id, policy_server = %lacking.via, "an event is not recommended: {error:?}");
+            info!(%room_id, %event_id, policy_server = %asked.via, "an event is not recommended: {error:?}");
             Ok(event)
         }
     }

@@ -2,7 +2,7 @@ use ruma::ServerName;
 use serde::{Deserialize, Serialize};
 
 use super::relay::Relayed;
-use crate::store::{Family, Record, StreamPos, Table, TableInfo};
+use crate::store::{Family, Group, Record, StreamPos, Table, TableInfo};
 
 pub const ALL: &[TableInfo] = &[
     TableInfo::of::<Backoffs>(),
@@ -78,6 +78,10 @@ impl Table for VerifyKeys {
     /// The server's name and the key's id, `ed25519:…`.
     type Key<'a> = (&'a str, &'a str);
     type Value = VerifyKey;
+
+    fn group(&(server, _): &Self::Key<'_>) -> Option<Group> {
+        Some(Group::shared(server))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -47,6 +47,10 @@ impl Waiting {
         self.0.lock().of_room.get(&room).copied().unwrap_or_default() + further < MAX_OF_ROOM
     }
 
+    pub fn is_any_in(&self, room: RoomNid) -> bool {
+        self.0.lock().of_room.contains_key(&room)
+    }
+
     pub fn add(&self, origin: &ServerName, room: RoomNid, count: usize) {
         let mut counts = self.0.lock();
         counts.all += count;
@@ -83,6 +87,7 @@ mod tests {
         let (bad, good) = (server_name!("bad.example"), server_name!("good.example"));
         waiting.add(bad, room, MAX_OF_SERVER);
         assert!(!waiting.has_room_for(bad, 1) && waiting.has_room_for(good, 50));
+        assert!(waiting.is_any_in(room) && !waiting.is_any_in(RoomNid(2)));
         assert!(waiting.has_room_in(room, 0), "a room has more than one server's share");
         waiting.remove(bad, room, 50);
         assert!(waiting.has_room_for(bad, 50) && !waiting.has_room_for(bad, 51));

@@ -35,6 +35,7 @@ pub fn tell(server: &Server, page: &mut Page) {
         tokens,
         devices,
         accounts,
+        ("verify_keys", server.verify_keys.cache_use()),
         ("parsed_events", server.rooms.use_of_pdus()),
         ("state_nodes", server.rooms.state_nodes.cache_use()),
         ("acl_verdicts", server.rooms.use_of_acl_verdicts()),

@@ -1,10 +1,6 @@
 //! Asks for keys: the servers themselves, and notaries where there are many or where a server does not answer.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
@@ -31,6 +27,7 @@ use crate::{
     federation::{allows, request_unsigned, request_unsigned_now, tables::VerifyKeys},
     keyed_locks::KeyedLocks,
     outgoing::Limits,
+    store::Snapshot,
 };
 
 /// What one request for keys may cost: requests of others wait for it, and anybody can make us send it anywhere.
@@ -237,15 +234,15 @@ async fn keys_of_notary(server: &Arc<Server>, notary: &ServerName) -> Result<Pub
 
 async fn stored_keys(server: &Arc<Server>, other: &ServerName) -> Result<PublicKeySet> {
     let (other, now) = (other.to_owned(), server.clock.now_ms());
-    let ids = move |snapshot: &crate::store::Snapshot<'_>| {
-        let mut key_ids = BTreeSet::new();
+    let read = move |snapshot: &Snapshot<'_>| {
+        let mut keys = BTreeMap::new();
         for row in snapshot.list::<VerifyKeys>(&other.as_str()) {
-            key_ids.insert(row?.key()?.1.to_owned());
+            let row = row?;
+            keys.insert(row.key()?.1.to_owned(), row.value);
         }
-        let wanted = [(other, Wanted { key_ids, ..Wanted::default() })].into();
-        Ok(Keys::of_snapshot(snapshot, &wanted)?)
+        Ok(Keys([(other, keys)].into()))
     };
-    let keys = server.read(ids).await?;
+    let keys = server.read(read).await?;
     Ok(keys.only(|key| key.expired_ms.is_none() && key.is_valid_at(now)).into_values().next().unwrap_or_default())
 }
 
@@ -253,5 +250,5 @@ async fn still_missing(
     server: &Arc<Server>,
     wanted: BTreeMap<OwnedServerName, Wanted>,
 ) -> Result<BTreeMap<OwnedServerName, Wanted>> {
-    server.read(move |snapshot| Ok(Keys::of_snapshot(snapshot, &wanted)?.missing(&wanted))).await
+    Ok(super::stored(server, &wanted).await?.missing(&wanted))
 }

@@ -23,14 +23,15 @@ pub use self::{
     fetch::Fetches,
     notary::answer,
     publish::publish,
-    verify::{verify, verify_all},
+    verify::{verify, verify_all, verify_received},
     weak::is_weak,
 };
 use super::tables::{VerifyKey, VerifyKeys};
 use crate::{
     Server,
     error::Result,
-    store::{self, Snapshot},
+    metrics::CacheUse,
+    store::{self, Memos, Store},
 };
 
 /// What is to be known of one server.
@@ -85,29 +86,62 @@ impl Keys {
         wanted.iter().filter_map(of_server).collect()
     }
 
-    fn of_snapshot(snapshot: &Snapshot<'_>, wanted: &BTreeMap<OwnedServerName, Wanted>) -> store::Result<Self> {
-        let pairs: Vec<_> =
-            wanted.iter().flat_map(|(server, wanted)| wanted.key_ids.iter().map(move |id| (server, id))).collect();
-        let rows = snapshot.get_many::<VerifyKeys>(pairs.iter().map(|(server, id)| (server.as_str(), id.as_str())))?;
+    fn collect<E>(
+        wanted: &BTreeMap<OwnedServerName, Wanted>,
+        find: impl Fn(&(&str, &str)) -> Result<Option<Arc<VerifyKey>>, E>,
+    ) -> Result<Self, E> {
         let mut keys = Self::default();
-        for ((server, id), row) in pairs.into_iter().zip(rows) {
-            if let Some(key) = row {
-                keys.0.entry(server.clone()).or_default().insert(id.clone(), key);
+        for (server, wanted) in wanted {
+            for id in &wanted.key_ids {
+                if let Some(key) = find(&(server.as_str(), id))? {
+                    keys.0.entry(server.clone()).or_default().insert(id.clone(), (*key).clone());
+                }
             }
         }
         Ok(keys)
     }
 }
 
+/// Keys that were read, which each request of another server and each event of theirs is checked by.
+pub struct KnownKeys(Memos<VerifyKeys, Option<Arc<VerifyKey>>>);
+
+impl KnownKeys {
+    /// `memory_bytes`: for all that is kept.
+    pub fn new(memory_bytes: u64) -> Self {
+        Self(Memos::new(memory_bytes, |_| size_of::<VerifyKey>() + 32))
+    }
+
+    pub fn cache_use(&self) -> CacheUse {
+        self.0.cache_use()
+    }
+
+    /// `None` unless all of them are in memory, or known to be nowhere.
+    fn kept(&self, store: &Store, wanted: &BTreeMap<OwnedServerName, Wanted>) -> Option<Keys> {
+        Keys::collect(wanted, |key| self.0.kept_row(store, key).ok_or(())).ok()
+    }
+
+    fn read(&self, store: &Store, wanted: &BTreeMap<OwnedServerName, Wanted>) -> store::Result<Keys> {
+        Keys::collect(wanted, |key| self.0.row(store, key))
+    }
+}
+
+/// The keys of `wanted` that are stored.
+async fn stored(server: &Arc<Server>, wanted: &BTreeMap<OwnedServerName, Wanted>) -> Result<Keys> {
+    if let Some(kept) = server.verify_keys.kept(&server.store, wanted) {
+        return Ok(kept);
+    }
+    let wanted = wanted.clone();
+    server.blocking(move |server| Ok(server.verify_keys.read(&server.store, &wanted)?)).await
+}
+
 /// The keys of `wanted`, as far as they can be had: what is not stored is fetched, in as few requests as possible.
 pub async fn get(server: &Arc<Server>, mut wanted: BTreeMap<OwnedServerName, Wanted>) -> Result<Keys> {
     let ours = wanted.remove(server.name());
-    let asked = wanted.clone();
-    let mut keys = server.read(move |snapshot| Ok(Keys::of_snapshot(snapshot, &asked)?)).await?;
+    let mut keys = stored(server, &wanted).await?;
     let missing = keys.missing(&wanted);
     if !missing.is_empty() {
         fetch::fetch(server, missing).await?;
-        keys = server.read(move |snapshot| Ok(Keys::of_snapshot(snapshot, &wanted)?)).await?;
+        keys = stored(server, &wanted).await?;
     }
     if ours.is_some() {
         let key = VerifyKey { key: server.key.public_key().to_vec(), valid_until_ms: u64::MAX, expired_ms: None };

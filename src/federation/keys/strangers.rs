@@ -17,7 +17,7 @@ use crate::{
     error::Result,
     federation::tables::{KeyDocuments, VerifyKeys},
     room::servers::RoomServers,
-    store::{self, Snapshot, Transaction},
+    store::{self, Group, Snapshot, Transaction},
 };
 
 /// Of how many servers that are in none of our rooms the keys are kept: those that were fetched last.
@@ -48,7 +48,7 @@ pub async fn forget(server: &Arc<Server>) -> Result<usize> {
         let delete = move |tx: &mut Transaction<'_>| {
             for name in &batch {
                 tx.delete::<KeyDocuments>(&name.as_str());
-                tx.delete_all::<VerifyKeys>(&name.as_str());
+                tx.delete_group::<VerifyKeys>(&name.as_str(), Group::shared(name.as_str()));
             }
             Ok::<_, store::Error>(())
         };

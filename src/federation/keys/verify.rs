@@ -15,7 +15,7 @@ use crate::{
     Server,
     cores::cores,
     error::Result,
-    event::{Received, Verified, format, hash},
+    event::{FormatError, Received, Verified, format, hash},
 };
 
 pub use crate::event::hash::VerifyError;
@@ -39,6 +39,15 @@ pub async fn verify_all(
     events: Vec<Box<RawValue>>,
 ) -> Result<Vec<Result<Verified, VerifyError>>> {
     let received = parallel(events, move |event| format::parse(event.get().as_bytes(), rules)).await?;
+    verify_received(server, rules, received).await
+}
+
+/// As [`verify_all`], of what was read, or was none.
+pub async fn verify_received(
+    server: &Arc<Server>,
+    rules: &'static RoomVersionRules,
+    received: Vec<Result<Received, FormatError>>,
+) -> Result<Vec<Result<Verified, VerifyError>>> {
     let now = server.clock.now_ms();
     let mut wanted: BTreeMap<OwnedServerName, Wanted> = BTreeMap::new();
     for event in received.iter().flatten() {
