@@ -1,6 +1,6 @@
 //! Servers that fail are left alone, for longer each time. Every request and the queue of what is to be sent obey.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use quick_cache::sync::Cache;
 use ruma::{OwnedServerName, ServerName};
@@ -12,7 +12,7 @@ use super::{
 use crate::{
     Server,
     error::{Error, RemoteError, Result},
-    store::{self, Snapshot, Transaction},
+    store::{self, Memos, Snapshot, Transaction},
 };
 
 /// How long a server is left alone after its first failure; twice as long after each further one.
@@ -23,15 +23,26 @@ const LONGEST: Duration = Duration::from_secs(60 * 60);
 /// How many failing servers are remembered for which nothing waits.
 const REMEMBERED: usize = 10_000;
 
+/// For what was read of others, in bytes: some thousand servers.
+const READ_BYTES: u64 = 1 << 20;
+
 /// How long a reason may be that is kept, in bytes: the other server may have made it.
 const MAX_REASON: usize = 300;
 
-/// Servers that fail and to which we never sent anything. Strangers can name as many as they like, so nothing is stored.
-pub struct Failing(Cache<OwnedServerName, Backoff>);
+/// What is in memory of servers that fail.
+pub struct Failing {
+    /// Those to which we never sent anything. Strangers can name as many as they like, so nothing is stored.
+    strangers: Cache<OwnedServerName, Backoff>,
+    /// What was read, which is asked before each request, and after it.
+    stored: Memos<Backoffs, Option<Arc<Backoff>>>,
+}
 
 impl Default for Failing {
     fn default() -> Self {
-        Self(Cache::new(REMEMBERED))
+        let bytes = |backoff: &Option<Arc<Backoff>>| {
+            backoff.as_ref().map_or(0, |backoff| size_of::<Backoff>() + backoff.reason.len())
+        };
+        Self { strangers: Cache::new(REMEMBERED), stored: Memos::new(READ_BYTES, bytes) }
     }
 }
 
@@ -42,8 +53,9 @@ pub fn get(snapshot: &Snapshot<'_>, server: &ServerName) -> store::Result<Option
 
 /// How any server fails.
 fn known(server: &Server, other: &ServerName) -> store::Result<Option<Backoff>> {
-    let stored = get(&server.store.snapshot(), other)?;
-    Ok(stored.or_else(|| server.federation.failing.0.get(other)))
+    let Failing { strangers, stored } = &server.federation.failing;
+    let stored = stored.row(&server.store, &other.as_str())?;
+    Ok(stored.map_or_else(|| strangers.get(other), |backoff| Some((*backoff).clone())))
 }
 
 /// The time before which `server` is left alone, in milliseconds since the Unix epoch; `None` if it may be tried now.
@@ -63,7 +75,7 @@ pub(super) fn check(server: &Server, other: &ServerName) -> Result<()> {
 /// Notes that `other` could not be reached or failed.
 pub async fn failed(server: &Server, other: &ServerName, reason: &str) -> store::Result<()> {
     let (name, now, reason) = (other.to_owned(), server.clock.now_ms(), shortened(reason));
-    let in_memory = server.federation.failing.0.get(other);
+    let in_memory = server.federation.failing.strangers.get(other);
     let note = move |tx: &mut Transaction<'_>| {
         let before = tx.get::<Backoffs>(&name.as_str())?.or(in_memory);
         let failures = match &before {
@@ -85,15 +97,16 @@ pub async fn failed(server: &Server, other: &ServerName, reason: &str) -> store:
         Ok::<_, store::Error>(Some(backoff))
     };
     if let Some(backoff) = server.store.write(note).await?.value {
-        server.federation.failing.0.insert(other.to_owned(), backoff);
+        server.federation.failing.strangers.insert(other.to_owned(), backoff);
     }
     Ok(())
 }
 
 /// Notes that `other` works: it answered, or sent us something.
 pub async fn succeeded(server: &Server, other: &ServerName) -> store::Result<()> {
-    server.federation.failing.0.remove(other);
-    if get(&server.store.snapshot(), other)?.is_none() {
+    let Failing { strangers, stored } = &server.federation.failing;
+    strangers.remove(other);
+    if stored.row(&server.store, &other.as_str())?.is_none() {
         return Ok(());
     }
     let name = other.to_owned();

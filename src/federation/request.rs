@@ -126,7 +126,7 @@ pub async fn request_unsigned<R: Unsigned>(
     request: R,
     limits: Limits,
 ) -> Result<R::IncomingResponse> {
-    check_not_failing(server, destination).await?;
+    check_not_failing(server, destination)?;
     request_unsigned_now(server, destination, request, limits).await
 }
 
@@ -165,14 +165,13 @@ pub async fn exchange(
     request: http::Request<Bytes>,
     limits: Limits,
 ) -> Result<http::Response<Body>> {
-    check_not_failing(server, destination).await?;
+    check_not_failing(server, destination)?;
     exchange_now(server, destination, request, limits).await
 }
 
-async fn check_not_failing(server: &Arc<Server>, destination: &ServerName) -> Result<()> {
+fn check_not_failing(server: &Server, destination: &ServerName) -> Result<()> {
     check_allowed(server, destination)?;
-    let other = destination.to_owned();
-    server.blocking(move |server| backoff::check(server, &other)).await
+    backoff::check(server, destination)
 }
 
 async fn exchange_now(

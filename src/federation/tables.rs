@@ -22,6 +22,10 @@ impl Table for Backoffs {
     /// The server's name.
     type Key<'a> = &'a str;
     type Value = Backoff;
+
+    fn group(server: &Self::Key<'_>) -> Option<Group> {
+        Some(Group::shared(server))
+    }
 }
 
 /// How a server fails.

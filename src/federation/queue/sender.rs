@@ -157,7 +157,7 @@ impl Sending<'_> {
     /// Sends one transaction; `false` if there is nothing to send.
     async fn send_next(&mut self) -> Result<bool> {
         self.sender.has_news.store(false, Ordering::Release);
-        if let Some(until) = self.left_alone_until().await? {
+        if let Some(until) = self.left_alone_until()? {
             return Err(Error::remote(self.name, RemoteError::BackingOff { until_ms: until }));
         }
         let (name, at_most) = (self.name.to_owned(), self.at_most);
@@ -223,9 +223,8 @@ impl Sending<'_> {
         Ok(())
     }
 
-    async fn left_alone_until(&self) -> Result<Option<u64>> {
-        let name = self.name.to_owned();
-        self.server.blocking(move |server| Ok(backoff::until(server, &name)?)).await
+    fn left_alone_until(&self) -> Result<Option<u64>> {
+        Ok(backoff::until(self.server, self.name)?)
     }
 
     /// Waits until the server may be tried again, or sends us something.
@@ -236,7 +235,7 @@ impl Sending<'_> {
         }
         // Not all senders at the same moment, after an outage of our own.
         let jitter = Duration::from_millis(u64::from(self.server.random.bytes::<1>()[0]) * 4);
-        if let Some(until) = self.left_alone_until().await? {
+        if let Some(until) = self.left_alone_until()? {
             let left = Duration::from_millis(until.saturating_sub(self.server.clock.now_ms()));
             self.wait(left + jitter).await;
             return Ok(());
