@@ -263,6 +263,34 @@ async fn what_names_auth_events_that_nobody_has_is_not_kept() {
 }
 
 #[tokio::test]
+async fn what_names_an_auth_event_of_another_room_is_rejected_and_what_follows_is_not_lost() {
+    let (mut room, _, join) = Room::entered(RoomVersionId::V11, nothing).await;
+    let mut other = Forge::new(RoomVersionId::V11);
+    other.room_id = Some("!other:domain".try_into().unwrap());
+    let create = other.create("alice");
+    let elsewhere = other.member("alice", "alice", "join", &[&create], &[&create]);
+    let nid = remote::claim(&room.server, create.pdu().room_id.clone(), RoomVersionId::V11).await.unwrap();
+    outliers::store(&room.server, nid, vec![create, elsewhere.clone()]).await.unwrap();
+
+    let mut auth = room.auth(&[]);
+    auth.push(room.base[2].clone());
+    auth.push(elsewhere);
+    let auth: Vec<&Verified> = auth.iter().collect();
+    let carol = room.forge.member("carol", "carol", "join", &[&join], &auth);
+    outliers::store(&room.server, room.nid, vec![carol.clone()]).await.unwrap();
+    assert!(room.stored(&carol).flags.rejected);
+    let (create, rules) = (room.base[0].clone(), room.base[1].clone());
+    let said = draft("m.room.message", None, &json!({ "body": "hers" }));
+    let hers = room.forge.event("carol", said, &[&carol], &[&create, &rules, &carol]);
+    let given: Arc<[OwnedEventId]> = ids(&[&room.base[0], &room.base[1], &room.base[2], &join]).into();
+    let incoming = Incoming { event: hers.clone(), place: Place::Live, given: vec![given], lacks_members: false };
+    assert!(matches!(room.take_in(vec![incoming]).await[0].verdict, Verdict::Rejected(_)));
+    let next = room.say("next", &[&hers]);
+    assert_eq!(room.live(&next).await, Verdict::Accepted);
+    room.check();
+}
+
+#[tokio::test]
 async fn a_redaction_is_applied_when_its_target_comes_later() {
     for as_outlier in [false, true] {
         let (mut room, _, join) = Room::entered(RoomVersionId::V11, nothing).await;

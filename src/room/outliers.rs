@@ -27,7 +27,8 @@ use crate::{
 const BATCH: usize = 500;
 
 /// Stores those of `events` that are not known yet. Those whose auth events are neither known nor among `events` are left
-/// out, since nobody can say whether they are allowed; what the rules refuse is stored as rejected. In what order they
+/// out, since nobody can say whether they are allowed; what the rules refuse is stored as rejected, such as what names an
+/// auth event of another room. In what order they
 /// come does not matter. Durable with whatever is committed next.
 pub async fn store(server: &Arc<Server>, room: RoomNid, events: Vec<Verified>) -> Result<()> {
     if events.is_empty() {
@@ -166,9 +167,12 @@ impl<'v, 's> Outliers<'v, 's> {
             moved_from = Some(nid);
         }
         let mut auth_edges = Vec::with_capacity(event.pdu().auth_events.len());
+        let mut names_another_room = false;
         for id in &event.pdu().auth_events {
             match self.known(id)? {
                 Some(nid) => auth_edges.push(nid),
+                // What follows on it may be fine, and needs it to be known.
+                None if view.is_elsewhere(id)? && !view.takes_id_away(id)? => names_another_room = true,
                 None => return Ok(()),
             }
         }
@@ -180,7 +184,7 @@ impl<'v, 's> Outliers<'v, 's> {
         let verdict =
             authorize::check_against_auth_events(view.rules, event.pdu(), |id: &EventId| failed.keep(self.fetch(id)));
         let is_only = authorize::check_only_create(event.pdu(), self.create.as_deref()).is_ok();
-        let is_rejected = failed.check(verdict)?.is_err() || !is_only;
+        let is_rejected = failed.check(verdict)?.is_err() || !is_only || names_another_room;
         if !is_rejected && event.pdu().event_type == TimelineEventType::RoomCreate {
             self.create = Some(event.pdu().event_id.clone());
         }
