@@ -5,8 +5,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use ruma::{OwnedServerName, api::federation::discovery::ServerSigningKeys, serde::Raw};
+use serde::{Deserialize, de::IgnoredAny};
 
-use super::{fetch, publish};
+use super::{Wanted, fetch, publish};
 use crate::{
     Server,
     error::Result,
@@ -17,16 +18,16 @@ use crate::{
 const MAX_SERVERS: usize = 200;
 const MAX_ASKED: usize = 20;
 
-/// The keys of the servers in `asked`, which must be valid at the time that stands with each, in milliseconds since the
-/// Unix epoch; older ones if those servers have no others.
+/// The keys of the servers in `asked`. Those that are not valid at the time that is wanted, or lack a key that is, are
+/// asked for anew; if there are no others, the answer has them all the same.
 pub async fn answer(
     server: &Arc<Server>,
-    asked: BTreeMap<OwnedServerName, u64>,
+    asked: BTreeMap<OwnedServerName, Wanted>,
 ) -> Result<Vec<Raw<ServerSigningKeys>>> {
     let asked: Vec<_> = asked.into_iter().take(MAX_SERVERS).collect();
     let known = documents(server, asked.iter().map(|(other, _)| other.clone()).collect()).await?;
-    let is_too_old = |(other, at): &&(OwnedServerName, u64)| {
-        other != server.name() && known.get(other).is_none_or(|document| document.valid_until_ms < *at)
+    let is_too_old = |(other, wanted): &&(OwnedServerName, Wanted)| {
+        other != server.name() && known.get(other).is_none_or(|document| !has(document, wanted))
     };
     let outdated: Vec<_> = asked.iter().filter(is_too_old).map(|(other, _)| other.clone()).take(MAX_ASKED).collect();
     let mut answer = Vec::new();
@@ -45,6 +46,19 @@ pub async fn answer(
     Ok(answer)
 }
 
+fn has(document: &KeyDocument, wanted: &Wanted) -> bool {
+    #[derive(Deserialize)]
+    struct Keys {
+        verify_keys: BTreeMap<String, IgnoredAny>,
+        #[serde(default)]
+        old_verify_keys: BTreeMap<String, IgnoredAny>,
+    }
+    document.valid_until_ms >= wanted.valid_at_ms
+        && serde_json::from_str(&document.json).is_ok_and(|Keys { verify_keys, old_verify_keys }| {
+            wanted.key_ids.iter().all(|id| verify_keys.contains_key(id) || old_verify_keys.contains_key(id))
+        })
+}
+
 async fn documents(
     server: &Arc<Server>,
     others: Vec<OwnedServerName>,
@@ -54,4 +68,24 @@ async fn documents(
         Ok(others.into_iter().zip(rows).filter_map(|(other, row)| Some((other, row?))).collect())
     };
     server.read(read).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_is_enough_while_it_is_valid_and_has_the_keys_that_are_wanted() {
+        let json = r#"{"verify_keys":{"ed25519:new":{"key":"x"}},"old_verify_keys":{"ed25519:old":{"key":"y"}}}"#;
+        let document = KeyDocument { json: json.to_owned(), fetched_ms: 0, valid_until_ms: 10 };
+        let wanted = |at, ids: &[&str]| Wanted {
+            key_ids: ids.iter().map(ToString::to_string).collect(),
+            valid_at_ms: at,
+            is_calling: false,
+        };
+        assert!(has(&document, &wanted(10, &[])));
+        assert!(has(&document, &wanted(10, &["ed25519:old", "ed25519:new"])));
+        assert!(!has(&document, &wanted(11, &["ed25519:new"])));
+        assert!(!has(&document, &wanted(10, &["ed25519:newer"])));
+    }
 }

@@ -11,7 +11,7 @@ use ruma::api::federation::discovery::{get_remote_server_keys, get_remote_server
 use crate::{
     Server,
     error::{Error, Result},
-    federation::keys,
+    federation::keys::{self, Wanted},
     http::{
         endpoint,
         extract::{Matrix, Public},
@@ -56,7 +56,7 @@ async fn of_one(
     // ruma fills what is left out in with the time of its own clock.
     let is_given = query.is_some_and(|query| query.contains("minimum_valid_until_ts="));
     let valid_at = if is_given { body.minimum_valid_until_ts.get().into() } else { server.clock.now_ms() };
-    let asked = [(body.server_name, valid_at)].into();
+    let asked = [(body.server_name, Wanted { valid_at_ms: valid_at, ..Wanted::default() })].into();
     Ok(Matrix(get_remote_server_keys::v2::Response::new(keys::answer(&server, asked).await?)))
 }
 
@@ -70,7 +70,9 @@ async fn of_many(
     let now = server.clock.now_ms();
     let asked = body.server_keys.into_iter().map(|(other, keys)| {
         let times = keys.values().filter_map(|key| key.minimum_valid_until_ts.map(|ts| ts.get().into()));
-        (other, times.max().unwrap_or(now))
+        let valid_at_ms = times.max().unwrap_or(now);
+        let key_ids = keys.keys().map(ToString::to_string).collect();
+        (other, Wanted { key_ids, valid_at_ms, is_calling: false })
     });
     Ok(Matrix(get_remote_server_keys_batch::v2::Response::new(keys::answer(&server, asked.collect()).await?)))
 }
