@@ -29,8 +29,25 @@ pub fn as_ours(error: Error) -> Error {
         | ErrorKind::UnsupportedRoomVersion) => {
             Error::refused(kind.clone(), body.message.clone()).with_status(answer.status_code)
         }
+        // "The error should be passed through to clients": what is wrong with the request itself. What would end the
+        // client's session here is not theirs to say.
+        kind if answer.status_code == 400 && !is_of_session(kind) => {
+            Error::refused(kind.clone(), body.message.clone()).with_status(answer.status_code)
+        }
         _ => Error::Remote { source: RemoteError::Refused(answer), server },
     }
+}
+
+fn is_of_session(kind: &ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::UnknownToken(_)
+            | ErrorKind::MissingToken
+            | ErrorKind::UserDeactivated
+            | ErrorKind::UserLocked
+            | ErrorKind::UserSuspended
+            | ErrorKind::GuestAccessForbidden
+    )
 }
 
 /// Whether a server that knows the room does not let the user in.
@@ -44,5 +61,29 @@ fn weight(error: &Error) -> u8 {
         Error::Refused { .. } => 3,
         Error::Remote { source: RemoteError::Refused(_), .. } => 2,
         _ => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+    use ruma::{
+        api::error::{Error as MatrixError, StandardErrorBody, UnknownTokenErrorData},
+        server_name,
+    };
+
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_the_request_is_passed_on_and_what_would_end_the_session_is_not() {
+        let told = |status, kind| {
+            let body = ErrorBody::Standard(StandardErrorBody::new(kind, "no".to_owned()));
+            let refused = RemoteError::Refused(Box::new(MatrixError::new(status, body)));
+            matches!(as_ours(Error::remote(server_name!("there"), refused)), Error::Refused { .. })
+        };
+        assert!(told(StatusCode::BAD_REQUEST, ErrorKind::BadJson));
+        assert!(told(StatusCode::BAD_REQUEST, crate::appservice::custom("EXAMPLE_REFUSAL")));
+        assert!(!told(StatusCode::BAD_REQUEST, ErrorKind::UnknownToken(UnknownTokenErrorData::new())));
+        assert!(!told(StatusCode::INTERNAL_SERVER_ERROR, ErrorKind::Unknown));
     }
 }
