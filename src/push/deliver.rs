@@ -246,7 +246,8 @@ async fn post(
         Ok(url) => url,
         Err(error) => return Ok(Err(format!("{error:?}"))), // the configuration was changed
     };
-    let body = serde_json::to_vec(&json!({ "notification": notification })).map_err(Error::internal)?;
+    let body = serde_json::to_vec(&json!({ "notification": gateway::to_json(notification)? }));
+    let body = body.map_err(Error::internal)?;
     Ok(call(server, url, body).await)
 }
 

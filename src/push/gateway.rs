@@ -5,7 +5,7 @@ use ruma::{
     api::push_gateway::send_event_notification::v1::{Device, Notification, NotificationCounts, NotificationPriority},
     push::{Action, PushFormat, Tweak},
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{
     names::Names,
@@ -62,6 +62,19 @@ pub fn of_count(key: &PusherKey, pusher: &Pusher, unread: u64) -> Result<Notific
     Ok(notification)
 }
 
+/// As a gateway gets it.
+///
+/// NOTSPEC: the number of unread messages is there also if it is 0. The specification would have counts of zero left out,
+/// but Sygnal, which Synapse always tells it, then leaves the number at an app's icon as it was.
+pub fn to_json(notification: &Notification) -> Result<Value> {
+    let mut json = serde_json::to_value(notification).map_err(Error::internal)?;
+    let counts = json.as_object_mut().map(|json| json.entry("counts").or_insert_with(|| Value::Object(Map::new())));
+    if let Some(Value::Object(counts)) = counts {
+        counts.entry("unread").or_insert_with(|| 0.into());
+    }
+    Ok(json)
+}
+
 fn as_tweak(action: &Action) -> Option<&Tweak> {
     match action {
         Action::SetTweak(tweak) => Some(tweak),
@@ -81,4 +94,22 @@ fn device(key: &PusherKey, pusher: &Pusher) -> Result<Device> {
     device.data.format = data.remove("format").as_ref().and_then(Value::as_str).map(PushFormat::from);
     device.data.data = serde_json::from_value(Value::Object(data)).map_err(Error::internal)?;
     Ok(device)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_number_of_unread_messages_is_told_if_it_is_0_too() {
+        let of = |unread| {
+            let mut notification = Notification::new(Vec::new());
+            notification.counts = counts(unread);
+            to_json(&notification).unwrap()["counts"].clone()
+        };
+        assert_eq!(of(0), json!({ "unread": 0 }));
+        assert_eq!(of(3), json!({ "unread": 3 }));
+    }
 }
