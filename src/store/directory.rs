@@ -4,6 +4,8 @@ use std::{
     fs::{self, File},
     io::{Read, Write},
     path::Path,
+    thread,
+    time::{Duration, Instant},
 };
 
 use rustix::fs::{FlockOperation, flock};
@@ -18,6 +20,9 @@ const MARKER: &str = "chappe.json";
 struct Marker {
     server_name: String,
 }
+
+/// How long the directory may be in use yet: by a process that is about to end, or by a child of it that still has its files.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Holding this keeps a second process out of the directory.
 pub(super) struct Directory {
@@ -41,8 +46,7 @@ impl Directory {
             create_marker(path, server_name).map_err(io)?;
         }
         let mut file = File::options().read(true).write(true).open(&marker).map_err(io)?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| refuse("another chappe process is using it: stop that one first".to_owned()))?;
+        lock(&file).map_err(|_| refuse("another chappe process is using it: stop that one first".to_owned()))?;
         let mut text = String::new();
         file.read_to_string(&mut text).map_err(io)?;
         let found: Marker = serde_json::from_str(&text).map_err(|e| refuse(format!("{MARKER} can't be read: {e}")))?;
@@ -63,6 +67,16 @@ impl Directory {
             .map_err(|e| refuse(format!("is not a data directory of chappe ({MARKER}: {e})")))?;
         let found: Marker = serde_json::from_str(&text).map_err(|e| refuse(format!("{MARKER} can't be read: {e}")))?;
         Ok(found.server_name)
+    }
+}
+
+fn lock(file: &File) -> rustix::io::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(_) if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
+            result => return result,
+        }
     }
 }
 
