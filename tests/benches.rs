@@ -103,7 +103,7 @@ fn the_tables_are_written_between_their_marks() {
 |---|---|--:|--:|--:|--:|--:|--:|--:|
 | `send`, one room: messages | chappe | 800 | 12.5 | 25.0 | 1.00 | 80.0 | 5,243 | 300 |
 |  | synapse (!) | 100 | 100 | 200 | 8.00 | 80.0 | 20,972 | 1,000 |
-| | ratio | 8.00 | 0.125 | 0.125 | 0.125 | 1.00 | 0.250 | 0.300 |
+| | ratio to synapse | 8.00 | 0.125 | 0.125 | 0.125 | 1.00 | 0.250 | 0.300 |
 
 (!): something was lost or failed, so the figures of this server are not valid.
 
