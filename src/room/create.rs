@@ -131,12 +131,14 @@ fn alias_taken(alias: &OwnedRoomAliasId) -> Error {
     Error::refused(ErrorKind::RoomInUse, format!("The alias {alias} is in use"))
 }
 
+pub fn unknown_version() -> Error {
+    Error::refused(ErrorKind::UnsupportedRoomVersion, "This server does not know that room version")
+}
+
 /// The events of a new room, in the order that the specification gives them.
 pub(super) fn first_events(server: &Server, creator: &UserId, new: &NewRoom) -> Result<Vec<Verified>> {
     let snapshot = server.store.snapshot();
-    let unsupported =
-        || Error::refused(ErrorKind::UnsupportedRoomVersion, "This server does not know that room version");
-    let rules = rules::rules(&new.version).ok_or_else(unsupported)?;
+    let rules = rules::rules(&new.version).ok_or_else(unknown_version)?;
     if new.initial_state.len() + new.invite.len() > MAX_ASKED {
         let message = format!("A room is made with at most {MAX_ASKED} events and invites; send the others later");
         return Err(Error::refused(ErrorKind::TooLarge, message));

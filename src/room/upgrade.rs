@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use ruma::{
     OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId,
-    api::error::ErrorKind,
     events::{StateEventType, room::power_levels::RoomPowerLevels},
     int,
 };
@@ -90,9 +89,7 @@ struct Plan {
 
 impl Plan {
     fn work_out(server: &Server, room: RoomNid, user: &UserId, upgrade: Upgrade) -> Result<Self> {
-        let unsupported =
-            || Error::refused(ErrorKind::UnsupportedRoomVersion, "This server does not know that room version");
-        let rules = rules::rules(&upgrade.version).ok_or_else(unsupported)?;
+        let rules = rules::rules(&upgrade.version).ok_or_else(create::unknown_version)?;
         let snapshot = server.store.snapshot();
         let view = View::of(&server.rooms, &snapshot, room)?;
         let state = view.current_state();

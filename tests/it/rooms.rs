@@ -50,6 +50,7 @@ async fn what_is_no_room_version_of_ours_is_refused() {
     for (version, expected) in [
         (json!("13"), (400, "M_UNSUPPORTED_ROOM_VERSION")),
         (json!("nonsense"), (400, "M_UNSUPPORTED_ROOM_VERSION")),
+        (json!("not_in_the_grammar"), (400, "M_UNSUPPORTED_ROOM_VERSION")),
         (json!(1), (400, "M_BAD_JSON")),
     ] {
         assert_eq!(alice.post("/v3/createRoom", json!({ "room_version": version })).await.error(), expected);

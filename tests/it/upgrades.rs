@@ -91,6 +91,7 @@ async fn who_may_not_replace_a_room_does_not() {
     assert_eq!(try_upgrade(&alice, "!no:example.org", json!({ "new_version": "11" })).await.error(), forbidden);
     let unsupported = (400, "M_UNSUPPORTED_ROOM_VERSION");
     assert_eq!(try_upgrade(&alice, &old, json!({ "new_version": "org.unknown" })).await.error(), unsupported);
+    assert_eq!(try_upgrade(&alice, &old, json!({ "new_version": "not_in_the_grammar" })).await.error(), unsupported);
     assert_eq!(try_upgrade(&alice, &old, json!({})).await.error(), (400, "M_BAD_JSON"));
     assert_eq!(alice.state(&old, "m.room.tombstone", "").await.error(), (404, "M_NOT_FOUND"));
 }
@@ -177,5 +178,32 @@ async fn push_rules_tags_and_direct_chats_go_with_their_users() {
     caught_up(&server).await;
     let tags = alice.get(&format!("/v3/user/{}/rooms/{false_heir}/tags", alice.id)).await.ok();
     assert_eq!(tags["tags"], json!({}));
+    reader.abort();
+}
+
+#[tokio::test]
+async fn our_names_of_a_room_go_to_the_one_that_replaced_it_without_our_doing() {
+    let server = TestServer::new().await;
+    let reader = tokio::spawn(carry_over::run(std::sync::Arc::clone(server.inside())));
+    caught_up(&server).await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let public = json!({ "preset": "public_chat", "visibility": "public", "room_alias_name": "here" });
+    let old = alice.create_room(public).await;
+    bob.join(&old).await;
+    let heir =
+        json!({ "preset": "public_chat", "creation_content": { "predecessor": { "room_id": old, "event_id": "$x" } } });
+    let (new, false_heir) = (alice.create_room(heir.clone()).await, bob.create_room(heir).await);
+    let named = async |room: &str| {
+        caught_up(&server).await;
+        let alias = server.get(&format!("/v3/directory/room/{}", path("#here:example.org"))).await.ok();
+        let listing = server.get(&format!("/v3/directory/list/room/{room}")).await.ok();
+        (alias["room_id"] == *room, listing["visibility"] == "public")
+    };
+    assert_eq!(named(&old).await, (true, true), "nobody but the new room says that it replaces the old one");
+    alice.set_state(&old, "m.room.tombstone", "", json!({ "body": "", "replacement_room": new })).await.ok();
+    assert_eq!(named(&new).await, (true, true));
+    assert_eq!(named(&old).await, (false, false));
+    alice.join(&false_heir).await;
+    assert_eq!(named(&new).await, (true, true));
     reader.abort();
 }

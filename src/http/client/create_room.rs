@@ -4,9 +4,13 @@ use std::sync::Arc;
 
 use axum::{Router, extract::State};
 use ruma::{
-    api::client::room::{
-        Visibility,
-        create_room::v3::{Request, Response, RoomPreset},
+    RoomVersionId,
+    api::{
+        IncomingRequest,
+        client::room::{
+            Visibility,
+            create_room::v3::{Request, Response, RoomPreset},
+        },
     },
     events::StateEventType,
     serde::Raw,
@@ -19,7 +23,7 @@ use crate::{
     error::{Error, Result},
     http::{
         endpoint,
-        extract::{Client, Matrix},
+        extract::{Client, Loose, Matrix, json_object},
     },
     room::{
         aliases,
@@ -28,15 +32,16 @@ use crate::{
 };
 
 pub fn router() -> Router<Arc<Server>> {
-    endpoint::<Request, _, _>(create_room)
+    endpoint::<Loose<Request>, _, _>(create_room)
 }
 
 /// `POST /createRoom`
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3createroom>
 async fn create_room(
     State(server): State<Arc<Server>>,
-    Client { sender, body, .. }: Client<Request>,
+    Client { sender, body, raw }: Client<Loose<Request>>,
 ) -> Result<Matrix<Response>> {
+    let body = with_version(body, &raw, "room_version")?;
     server.limits.message(&sender.user_id)?;
     let room = new_room(&server, body)?;
     if let Some(alias) = &room.alias {
@@ -46,9 +51,23 @@ async fn create_room(
     Ok(Matrix(Response::new(room_id)))
 }
 
+/// A request that names a room version as `member`. Error, beside those of a malformed body: `M_UNSUPPORTED_ROOM_VERSION` if no
+/// version can be called that, which ruma takes for a malformed body.
+pub(super) fn with_version<R: IncomingRequest>(request: Loose<R>, raw: &[u8], member: &str) -> Result<R> {
+    request.with_body(raw).map_err(|error| {
+        let body = json_object(raw).unwrap_or_default();
+        let version = body.get(member).and_then(Value::as_str);
+        if version.is_some_and(|version| RoomVersionId::try_from(version).is_err()) {
+            create::unknown_version()
+        } else {
+            error
+        }
+    })
+}
+
 fn new_room(server: &Server, body: Request) -> Result<NewRoom> {
     if !body.invite_3pid.is_empty() {
-        return Err(super::inviting::no_identity_server());
+        return Err(super::inviting::no_third_party_invites());
     }
     let is_listed = is_public(&body.visibility)?;
     Ok(NewRoom {

@@ -1,7 +1,8 @@
-//! What a user keeps when a room that he is in is replaced: push rules, tags, and that it is a direct chat. A reader of
-//! the log does it, whoever replaced the room and wherever.
+//! What stays when a room that users of ours are in is replaced: for each who goes along, push rules, tags, and that it is a
+//! direct chat; for all, our aliases and the place in our directory. A reader of the log does it, whoever replaced the room and
+//! wherever.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use ruma::{
     OwnedUserId, UserId,
@@ -38,7 +39,11 @@ async fn work(server: Arc<Server>, entries: Vec<Entry>) -> Result<()> {
     for moved in &moves {
         moved.carry_over(&server).await?;
     }
+    let replaced: BTreeSet<_> = moves.iter().map(|moved| (moved.from, moved.to)).collect();
     let done = move |tx: &mut Transaction<'_>| {
+        for (from, to) in &replaced {
+            super::move_names(tx, *from, *to)?;
+        }
         log::done(tx, READER, last);
         Ok::<_, Error>(())
     };
