@@ -26,18 +26,18 @@ pub async fn answer(
 ) -> Result<Vec<Raw<ServerSigningKeys>>> {
     let asked: Vec<_> = asked.into_iter().take(MAX_SERVERS).collect();
     let known = documents(server, asked.iter().map(|(other, _)| other.clone()).collect()).await?;
-    let is_too_old = |(other, wanted): &&(OwnedServerName, Wanted)| {
+    let is_wanting = |(other, wanted): &&(OwnedServerName, Wanted)| {
         other != server.name() && known.get(other).is_none_or(|document| !has(document, wanted))
     };
-    let outdated: Vec<_> = asked.iter().filter(is_too_old).map(|(other, _)| other.clone()).take(MAX_ASKED).collect();
+    let wanting: Vec<_> = asked.iter().filter(is_wanting).map(|(other, _)| other.clone()).take(MAX_ASKED).collect();
     let mut answer = Vec::new();
     if asked.iter().any(|(other, _)| other == server.name()) {
         answer.push(publish::publish(server)?);
     }
-    let known = if outdated.is_empty() {
+    let known = if wanting.is_empty() {
         known
     } else {
-        fetch::refresh(server, outdated).await?;
+        fetch::refresh(server, wanting).await?;
         documents(server, asked.into_iter().map(|(other, _)| other).collect()).await?
     };
     for document in known.into_values() {

@@ -30,14 +30,18 @@ async fn invite(
     Client { sender, body, .. }: Client<Request>,
 ) -> Result<Matrix<Response>> {
     server.limits.message(&sender.user_id)?;
-    let InvitationRecipient::UserId(invited) = body.recipient else { return Err(no_identity_server()) };
+    let InvitationRecipient::UserId(invited) = body.recipient else { return Err(no_third_party_invites()) };
     let room = membership::known(&server, &body.room_id)?;
     membership::invite(&server, &sender.user_id, &invited.user_id, room, invited.reason).await?;
     Ok(Matrix(Response::new()))
 }
 
 /// An invite by e-mail or telephone number goes through an identity server that the client names.
-pub(super) fn no_identity_server() -> Error {
-    let message = "This server trusts no identity server, so it invites nobody by e-mail address or telephone number";
+pub(super) fn no_third_party_invites() -> Error {
+    no_identity_server("so it invites nobody by e-mail address or telephone number")
+}
+
+pub(super) fn no_identity_server(consequence: &str) -> Error {
+    let message = format!("This server trusts no identity server, {consequence}");
     Error::refused(ErrorKind::ServerNotTrusted, message).with_status(StatusCode::FORBIDDEN)
 }

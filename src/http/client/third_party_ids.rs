@@ -94,13 +94,17 @@ async fn add(
 /// `POST /account/3pid/bind`: there is no identity server that we trust with users' addresses.
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3account3pidbind>
 async fn bind(_: Client<bind_3pid::v3::Request>) -> Result<Matrix<bind_3pid::v3::Response>> {
-    Err(super::inviting::no_identity_server())
+    Err(not_bound())
 }
 
 /// `POST /account/3pid`, which is deprecated: the specification made it the same as `bind`.
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3account3pid>
 async fn older_bind(_: UntypedClient) -> Result<Json<()>> {
-    Err(super::inviting::no_identity_server())
+    Err(not_bound())
+}
+
+fn not_bound() -> Error {
+    super::inviting::no_identity_server("so nobody is found there by an address; /account/3pid/add adds one here")
 }
 
 /// `POST /account/3pid/unbind`: nothing is bound anywhere.

@@ -14,21 +14,22 @@ use crate::{
     error::{Error, Result},
     http::{
         endpoint,
-        extract::{Matrix, Public},
+        extract::{Loose, Matrix, Public},
     },
     user::session,
 };
 
 pub fn router() -> Router<Arc<Server>> {
-    endpoint::<get_openid_userinfo::v1::Request, _, _>(userinfo)
+    endpoint::<Loose<get_openid_userinfo::v1::Request>, _, _>(userinfo)
 }
 
 /// `GET /_matrix/federation/v1/openid/userinfo`
 /// <https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1openiduserinfo>
 async fn userinfo(
     State(server): State<Arc<Server>>,
-    Public { body, .. }: Public<get_openid_userinfo::v1::Request>,
+    Public { body, .. }: Public<Loose<get_openid_userinfo::v1::Request>>,
 ) -> Result<Matrix<get_openid_userinfo::v1::Response>> {
+    let body = body.with_body(&[]).map_err(|_| Error::refused(ErrorKind::MissingToken, "Missing access token"))?;
     let unknown = || {
         let kind = ErrorKind::UnknownToken(UnknownTokenErrorData::new());
         Error::refused(kind, "Access token unknown or expired").with_status(StatusCode::UNAUTHORIZED)

@@ -100,6 +100,8 @@ async fn an_openid_token_tells_who_its_user_is_for_an_hour() {
     let userinfo =
         format!("/_matrix/federation/v1/openid/userinfo?access_token={}", answer["access_token"].as_str().unwrap());
     assert_eq!(server.get(&userinfo).await.ok(), json!({ "sub": alice.id }));
+    let without_token = server.get("/_matrix/federation/v1/openid/userinfo").await;
+    assert_eq!(without_token.error(), (401, "M_MISSING_TOKEN"));
     let with_session = format!("/_matrix/federation/v1/openid/userinfo?access_token={}", alice.token);
     assert_eq!(server.get(&with_session).await.error(), (401, "M_UNKNOWN_TOKEN"));
     let root = server.administrator("root").await;
