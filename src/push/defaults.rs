@@ -1,5 +1,7 @@
 //! The push rules that every user has unless he changes them: those of the specification, and a few more.
 
+use std::{borrow::Cow, sync::LazyLock};
+
 use ruma::{
     UserId,
     power_levels::NotificationPowerLevelsKey,
@@ -23,6 +25,33 @@ pub const OF_TEXTS: [&str; 3] = [DISPLAY_NAME, ROOM, USER_NAME];
 const DISPLAY_NAME: &str = ".m.rule.contains_display_name";
 const ROOM: &str = ".m.rule.roomnotif";
 const USER_NAME: &str = ".m.rule.contains_user_name";
+
+/// Stands for the user in [`OF_ANYBODY`].
+const ANYBODY: &str = "@anybody:anywhere.invalid";
+const ANYBODYS_LOCALPART: &str = "anybody";
+
+/// The rules of everybody who changed nothing about them, in memory once for all: nearly ten kilobytes. What they say of the
+/// user is to be read by [`meant`].
+pub static OF_ANYBODY: LazyLock<Ruleset> = LazyLock::new(|| {
+    let anybody = <&UserId>::try_from(ANYBODY).expect("this is a user's id");
+    rules(anybody)
+});
+
+/// What a default rule says, of `user` where it says it of anybody.
+pub fn meant<'t>(text: &'t str, user: &'t UserId) -> Cow<'t, str> {
+    if text == ANYBODY {
+        user.as_str().into()
+    } else if text == ANYBODYS_LOCALPART {
+        literal(user.localpart())
+    } else {
+        text.into()
+    }
+}
+
+/// A name as a pattern. A pattern can't say that it means a `*` or `?`, so any character will do in their place.
+pub fn literal(name: &str) -> Cow<'_, str> {
+    if name.contains('*') { name.replace('*', "?").into() } else { name.into() }
+}
 
 /// <https://spec.matrix.org/v1.19/client-server-api/#predefined-rules>
 pub fn rules(user: &UserId) -> Ruleset {
@@ -59,7 +88,7 @@ fn user_name(user: &UserId) -> PatternedPushRule {
         default: true,
         enabled: true,
         rule_id: USER_NAME.to_owned(),
-        pattern: user.localpart().replace('*', "?"), // a pattern can't say that it means a `*`
+        pattern: literal(user.localpart()).into_owned(),
     })
 }
 
@@ -93,4 +122,28 @@ fn sound() -> Action {
 
 fn highlight() -> Action {
     Action::SetTweak(Tweak::Highlight(HighlightTweakValue::Yes))
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::user_id;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn said_of(user: &UserId, rules: Value) -> Value {
+        match rules {
+            Value::String(text) => meant(&text, user).into(),
+            Value::Array(parts) => parts.into_iter().map(|part| said_of(user, part)).collect(),
+            Value::Object(members) => members.into_iter().map(|(name, member)| (name, said_of(user, member))).collect(),
+            other => other,
+        }
+    }
+
+    #[test]
+    fn the_rules_of_anybody_mean_those_of_each_user() {
+        for user in [user_id!("@alice:example.org"), user_id!("@a*b:example.org"), user_id!("@anybody:example.org")] {
+            assert_eq!(said_of(user, json!(*OF_ANYBODY)), json!(rules(user)), "{user}");
+        }
+    }
 }

@@ -6,13 +6,13 @@
 //!
 //! <https://spec.matrix.org/v1.19/client-server-api/#push-rules>
 
-use std::{cell::OnceCell, sync::Arc};
+use std::{borrow::Cow, cell::OnceCell, sync::Arc};
 
 use ruma::{
     UserId,
     events::StateEventType,
     power_levels::NotificationPowerLevelsKey,
-    push::{Action, AnyPushRuleRef, PushCondition, PushConditionPowerLevelsCtx, Ruleset},
+    push::{Action, AnyPushRuleRef, PushCondition, PushConditionPowerLevelsCtx, Ruleset, ScalarJsonValue},
 };
 use serde::Deserialize;
 
@@ -115,33 +115,55 @@ fn applies(rule: AnyPushRuleRef<'_>, subject: &Subject, situation: &Situation<'_
     if subject.has_mentions && defaults::OF_TEXTS.contains(&rule.rule_id()) {
         return Ok(false);
     }
+    let is_default = rule.is_server_default();
     let conditions = match rule {
         AnyPushRuleRef::Override(rule) | AnyPushRuleRef::PostContent(rule) | AnyPushRuleRef::Underride(rule) => {
             &rule.conditions
         }
-        AnyPushRuleRef::Content(rule) => return Ok(matches_event(subject, situation, BODY, &rule.pattern)),
+        AnyPushRuleRef::Content(rule) => {
+            return Ok(matches_event(subject, situation, BODY, &meant(&rule.pattern, rule.default, situation.user)));
+        }
         AnyPushRuleRef::Room(rule) => return Ok(rule.rule_id == situation.view.room_id()),
         AnyPushRuleRef::Sender(rule) => return Ok(rule.rule_id == subject.sender),
         _ => return Ok(false),
     };
     for condition in conditions {
-        if !holds(condition, subject, situation)? {
+        if !holds(condition, is_default, subject, situation)? {
             return Ok(false);
         }
     }
     Ok(true)
 }
 
+/// What a rule says: by its default the same for all, who may be meant.
+fn meant<'t>(text: &'t str, is_default: bool, user: &'t UserId) -> Cow<'t, str> {
+    if is_default { defaults::meant(text, user) } else { text.into() }
+}
+
 /// A condition that we do not know never holds.
-fn holds(condition: &PushCondition, subject: &Subject, situation: &Situation<'_, '_>) -> Result<bool> {
+fn holds(
+    condition: &PushCondition,
+    is_default: bool,
+    subject: &Subject,
+    situation: &Situation<'_, '_>,
+) -> Result<bool> {
     Ok(match condition {
-        PushCondition::EventMatch(wanted) => matches_event(subject, situation, &wanted.key, &wanted.pattern),
+        PushCondition::EventMatch(wanted) => {
+            let pattern = meant(&wanted.pattern, is_default, situation.user);
+            matches_event(subject, situation, &wanted.key, &pattern)
+        }
         PushCondition::EventPropertyIs(wanted) => {
             subject.json.get(&wanted.key).is_some_and(|value| *value == wanted.value)
         }
         PushCondition::EventPropertyContains(wanted) => {
             let array = subject.json.get(&wanted.key).and_then(|value| value.as_array());
-            array.is_some_and(|array| array.contains(&wanted.value))
+            array.is_some_and(|array| match &wanted.value {
+                ScalarJsonValue::String(text) => {
+                    let text = meant(text, is_default, situation.user);
+                    array.iter().any(|value| value.as_str() == Some(&*text))
+                }
+                other => array.contains(other),
+            })
         }
         PushCondition::RoomMemberCount(wanted) => {
             use std::ops::RangeBounds;
@@ -154,7 +176,7 @@ fn holds(condition: &PushCondition, subject: &Subject, situation: &Situation<'_,
         }
         #[expect(deprecated, reason = "rules of users who made them long ago still have it")]
         PushCondition::ContainsDisplayName => match (situation.name()?, &subject.body) {
-            (Some(name), Some(body)) => glob::finds_words(&literal(name), body),
+            (Some(name), Some(body)) => glob::finds_words(&defaults::literal(name), body),
             _ => false,
         },
         _ => false,
@@ -168,9 +190,4 @@ fn matches_event(subject: &Subject, situation: &Situation<'_, '_>, key: &str, pa
     }
     let value = if key == "room_id" { Some(situation.view.room_id().as_str()) } else { subject.json.get_str(key) };
     value.is_some_and(|value| glob::matches(pattern, value))
-}
-
-/// A name as a pattern. A pattern can't say that it means a `*` or `?`, so any character will do in their place.
-fn literal(name: &str) -> String {
-    name.replace('*', "?")
 }

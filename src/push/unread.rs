@@ -5,6 +5,7 @@
 //! <https://spec.matrix.org/v1.19/client-server-api/#receiving-notifications>
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     sync::{
         Arc,
@@ -20,6 +21,7 @@ use ruma::{
 use serde::Serialize;
 
 use super::{
+    defaults,
     evaluate::{self, Name, Situation},
     subject::Subject,
 };
@@ -123,7 +125,8 @@ impl Unread {
             known.as_of.fetch_max(as_of, Ordering::Relaxed);
             return Ok(known);
         }
-        let (rules, ignored) = (push_rules::get(snapshot, user)?, Arc::new(Ignored::load(snapshot, user)?));
+        let rules = push_rules::changed(snapshot, user)?.map_or(Cow::Borrowed(&*defaults::OF_ANYBODY), Cow::Owned);
+        let ignored = Arc::new(Ignored::load(snapshot, user)?);
         let rules = Arc::new(Rules { version, as_of: as_of.into(), rules, ignored });
         self.rules.insert(user.to_owned(), Arc::clone(&rules));
         Ok(rules)
@@ -155,7 +158,7 @@ struct Rules {
     version: (StreamPos, StreamPos),
     /// The last `StreamPos` at which this was so for certain.
     as_of: AtomicU64,
-    rules: Ruleset,
+    rules: Cow<'static, Ruleset>,
     ignored: Arc<Ignored>,
 }
 

@@ -24,7 +24,7 @@ use crate::{
     error::{Error, Result},
     plain_json,
     push::{defaults, glob},
-    store::{self, Snapshot, StreamPos, Table},
+    store::{self, Snapshot, Table},
 };
 
 /// The account data that holds the rules.
@@ -56,18 +56,16 @@ pub struct Position {
 /// All rules of a user, in the order in which they are tried: his own, and the server's defaults of today with what he
 /// changed about them.
 pub fn get(snapshot: &Snapshot<'_>, user: &UserId) -> store::Result<Ruleset> {
-    Ok(get_with_change(snapshot, user)?.0)
+    Ok(changed(snapshot, user)?.unwrap_or_else(|| defaults::rules(user)))
 }
 
-/// As [`get`], and when the user last changed them; 0 if he never did.
-pub fn get_with_change(snapshot: &Snapshot<'_>, user: &UserId) -> store::Result<(Ruleset, StreamPos)> {
-    let defaults = defaults::rules(user);
-    let Some(datum) = snapshot.get::<AccountData>(&(user, GLOBAL, EVENT_TYPE))? else {
-        return Ok((defaults, StreamPos::default()));
-    };
-    let rules = decode(&datum.content, defaults)
-        .map_err(|e| store::Error::corrupt(AccountData::NAME, user.as_bytes(), format!("not push rules: {e}")))?;
-    Ok((rules, datum.changed))
+/// As [`get`]; `None` for who never changed anything about the defaults.
+pub fn changed(snapshot: &Snapshot<'_>, user: &UserId) -> store::Result<Option<Ruleset>> {
+    let Some(datum) = snapshot.get::<AccountData>(&(user, GLOBAL, EVENT_TYPE))? else { return Ok(None) };
+    let rules = decode(&datum.content, defaults::rules(user));
+    rules
+        .map(Some)
+        .map_err(|e| store::Error::corrupt(AccountData::NAME, user.as_bytes(), format!("not push rules: {e}")))
 }
 
 /// The rules as they are kept, with the defaults of today in place of those of the time when they were written.
