@@ -62,8 +62,12 @@ impl Default for Patience {
 
 /// How long after its last request a connection that was told to end may take to send what is buffered.
 const FLUSH: Duration = Duration::from_secs(1);
+
 /// Serves one accepted connection until the client leaves, has been silent for too long, or `shutdown` begins and
 /// its requests have ended.
+///
+/// What a kind of connection needs is on the heap, so that a plain one does not take the memory of the largest kind for as long
+/// as it is open.
 pub(super) async fn serve(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     peer: Peer,
@@ -74,14 +78,14 @@ pub(super) async fn serve(
 ) {
     let service = Counted { router, peer, body_patience: patience.body, requests: Arc::default() };
     let Some(tls) = tls else {
-        return serve_http1(stream, service, patience, shutdown).await;
+        return Box::pin(serve_http1(stream, service, patience, shutdown)).await;
     };
-    let handshake = timeout(patience.first_request, TlsAcceptor::from(tls).accept(stream));
+    let handshake = Box::pin(timeout(patience.first_request, TlsAcceptor::from(tls).accept(stream)));
     match shutdown.run_until_cancelled(handshake).await {
         Some(Ok(Ok(stream))) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
-            serve_http2(stream, service, patience, shutdown).await;
+            Box::pin(serve_http2(stream, service, patience, shutdown)).await;
         }
-        Some(Ok(Ok(stream))) => serve_http1(stream, service, patience, shutdown).await,
+        Some(Ok(Ok(stream))) => Box::pin(serve_http1(stream, service, patience, shutdown)).await,
         Some(Ok(Err(error))) => debug!(?peer, %error, "TLS handshake failed"),
         Some(Err(_)) => debug!(?peer, "TLS handshake took too long"),
         None => {}

@@ -4,7 +4,7 @@
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// A filter, with what ruma's type lacks.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Filter {
     pub definition: Arc<FilterDefinition>,
     /// The fields of profiles of which the client wants to hear.
@@ -41,6 +41,14 @@ pub struct Filter {
 
 /// Where a filter has these while that is a proposal, MSC4429.
 const PROFILE_FIELDS: &str = "org.matrix.msc4429.profile_fields";
+
+/// What a request without a filter has. One is enough for all who wait.
+impl Default for Filter {
+    fn default() -> Self {
+        static EVERYTHING: LazyLock<Arc<FilterDefinition>> = LazyLock::new(Arc::default);
+        Self { definition: Arc::clone(&EVERYTHING), profile_fields: Vec::new(), hash: 0, bytes: 0 }
+    }
+}
 
 impl Filter {
     pub fn read(json: &[u8]) -> serde_json::Result<Self> {
