@@ -1125,3 +1125,12 @@ async fn only_timelines_are_cut_short_by_the_limit_of_a_filter() {
     assert_eq!(count(&told["account_data"]), 2, "what is not told now never is");
     assert!(count(&answer["account_data"]) > 2, "{answer}");
 }
+
+#[tokio::test]
+async fn what_a_query_may_say() {
+    let alice = TestServer::new().await.user("alice").await;
+    for wrong in ["timeout=x", "timeout=-1", "full_state=maybe", "set_presence=weird", "filter={", "since=x"] {
+        assert_eq!(alice.get(&format!("/v3/sync?{wrong}")).await.error(), (400, "M_INVALID_PARAM"), "{wrong}");
+    }
+    alice.get("/v3/sync?timeout=&unknown=1").await.ok();
+}

@@ -49,8 +49,7 @@ struct Query {
     #[serde(default)]
     set_presence: PresenceState,
     /// Milliseconds.
-    #[serde(default)]
-    timeout: u64,
+    timeout: Option<u64>,
     #[serde(default)]
     use_state_after: bool,
     /// Clients that know `use_state_after` as a proposal only look for the answer under the proposal's name.
@@ -73,7 +72,7 @@ fn asked(server: &Server, sender: Caller, query: Option<&str>) -> Result<Request
             (false, true) => StateForm::UnstableAfter,
             (false, false) => StateForm::Before,
         },
-        timeout: Duration::from_millis(query.timeout),
+        timeout: Duration::from_millis(query.timeout.unwrap_or_default()),
         set_presence: presence::State::of(&query.set_presence)?,
         user_id: sender.user_id,
         device_id: sender.device_id,
