@@ -61,6 +61,10 @@ impl Error {
         Self::Refused { kind, message: message.into(), status: None }
     }
 
+    pub fn missing_token() -> Self {
+        Self::refused(ErrorKind::MissingToken, "Missing access token")
+    }
+
     pub fn forbidden(message: impl Into<Cow<'static, str>>) -> Self {
         Self::refused(ErrorKind::Forbidden, message)
     }

@@ -44,7 +44,7 @@ pub fn make_bots(store: &Store, services: &super::Appservices, now_ms: u64) -> R
 
 /// The service that a request with `token` comes from. Errors: `M_MISSING_TOKEN`, `M_UNKNOWN_TOKEN`.
 pub fn service(server: &Server, token: Option<&str>) -> Result<Arc<Appservice>> {
-    let token = token.ok_or_else(|| Error::refused(ErrorKind::MissingToken, "Missing access token"))?;
+    let token = token.ok_or_else(Error::missing_token)?;
     let service = server.appservices.with_token(token).ok_or_else(|| {
         let data = UnknownTokenErrorData::new();
         Error::refused(ErrorKind::UnknownToken(data), "No application service has this token")

@@ -247,7 +247,7 @@ impl<R: IncomingRequest<Authentication = AccessToken> + Send> FromRequest<Arc<Se
     type Rejection = Error;
 
     async fn from_request(request: Request, server: &Arc<Server>) -> Result<Self, Error> {
-        let token = bearer_token(&request)?.ok_or_else(missing_token)?;
+        let token = bearer_token(&request)?.ok_or_else(Error::missing_token)?;
         let (address, request) = address_of(request, server);
         let sender = match server.appservices.with_token(&token) {
             Some(_) => caller(server, &token, request.uri(), address).await?,
@@ -361,10 +361,6 @@ impl<T: DeserializeOwned> FromRequest<Arc<Server>> for PublicJson<T> {
     }
 }
 
-fn missing_token() -> Error {
-    Error::refused(ErrorKind::MissingToken, "Missing access token")
-}
-
 /// Who sends a request that needs a token, and is for no guest.
 async fn authenticate(request: Request, server: &Arc<Server>) -> Result<(Caller, Request), Error> {
     let (sender, request) = authenticate_any(request, server).await?;
@@ -374,7 +370,7 @@ async fn authenticate(request: Request, server: &Arc<Server>) -> Result<(Caller,
 
 /// Who sends a request that needs a token.
 async fn authenticate_any(request: Request, server: &Arc<Server>) -> Result<(Caller, Request), Error> {
-    let token = bearer_token(&request)?.ok_or_else(missing_token)?;
+    let token = bearer_token(&request)?.ok_or_else(Error::missing_token)?;
     let (address, request) = address_of(request, server);
     let sender = caller(server, &token, request.uri(), address).await?;
     Ok((sender, request))

@@ -145,11 +145,17 @@ async fn caught_up(server: &TestServer) {
     }
 }
 
+/// Runs the reader, which has begun when this ends.
+async fn carrying_over(server: &TestServer) -> tokio::task::JoinHandle<()> {
+    let reader = tokio::spawn(carry_over::run(std::sync::Arc::clone(server.inside())));
+    caught_up(server).await;
+    reader
+}
+
 #[tokio::test]
 async fn push_rules_tags_and_direct_chats_go_with_their_users() {
     let server = TestServer::new().await;
-    let reader = tokio::spawn(carry_over::run(std::sync::Arc::clone(server.inside())));
-    caught_up(&server).await;
+    let reader = carrying_over(&server).await;
     let (alice, bob) = (server.user("alice").await, server.user("bob").await);
     let old = alice.create_room(json!({ "preset": "public_chat", "room_version": "10" })).await;
     bob.join(&old).await;
@@ -184,8 +190,7 @@ async fn push_rules_tags_and_direct_chats_go_with_their_users() {
 #[tokio::test]
 async fn our_names_of_a_room_go_to_the_one_that_replaced_it_without_our_doing() {
     let server = TestServer::new().await;
-    let reader = tokio::spawn(carry_over::run(std::sync::Arc::clone(server.inside())));
-    caught_up(&server).await;
+    let reader = carrying_over(&server).await;
     let (alice, bob) = (server.user("alice").await, server.user("bob").await);
     let public = json!({ "preset": "public_chat", "visibility": "public", "room_alias_name": "here" });
     let old = alice.create_room(public).await;

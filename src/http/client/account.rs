@@ -3,10 +3,7 @@
 use std::sync::Arc;
 
 use axum::{Router, extract::State};
-use ruma::api::{
-    client::account::{ThirdPartyIdRemovalStatus, change_password, deactivate, whoami},
-    error::ErrorKind,
-};
+use ruma::api::client::account::{ThirdPartyIdRemovalStatus, change_password, deactivate, whoami};
 
 use crate::{
     Server,
@@ -95,5 +92,5 @@ async fn deactivate_account(
 
 /// What can be asked for without a token where there are other proofs of whose the account is.
 fn no_other_proof() -> Error {
-    Error::refused(ErrorKind::MissingToken, "Missing access token")
+    Error::missing_token()
 }

@@ -29,7 +29,7 @@ async fn userinfo(
     State(server): State<Arc<Server>>,
     Public { body, .. }: Public<Loose<get_openid_userinfo::v1::Request>>,
 ) -> Result<Matrix<get_openid_userinfo::v1::Response>> {
-    let body = body.with_body(&[]).map_err(|_| Error::refused(ErrorKind::MissingToken, "Missing access token"))?;
+    let body = body.with_body(&[]).map_err(|_| Error::missing_token())?;
     let unknown = || {
         let kind = ErrorKind::UnknownToken(UnknownTokenErrorData::new());
         Error::refused(kind, "Access token unknown or expired").with_status(StatusCode::UNAUTHORIZED)
