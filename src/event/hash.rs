@@ -93,6 +93,8 @@ pub fn verify(received: Received, rules: &RoomVersionRules, keys: &PublicKeyMap)
         signatures::Verified::All => Ok(Verified { pdu, json }),
         signatures::Verified::Signatures => {
             let json = redact::redact(json, rules)?;
+            // Who has to sign depends on the content, too: an invite loses what let it do without its sender's signature.
+            verify_event(keys, &json, rules)?;
             Ok(Verified { pdu: Pdu::from_json(&json, rules)?, json })
         }
     }
@@ -117,6 +119,7 @@ mod tests {
     use super::*;
     use crate::event::{
         format::{self, canonical},
+        rules,
         testing::{Forge, SERVER, draft, key, public_keys},
     };
 
@@ -219,6 +222,31 @@ mod tests {
             verify_v11(&event, &public_keys()).unwrap_err();
         }
         verify_v11(&message(), &PublicKeyMap::new()).unwrap_err();
+    }
+
+    /// An invite by the identity of an address needs no signature of its sender's server. In room versions before 11
+    /// redaction makes an ordinary invite of it, which does.
+    #[test]
+    fn an_invite_without_its_senders_signature_is_no_ordinary_one_in_any_room_version() {
+        for version in rules::known() {
+            let mut forge = Forge::new(version.clone());
+            let create = forge.create("alice");
+            let content = json!({ "membership": "invite", "third_party_invite": {} });
+            let invite = draft("m.room.member", Some("@mallory:elsewhere"), &content);
+            let invite = forge.event("alice", invite, &[&create], &[&create]);
+            let mut unsigned: Value = serde_json::from_str(&canonical(invite.json())).unwrap();
+            unsigned["signatures"] = json!({});
+            unsigned["hashes"]["sha256"] = json!("AAAA");
+            if unsigned.get("event_id").is_some() {
+                unsigned["event_id"] = json!("$of:elsewhere");
+            }
+            let mut received = format::parse(unsigned.to_string().as_bytes(), forge.rules).unwrap();
+            received.cosign(ruma::server_name!("elsewhere"), &key(), forge.rules).unwrap();
+            let of_elsewhere = PublicKeyMap::from([("elsewhere".to_owned(), public_keys()[SERVER].clone())]);
+            let verified = verify(received, forge.rules, &of_elsewhere);
+            let is_ordinary = |event: &Verified| !event.pdu().content.get().contains("third_party_invite");
+            assert!(!verified.as_ref().is_ok_and(is_ordinary), "version {version}: {verified:?}");
+        }
     }
 
     #[test]
