@@ -166,6 +166,11 @@ async fn join_by(
     let (version, rules, authorizer) = (prepared.version.clone(), prepared.rules, prepared.authorizer.clone());
     content = membership::own_content(server, user, Membership::Join, content).await?;
     if let Some(authorizer) = &authorizer {
+        // Our own signature would vouch for the user where somebody of ours is named, and nobody looked at the conditions.
+        if authorizer.server_name() != through {
+            let message = "The other server lets somebody vouch for the join who is not its user";
+            return Err(Error::refused(ErrorKind::Unknown, message));
+        }
         content.insert("join_authorised_via_users_server".to_owned(), authorizer.as_str().into());
     }
     let event = prepared.build(server, room_id, user, &content)?;
