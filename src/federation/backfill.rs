@@ -29,6 +29,9 @@ const MAX_ASKED: usize = 5;
 /// How long a reader waits for it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long one server may take to tell all of it.
+const PATIENCE_WITH_SERVER: Duration = Duration::from_secs(120);
+
 /// For how long a gap is left alone that could not be filled, in milliseconds.
 const RETRY_AFTER_MS: u64 = 60_000;
 
@@ -57,7 +60,9 @@ pub async fn fill(server: &Arc<Server>, room: RoomNid, until: RoomPos) -> Result
             return Ok(false);
         }
         for asked in servers.into_iter().take(MAX_ASKED) {
-            match fill_by(&server, room, &gap, &wanted, asked.clone()).await {
+            let told = fill_by(&server, room, &gap, &wanted, asked.clone());
+            let told = tokio::time::timeout(PATIENCE_WITH_SERVER, told).await;
+            match told.unwrap_or_else(|_| Err(Error::not_found("It did not come in time"))) {
                 Ok(true) => return Ok(true),
                 Ok(false) => debug!(server = %asked, "this server told nothing of a room's past"),
                 Err(error @ Error::Internal(_)) => return Err(error),
@@ -91,7 +96,7 @@ async fn fill_by(
     let ask = get_backfill::v1::Request::new(asker.room_id.clone(), wanted.to_vec(), UInt::from(LIMIT));
     let mut told = request(server, &asker.asked, ask).await?.pdus;
     told.truncate(2 * LIMIT as usize);
-    let events = events::check(server, asker.rules, &asker.room_id, told).await?;
+    let events = events::check_past(server, asker.rules, &asker.room_id, told).await?;
     // What is here already may have been put into the middle of the gap: what leads on from there does not belong before
     // the gap's end, but before that.
     let events = before(unplaced(server, room, events).await?, wanted);

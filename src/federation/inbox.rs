@@ -44,8 +44,13 @@ pub const TABLES: [TableInfo; 2] = [TableInfo::of::<Staged>(), TableInfo::of::<R
 pub const MAX_PDUS: usize = 50;
 pub const MAX_EDUS: usize = 100;
 
-/// In how many rooms events are worked on at a time.
+/// To how many rooms events are added at a time.
 const ROOMS_AT_A_TIME: usize = 8;
+
+/// For how many rooms servers are asked at a time what is missing there, and for how many one of them is: one that
+/// answers slowly holds up what it sent, and no room that lacks nothing. Source: our choice.
+const ASKING_AT_A_TIME: usize = 32;
+const ASKED_AT_A_TIME: usize = 4;
 
 /// How many events of a room are read at once.
 const BATCH: usize = 50;
@@ -115,7 +120,11 @@ pub struct Inbox {
     at_work: Mutex<HashSet<RoomNid>>,
     /// Up to where nothing is left of what came for a room: RocksDB would step over the marks that it left.
     done: Mutex<HashMap<RoomNid, StreamPos>>,
-    permits: Semaphore,
+    /// Who adds events to a room.
+    pub permits: Semaphore,
+    /// Who waits for what is missing in a room, of all servers and of one.
+    pub asking: Semaphore,
+    pub asked: Turns<OwnedServerName>,
     waiting: Waiting,
 }
 
@@ -129,6 +138,8 @@ impl Default for Inbox {
             at_work: Mutex::default(),
             done: Mutex::default(),
             permits: Semaphore::new(ROOMS_AT_A_TIME),
+            asking: Semaphore::new(ASKING_AT_A_TIME),
+            asked: Turns::new(ASKED_AT_A_TIME),
             waiting: Waiting::default(),
         }
     }
@@ -390,11 +401,19 @@ fn work(server: &Arc<Server>, room: RoomNid) {
     }
 }
 
+/// What the work on a room has cost since it began.
+#[derive(Default)]
+struct Effort {
+    /// How often an event failed for a reason of our own.
+    tries: HashMap<(StreamPos, u32), u32>,
+    /// For how much longer a server that sent events may keep the room waiting for what is before them.
+    patience: HashMap<OwnedServerName, Duration>,
+}
+
 async fn work_on(server: Arc<Server>, room: RoomNid) {
-    let mut tries: HashMap<(StreamPos, u32), u32> = HashMap::new();
+    let mut effort = Effort::default();
     while !server.shutdown.is_cancelled() {
-        let Ok(_permit) = server.inbox.permits.acquire().await else { return };
-        match work_once(&server, room, &mut tries).await {
+        match work_once(&server, room, &mut effort).await {
             Ok(true) if server.inbox.waiting.is_any_in(room) => continue,
             Ok(_) => {
                 server.inbox.at_work.lock().remove(&room);
@@ -441,7 +460,7 @@ async fn next(server: &Arc<Server>, room: RoomNid) -> Result<Option<Batch>> {
 }
 
 /// Works on the next events of a room; whether there were any.
-async fn work_once(server: &Arc<Server>, room: RoomNid, tries: &mut HashMap<(StreamPos, u32), u32>) -> Result<bool> {
+async fn work_once(server: &Arc<Server>, room: RoomNid, effort: &mut Effort) -> Result<bool> {
     let Some(Batch { room_id, rules, rows }) = next(server, room).await? else { return Ok(false) };
     let last = rows.last().map(|row| row.key().map(|(_, pos, _)| pos)).transpose()?.unwrap_or_default();
     let mut places = HashMap::new();
@@ -462,10 +481,11 @@ async fn work_once(server: &Arc<Server>, room: RoomNid, tries: &mut HashMap<(Str
         let id = event.pdu().event_id.clone();
         let Some((place, origin)) = places.remove(&id) else { continue };
         let asker = Asker::new(server, room, room_id.clone(), rules, origin.clone());
-        match missing::receive(&asker, event).await {
+        let patience = effort.patience.entry(origin.clone()).or_insert(missing::PATIENCE);
+        match missing::receive(&asker, event, patience).await {
             Ok(()) => {}
             Err(error @ Error::Internal(_)) => {
-                let tried = tries.entry(place).or_default();
+                let tried = effort.tries.entry(place).or_default();
                 *tried += 1;
                 if *tried < MAX_TRIES {
                     return Err(error);
@@ -474,7 +494,7 @@ async fn work_once(server: &Arc<Server>, room: RoomNid, tries: &mut HashMap<(Str
             }
             Err(error) => info!(%id, %origin, "an event can't be part of its room: {error:?}"),
         }
-        tries.remove(&place);
+        effort.tries.remove(&place);
         remove(server, room, vec![(place, origin)]).await?;
     }
     remove(server, room, places.into_values().collect()).await?; // events that go round in circles

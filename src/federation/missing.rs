@@ -6,7 +6,7 @@
 use std::{
     collections::{HashSet, VecDeque},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt, stream};
@@ -56,8 +56,9 @@ const AT_A_TIME: usize = 5;
 /// The largest state that is believed to be one, in events, auth chain included.
 const MAX_STATE: usize = 200_000;
 
-/// How long one event may keep its room waiting.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long the events of one server may keep their room waiting for what is missing before them, all of those together
+/// that the room has to work on without a pause.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A room, and who is asked about it.
 pub struct Asker {
@@ -87,13 +88,24 @@ struct Lacking {
     signature: Option<PolicyServer>,
 }
 
-/// Makes `event`, which the server that is asked sent, part of the room. `Err` that is not internal: it could not be,
-/// because what is missing before it can't be had.
-pub async fn receive(asker: &Asker, event: Verified) -> Result<()> {
-    match tokio::time::timeout(PATIENCE, asker.take_in(event)).await {
-        Ok(done) => done,
-        Err(_) => Err(Error::not_found("What is missing before the event did not come in time")),
+/// Makes `event`, which the server that is asked sent, part of the room. What is waited for meanwhile is taken from
+/// `patience`. `Err` that is not internal: it could not be, because what is missing before it can't be had.
+pub async fn receive(asker: &Asker, event: Verified, patience: &mut Duration) -> Result<()> {
+    let lacking = asker.lacking(&event).await?;
+    if lacking.is_known || lacking.prev.is_empty() && lacking.auth.is_empty() {
+        return asker.take_in_next(event, lacking).await;
     }
+    let late = || Error::not_found("What is missing before the event did not come in time");
+    if patience.is_zero() {
+        return Err(late());
+    }
+    let inbox = &asker.server.inbox;
+    let _turn = inbox.asked.take(asker.asked.clone()).await;
+    let _permit = inbox.asking.acquire().await;
+    let started = Instant::now();
+    let done = tokio::time::timeout(*patience, asker.take_in(event)).await;
+    *patience = patience.saturating_sub(started.elapsed());
+    done.unwrap_or_else(|_| Err(late()))
 }
 
 impl Asker {
@@ -180,6 +192,7 @@ impl Asker {
             event = policy_server::sign_if_it_will(&self.server, self.rules, event, asked).await?;
         }
         let incoming = Incoming { event, place: Place::Live, given, lacks_members: false };
+        let _permit = self.server.inbox.permits.acquire().await;
         append::take_in(&self.server, self.room, vec![incoming]).await?;
         Ok(())
     }

@@ -1,32 +1,42 @@
-//! One at a time for each of many things, where somebody waits for the network meanwhile.
+//! One or a few at a time for each of many things, where somebody waits for the network meanwhile.
 
 use std::{collections::HashMap, hash::Hash, sync::Arc};
 
 use parking_lot::Mutex;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// From how many locks on the unused ones are removed.
+/// From how many keys on the unused ones are removed.
 const KEPT: usize = 1_000;
 
-/// A lock for each key that somebody holds or waits for.
-pub struct Turns<K>(Mutex<HashMap<K, Arc<tokio::sync::Mutex<()>>>>);
+/// The permits of each key that somebody holds or waits for.
+pub struct Turns<K> {
+    at_a_time: usize,
+    permits: Mutex<HashMap<K, Arc<Semaphore>>>,
+}
 
 impl<K> Default for Turns<K> {
     fn default() -> Self {
-        Self(Mutex::default())
+        Self::new(1)
+    }
+}
+
+impl<K> Turns<K> {
+    /// So many hold a key at a time.
+    pub fn new(at_a_time: usize) -> Self {
+        Self { at_a_time, permits: Mutex::default() }
     }
 }
 
 impl<K: Eq + Hash> Turns<K> {
-    /// Waits until nobody else holds `key`.
-    pub async fn take(&self, key: K) -> OwnedMutexGuard<()> {
-        let lock = {
-            let mut locks = self.0.lock();
-            if locks.len() >= KEPT && !locks.contains_key(&key) {
-                locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+    /// Waits until few enough others hold `key`.
+    pub async fn take(&self, key: K) -> OwnedSemaphorePermit {
+        let permits = {
+            let mut permits = self.permits.lock();
+            if permits.len() >= KEPT && !permits.contains_key(&key) {
+                permits.retain(|_, of_key| Arc::strong_count(of_key) > 1);
             }
-            Arc::clone(locks.entry(key).or_default())
+            Arc::clone(permits.entry(key).or_insert_with(|| Arc::new(Semaphore::new(self.at_a_time))))
         };
-        lock.lock_owned().await
+        permits.acquire_owned().await.expect("it is never closed")
     }
 }

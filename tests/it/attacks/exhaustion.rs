@@ -52,7 +52,7 @@ async fn a_transaction_has_at_most_what_the_specification_says() {
     assert!(siege.is_seen(&message).await);
 }
 
-/// Events that wait because what is before them does not come.
+/// Events that wait because what is before them does not come, in more rooms than are worked on at a time.
 #[tokio::test]
 async fn one_server_cannot_fill_the_inbox_for_the_others() {
     let siege = Siege::new().await;
@@ -66,6 +66,15 @@ async fn one_server_cannot_fill_the_inbox_for_the_others() {
     });
     let first = siege.message("flood").await;
     let unknown = "$0123456789012345678901234567890123456789012";
+    let mut in_rooms = Vec::new();
+    for _ in 0..10 {
+        let room = siege.alice.create_room(json!({ "room_version": "11" })).await;
+        in_rooms.push(siege.changed(&first, |event| {
+            event["room_id"] = room.into();
+            event["prev_events"] = json!([unknown]);
+        }));
+    }
+    siege.try_send(&siege.evil, in_rooms, Vec::new()).await.ok();
     let mut sent = 0;
     let refused = loop {
         let flood = (0..MAX_PDUS).map(|number| {
