@@ -14,7 +14,7 @@ use ruma::{
 };
 
 use super::{
-    Membership, View, servers::RoomServers, show::without_content, tables::StateKeys, view::membership_in,
+    Membership, View, outliers, servers::RoomServers, show::without_content, tables::StateKeys, view::membership_in,
     visibility::visibility_in,
 };
 use crate::{
@@ -84,6 +84,18 @@ impl<'v, 's> ServerSight<'v, 's> {
         }
         let json = if self.sees_whole(event)? { self.whole(event) } else { self.redacted(event)? };
         Ok(Some(json))
+    }
+
+    /// As [`Self::show`], for an event that was told to us as part of a state: servers are told the ids of those, too.
+    /// While it is in the room's state, a server in the room may see it; later it gets what the rules look at.
+    pub fn show_told(&self, nid: EventNid, event: &StoredEvent) -> Result<Option<Vec<u8>>> {
+        let Some(state_key) = event.state_key.as_deref().filter(|_| event.flags.outlier) else { return Ok(None) };
+        if event.flags.rejected || outliers::is_out_of_band(self.view, nid, event)? {
+            return Ok(None);
+        }
+        let event_type = StateEventType::from(event.event_type.as_str());
+        let is_current = self.view.state_nid(self.view.current_state(), &event_type, state_key)? == Some(nid);
+        Ok(Some(if is_current { self.whole(event) } else { self.redacted(event)? }))
     }
 
     /// Whether the server may see the content of an event.

@@ -54,7 +54,12 @@ fn find_anywhere(
     if !may_enter(&view, origin)? {
         return Ok(None);
     }
-    ServerSight::of(&view, origin).show(&view.event(place.event)?)?.map(raw).transpose()
+    let (sight, event) = (ServerSight::of(&view, origin), view.event(place.event)?);
+    let shown = match sight.show(&event)? {
+        Some(shown) => Some(shown),
+        None => sight.show_told(place.event, &event)?,
+    };
+    shown.map(raw).transpose()
 }
 
 /// The event of the room that is nearest to a time, of those whose content the server may see.
