@@ -18,6 +18,11 @@ use super::{Pdu, owned_state, pdu, redact, rules::has_owned_state};
 /// Source: <https://spec.matrix.org/v1.19/client-server-api/#size-limits>.
 pub const MAX_BYTES: usize = 65_536;
 
+/// The most events that one event may name as previous ones, and as those that allow it.
+/// <https://spec.matrix.org/v1.19/rooms/v1/#event-format>
+pub const MAX_PREV_EVENTS: usize = 20;
+pub const MAX_AUTH_EVENTS: usize = 10;
+
 /// How deeply objects and arrays may be nested, the event itself counted.
 ///
 /// Source: our choice. serde_json, which reads what we store and answer, gives up at 128, and answers wrap events.
@@ -98,6 +103,25 @@ pub fn id_of_refused(json: &[u8], rules: &RoomVersionRules) -> Option<OwnedEvent
     let is_kept = unreadable.iter().any(|key| redacted.contains_key(key))
         || unreadable_content.iter().any(|key| content.contains_key(key));
     if is_kept { None } else { pdu::event_id(&redacted, rules).ok() }
+}
+
+/// As [`parse`], of an event of a room's past, which may name more events than one may today.
+///
+/// <https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1backfillroomid>
+pub fn parse_past(json: &[u8], rules: &RoomVersionRules) -> Result<Received, FormatError> {
+    let mut json = read(json, Strict { levels_left: MAX_DEPTH, left_out: &["unsigned"], ..Strict::new(rules) })?;
+    check_sizes(&json, rules)?;
+    let surplus = [("prev_events", MAX_PREV_EVENTS), ("auth_events", MAX_AUTH_EVENTS)].map(|(field, most)| {
+        let list = json.get_mut(field).and_then(CanonicalJsonValue::as_array_mut).filter(|list| list.len() > most);
+        (field, list.map(|list| list.split_off(most)).unwrap_or_default())
+    });
+    check(&mut json, rules)?;
+    for (field, surplus) in surplus {
+        if let Some(list) = json.get_mut(field).and_then(CanonicalJsonValue::as_array_mut) {
+            list.extend(surplus);
+        }
+    }
+    Ok(Received { pdu: Pdu::from_json(&json, rules)?, json })
 }
 
 type Members<'j> = BTreeMap<String, &'j RawValue>;
@@ -590,6 +614,13 @@ mod tests {
             for bad in [json!(["id"]), json!([1]), json!([["$id", {}]]), json!([null]), json!({})] {
                 assert!(is_bad(&parse_v11(&with(field, bad.clone()))), "{field} {bad}");
             }
+            let past = |list: Vec<&str>| {
+                let event = with(field, json!(list)).to_string();
+                parse_past(event.as_bytes(), &RoomVersionRules::V11).map(|received| received.json()[field].clone())
+            };
+            let old = past(vec!["$id"; 50]).unwrap();
+            assert_eq!(old.as_array().unwrap().len(), 50, "{field} of an old event");
+            assert!(past([vec!["$id"; 50], vec!["id"]].concat()).is_err(), "{field} of an old event");
             assert!(is_bad(&parse_v11(&with(field, json!([format!("${}", "x".repeat(255))])))), "{field} of 256 bytes");
         }
     }

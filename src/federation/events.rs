@@ -7,7 +7,11 @@ use serde_json::value::RawValue;
 use tracing::debug;
 
 use super::keys;
-use crate::{Server, error::Result, event::Verified};
+use crate::{
+    Server,
+    error::Result,
+    event::{Verified, format},
+};
 
 /// The events of `room_id` among `events` whose format and signatures are right.
 pub async fn check(
@@ -16,6 +20,26 @@ pub async fn check(
     room_id: &RoomId,
     events: Vec<Box<RawValue>>,
 ) -> Result<Vec<Verified>> {
+    check_read(server, rules, room_id, events, format::parse).await
+}
+
+/// As [`check`], of events of the room's past.
+pub async fn check_past(
+    server: &Arc<Server>,
+    rules: &'static RoomVersionRules,
+    room_id: &RoomId,
+    events: Vec<Box<RawValue>>,
+) -> Result<Vec<Verified>> {
+    check_read(server, rules, room_id, events, format::parse_past).await
+}
+
+async fn check_read(
+    server: &Arc<Server>,
+    rules: &'static RoomVersionRules,
+    room_id: &RoomId,
+    events: Vec<Box<RawValue>>,
+    parse: keys::Parse,
+) -> Result<Vec<Verified>> {
     let is_right = |event: Result<Verified, _>| match event {
         Ok(event) => Some(event).filter(|event| event.pdu().room_id == room_id),
         Err(error) => {
@@ -23,5 +47,5 @@ pub async fn check(
             None
         }
     };
-    Ok(keys::verify_all(server, rules, events).await?.into_iter().filter_map(is_right).collect())
+    Ok(keys::verify_all(server, rules, events, parse).await?.into_iter().filter_map(is_right).collect())
 }

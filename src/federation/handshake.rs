@@ -20,6 +20,7 @@ use crate::{
     event::{
         Context, Draft, Verified,
         build::{self, Legacy},
+        format::{MAX_AUTH_EVENTS, MAX_PREV_EVENTS},
         rules,
     },
     room::{
@@ -32,11 +33,6 @@ use crate::{
 
 /// The most servers that are asked one after the other.
 const MAX_ASKED: usize = 15;
-
-/// The most events that one event may name as previous ones, and as those that allow it.
-/// <https://spec.matrix.org/v1.19/rooms/v1/#event-format>
-const MAX_PREV_EVENTS: usize = 20;
-const MAX_AUTH_EVENTS: usize = 10;
 
 /// Where another server says that a member event of ours stands in its room.
 #[derive(Debug)]

@@ -11,13 +11,10 @@ use crate::{
     event::{
         Context, Draft, FormatError, StoredEvent, Verified, authorize,
         build::{self, Legacy, Template},
+        format::MAX_PREV_EVENTS,
         hash,
     },
 };
-
-/// The most events that one event may name as those before it.
-/// <https://spec.matrix.org/v1.19/rooms/v1/#event-format>
-const MAX_PREV_EVENTS: usize = 20;
 
 /// Where a new event stands: after these events, allowed by those.
 #[derive(Debug)]

@@ -23,7 +23,7 @@ pub use self::{
     fetch::Fetches,
     notary::answer,
     publish::publish,
-    verify::{verify, verify_all, verify_received},
+    verify::{Parse, verify, verify_all, verify_received},
     weak::is_weak,
 };
 use super::tables::{VerifyKey, VerifyKeys};

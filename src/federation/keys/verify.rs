@@ -27,6 +27,9 @@ const MANY: usize = 32;
 /// How far in the future an event's time may lie for new keys to be asked for.
 const FUTURE_MS: u64 = 60 * 60 * 1_000;
 
+/// How an event is read.
+pub type Parse = fn(&[u8], &RoomVersionRules) -> Result<Received, FormatError>;
+
 /// Reads and checks events of one room, as other servers sent them: their format, their signatures with the keys that
 /// were valid at their time, and their hashes. What is wrong with an event stands in its place; the error outside is
 /// one of our own disk.
@@ -37,8 +40,9 @@ pub async fn verify_all(
     server: &Arc<Server>,
     rules: &'static RoomVersionRules,
     events: Vec<Box<RawValue>>,
+    parse: Parse,
 ) -> Result<Vec<Result<Verified, VerifyError>>> {
-    let received = parallel(events, move |event| format::parse(event.get().as_bytes(), rules)).await?;
+    let received = parallel(events, move |event| parse(event.get().as_bytes(), rules)).await?;
     verify_received(server, rules, received).await
 }
 
@@ -72,7 +76,7 @@ pub async fn verify(
     rules: &'static RoomVersionRules,
     event: Box<RawValue>,
 ) -> Result<Result<Verified, VerifyError>> {
-    let mut verified = verify_all(server, rules, vec![event]).await?;
+    let mut verified = verify_all(server, rules, vec![event], format::parse).await?;
     verified.pop().ok_or_else(|| crate::error::Error::internal("an event was lost"))
 }
 

@@ -1,6 +1,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
-use chappe::{event::rules::rules, federation::keys};
+use chappe::{
+    event::{format, rules::rules},
+    federation::keys,
+};
 use http::Method;
 use ruma::{CanonicalJsonObject, RoomVersionId, serde::Base64, signatures::verify_json};
 use serde_json::{Value, json, value::to_raw_value};
@@ -25,7 +28,7 @@ fn event(peer: &Peer, version: &RoomVersionId, ts: u64) -> Value {
 /// What of these events holds: the content of each, or nothing.
 async fn verify(server: &TestServer, version: &RoomVersionId, events: &[Value]) -> Vec<Option<String>> {
     let events = events.iter().map(|event| to_raw_value(event).unwrap()).collect();
-    let verified = keys::verify_all(server.inside(), rules(version).unwrap(), events).await.unwrap();
+    let verified = keys::verify_all(server.inside(), rules(version).unwrap(), events, format::parse).await.unwrap();
     verified.into_iter().map(|event| event.ok().map(|event| event.pdu().content.get().to_owned())).collect()
 }
 
