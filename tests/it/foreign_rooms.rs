@@ -6,7 +6,9 @@ use chappe::check;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::support::{HostedRoom, Peer, TestNetwork, TestServer, User, hosted::id_of, query, room::path};
+use crate::support::{
+    HostedRoom, Peer, TestNetwork, TestServer, User, hosted::id_of, query, room::path, siege::until_worked_on,
+};
 
 struct World {
     network: TestNetwork,
@@ -97,6 +99,9 @@ async fn a_draft_of_anything_but_the_join_is_not_signed() {
         ("sender", json!("@other:here")),
         ("room_id", json!("!other:there")),
         ("content", json!({ "membership": "ban" })),
+        // Who vouches has to be of the server that was asked: our own signature must not do.
+        ("content", json!({ "membership": "join", "join_authorised_via_users_server": "@bob:here" })),
+        ("content", json!({ "membership": "join", "join_authorised_via_users_server": "@carol:elsewhere" })),
     ];
     for (field, value) in wrong {
         let world = world().await;
@@ -111,6 +116,28 @@ async fn a_draft_of_anything_but_the_join_is_not_signed() {
         assert_eq!(world.network.count("there", "/_matrix/federation/v2/send_join/"), 0, "{field}");
         world.check();
     }
+}
+
+#[tokio::test]
+async fn state_that_came_with_the_join_is_given_out_again_to_whom_its_ids_are_told() {
+    let World { here, bob, peer, room, .. } = &joined().await;
+    let content = async |event: &Value| {
+        let answer = peer.get(here, &format!("/v1/event/{}", path(&id_of(event)))).await;
+        answer.status.is_success().then(|| answer.body["pdus"][0]["content"].clone())
+    };
+    let joined = id_of(&room.state_event("m.room.member", &bob.id).unwrap());
+    let ids = peer.get(here, &format!("/v1/state_ids/{}?event_id={}", path(&room.id), path(&joined))).await.ok();
+    let (name, levels) = ("m.room.name", "m.room.power_levels");
+    let [name, levels] = [name, levels].map(|event_type| room.state_event(event_type, "").unwrap());
+    for event in [&name, &levels] {
+        assert!(ids["pdu_ids"].as_array().unwrap().contains(&json!(id_of(event))), "{ids}");
+        assert_eq!(content(event).await.as_ref(), Some(&event["content"]));
+    }
+    let renamed = room.add("@alice:there", "m.room.name", Some(""), json!({ "name": "Other" }));
+    room.send(here, vec![room.event(&renamed)]).await.ok();
+    until_worked_on(here).await;
+    assert_eq!(content(&name).await, Some(json!({})), "of what was the state before, the rules need no more");
+    assert_eq!(content(&levels).await.as_ref(), Some(&levels["content"]));
 }
 
 #[tokio::test]
@@ -339,6 +366,22 @@ async fn history_from_before_the_join_is_fetched_when_it_is_read() {
     let again = world.history().await;
     assert_eq!(again, history);
     assert_eq!(world.network.count("there", "/_matrix/federation/v1/backfill/"), 1, "nothing is missing any more");
+    world.check();
+}
+
+#[tokio::test]
+async fn an_old_event_that_names_more_events_than_one_may_today_does_not_end_the_past() {
+    let world = world().await;
+    let said: Vec<_> = (0..21).map(|number| world.room.say(&format!("before {number}"))).collect();
+    let message = json!({ "msgtype": "m.text", "body": "follows on all" });
+    world.room.keep(world.room.build("@alice:there", "m.room.message", None, message, &said));
+    world.join(&["there"]).await;
+    let history = world.history().await;
+    assert_eq!(
+        history[..6],
+        ["m.room.create", "m.room.member", "m.room.power_levels", "m.room.join_rules", "m.room.name", "before 0"]
+    );
+    assert_eq!(history[26], "follows on all");
     world.check();
 }
 
