@@ -37,7 +37,7 @@ pub enum Standing {
     Joined,
     /// Was joined once: sees the room as it was when he left.
     Left(Departure),
-    /// Never was joined, or asked to forget the room.
+    /// Never was joined, asked to forget the room, or left it nobody knows when.
     Stranger,
 }
 
@@ -287,21 +287,34 @@ fn standing(view: &View<'_>, row: &UserRoom) -> Result<Standing> {
     Ok(departure.map_or(Standing::Stranger, Standing::Left))
 }
 
-/// When a user left who was joined before: at the first of his member events since he was. `None` if the room's state
-/// of then is not known.
+/// When a user left who was joined before: at the first of his member events since he was. `None` if that is not found,
+/// or the room's state of then is not known: what came later, which may be knocks of his own, must not stand in for it.
 fn departure(view: &View<'_>, row: &UserRoom) -> Result<Option<Departure>> {
-    let last = view.event(row.event)?;
-    let mut event = last.clone();
-    for _ in 0..MAX_MEMBER_EVENTS {
-        let Some(replaced) = event.replaces.map(EventNid) else { break };
-        let before = view.event(replaced)?;
-        let is_departure = membership_in(before.view().content().map_err(unreadable)?.get()) == Some(Membership::Join);
-        if is_departure {
-            return Ok(event.state_after.map(|state| Departure { pos: RoomPos(event.room_pos), state }));
-        }
-        event = before;
+    let mut event = view.event(row.event)?;
+    let mut membership = membership_of(&event)?;
+    if membership == Some(Membership::Join) {
+        // State resolution took his membership away, so no event tells of it.
+        return Ok(event.state_after.map(|state| Departure { pos: row.since.into(), state }));
     }
-    Ok(last.state_after.map(|state| Departure { pos: RoomPos::from(row.since), state }))
+    for _ in 0..MAX_MEMBER_EVENTS {
+        let before = event.replaces.map(|replaced| view.event(EventNid(replaced))).transpose()?;
+        let membership_before = before.as_ref().map(membership_of).transpose()?.flatten();
+        match before {
+            Some(before) if membership_before != Some(Membership::Join) => {
+                (event, membership) = (before, membership_before);
+            }
+            // Who removed him need not have known that he had joined.
+            _ if matches!(membership, Some(Membership::Leave | Membership::Ban)) => {
+                return Ok(event.state_after.map(|state| Departure { pos: RoomPos(event.room_pos), state }));
+            }
+            _ => break,
+        }
+    }
+    Ok(None)
+}
+
+fn membership_of(event: &StoredEvent) -> Result<Option<Membership>> {
+    Ok(membership_in(event.view().content().map_err(unreadable)?.get()))
 }
 
 pub(super) fn unreadable(error: DecodeError) -> Error {
@@ -424,6 +437,20 @@ mod tests {
             let expected = Departure { pos: RoomPos(left.room_pos), state: left.state_after.unwrap() };
             assert_eq!(departure, Standing::Left(expected));
         }
+    }
+
+    #[test]
+    fn who_knocks_again_and_again_after_he_left_sees_nothing_that_was_said_since() {
+        let mut story = whole_story("shared");
+        story.room.state("alice", "m.room.join_rules", "", &json!({ "join_rule": "knock" }));
+        story.member("bob", "knock", "7 knocks");
+        let before = ["0 before", "1 is invited", "2 invited", "3 joins", "4 joined", "5 leaves"];
+        assert_eq!(story.seen_by("bob"), [&before[..], &["7 knocks"]].concat());
+        for _ in 0..MAX_MEMBER_EVENTS {
+            story.member("bob", "knock", "7 knocks");
+        }
+        assert_eq!(story.seen_by("bob"), ["7 knocks"], "nobody knows any more when he left");
+        assert_eq!(story.room.read("bob", |reader, _| reader.sight.standing), Standing::Stranger);
     }
 
     #[test]
