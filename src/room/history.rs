@@ -204,12 +204,12 @@ pub struct Around {
     /// The places from which to read on, before the earliest of these events and after the last.
     pub start: RoomPos,
     pub end: RoomPos,
-    /// Of the room at the last of these events.
+    /// Of the room at the last of these events, as far as the reader may read it.
     pub state: Vec<Found>,
 }
 
-/// What is around an event: `limit` events, half of them before it. `None` if the reader may not see the event, or there
-/// is none of this id in the room.
+/// What is around an event: `limit` events, half of them before it. `None` if the reader may not see the event, or
+/// nothing of the room around it, or there is none of this id in the room.
 ///
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidcontexteventid>
 pub fn around(
@@ -220,14 +220,18 @@ pub fn around(
     filter: &RoomEventFilter,
 ) -> Result<Option<Around>> {
     let Some((nid, event)) = visible(reader, event_id)? else { return Ok(None) };
-    let Some(state) = event.state_after else { return Ok(None) };
+    if event.state_after.is_none() {
+        return Ok(None);
+    }
     let entry = Entry { pos: RoomPos(event.room_pos), nid, event };
     let wanted = Wanted::new(reader, filter, limit)?;
     let (limit_before, limit_after) = (wanted.limit / 2, wanted.limit - wanted.limit / 2);
     let just_before = timeline::behind(entry.pos, Direction::Backward);
     let before = wanted.page_to_gap(reader, RoomPos::MIN, just_before, Direction::Backward, limit_before)?;
     let after = wanted.page_to_gap(reader, entry.pos, newest, Direction::Forward, limit_after)?;
-    let last_state = after.entries.last().and_then(|last| last.event.state_after).unwrap_or(state);
+    let shown = after.entries.iter().rev().chain([&entry]);
+    let last_state = shown.map(|entry| reader.sight.readable_state_at(&entry.event)).find_map(Result::transpose);
+    let Some(last_state) = last_state.transpose()? else { return Ok(None) };
     let senders = wanted.is_lazy.then(|| {
         let events = before.entries.iter().chain(&after.entries).chain([&entry]);
         events.map(|entry| entry.event.sender.clone()).collect::<BTreeSet<OwnedUserId>>()
@@ -350,12 +354,13 @@ pub fn state_at(reader: &Reader<'_, '_>, newest: RoomPos, at: Option<RoomPos>) -
             None => return Ok(readable),
         },
     };
-    if !reader.sight.could_see(last.nid, &last.event)? {
-        return Err(Error::forbidden("You may not see the room as it was then"));
-    }
     // The state after an event is that of its branch of the graph: where there were several, a client that asks for the
     // members at a place is told those of the branch that we had heard of last.
-    Ok(last.event.state_after.unwrap_or(StateRoot::EMPTY))
+    let state = match reader.sight.could_see(last.nid, &last.event)? {
+        true => reader.sight.readable_state_at(&last.event)?,
+        false => None,
+    };
+    state.ok_or_else(|| Error::forbidden("You may not see the room as it was then"))
 }
 
 /// What a client wants of a timeline.

@@ -103,6 +103,17 @@ impl<'v, 's> Sight<'v, 's> {
         }
     }
 
+    /// The state that the user may read as that of the room at an event that he sees. `None` if there is none: his own
+    /// member event he sees without the room around it, too.
+    pub fn readable_state_at(&self, event: &StoredEvent) -> Result<Option<StateRoot>> {
+        Ok(match self.standing {
+            Standing::Joined => event.state_after,
+            _ if self.history_shows(event)? => event.state_after,
+            Standing::Left(departure) => Some(departure.state),
+            Standing::Stranger => None,
+        })
+    }
+
     /// The last place of the timeline that may hold anything that the user may see.
     pub fn horizon(&self) -> Result<RoomPos> {
         match self.standing {
@@ -131,9 +142,11 @@ impl<'v, 's> Sight<'v, 's> {
         }
         // NOTSPEC: what the user is to the room he may always know. An invite was shown to him without the room's
         // state, and whoever declines it, or has it withdrawn, must learn that it is over.
-        if self.member_event == Some(nid) {
-            return Ok(true);
-        }
+        Ok(self.member_event == Some(nid) || self.history_shows(event)?)
+    }
+
+    /// Whether the room's history at an event is the user's to see.
+    fn history_shows(&self, event: &StoredEvent) -> Result<bool> {
         let Some(state) = event.state_after else { return Ok(false) };
         let after = self.at(state)?;
         let pos = RoomPos(event.room_pos);

@@ -7,11 +7,15 @@ use chappe::{
 use ruma::OwnedUserId;
 use serde_json::json;
 
-use crate::support::{TestServer, User};
+use crate::support::{Answer, TestServer, User, query};
 
 async fn event(user: &User, room: &str, event: &str) -> (u16, Vec<u8>) {
     let answer = user.get(&format!("/v3/rooms/{room}/event/{event}")).await;
     (answer.status.as_u16(), answer.bytes)
+}
+
+async fn around(user: &User, room: &str, event: &str) -> Answer {
+    user.get(&format!("/v3/rooms/{room}/context/{event}")).await
 }
 
 #[tokio::test]
@@ -30,8 +34,7 @@ async fn an_event_that_is_not_ones_to_see_is_answered_as_one_that_is_not_there()
     let stranger = server.user("stranger").await;
     assert_eq!(event(&stranger, &room, &secret).await, (404, unknown), "of a room that he is not in");
     for (user, room) in [(&bob, &room), (&bob, &other_room), (&stranger, &room)] {
-        let answer = user.get(&format!("/v3/rooms/{room}/context/{secret}")).await;
-        assert_eq!(answer.error(), (404, "M_NOT_FOUND"));
+        assert_eq!(around(user, room, &secret).await.error(), (404, "M_NOT_FOUND"));
     }
     assert_eq!(event(&alice, &room, &secret).await.0, 200);
 }
@@ -61,9 +64,32 @@ async fn an_invitation_lets_nobody_read() {
         assert_eq!(bob.get(&format!("/v3/rooms/{room}/{path}")).await.error(), (403, "M_FORBIDDEN"), "{path}");
     }
     assert_eq!(event(&bob, &room, &invited).await.0, 404);
+    let invite = format!("/v3/rooms/{room}/state/m.room.member/{}?format=event", bob.id);
+    let invite = alice.get(&invite).await.ok()["event_id"].as_str().unwrap().to_owned();
+    assert_eq!(event(&bob, &room, &invite).await.0, 200);
+    assert_eq!(around(&bob, &room, &invite).await.error(), (404, "M_NOT_FOUND"));
     bob.join(&room).await;
+    around(&bob, &room, &invite).await.ok();
     assert_eq!(event(&bob, &room, &invited).await.0, 200);
     assert_eq!(event(&bob, &room, &before).await.0, 404);
+}
+
+#[tokio::test]
+async fn a_knock_tells_nothing_of_the_room_that_it_is_for() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = alice.create_public_room("shared").await;
+    alice.set(&room, "m.room.join_rules", "", json!({ "join_rule": "knock" })).await;
+    let knock = bob.set(&room, "m.room.member", &bob.id, json!({ "membership": "knock" })).await;
+    assert_eq!(event(&bob, &room, &knock).await.0, 200);
+    assert_eq!(around(&bob, &room, &knock).await.error(), (404, "M_NOT_FOUND"));
+    let open = json!({ "history_visibility": "world_readable" });
+    let opening = alice.set(&room, "m.room.history_visibility", "", open).await;
+    around(&bob, &room, &opening).await.ok();
+    let then = alice.get(&format!("/v3/rooms/{room}/context/{knock}?limit=0")).await.ok();
+    let then = query(&[("at", then["end"].as_str().unwrap())]);
+    alice.get(&format!("/v3/rooms/{room}/members{then}")).await.ok();
+    assert_eq!(bob.get(&format!("/v3/rooms/{room}/members{then}")).await.error(), (403, "M_FORBIDDEN"));
 }
 
 #[tokio::test]
@@ -82,7 +108,7 @@ async fn anybody_may_read_what_the_world_may_read() {
     assert_eq!(event(&stranger, &room, &open).await.0, 200);
     assert_eq!(event(&stranger, &room, &closing).await.0, 200);
     assert_eq!(event(&stranger, &room, &closed).await.0, 404);
-    let around = stranger.get(&format!("/v3/rooms/{room}/context/{open}")).await.ok();
+    let around = around(&stranger, &room, &open).await.ok();
     assert_eq!(around["events_after"][0]["event_id"], closing.as_str());
     assert_eq!(around["events_after"].as_array().unwrap().len(), 1, "and not what was said later");
     assert_eq!(stranger.get(&format!("/v3/rooms/{room}/messages?dir=b")).await.error(), (403, "M_FORBIDDEN"));
@@ -104,6 +130,21 @@ async fn who_was_banned_or_forgot_the_room_reads_no_news() {
     for path in ["messages?dir=b", "state", "members"] {
         assert_eq!(bob.get(&format!("/v3/rooms/{room}/{path}")).await.error(), (403, "M_FORBIDDEN"), "{path}");
     }
+}
+
+#[tokio::test]
+async fn who_left_and_is_banned_later_is_told_the_state_of_when_he_left() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = alice.create_public_room("shared").await;
+    bob.join(&room).await;
+    bob.leave(&room).await;
+    alice.set(&room, "m.room.topic", "", json!({ "topic": "news" })).await;
+    let ban = alice.set(&room, "m.room.member", &bob.id, json!({ "membership": "ban" })).await;
+    let around = around(&bob, &room, &ban).await.ok();
+    let state = around["state"].as_array().unwrap();
+    assert!(state.iter().any(|event| event["content"]["membership"] == "leave"));
+    assert!(state.iter().all(|event| event["type"] != "m.room.topic"), "{around}");
 }
 
 #[tokio::test]
