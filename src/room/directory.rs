@@ -169,13 +169,13 @@ enum Found {
     Unread(RoomNid),
 }
 
-/// All listed rooms with members that match the filters, in the order of the directory.
+/// All listed rooms with members of ours that match the filters, in the order of the directory.
 fn matching(server: &Server, snapshot: &Snapshot<'_>, query: &Query) -> Result<Vec<(Rank, Found)>> {
     let search = query.search.as_ref().map(|term| term.to_lowercase()).filter(|term| !term.is_empty());
     let mut found = Vec::new();
     for nid in listed(snapshot, &query.network)? {
         let view = View::of(&server.rooms, snapshot, nid)?;
-        if view.room.joined == 0 {
+        if !view.is_resident()? {
             continue;
         }
         let rank = Rank { joined: Reverse(view.room.joined), room_id: view.room_id().to_owned() };
@@ -312,8 +312,22 @@ impl FromStr for Token {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use ruma::user_id;
 
     use super::*;
+    use crate::room::testing::TestRoom;
+
+    #[test]
+    fn a_room_that_this_server_has_left_is_not_shown() {
+        let room = TestRoom::new();
+        let nid = room.nid;
+        room.change(move |tx| list(tx, nid));
+        room.receive_member(user_id!("@bob:other.test"), "join");
+        let total = || page(&room.server, &Query::default()).unwrap().total;
+        assert_eq!(total(), 1);
+        room.member("alice", "alice", "leave");
+        assert_eq!(total(), 0);
+    }
 
     #[test]
     fn tokens_come_back() {
