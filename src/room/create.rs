@@ -265,8 +265,10 @@ fn power_levels(creator: &UserId, new: &NewRoom, rules: &RoomVersionRules) -> Va
             users.extend(new.invite.iter().map(|user| (user.to_string(), 100.into())));
         }
     }
-    // Above everything that an administrator of the room may do: only its creators replace a room.
-    let tombstone = if has_privileged_creators { 150 } else { 100 };
+    // Above everything that an administrator of the room may do: only its creators replace a room. And it
+    // "MUST explicitly be higher than `state_default`", which is the client's to say.
+    let state_default = new.power_levels.get("state_default").and_then(Value::as_i64).unwrap_or_default();
+    let tombstone = if has_privileged_creators { state_default.saturating_add(1).max(150) } else { 100 };
     let mut levels = json!({
         "ban": 50,
         "events": {

@@ -156,6 +156,9 @@ async fn the_clients_power_levels_go_on_top_of_the_default_ones() {
     );
     // The version 12 rule about replacing the room stands all the same.
     assert_eq!(levels["events"], json!({ "m.room.name": 1, "m.room.tombstone": 150 }));
+    let room = alice.create_room(json!({ "power_level_content_override": { "state_default": 150 } })).await;
+    let levels = alice.state(&room, "m.room.power_levels", "").await.ok();
+    assert_eq!(levels["events"]["m.room.tombstone"], 151);
 }
 
 #[tokio::test]
