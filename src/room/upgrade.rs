@@ -46,6 +46,9 @@ const TRANSFERRED: [(StateEventType, Option<&str>); 9] = [
 /// How many bans and children go over.
 const MAX_TRANSFERRED: usize = 4_000;
 
+/// What creators have in versions that do not privilege them. Source: the specification.
+const LEVEL_OF_CREATORS: i64 = 100;
+
 /// What a client asks for.
 #[derive(Clone, Debug)]
 pub struct Upgrade {
@@ -166,17 +169,45 @@ fn kept_levels(
     });
     kept.extend(defaults.as_object().into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())));
     kept.extend(old.unwrap_or_default());
+    make_integers(&mut kept);
     let users = users_in(&mut kept);
     match creators {
         Some(creators) => creators.iter().for_each(|creator| drop(users.remove(creator.as_str()))),
         // Who could do everything in the old room by having made it needs a number for that in the new one.
         None => {
             for creator in levels.rules.privileged_creators.iter().flatten() {
-                users.insert(creator.to_string(), 100.into());
+                users.insert(creator.to_string(), LEVEL_OF_CREATORS.into());
+            }
+            // It is above that where creators need no number, and nobody could ever replace the new room.
+            if levels.rules.privileged_creators.is_some()
+                && let Some(tombstone) = kept.get_mut("events").and_then(|events| events.get_mut("m.room.tombstone"))
+                && tombstone.as_i64() > Some(LEVEL_OF_CREATORS)
+            {
+                *tombstone = LEVEL_OF_CREATORS.into();
             }
         }
     }
     Ok(kept)
+}
+
+/// Versions before 10 take levels that are written as strings, which later ones do not.
+fn make_integers(levels: &mut Map<String, Value>) {
+    let make_integer = |value: &mut Value| {
+        if let Some(level) = value.as_str().and_then(|text| text.trim().parse::<i64>().ok()) {
+            *value = level.into();
+        }
+    };
+    for (key, value) in levels {
+        match (key.as_str(), value) {
+            ("events" | "notifications" | "users", Value::Object(levels)) => {
+                levels.values_mut().for_each(make_integer);
+            }
+            ("ban" | "events_default" | "invite" | "kick" | "redact" | "state_default" | "users_default", value) => {
+                make_integer(value);
+            }
+            _ => {}
+        }
+    }
 }
 
 fn users_in(levels: &mut Map<String, Value>) -> &mut Map<String, Value> {
@@ -189,13 +220,12 @@ fn users_in(levels: &mut Map<String, Value>) -> &mut Map<String, Value> {
 
 /// The levels with which `user` can set up the room, and those to set in the end, if they differ.
 fn raised_levels(kept: Map<String, Value>, user: &UserId) -> (Map<String, Value>, Option<Map<String, Value>>) {
-    let number = |value: &Value| value.as_i64().or_else(|| value.as_str()?.trim().parse().ok());
-    let level = |key: &str| kept.get(key).and_then(number).unwrap_or_default();
+    let level = |key: &str| kept.get(key).and_then(Value::as_i64).unwrap_or_default();
     let events = kept.get("events").and_then(Value::as_object);
-    let of_events = events.into_iter().flat_map(|events| events.values().filter_map(number));
+    let of_events = events.into_iter().flat_map(|events| events.values().filter_map(Value::as_i64));
     let needed = of_events.chain([level("state_default"), level("ban"), level("kick")]).max().unwrap_or(100);
     let users = kept.get("users").and_then(Value::as_object);
-    let own = users.and_then(|users| users.get(user.as_str())).and_then(number);
+    let own = users.and_then(|users| users.get(user.as_str())).and_then(Value::as_i64);
     if own.unwrap_or_else(|| level("users_default")) >= needed {
         return (kept, None);
     }
@@ -322,7 +352,7 @@ mod tests {
         let user = user_id!("@a:b");
         let levels = |own: i64| {
             let levels = json!({ "state_default": 50, "ban": 50, "kick": 50, "users_default": 0,
-                "events": { "m.room.server_acl": "100" }, "users": { user: own } });
+                "events": { "m.room.server_acl": 100 }, "users": { user: own } });
             levels.as_object().unwrap().clone()
         };
         let (first, last) = raised_levels(levels(60), user);

@@ -115,7 +115,24 @@ async fn creators_of_the_new_version_have_no_power_level() {
     let next = upgrade(&alice, new, "12").await;
     assert!(alice.state(&next, "m.room.create", "").await.ok().get("additional_creators").is_none());
     let back = upgrade(&alice, &next, "11").await;
-    assert_eq!(alice.state(&back, "m.room.power_levels", "").await.ok()["users"][&alice.id], 100);
+    let levels = alice.state(&back, "m.room.power_levels", "").await.ok();
+    assert_eq!((&levels["users"][&alice.id], &levels["events"]["m.room.tombstone"]), (&json!(100), &json!(100)));
+    upgrade(&alice, &back, "11").await;
+}
+
+#[tokio::test]
+async fn levels_that_are_strings_are_integers_in_the_new_room() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let strings = json!({
+        "state_default": " 50", "users": { &alice.id: "100" }, "events": { "m.room.topic": "+75" },
+        "notifications": { "room": "20" },
+    });
+    let old = alice.create_room(json!({ "room_version": "9", "power_level_content_override": strings })).await;
+    let new = upgrade(&alice, &old, "11").await;
+    let kept = alice.state(&new, "m.room.power_levels", "").await.ok();
+    assert_eq!((&kept["state_default"], &kept["users"]), (&json!(50), &json!({ &alice.id: 100 })));
+    assert_eq!((&kept["events"], &kept["notifications"]), (&json!({ "m.room.topic": 75 }), &json!({ "room": 20 })));
 }
 
 #[tokio::test]
