@@ -29,6 +29,10 @@ pub fn as_ours(error: Error) -> Error {
         | ErrorKind::UnsupportedRoomVersion) => {
             Error::refused(kind.clone(), body.message.clone()).with_status(answer.status_code)
         }
+        // "SHOULD fail with a 5xx error rather than being passed through": what is refused is a request of our making.
+        ErrorKind::MissingParam | ErrorKind::InvalidParam => {
+            Error::Remote { source: RemoteError::Refused(answer), server }
+        }
         // "The error should be passed through to clients": what is wrong with the request itself. What would end the
         // client's session here is not theirs to say.
         kind if answer.status_code == 400 && !is_of_session(kind) => {
@@ -83,6 +87,8 @@ mod tests {
         };
         assert!(told(StatusCode::BAD_REQUEST, ErrorKind::BadJson));
         assert!(told(StatusCode::BAD_REQUEST, crate::appservice::custom("EXAMPLE_REFUSAL")));
+        assert!(!told(StatusCode::BAD_REQUEST, ErrorKind::MissingParam));
+        assert!(!told(StatusCode::BAD_REQUEST, ErrorKind::InvalidParam));
         assert!(!told(StatusCode::BAD_REQUEST, ErrorKind::UnknownToken(UnknownTokenErrorData::new())));
         assert!(!told(StatusCode::INTERNAL_SERVER_ERROR, ErrorKind::Unknown));
     }

@@ -45,7 +45,7 @@ impl IntoResponse for Error {
 }
 
 /// What a client is told when another server failed us. A refusal is passed on where it is about what was asked for,
-/// and not about us or our standing with that server: a client must not take that for its own.
+/// and not about us, the form of our request or our standing with that server: a client must not take that for its own.
 fn remote_error(server: &ServerName, error: RemoteError) -> Response {
     if let RemoteError::Refused(refusal) = &error
         && let ErrorBody::Standard(body) = &refusal.body
@@ -55,8 +55,6 @@ fn remote_error(server: &ServerName, error: RemoteError) -> Response {
                 | ErrorKind::BadState
                 | ErrorKind::Forbidden
                 | ErrorKind::IncompatibleRoomVersion(_)
-                | ErrorKind::InvalidParam
-                | ErrorKind::MissingParam
                 | ErrorKind::NotFound
                 | ErrorKind::NotYetUploaded
                 | ErrorKind::TooLarge

@@ -445,6 +445,9 @@ async fn inviting_somebody_elsewhere_asks_his_server_first() {
     world.peer.refuse(Method::PUT, "/_matrix/federation/v2/invite/", 403, "M_FORBIDDEN");
     let answer = world.bob.act(&room, "invite", json!({ "user_id": "@dave:there" })).await;
     assert_eq!(answer.error(), (403, "M_FORBIDDEN"));
+    world.peer.refuse(Method::PUT, "/_matrix/federation/v2/invite/", 400, "M_INVALID_PARAM");
+    let answer = world.bob.act(&room, "invite", json!({ "user_id": "@dave:there" })).await;
+    assert_eq!(answer.error(), (502, "M_UNKNOWN"), "his request was right");
     assert_eq!(world.bob.state(&room, "m.room.member", "@dave:there").await.status, 404);
     world.check();
 }
