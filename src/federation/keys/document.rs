@@ -1,6 +1,11 @@
 //! What a server publishes of its keys: read, checked and stored.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    mem,
+    sync::Arc,
+    time::Duration,
+};
 
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, ServerName,
@@ -103,6 +108,20 @@ impl Document {
         signatures::verify_json(&keys, &json).is_ok()
     }
 
+    /// Takes in another document of the server. Of the one that is valid for longer, the text stays.
+    fn merge(&mut self, mut other: Self) {
+        if other.valid_until_ms >= self.valid_until_ms {
+            mem::swap(self, &mut other);
+        }
+        for (id, key) in other.keys {
+            if let Some(ours) = self.keys.get_mut(&id) {
+                take_in(ours, &key);
+            } else if self.keys.len() < MAX_STORED {
+                self.keys.insert(id, key);
+            }
+        }
+    }
+
     /// Writes what is known now. A key that went out of use does not come back into use by an older document.
     pub fn store(mut self, tx: &mut store::Transaction<'_>, now_ms: u64) -> store::Result<()> {
         let server = self.server.as_str();
@@ -113,11 +132,8 @@ impl Document {
             }
         }
         for (id, mut key) in self.keys {
-            if let Some(known) = tx.get::<VerifyKeys>(&(server, &id))?
-                && known.key == key.key
-            {
-                key.expired_ms = key.expired_ms.or(known.expired_ms);
-                key.valid_until_ms = key.valid_until_ms.max(known.valid_until_ms);
+            if let Some(known) = tx.get::<VerifyKeys>(&(server, &id))? {
+                take_in(&mut key, &known);
             }
             tx.put::<VerifyKeys>(&(server, &id), &key);
         }
@@ -129,6 +145,14 @@ impl Document {
             tx.put::<KeyDocuments>(&server, &document);
         }
         Ok(())
+    }
+}
+
+/// Adds what was said of the same key elsewhere.
+fn take_in(key: &mut VerifyKey, said: &VerifyKey) {
+    if said.key == key.key {
+        key.expired_ms = key.expired_ms.or(said.expired_ms);
+        key.valid_until_ms = key.valid_until_ms.max(said.valid_until_ms);
     }
 }
 
@@ -146,12 +170,19 @@ pub async fn store(server: &Arc<Server>, documents: Vec<Document>) -> Result<()>
     }
     let now = server.clock.now_ms();
     let put = move |tx: &mut store::Transaction<'_>| {
-        // A server whose documents came from several notaries is written once per transaction: a transaction does not
-        // see what it has put itself.
-        let newest: BTreeMap<_, _> =
-            documents.into_iter().map(|document| (document.server.clone(), document)).collect();
+        // A notary may have a document for each key of a server. They are written as one: a transaction does not see
+        // what it has put itself.
+        let mut merged: BTreeMap<_, Document> = BTreeMap::new();
+        for document in documents {
+            match merged.entry(document.server.clone()) {
+                Entry::Occupied(mut known) => known.get_mut().merge(document),
+                Entry::Vacant(place) => {
+                    place.insert(document);
+                }
+            }
+        }
         let mut newcomers = 0;
-        for document in newest.into_values() {
+        for document in merged.into_values() {
             newcomers += usize::from(!tx.before().contains::<KeyDocuments>(&document.server.as_str())?);
             document.store(tx, now)?;
         }

@@ -208,6 +208,25 @@ async fn notaries_are_asked_for_servers_that_do_not_answer_and_believed_only_wit
 }
 
 #[tokio::test]
+async fn a_notary_may_have_a_document_for_each_key_of_a_server() {
+    let network = TestNetwork::new();
+    let trusted = vec!["notary.example".try_into().unwrap()];
+    let server = network.server_with("a.example", |config| config.trusted_servers = trusted).await;
+    let notary = network.peer("notary.example");
+    let (old, new) = (Peer::with_key("gone.example", "old"), Peer::with_key("gone.example", "new"));
+    old.set_valid_until(START);
+    let mut documents = [new.keys(), old.keys()];
+    documents.iter_mut().for_each(|document| notary.sign(document));
+    let answer = json!({ "server_keys": documents });
+    notary.on(Method::POST, "/_matrix/key/v2/query", move |_| answer.clone());
+    let events = [&old, &new].map(|peer| event(peer, &RoomVersionId::V11, START));
+    let verified = verify(&server, &RoomVersionId::V11, &events).await;
+    assert!(verified.iter().all(Option::is_some), "{verified:?}");
+    let told = server.get("/_matrix/key/v2/query/gone.example").await.ok();
+    assert_eq!(told["server_keys"][0]["valid_until_ts"], START + DAY, "the newer one is passed on");
+}
+
+#[tokio::test]
 async fn as_a_notary_it_passes_on_what_servers_signed_with_its_own_signature() {
     let network = TestNetwork::new();
     let (server, peer) = (network.server("a.example").await, network.peer("b.example"));
