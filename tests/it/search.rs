@@ -223,6 +223,24 @@ async fn results_come_with_context_state_and_groups_if_asked_for() {
 }
 
 #[tokio::test]
+async fn contexts_have_a_size_together_and_who_gets_none_can_ask_for_it() {
+    let large = "x".repeat(60_000);
+    let needles: Vec<String> = (0..10).map(|number| format!("needle {number}")).collect();
+    let texts_said: Vec<&str> =
+        std::iter::repeat_n(large.as_str(), 20).chain(needles.iter().map(String::as_str)).collect();
+    let (_server, alice, room) = alice_says(&texts_said).await;
+    let mut criteria = recent("needle");
+    criteria["event_context"] = json!({ "before_limit": 50, "after_limit": 0 });
+    let found = search(&alice, criteria).await;
+    let results = found["results"].as_array().unwrap();
+    let sizes: Vec<usize> = results.iter().map(|r| r["context"]["events_before"].as_array().unwrap().len()).collect();
+    assert!(sizes[..4].iter().all(|size| *size > 20) && sizes[4..] == [0; 6], "{sizes:?}");
+    let start = results[9]["context"]["start"].as_str().unwrap();
+    let page = alice.get(&format!("/v3/rooms/{room}/messages?dir=b&limit=1&from={start}")).await.ok();
+    assert_eq!(page["chunk"][0]["content"]["body"], large);
+}
+
+#[tokio::test]
 async fn a_room_is_searched_with_the_one_that_it_replaced() {
     let server = TestServer::new().await;
     let alice = server.user("alice").await;

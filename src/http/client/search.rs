@@ -16,7 +16,6 @@ use ruma::{
     serde::Raw,
 };
 use serde::Serialize;
-use serde_json::{Value, json};
 
 use crate::{
     Server,
@@ -47,6 +46,9 @@ const MAX_LIMIT: usize = 100;
 /// How many events are shown on each side of a result at most.
 const MAX_CONTEXT: usize = 50;
 
+/// How many bytes the contexts of all results have together: those of later ones have no events.
+const CONTEXT_BYTES: usize = 4 << 20;
+
 pub fn router() -> Router<Arc<Server>> {
     Router::new().merge(endpoint::<search_events::v3::Request, _, _>(search_events))
 }
@@ -56,16 +58,15 @@ pub fn router() -> Router<Arc<Server>> {
 async fn search_events(
     State(server): State<Arc<Server>>,
     Client { sender, body, raw }: Client<search_events::v3::Request>,
-) -> Result<Json<Value>> {
-    let Some(criteria) = body.search_categories.room_events else {
-        return Ok(Json(json!({ "search_categories": {} })));
-    };
+) -> Result<Json<Response>> {
+    let told = |room_events| Json(Response { search_categories: Categories { room_events } });
+    let Some(criteria) = body.search_categories.room_events else { return Ok(told(None)) };
     let wants_context = json_object(&raw)?["search_categories"]["room_events"].get("event_context").is_some();
     let query = query(&criteria, body.next_batch.as_deref())?;
     let wanted = Wanted::new(&criteria, wants_context)?;
     let _permit = server.searches.acquire(&sender.user_id).await?;
     let answer = server.blocking(move |server| answer(server, &sender, &query, &wanted)).await?;
-    Ok(Json(json!({ "search_categories": { "room_events": answer } })))
+    Ok(told(Some(answer)))
 }
 
 fn query(criteria: &Criteria, next_batch: Option<&str>) -> Result<Query> {
@@ -119,6 +120,17 @@ impl Wanted {
 }
 
 #[derive(Serialize)]
+struct Response {
+    search_categories: Categories,
+}
+
+#[derive(Serialize)]
+struct Categories {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    room_events: Option<RoomEvents>,
+}
+
+#[derive(Serialize)]
 struct RoomEvents {
     count: usize,
     highlights: BTreeSet<String>,
@@ -163,7 +175,9 @@ fn answer(server: &Server, caller: &Caller, query: &Query, wanted: &Wanted) -> R
     let rooms = search::Rooms::of(server, &snapshot, &caller.user_id, &query.filter)?;
     let readers = rooms.readers(&caller.user_id, &caller.device_id, server.clock.now_ms())?;
     let found = search::find(&readers, newest, query)?;
-    let results = found.page.iter().map(|found| result(&readers, newest, found, wanted)).collect::<Result<_>>()?;
+    let mut context_left = CONTEXT_BYTES;
+    let result = |found| result(&readers, newest, found, wanted, &mut context_left);
+    let results = found.page.iter().map(result).collect::<Result<_>>()?;
     // A full page may be the last one; the next is then empty, and says so by having no token.
     let is_full = found.page.len() >= query.limit;
     let group = query.after.as_ref().and_then(|after| after.group.clone());
@@ -182,15 +196,30 @@ fn reader<'r, 'v, 's>(readers: &'r Readers<'v, 's>, found: &Match) -> Result<&'r
     readers.get(&found.place.room).ok_or_else(|| Error::internal("a match in a room that was not searched"))
 }
 
-fn result(readers: &Readers<'_, '_>, newest: RoomPos, found: &Match, wanted: &Wanted) -> Result<SearchResult> {
+fn result(
+    readers: &Readers<'_, '_>,
+    newest: RoomPos,
+    found: &Match,
+    wanted: &Wanted,
+    context_left: &mut usize,
+) -> Result<SearchResult> {
     let reader = reader(readers, found)?;
-    let context = wanted.context.as_ref().map(|wanted| context(reader, newest, found, wanted)).transpose()?;
+    let context = |wanted| context(reader, newest, found, wanted, context_left);
+    let context = wanted.context.as_ref().map(context).transpose()?;
     let result = reader.raw(found.entry.nid, &found.entry.event, Format::WithRoomId)?;
     Ok(SearchResult { rank: f64::from(found.place.rank) / 1_000.0, result, context })
 }
 
-fn context(reader: &Reader<'_, '_>, newest: RoomPos, found: &Match, wanted: &EventContext) -> Result<ResultContext> {
-    let limit = |limit| usize::try_from(limit).unwrap_or(usize::MAX).min(MAX_CONTEXT);
+/// `left`: how many bytes contexts may still have.
+fn context(
+    reader: &Reader<'_, '_>,
+    newest: RoomPos,
+    found: &Match,
+    wanted: &EventContext,
+    left: &mut usize,
+) -> Result<ResultContext> {
+    let most = if *left == 0 { 0 } else { MAX_CONTEXT };
+    let limit = |limit| usize::try_from(limit).unwrap_or(usize::MAX).min(most);
     let limits = (limit(wanted.before_limit), limit(wanted.after_limit));
     let beside = history::beside(reader, newest, &found.entry, limits)?;
     let profiles = || {
@@ -198,13 +227,15 @@ fn context(reader: &Reader<'_, '_>, newest: RoomPos, found: &Match, wanted: &Eve
         entries.extend(beside.before.iter().chain(&beside.after).cloned());
         read::profiles_of_senders(reader.view(), &entries)
     };
-    Ok(ResultContext {
+    let context = ResultContext {
         start: TimelineToken(beside.start).to_string(),
         end: TimelineToken(beside.end).to_string(),
         profile_info: wanted.include_profile.then(profiles).transpose()?,
         events_before: reader.raw_entries(&beside.before)?,
         events_after: reader.raw_entries(&beside.after)?,
-    })
+    };
+    *left = left.saturating_sub(serde_json::to_vec(&context).map_err(Error::internal)?.len());
+    Ok(context)
 }
 
 /// The state of each room with results, as the reader may read it now.
