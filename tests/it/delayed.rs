@@ -247,6 +247,28 @@ async fn what_became_of_events_is_kept_for_a_week_and_a_closed_account_sends_not
 }
 
 #[tokio::test]
+async fn what_is_kept_of_a_user_has_a_size() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let large = "x".repeat(60_000);
+    let mut ids = Vec::new();
+    for number in 0..20 {
+        server.advance(Duration::from_millis(1));
+        ids.push(delay_id(try_delay(&alice, &room, &number.to_string(), "1000", &large).await));
+        act(&alice, &ids[number], "cancel").await.ok();
+    }
+    let mut kept = Vec::new();
+    for id in &ids {
+        kept.push(get(&alice, id).await.status.is_success());
+    }
+    assert_eq!(kept, [vec![false; 3], vec![true; 17]].concat(), "the newest ones");
+    assert_clean(&server);
+    let waits = delay(&alice, &room, 1_000, "short").await;
+    assert_eq!(waiting(&alice).await[0]["delay_id"], *waits, "what has ended is not listed");
+}
+
+#[tokio::test]
 async fn an_invite_that_another_server_does_not_take_fails_and_keeps_nobody_waiting() {
     let server = TestServer::new().await;
     let (alice, bob) = (server.user("alice").await, server.user("bob").await);

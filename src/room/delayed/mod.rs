@@ -9,7 +9,9 @@ pub mod tables;
 mod timer;
 
 use std::{
+    cmp::Reverse,
     hash::{DefaultHasher, Hash, Hasher},
+    mem,
     sync::Arc,
 };
 
@@ -32,6 +34,10 @@ use crate::{
 /// For how long, and how many of a user, what became of events is kept. Source: the proposal.
 const KEPT_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 const MAX_KEPT: usize = 1_000;
+
+/// How many bytes of content are kept of a user's events that have come to an end: all of them are read for each that does.
+/// Source: our choice.
+const MAX_KEPT_BYTES: usize = 1 << 20;
 
 /// What delay ids begin with.
 const PREFIX: &str = "delay_";
@@ -75,22 +81,30 @@ pub fn get(snapshot: &Snapshot<'_>, user: &UserId, delay_id: &str) -> Result<Del
 
 /// The events of a user that wait, the next one first.
 pub fn list(snapshot: &Snapshot<'_>, user: &UserId) -> Result<Vec<(String, DelayedEvent)>> {
-    let mut events = all_of(snapshot, user)?;
-    events.retain(|(_, event)| event.end.is_none());
+    let mut events: Vec<_> = waiting_of(snapshot, user).collect::<Result<_>>()?;
     events.sort_by_key(|(_, event)| event.due_ms());
     Ok(events)
 }
 
-fn all_of(snapshot: &Snapshot<'_>, user: &UserId) -> Result<Vec<(String, DelayedEvent)>> {
-    let mut events = Vec::new();
-    for row in snapshot.list::<DelayedOfUser>(&user) {
+fn waiting_of<'s>(
+    snapshot: &'s Snapshot<'_>,
+    user: &UserId,
+) -> impl Iterator<Item = Result<(String, DelayedEvent)>> + 's {
+    all_of(snapshot, user).filter(|row| row.as_ref().map_or(true, |(_, event)| event.end.is_none()))
+}
+
+/// The events of a user, each read when it is its turn: all of them may be large.
+fn all_of<'s>(
+    snapshot: &'s Snapshot<'_>,
+    user: &UserId,
+) -> impl Iterator<Item = Result<(String, DelayedEvent)>> + 's {
+    snapshot.list::<DelayedOfUser>(&user).map(move |row| {
         let row = row?;
         let delay_id = row.key()?.1;
         let event = snapshot.get::<DelayedEvents>(&delay_id)?;
         let absent = || Error::internal(format!("the delayed event {delay_id} is listed and not there"));
-        events.push((delay_id.to_owned(), event.ok_or_else(absent)?));
-    }
-    Ok(events)
+        Ok((delay_id.to_owned(), event.ok_or_else(absent)?))
+    })
 }
 
 /// Does what whoever knows the delay id asks for. What has come to that end already is a success.
@@ -149,7 +163,7 @@ async fn send(server: &Arc<Server>, delay_id: &str, event: DelayedEvent) -> Resu
     send::later(server, &event.user_id, event.room, asked, key).await
 }
 
-/// Notes what became of an event, and forgets the oldest such of the user if they are too many.
+/// Notes what became of an event, and forgets the oldest such of the user if they are too many or too large.
 async fn finish(server: &Server, delay_id: String, outcome: Outcome) -> Result<()> {
     let end = End { at_ms: server.clock.now_ms(), outcome };
     let write = move |tx: &mut Transaction<'_>| {
@@ -157,12 +171,22 @@ async fn finish(server: &Server, delay_id: String, outcome: Outcome) -> Result<(
             return Ok(()); // its user gave up his account meanwhile
         };
         tx.delete::<DelayedDue>(&(event.due_ms(), &delay_id));
-        let mut ended = all_of(tx.before(), &event.user_id)?;
-        ended.retain(|(_, other)| other.end.is_some());
-        ended.sort_by_key(|(_, other)| other.end.as_ref().map(|end| end.at_ms));
-        let excess = (ended.len() + 1).saturating_sub(MAX_KEPT);
-        for (old_id, old) in ended.into_iter().take(excess) {
-            delete(tx, &old_id, &old);
+        let mut ended = Vec::new();
+        for row in all_of(tx.before(), &event.user_id) {
+            let (other_id, mut other) = row?;
+            if let Some(at_ms) = other.end.as_ref().map(|end| end.at_ms) {
+                let bytes = mem::take(&mut other.content).len();
+                ended.push((at_ms, bytes, other_id, other));
+            }
+        }
+        ended.sort_by_key(|(at_ms, ..)| Reverse(*at_ms));
+        let (mut kept, mut kept_bytes) = (1, event.content.len());
+        for (_, bytes, other_id, other) in ended {
+            kept += 1;
+            kept_bytes += bytes;
+            if kept > MAX_KEPT || kept_bytes > MAX_KEPT_BYTES {
+                delete(tx, &other_id, &other);
+            }
         }
         tx.put::<DelayedEvents>(&delay_id.as_str(), &DelayedEvent { end: Some(end), ..event });
         Ok::<_, Error>(())
@@ -183,7 +207,8 @@ fn delete(tx: &mut Transaction<'_>, delay_id: &str, event: &DelayedEvent) {
 
 /// Forgets all delayed events of a user who gives up his account: none of them is sent any more.
 pub fn delete_user(tx: &mut Transaction<'_>, user: &UserId) -> Result<()> {
-    for (delay_id, event) in all_of(tx.before(), user)? {
+    let events: Vec<_> = all_of(tx.before(), user).collect::<Result<_>>()?;
+    for (delay_id, event) in events {
         delete(tx, &delay_id, &event);
     }
     Ok(())

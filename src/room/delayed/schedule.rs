@@ -5,8 +5,9 @@ use std::{sync::Arc, time::Duration};
 use ruma::{RoomId, api::error::ErrorKind};
 
 use super::{
-    PREFIX, all_of,
+    PREFIX,
     tables::{DelayedDue, DelayedEvent, DelayedEvents, DelayedOfUser, DelayedTransactions},
+    waiting_of,
 };
 use crate::{
     Server,
@@ -87,10 +88,10 @@ fn write(tx: &mut Transaction<'_>, event: DelayedEvent, delay_id: String, max_sc
     if row.is_none_or(|row| row.membership != Membership::Join) {
         return Err(not_in_room());
     }
-    let mut waiting = all_of(tx.before(), user)?;
-    waiting.retain(|(_, other)| other.end.is_none());
-    if waiting.len() >= max_scheduled {
-        let next_ms = waiting.iter().map(|(_, other)| other.due_ms()).min().unwrap_or_default();
+    let due = waiting_of(tx.before(), user).map(|row| row.map(|(_, other)| other.due_ms()));
+    let due: Vec<u64> = due.collect::<Result<_>>()?;
+    if due.len() >= max_scheduled {
+        let next_ms = due.into_iter().min().unwrap_or_default();
         return Err(Error::limit_exceeded(Duration::from_millis(next_ms.saturating_sub(event.since_ms).max(1))));
     }
     tx.put::<DelayedOfUser>(&(user, &delay_id), &());
