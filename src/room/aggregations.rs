@@ -20,29 +20,34 @@ use crate::{
     store::{self, EventNid, Row, Scan},
 };
 
-/// How many relations are looked at for all events of one answer. Those that come after are shown without.
+/// How many relations are looked at for all events of one answer, and from how many bytes on no more is bundled. Those
+/// that come after are shown without.
 const BUDGET: usize = 20_000;
+const MAX_BYTES: usize = 4 << 20;
 
 /// How many references to one event are listed, and among how many of its newest edits the last one is looked for: a
 /// client that needs more asks for the relations themselves.
 const MAX_REFERENCES: usize = 500;
 const MAX_EDITS: usize = 50;
 
-/// How many relations may still be looked at.
+/// How many relations may still be looked at, and how many bytes bundled.
 #[derive(Debug)]
-pub(super) struct Budget(Cell<usize>);
+pub(super) struct Budget {
+    relations: Cell<usize>,
+    bytes: Cell<usize>,
+}
 
 impl Default for Budget {
     fn default() -> Self {
-        Self(Cell::new(BUDGET))
+        Self { relations: Cell::new(BUDGET), bytes: Cell::new(MAX_BYTES) }
     }
 }
 
 impl Budget {
-    /// Whether there is one more; takes it.
+    /// Whether there is one more relation; takes it.
     fn take(&self) -> bool {
-        let left = self.0.get();
-        self.0.set(left.saturating_sub(1));
+        let left = self.relations.get();
+        self.relations.set(left.saturating_sub(1));
         left > 0
     }
 }
@@ -77,9 +82,10 @@ struct Thread {
 
 /// The aggregations of an event that the reader is shown; `None` if it has none.
 pub(super) fn bundle(reader: &Reader<'_, '_>, event: &StoredEvent, format: Format) -> Result<Option<Box<RawValue>>> {
+    let bytes_left = &reader.budget().bytes;
     // State events get none, by the specification.
     let mut related = reader.view().snapshot.list::<Relations>(&(reader.view().nid, &*event.event_id));
-    if event.state_key.is_some() || related.next().transpose()?.is_none() {
+    if event.state_key.is_some() || bytes_left.get() == 0 || related.next().transpose()?.is_none() {
         return Ok(None);
     }
     let bundle = Bundle {
@@ -90,7 +96,9 @@ pub(super) fn bundle(reader: &Reader<'_, '_>, event: &StoredEvent, format: Forma
     if bundle.references.is_none() && bundle.edit.is_none() && bundle.thread.is_none() {
         return Ok(None);
     }
-    to_raw_value(&bundle).map(Some).map_err(Error::internal)
+    let bundle = to_raw_value(&bundle).map_err(Error::internal)?;
+    bytes_left.set(bytes_left.get().saturating_sub(bundle.get().len()));
+    Ok(Some(bundle))
 }
 
 /// <https://spec.matrix.org/v1.19/client-server-api/#server-side-aggregation-of-mreference>

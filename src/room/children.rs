@@ -129,7 +129,7 @@ fn page(
 ) -> Result<Page> {
     let limit = request.limit.min(MAX_LIMIT);
     let mut entries = Vec::new();
-    let mut looked_at = 0;
+    let (mut looked_at, mut bytes) = (0, 0);
     for child in children {
         let (pos, related) = child?;
         if request.event_type.is_some_and(|wanted| wanted != related.event_type) {
@@ -143,9 +143,10 @@ fn page(
         if reader.ignored()?.hides(&event) || !reader.sight.may_see(nid, &event)? {
             continue;
         }
-        if entries.len() == limit {
+        if entries.len() == limit || bytes >= timeline::PAGE_BYTES {
             return Ok(Page { entries, next: Some(timeline::ahead_of(pos, request.direction)) });
         }
+        bytes += event.common.len();
         entries.push(Entry { pos, nid, event });
     }
     Ok(Page { entries, next: None })

@@ -34,6 +34,11 @@ use crate::{
     user::{erasure, ignored::Ignored},
 };
 
+/// From how many bytes on the redactions and the replaced state that are shown with an answer's events have no content.
+/// What is smaller than `FREE_BYTES` is not counted: that of all members of a large room may be shown.
+const MAX_BESIDE_BYTES: usize = 4 << 20;
+const FREE_BYTES: usize = 1_000;
+
 /// What an event is shown as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -55,13 +60,14 @@ pub struct Reader<'v, 's> {
     ignored: OnceCell<Ignored>,
     is_bundling: Cell<bool>,
     budget: Budget,
+    beside_left: Cell<usize>,
 }
 
 /// The state event that another one took the place of.
 struct Replaced {
     event_id: OwnedEventId,
     sender: OwnedUserId,
-    /// `None` if the reader may not see it.
+    /// `None` if the reader may not see it, or was shown too much already.
     content: Option<Box<RawValue>>,
 }
 
@@ -88,6 +94,7 @@ impl<'v, 's> Reader<'v, 's> {
             ignored: OnceCell::new(),
             is_bundling: Cell::new(true),
             budget: Budget::default(),
+            beside_left: Cell::new(MAX_BESIDE_BYTES),
         }
     }
 
@@ -215,12 +222,19 @@ impl<'v, 's> Reader<'v, 's> {
     fn show_redaction(&self, nid: EventNid, format: Format) -> Result<Box<RawValue>> {
         let redaction = self.view().event(nid)?;
         let mut json = Vec::with_capacity(redaction.common.len() + 300);
-        if self.sight.may_see(nid, &redaction)? {
+        if self.beside_left.get() > 0 && self.sight.may_see(nid, &redaction)? {
             self.write_with(&mut json, nid, &redaction, Beside::default(), format)?;
+            self.take_beside(json.len());
         } else {
             self.write_with(&mut json, nid, &without_content(self.view(), &redaction)?, Beside::default(), format)?;
         }
         raw_value(json)
+    }
+
+    fn take_beside(&self, bytes: usize) {
+        if bytes >= FREE_BYTES {
+            self.beside_left.set(self.beside_left.get().saturating_sub(bytes));
+        }
     }
 
     /// The event itself, or what a redaction would leave of it, if its sender had his account erased and the reader was
@@ -275,8 +289,9 @@ impl<'v, 's> Reader<'v, 's> {
         let is_his_own = replaced.flags.outlier
             && replaced.event_type == "m.room.member"
             && replaced.state_key.as_deref() == Some(self.sight.user_id.as_str());
-        let may_see = is_his_own || self.sight.may_see(nid, &replaced)?;
-        let content = if may_see { Some(self.content(&replaced)?) } else { None };
+        let is_shown = self.beside_left.get() > 0 && (is_his_own || self.sight.may_see(nid, &replaced)?);
+        let content = if is_shown { Some(self.content(&replaced)?) } else { None };
+        self.take_beside(content.as_ref().map_or(0, |content| content.get().len()));
         Ok(Some(Replaced { event_id: replaced.event_id, sender: replaced.sender, content }))
     }
 }
@@ -441,6 +456,31 @@ mod tests {
         assert_eq!(because("alice")["content"]["reason"], "between us");
         assert_eq!(because("bob")["event_id"], redaction.as_str());
         assert_eq!(because("bob")["content"], json!({ "redacts": message }));
+    }
+
+    #[test]
+    fn after_much_of_them_redactions_and_replaced_state_are_shown_without_their_content() {
+        let room = TestRoom::new();
+        let long = "x".repeat(FREE_BYTES);
+        let message = room.message("alice", "secret");
+        redact(&room, &message, &long);
+        let old = topic(&room, &long);
+        let new = topic(&room, "new");
+        room.read("alice", |reader, _| {
+            let unsigned = |event: &EventId| {
+                let (nid, event) = history::visible(reader, event).unwrap().unwrap();
+                let shown = reader.show(nid, &event, Format::WithRoomId).unwrap();
+                serde_json::from_str::<Value>(shown.get()).unwrap()["unsigned"].clone()
+            };
+            assert_eq!(unsigned(&message)["redacted_because"]["content"]["reason"], *long);
+            let left = reader.beside_left.get();
+            assert_eq!(unsigned(&new)["prev_content"], json!({ "topic": long }));
+            assert!(reader.beside_left.get() < left && left < MAX_BESIDE_BYTES);
+            reader.beside_left.set(0);
+            assert_eq!(unsigned(&message)["redacted_because"]["content"], json!({ "redacts": message }));
+            let of_new = unsigned(&new);
+            assert_eq!((of_new.get("prev_content"), &of_new["replaces_state"]), (None, &json!(old)));
+        });
     }
 
     #[test]

@@ -13,9 +13,12 @@ use crate::{
 /// How many events are read from the disk at once.
 const BATCH: usize = 32;
 
+/// From how many bytes of events on a page is full.
+pub(super) const PAGE_BYTES: usize = 4 << 20;
+
 /// What one page may cost. Whoever may see only few of many events gets short or empty pages, each with a token to go on
 /// with.
-const PAGE_BUDGET: Budget = Budget { scanned: 5_000, bytes: 4 << 20 };
+const PAGE_BUDGET: Budget = Budget { scanned: 5_000, bytes: PAGE_BYTES };
 
 #[derive(Clone, Copy, Debug)]
 struct Budget {

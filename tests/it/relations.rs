@@ -119,6 +119,24 @@ async fn pages_of_relations_follow_each_other_both_ways() {
 }
 
 #[tokio::test]
+async fn a_page_of_relations_has_a_size_and_a_token_to_go_on_with() {
+    let chat = Chat::new("shared").await;
+    let root = chat.say(&chat.alice, "root").await;
+    let large = "x".repeat(60_000);
+    let mut references = Vec::new();
+    for _ in 0..75 {
+        references.push(chat.relate(&chat.alice, "m.reference", &root, &large).await);
+    }
+    for what in [root.clone(), format!("{root}/m.reference")] {
+        let first = chat.relations(&chat.bob, &what, &[("limit", "1000"), ("dir", "f")]).await;
+        let next = first["next_batch"].as_str().unwrap();
+        let rest = chat.relations(&chat.bob, &what, &[("limit", "1000"), ("dir", "f"), ("from", next)]).await;
+        assert_eq!([ids(&first["chunk"]), ids(&rest["chunk"])].concat(), references, "{what}");
+        assert_eq!(rest.get("next_batch"), None, "{what}");
+    }
+}
+
+#[tokio::test]
 async fn a_token_of_sync_begins_or_ends_a_list_of_relations() {
     let chat = Chat::new("shared").await;
     let root = chat.say(&chat.alice, "root").await;
@@ -306,6 +324,24 @@ async fn aggregations_are_in_every_list_of_events_that_may_lack_the_relations() 
     let news = chat.bob.sync(&since).await;
     let timeline = &news["rooms"]["join"][room]["timeline"];
     assert_eq!((bundled_in(&timeline["events"]), &timeline["limited"]), (None, &json!(false)), "the client has all");
+}
+
+#[tokio::test]
+async fn what_is_bundled_with_the_events_of_an_answer_has_a_size_together() {
+    let chat = Chat::new("shared").await;
+    let large = "x".repeat(30_000);
+    for number in 0..75 {
+        let message = chat.say(&chat.alice, &number.to_string()).await;
+        chat.edit(&chat.alice, &message, &large).await; // says it twice
+    }
+    let filter = r#"{"types":["m.room.message"],"org.matrix.msc3874.not_rel_types":["m.replace"]}"#;
+    let parameters = query(&[("dir", "b"), ("limit", "1000"), ("filter", filter)]);
+    let page = chat.bob.get(&format!("/v3/rooms/{}/messages{parameters}", chat.room)).await.ok();
+    let events = page["chunk"].as_array().unwrap();
+    let is_bundled = |event: &Value| event["unsigned"].get("m.relations").is_some();
+    let bundled = events.iter().take_while(|&event| is_bundled(event)).count();
+    assert!((60..72).contains(&bundled) && events.len() == 75, "{bundled}");
+    assert!(!events[bundled..].iter().any(is_bundled));
 }
 
 #[tokio::test]
