@@ -1,5 +1,6 @@
-//! Whose turn it is to make the next part of an answer that takes long. The first part of any answer is made at once, so that
-//! whoever asks for little never waits for those who ask for much.
+//! Whose turn it is to make the next part of an answer that takes long, or all of one that has a room's state in it and
+//! no parts. The first part of any other answer is made at once, so that whoever asks for little does not wait for those
+//! who ask for much.
 
 use std::sync::Arc;
 

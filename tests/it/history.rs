@@ -1,11 +1,14 @@
 //! `/messages`, `/context` and `/initialSync`: a room's past in pages.
 
+use std::time::Duration;
+
 use chappe::{
     store::{self, RoomNid, Transaction},
     user::tables::{AccountData, AccountDatum},
 };
 use ruma::OwnedUserId;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::support::{Answer, TestServer, User, query};
 
@@ -248,4 +251,22 @@ async fn the_first_look_at_a_room_shows_its_end_and_its_state() {
     let before = messages(&alice, &room, &[("dir", "b"), ("from", start), ("limit", "1")]).await.ok();
     assert_eq!(bodies(&before["chunk"]), ["9"]);
     assert!(bodies(&look["state"]).contains(&"m.room.power_levels"));
+}
+
+#[tokio::test]
+async fn answers_with_a_whole_state_in_one_piece_are_made_a_few_at_a_time() {
+    let (server, alice, room) = alices_room_of(&[]).await;
+    let event = alice.say(&room, "1").await;
+    let mut turns = Vec::new();
+    while let Ok(turn) = timeout(Duration::from_millis(1), server.inside().long_answers.turn()).await {
+        turns.push(turn.unwrap());
+    }
+    let paths = [format!("/v3/rooms/{room}/context/{event}"), format!("/v3/rooms/{room}/initialSync")];
+    for path in &paths {
+        assert!(timeout(Duration::from_millis(200), alice.get(path)).await.is_err(), "{path}");
+    }
+    drop(turns);
+    for path in &paths {
+        alice.get(path).await.ok();
+    }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::{
     Router,
     extract::{Query, State},
+    response::{IntoResponse, Response},
 };
 use http::{Method, Uri};
 use ruma::{
@@ -145,7 +146,8 @@ fn place(token: Option<&str>) -> Result<Option<RoomPos>> {
 async fn initial_sync(
     State(server): State<Arc<Server>>,
     GuestClient { sender, body, .. }: GuestClient<get_current_state::v3::Request>,
-) -> Result<Matrix<get_current_state::v3::Response>> {
+) -> Result<Response> {
+    let _turn = server.long_answers.turn().await?;
     let room_id = body.room_id.clone();
     let answer = history::read(&server, sender, body.room_id, move |reader, newest| {
         let found = history::first_look(reader, newest, INITIAL_LIMIT)?;
@@ -160,7 +162,7 @@ async fn initial_sync(
         response.account_data = found.account_data.iter().map(account_data_event).collect::<Result<_>>()?;
         Ok(response)
     });
-    answer.await?.map(Matrix).ok_or_else(not_in_room)
+    Ok(Matrix(answer.await?.ok_or_else(not_in_room)?).into_response())
 }
 
 /// Account data in the form of an event.

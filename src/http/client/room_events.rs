@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::{Router, extract::State};
+use axum::{
+    Router,
+    extract::State,
+    response::{IntoResponse, Response},
+};
 use ruma::api::client::{context::get_context, room::get_room_event};
 
 use crate::{
@@ -45,7 +49,8 @@ async fn event(
 async fn context(
     State(server): State<Arc<Server>>,
     GuestClient { sender, body, .. }: GuestClient<get_context::v3::Request>,
-) -> Result<Matrix<get_context::v3::Response>> {
+) -> Result<Response> {
+    let _turn = server.long_answers.turn().await?;
     let answer = history::read(&server, sender, body.room_id, move |reader, newest| {
         let limit = usize::try_from(body.limit).unwrap_or(usize::MAX);
         let found = history::around(reader, newest, &body.event_id, limit, &body.filter)?;
@@ -59,5 +64,5 @@ async fn context(
         response.state = reader.raw_events(&found.state)?;
         Ok(response)
     });
-    answer.await?.map(Matrix).ok_or_else(event_not_found)
+    Ok(Matrix(answer.await?.ok_or_else(event_not_found)?).into_response())
 }
