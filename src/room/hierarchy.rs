@@ -35,8 +35,13 @@ use crate::{
 const MAX_PAGE: usize = 50;
 /// How deep a walk goes at most. Source: our choice; no agency has a space in a space in a space that often.
 const MAX_DEPTH: usize = 10;
-/// How many rooms may wait to be looked at in one walk.
+/// How many rooms may wait to be looked at in one walk, and after how many no more are waited for.
 const MAX_WAITING: usize = 2_000;
+const MAX_SEEN: usize = 10_000;
+/// How many bytes of what other servers said of those rooms are kept: of the others only their own servers tell.
+const MAX_TOLD_BYTES: usize = 1 << 20;
+/// How many walks of one user are kept. Each page leaves one, and a client may walk several spaces at once.
+const WALKS_OF_USER: usize = 10;
 /// How many other servers one page asks.
 const MAX_ASKED: usize = 20;
 /// How many children another server is told of. Source: our choice, as Synapse has it.
@@ -70,7 +75,21 @@ struct Waiting {
     /// The servers to ask if we do not know the room.
     via: Vec<OwnedServerName>,
     /// What the server of its parent said of it.
-    told: Option<Box<RoomSummary>>,
+    told: Option<Told>,
+}
+
+#[derive(Clone)]
+struct Told {
+    room: Box<RoomSummary>,
+    /// Its length as JSON.
+    bytes: usize,
+}
+
+impl Told {
+    fn new(room: RoomSummary) -> Self {
+        let bytes = serde_json::to_string(&room).map_or(usize::MAX, |json| json.len());
+        Self { room: Box::new(room), bytes }
+    }
 }
 
 /// What a client asks for.
@@ -123,7 +142,8 @@ pub async fn page(server: &Arc<Server>, user: &UserId, room_id: &RoomId, query: 
     }
     let next_batch = (!walk.waiting.is_empty()).then(|| {
         let token = server.random.text(20);
-        server.walks.insert(server.clock.now_ms(), &token, Arc::new(walk));
+        let is_his = |other: &Arc<Walk>| other.user_id == user;
+        server.walks.insert_among(server.clock.now_ms(), &token, Arc::new(walk), WALKS_OF_USER, is_his);
         token
     });
     Ok(Page { rooms, next_batch })
@@ -162,12 +182,19 @@ impl Walk {
         if depth >= self.max_depth() {
             return;
         }
-        // A room that is in several places, or above itself, is told once.
-        let fresh: Vec<_> = children.into_iter().filter(|(child, _)| self.seen.insert(child.room_id.clone())).collect();
-        for (child, told) in fresh.into_iter().rev() {
-            let Child { room_id, via, .. } = child;
-            self.waiting.push_front(Waiting { room_id, depth: depth + 1, via, told: told.map(Box::new) });
+        let told_bytes: usize = self.waiting.iter().filter_map(|waiting| Some(waiting.told.as_ref()?.bytes)).sum();
+        let mut bytes_left = MAX_TOLD_BYTES.saturating_sub(told_bytes);
+        let mut fresh = Vec::new();
+        for (Child { room_id, via, .. }, told) in children {
+            // A room that is in several places, or above itself, is told once.
+            if self.seen.len() >= MAX_SEEN || !self.seen.insert(room_id.clone()) {
+                continue;
+            }
+            let told = told.map(Told::new).filter(|told| told.bytes <= bytes_left);
+            bytes_left -= told.as_ref().map_or(0, |told| told.bytes);
+            fresh.push(Waiting { room_id, depth: depth + 1, via, told });
         }
+        fresh.into_iter().rev().for_each(|waiting| self.waiting.push_front(waiting));
         self.waiting.truncate(MAX_WAITING);
     }
 }
@@ -233,8 +260,8 @@ fn walk_there(
     }
     // A space was not told whole, but is better than nothing.
     match next.told {
-        Some(told) if summary::is_remote_open_to(server, &snapshot, Some(user), &told)? => {
-            Ok(Some((SpaceHierarchyRoomsChunk::new(*told, Vec::new()), next.depth, Vec::new())))
+        Some(Told { room, .. }) if summary::is_remote_open_to(server, &snapshot, Some(user), &room)? => {
+            Ok(Some((SpaceHierarchyRoomsChunk::new(*room, Vec::new()), next.depth, Vec::new())))
         }
         _ => Ok(None),
     }
@@ -309,4 +336,52 @@ pub async fn summarize(
 /// Whether a room is a space: only spaces have children.
 fn is_space(room_type: Option<&RoomType>) -> bool {
     room_type == Some(&RoomType::Space)
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{UInt, owned_room_id, owned_user_id, room::JoinRuleSummary};
+    use serde_json::{json, value::to_raw_value};
+
+    use super::*;
+
+    /// A thousand children, of which another server tells much.
+    fn many(first: usize) -> Vec<(Child, Option<RoomSummary>)> {
+        let event = |number: usize| {
+            let event = json!({
+                "type": "m.space.child", "state_key": format!("!{number}:x"), "sender": "@a:x",
+                "content": { "via": ["x"] }, "origin_server_ts": number,
+            });
+            Raw::from_json(to_raw_value(&event).unwrap())
+        };
+        let events: Vec<Raw<HierarchySpaceChildEvent>> = (first..first + 1_000).map(event).collect();
+        let with_summary = |child: Child| {
+            let room_id = child.room_id.clone();
+            let mut told = RoomSummary::new(room_id, JoinRuleSummary::Public, false, UInt::MIN, false);
+            told.topic = Some("x".repeat(2_000));
+            (child, Some(told))
+        };
+        children::of_events(&events).into_iter().map(with_summary).collect()
+    }
+
+    #[test]
+    fn a_walk_has_a_size_and_an_end() {
+        let mut walk = Walk {
+            user_id: owned_user_id!("@a:x"),
+            root: owned_room_id!("!root:x"),
+            suggested_only: false,
+            asked_depth: None,
+            waiting: VecDeque::new(),
+            seen: HashSet::new(),
+        };
+        let told = |walk: &Walk| -> usize {
+            walk.waiting.iter().filter_map(|waiting| waiting.told.as_ref()).map(|told| told.bytes).sum()
+        };
+        for space in 0..12 {
+            walk.wait_for(many(space * 1_000), 1);
+            assert!(walk.waiting.len() <= MAX_WAITING && told(&walk) <= MAX_TOLD_BYTES, "{space}");
+        }
+        assert_eq!(walk.seen.len(), MAX_SEEN);
+        assert!(told(&walk) > 0 && walk.waiting.front().is_some_and(|waiting| waiting.room_id == "!9000:x"));
+    }
 }

@@ -148,6 +148,11 @@ async fn pages_of_a_walk_are_the_walk() {
     ] {
         assert_eq!(try_ask(user, tree.id(event), more).await.error(), (400, "M_INVALID_PARAM"));
     }
+    for _ in 0..200 {
+        ask(&bob, tree.id("a"), json!({ "limit": 2 })).await;
+    }
+    let still = ask(&alice, tree.id("a"), json!({ "limit": 2, "batch": batch })).await;
+    assert_eq!(bodies(&next), bodies(&still), "the walks of others do not push it out");
 }
 
 #[tokio::test]

@@ -80,6 +80,27 @@ async fn a_space_is_walked_depth_first_in_pages() {
 }
 
 #[tokio::test]
+async fn a_user_may_walk_some_spaces_at_once_and_pushes_out_no_walks_of_others() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let tree = tree(&alice).await;
+    let begin = async |user: &User| {
+        let first = user.get(&hierarchy(&tree[0], &[("limit", "1")])).await.ok();
+        first["next_batch"].as_str().unwrap().to_owned()
+    };
+    let hers = begin(&alice).await;
+    let mut his = Vec::new();
+    for _ in 0..200 {
+        his.push(begin(&bob).await);
+    }
+    for (user, token) in his[190..].iter().map(|token| (&bob, token)).chain([(&alice, &hers)]) {
+        assert_eq!(ids(&user.get(&hierarchy(&tree[0], &[("from", token)])).await.ok()), tree[1..]);
+    }
+    let forgotten = bob.get(&hierarchy(&tree[0], &[("from", &his[189])])).await;
+    assert_eq!(forgotten.error(), (400, "M_INVALID_PARAM"));
+}
+
+#[tokio::test]
 async fn a_walk_goes_as_deep_as_asked_and_only_to_suggested_rooms() {
     let server = TestServer::new().await;
     let alice = server.user("alice").await;

@@ -32,6 +32,9 @@ use crate::{
 /// How many times one page asks other servers.
 const MAX_ASKED: usize = 5;
 
+/// How many walks of one user are kept. Each page leaves one, and a client may walk several trees at once.
+const WALKS_OF_USER: usize = 10;
+
 /// Walks that may be gone on with, by the token of their next page.
 pub type Walks = Expiring<Arc<Begun>>;
 
@@ -94,11 +97,10 @@ pub async fn page(server: &Arc<Server>, caller: Caller, query: Query) -> Result<
                 server.store.until_durable(shown).await?;
                 let next_batch = rest.map(|walk| {
                     let token = server.random.text(20);
-                    server.relationship_walks.insert(
-                        server.clock.now_ms(),
-                        &token,
-                        Arc::new(Begun { user_id, room, walk: *walk }),
-                    );
+                    let begun = Arc::new(Begun { user_id: user_id.clone(), room, walk: *walk });
+                    let is_his = |other: &Arc<Begun>| other.user_id == user_id;
+                    let now_ms = server.clock.now_ms();
+                    server.relationship_walks.insert_among(now_ms, &token, begun, WALKS_OF_USER, is_his);
                     token
                 });
                 return Ok(Answer { events, next_batch, is_limited });
