@@ -10,8 +10,9 @@ use hyper::body::Body as _;
 use super::extract::unread_body;
 use crate::{Server, error::Error, memory::Held};
 
-/// A body of this size counts for nothing, so that ordinary requests go on while large ones are refused.
-const SMALL: usize = 64 << 10;
+/// A body of this size counts for nothing, so that ordinary requests go on while large ones are refused. Strangers may
+/// send no larger one, except where the specification has them do so.
+pub(super) const SMALL: usize = 64 << 10;
 
 /// When a client whose body did not fit may try again.
 const RETRY_AFTER: Duration = Duration::from_secs(2);

@@ -1,7 +1,7 @@
 //! Requests, parsed by ruma and with a caller who is known. Which of these a handler takes is what its endpoint's
 //! authentication in the specification allows; anything else does not compile.
 
-use std::{fmt::Display, marker::PhantomData, net::IpAddr, sync::Arc};
+use std::{fmt::Display, iter::successors, marker::PhantomData, net::IpAddr, sync::Arc};
 
 use axum::{
     RequestExt,
@@ -116,7 +116,8 @@ pub struct Upload<R> {
     pub length: Option<u64>,
 }
 
-/// A client request that may come without a token, and also from a guest; one that has a wrong token is refused.
+/// A client request that may come without a token, and also from a guest; one that has a wrong token is refused. Without a
+/// token, its body is bounded as that of [`Public`].
 pub struct MaybeClient<R> {
     pub sender: Option<Caller>,
     pub body: R,
@@ -139,7 +140,7 @@ pub struct ByAppservice<R> {
     pub body: R,
 }
 
-/// A client request that needs no token.
+/// A client request that needs no token. Its body is bounded by the `DefaultBodyLimit` of its route.
 pub struct Public<R> {
     pub body: R,
     pub raw: Bytes,
@@ -149,7 +150,7 @@ pub struct Public<R> {
     pub address: IpAddr,
 }
 
-/// A request that needs no token, with a body that ruma has no type for, or none that is safe to use.
+/// As [`Public`], with a body that ruma has no type for, or none that is safe to use.
 pub struct PublicJson<T> {
     pub body: T,
     /// A token that came all the same, unchecked: application services log users in by theirs.
@@ -296,9 +297,9 @@ impl<R: IncomingRequest<Authentication = AccessTokenOptional> + Send> FromReques
     async fn from_request(request: Request, server: &Arc<Server>) -> Result<Self, Error> {
         let token = bearer_token(&request)?;
         let (address, request) = address_of(request, server);
-        let sender = match token {
-            Some(token) => Some(caller(server, &token, request.uri(), address).await?),
-            None => None,
+        let (sender, request) = match token {
+            Some(token) => (Some(caller(server, &token, request.uri(), address).await?), request),
+            None => (None, request.with_limited_body()),
         };
         let (body, raw) = parse(request, server).await?;
         Ok(Self { sender, body, raw, address })
@@ -344,7 +345,7 @@ impl<R: IncomingRequest<Authentication: Open> + Send> FromRequest<Arc<Server>> f
     async fn from_request(request: Request, server: &Arc<Server>) -> Result<Self, Error> {
         let token = unchecked_token(&request);
         let (address, request) = address_of(request, server);
-        let (body, raw) = parse(request, server).await?;
+        let (body, raw) = parse(request.with_limited_body(), server).await?;
         Ok(Self { body, raw, token, address })
     }
 }
@@ -355,7 +356,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Server>> for PublicJson<T> {
     async fn from_request(request: Request, server: &Arc<Server>) -> Result<Self, Error> {
         let token = unchecked_token(&request);
         let (address, request) = address_of(request, server);
-        let raw = read(request.into_body(), server).await?;
+        let raw = read(request.into_limited_body(), server).await?;
         let body = serde_json::from_slice(&raw).map_err(|e| unreadable(DeserializationError::Json(e).into()))?;
         Ok(Self { body, token, address })
     }
@@ -495,8 +496,9 @@ pub(super) async fn read(body: Body, server: &Server) -> Result<Bytes, Error> {
 }
 
 pub(super) fn unread_body(error: &axum::Error) -> Error {
-    let cause = std::error::Error::source(error);
-    if cause.is_some_and(|e| e.is::<http_body_util::LengthLimitError>()) {
+    // Of two limits, one within the other, the outer one wraps the error of the inner one.
+    let mut causes = successors(std::error::Error::source(error), |&cause| cause.source());
+    if causes.any(|cause| cause.is::<http_body_util::LengthLimitError>()) {
         Error::too_large("The request is larger than this server accepts")
     } else {
         Error::refused(ErrorKind::Unknown, "The request ended early").with_status(StatusCode::BAD_REQUEST)

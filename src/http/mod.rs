@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use axum::{
     Router,
+    extract::DefaultBodyLimit,
     handler::Handler,
     routing::{MethodFilter, on},
 };
@@ -52,6 +53,8 @@ pub fn router(server: Arc<Server>) -> Router {
         .method_not_allowed_fallback(async || {
             Error::unrecognized("Unrecognized request").with_status(StatusCode::METHOD_NOT_ALLOWED)
         })
+        // For forms and what else axum reads, and for `Public`; `bodies` and `Upload` have bounds of their own.
+        .layer(DefaultBodyLimit::max(bodies::SMALL))
         .layer(CatchPanicLayer::custom(|_| {
             axum::response::IntoResponse::into_response(Error::internal("a handler panicked"))
         }))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    extract::{RawQuery, State},
+    extract::{DefaultBodyLimit, RawQuery, State},
 };
 use ruma::api::federation::discovery::{get_remote_server_keys, get_remote_server_keys_batch, get_server_keys};
 
@@ -22,7 +22,8 @@ pub fn router() -> Router<Arc<Server>> {
     Router::new()
         .merge(endpoint::<get_server_keys::v2::Request, _, _>(own))
         .merge(endpoint::<get_remote_server_keys::v2::Request, _, _>(of_one))
-        .merge(endpoint::<get_remote_server_keys_batch::v2::Request, _, _>(of_many))
+        // Whoever joins a large room asks for the keys of thousands of servers.
+        .merge(endpoint::<get_remote_server_keys_batch::v2::Request, _, _>(of_many).layer(DefaultBodyLimit::disable()))
         // Older servers name the key that they want; the specification has it deprecated.
         .route("/_matrix/key/v2/server/{key_id}", axum::routing::get(own_by_id))
 }
