@@ -5,10 +5,17 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::StreamExt;
+use http::StatusCode;
 use hyper::body::Body as _;
+use ruma::api::error::ErrorKind;
+use tokio::time::{Instant, timeout_at};
 
 use super::extract::unread_body;
-use crate::{Server, error::Error, memory::Held};
+use crate::{
+    Server,
+    error::Error,
+    memory::{Held, SharedMemory},
+};
 
 /// A body of this size counts for nothing, so that ordinary requests go on while large ones are refused. Strangers may
 /// send no larger one, except where the specification has them do so.
@@ -16,6 +23,13 @@ pub(super) const SMALL: usize = 64 << 10;
 
 /// When a client whose body did not fit may try again.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// How long a large body may take, beside what its size takes at the slowest pace. What has come of it holds memory that
+/// others wait for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Bytes in a second.
+const SLOWEST_PACE: usize = 64 << 10;
 
 /// The body and the memory that it holds until nobody has a part of it any more.
 struct Counted {
@@ -30,28 +44,75 @@ impl AsRef<[u8]> for Counted {
 }
 
 /// The whole body. Errors: `M_TOO_LARGE` beyond `max_request_size`; `M_LIMIT_EXCEEDED` if those of other requests leave no
-/// room. What has come counts, and not what was announced: nobody keeps others out by a promise.
+/// room; 408 if it comes too slowly. What has come counts, and not what was announced: nobody keeps others out by a promise.
 pub(super) async fn read(body: Body, server: &Server) -> Result<Bytes, Error> {
     let limit = server.config.max_request_size.as_usize();
     if body.size_hint().upper().is_some_and(|upper| upper <= SMALL as u64) {
         return axum::body::to_bytes(body, limit).await.map_err(|e| unread_body(&e));
     }
+    read_large(body, limit, &server.body_memory, PATIENCE).await
+}
+
+async fn read_large(body: Body, limit: usize, memory: &SharedMemory, patience: Duration) -> Result<Bytes, Error> {
     let too_large = || Error::too_large("The request is larger than this server accepts");
     if body.size_hint().lower() > limit as u64 {
         return Err(too_large());
     }
+    let too_slow = || {
+        Error::refused(ErrorKind::Unknown, "The request comes too slowly").with_status(StatusCode::REQUEST_TIMEOUT)
+    };
+    let begun = Instant::now();
     let (mut bytes, mut held) = (Vec::new(), Held::nothing());
     let mut stream = body.into_data_stream();
-    while let Some(chunk) = stream.next().await {
+    loop {
+        let for_size = Duration::from_secs((bytes.len() / SLOWEST_PACE) as u64);
+        let next = timeout_at(begun + patience + for_size, stream.next()).await;
+        let Some(chunk) = next.map_err(|_| too_slow())? else { break };
         let chunk = chunk.map_err(|e| unread_body(&e))?;
         let size = bytes.len() + chunk.len();
         if size > limit {
             return Err(too_large());
         }
-        if size > SMALL && !server.body_memory.grow(&mut held, size) {
+        if size > SMALL && !memory.grow(&mut held, size) {
             return Err(Error::limit_exceeded(RETRY_AFTER));
         }
         bytes.extend_from_slice(&chunk);
     }
     Ok(Bytes::from_owner(Counted { bytes, _held: held }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures_util::stream;
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+
+    async fn read_within(patience: Duration, body: Body) -> Result<Bytes, Error> {
+        let reading = timeout(Duration::from_secs(10), async move {
+            read_large(body, 1 << 20, &SharedMemory::new(1 << 20), patience).await
+        });
+        reading.await.expect("nobody waits for ever")
+    }
+
+    async fn late(bytes: usize, by_ms: u64) -> Result<Bytes, Infallible> {
+        sleep(Duration::from_millis(by_ms)).await;
+        Ok(Bytes::from(vec![b' '; bytes]))
+    }
+
+    #[tokio::test]
+    async fn a_body_that_comes_in_drops_is_given_up() {
+        let drops = stream::unfold((), |()| async { Some((late(1, 5).await, ())) });
+        let refused = read_within(Duration::from_millis(100), Body::from_stream(drops)).await.unwrap_err();
+        assert!(matches!(refused, Error::Refused { status: Some(StatusCode::REQUEST_TIMEOUT), .. }), "{refused:?}");
+    }
+
+    #[tokio::test]
+    async fn what_has_come_earns_time_for_the_rest() {
+        let body = stream::once(late(10 * SLOWEST_PACE, 0)).chain(stream::once(late(1, 50)));
+        let read = read_within(Duration::from_millis(10), Body::from_stream(body)).await.unwrap();
+        assert_eq!(read.len(), 10 * SLOWEST_PACE + 1);
+    }
 }
