@@ -60,6 +60,10 @@ impl Default for Patience {
     }
 }
 
+/// The largest head of a request over HTTP/1, and how much of a body is read or written at a time. Bytes. For heads over
+/// HTTP/2 hyper has 16 KiB by itself.
+pub(super) const BUFFER: usize = 64 << 10;
+
 /// How long after its last request a connection that was told to end may take to send what is buffered.
 const FLUSH: Duration = Duration::from_secs(1);
 
@@ -100,7 +104,7 @@ async fn serve_http1(
 ) {
     let activity = service.requests.subscribe();
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(patience.request_head);
+    builder.timer(TokioTimer::new()).header_read_timeout(patience.request_head).max_buf_size(BUFFER);
     let connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     drive(connection, http1::Connection::graceful_shutdown, activity, patience, shutdown).await;
 }

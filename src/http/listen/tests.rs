@@ -274,6 +274,18 @@ async fn a_client_that_goes_silent_is_sent_away() {
 }
 
 #[tokio::test]
+async fn a_head_is_bounded() {
+    let address = Running::start(&config()).addresses[0];
+    let long = format!("/peer?{}", "x".repeat(connection::BUFFER / 2));
+    assert!(ask(TcpStream::connect(address).await.unwrap(), &long).await.starts_with("200"));
+    // No more than the server reads: else its answer could be lost with the connection.
+    let begun = "GET /peer HTTP/1.1\r\nx: ";
+    let begun = format!("{begun}{}", "x".repeat(connection::BUFFER - begun.len()));
+    let answer = until_closed(address, &begun).await;
+    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+}
+
+#[tokio::test]
 async fn connections_beyond_the_bound_wait_for_a_place() {
     let listeners = Listeners::bind(&config(), 1).unwrap();
     let address = listeners.tcp_addresses().unwrap()[0];
