@@ -20,6 +20,10 @@ use super::{Error, Result, StreamPos, Syncs, Transaction, open::LastPos, recent:
 /// How old the knowledge of the disk's free space may be.
 const FREE_SPACE_CHECKED_EVERY: Duration = Duration::from_secs(1);
 
+/// How many bytes of the disk are left free also of what readers need: a write for which there is no space would stop the
+/// store. Source: our choice; about what RocksDB writes out at a time.
+pub(super) const LEAST_FREE: u64 = 64 << 20;
+
 /// What the two threads and the readers share.
 pub(super) struct Shared {
     pub db: DB,
@@ -67,9 +71,12 @@ impl Shared {
     }
 
     pub fn check_free_space(&self) -> Result<()> {
-        let free = self.free_bytes()?;
-        if free < self.free_space_floor {
-            return Err(Error::NoSpace { path: self.path.clone(), free, floor: self.free_space_floor });
+        self.check_free(self.free_bytes()?, self.free_space_floor)
+    }
+
+    fn check_free(&self, free: u64, floor: u64) -> Result<()> {
+        if free < floor {
+            return Err(Error::NoSpace { path: self.path.clone(), free, floor });
         }
         Ok(())
     }
@@ -113,7 +120,7 @@ impl Committer {
         let (jobs, job_queue) = mpsc::channel::<Job>();
         let (unsynced, unsynced_queue) = mpsc::channel();
         let last_pos = *shared.durable_pos.borrow();
-        let mut writer = Writer { shared: Arc::clone(shared), last_pos, unsynced, free_space: None };
+        let mut writer = Writer { shared: Arc::clone(shared), last_pos, unsynced, free_bytes: None };
         let write = move || job_queue.into_iter().for_each(|job| job(&mut writer));
         let for_sync = Arc::clone(shared);
         Ok(Self {
@@ -125,8 +132,9 @@ impl Committer {
         })
     }
 
-    /// Queues a transaction; the receiver hears when it is written, or why not.
-    pub fn submit<R, E, F>(&self, work: F) -> oneshot::Receiver<Result<Written<R>, E>>
+    /// Queues a transaction; the receiver hears when it is written, or why not: if less than `floor` bytes are free on the
+    /// disk, for one.
+    pub fn submit<R, E, F>(&self, floor: u64, work: F) -> oneshot::Receiver<Result<Written<R>, E>>
     where
         R: Send + 'static,
         E: From<Error> + Send + 'static,
@@ -135,7 +143,7 @@ impl Committer {
         let (reply, answer) = oneshot::channel();
         let job: Job = Box::new(move |writer| {
             // Whoever asked may be gone; the change is made all the same.
-            let _ = reply.send(writer.run(work));
+            let _ = reply.send(writer.run(floor, work));
         });
         // A closed queue drops the job, and with it `reply`: the receiver then reads "closed".
         if let Some(jobs) = &self.jobs {
@@ -161,16 +169,16 @@ struct Writer {
     last_pos: StreamPos,
     unsynced: mpsc::Sender<Unsynced>,
     /// When the free space was last looked at, and what came of it.
-    free_space: Option<(Instant, Result<()>)>,
+    free_bytes: Option<(Instant, Result<u64>)>,
 }
 
 impl Writer {
-    fn run<R, E, F>(&mut self, work: F) -> Result<Written<R>, E>
+    fn run<R, E, F>(&mut self, floor: u64, work: F) -> Result<Written<R>, E>
     where
         E: From<Error>,
         F: FnOnce(&mut Transaction<'_>) -> Result<R, E>,
     {
-        self.check_writable()?;
+        self.check_writable(floor)?;
         let mut transaction = Transaction::new(&self.shared.db, self.last_pos.next());
         let value = catch_unwind(AssertUnwindSafe(|| work(&mut transaction)))
             .map_err(|panic| Error::Panicked(message_of(&*panic)))??;
@@ -188,16 +196,17 @@ impl Writer {
         Ok(Written { value, durable })
     }
 
-    fn check_writable(&mut self) -> Result<()> {
+    fn check_writable(&mut self, floor: u64) -> Result<()> {
         self.shared.check_running()?;
-        match &self.free_space {
+        let free = match &self.free_bytes {
             Some((at, known)) if at.elapsed() < FREE_SPACE_CHECKED_EVERY => known.clone(),
             _ => {
-                let found = self.shared.check_free_space();
-                self.free_space = Some((Instant::now(), found.clone()));
+                let found = self.shared.free_bytes();
+                self.free_bytes = Some((Instant::now(), found.clone()));
                 found
             }
-        }
+        };
+        self.shared.check_free(free?, floor)
     }
 }
 

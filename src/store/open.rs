@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::{
     Error, Family, Figures, Migration, Recent, Result, Scan, Snapshot, StreamPos, Syncs, Table, TableInfo, Transaction,
     Written,
-    commit::{Committer, Shared},
+    commit::{Committer, LEAST_FREE, Shared},
     directory::Directory,
     figures::Gauges,
     migrate::{LayoutVersion, MigrationCursor, migrate},
@@ -170,7 +170,19 @@ impl Store {
         E: From<Error> + Send + 'static,
         F: FnOnce(&mut Transaction<'_>) -> Result<R, E> + Send + 'static,
     {
-        answer(self.committer.submit(work).await)
+        answer(self.committer.submit(self.shared.free_space_floor, work).await)
+    }
+
+    /// As [`Self::write`], also where less than `free_space_floor` is free. For the few small rows without which somebody
+    /// could not go on reading.
+    pub async fn write_for_reader<R, E, F>(&self, work: F) -> Result<Written<R>, E>
+    where
+        R: Send + 'static,
+        E: From<Error> + Send + 'static,
+        F: FnOnce(&mut Transaction<'_>) -> Result<R, E> + Send + 'static,
+    {
+        let floor = self.shared.free_space_floor.min(LEAST_FREE);
+        answer(self.committer.submit(floor, work).await)
     }
 
     /// As [`Self::write`], and waits until the changes are durable.
@@ -190,7 +202,7 @@ impl Store {
         E: From<Error> + Send + 'static,
         F: FnOnce(&mut Transaction<'_>) -> Result<R, E> + Send + 'static,
     {
-        let written = answer(self.committer.submit(work).blocking_recv())?;
+        let written = answer(self.committer.submit(self.shared.free_space_floor, work).blocking_recv())?;
         Ok(written.durable_blocking()?)
     }
 
@@ -425,6 +437,9 @@ mod tests {
         };
         assert!(matches!(store.commit_blocking(write), Err(Error::NoSpace { .. })));
         assert!(store.snapshot().contains::<Notes>(&("a", 1)).unwrap());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(store.write_for_reader(write)).unwrap();
+        assert!(store.snapshot().contains::<Notes>(&("b", 1)).unwrap());
     }
 
     #[test]

@@ -280,7 +280,7 @@ async fn a_restart_goes_on_where_the_last_run_was() {
     let token = bob.token.clone();
     drop(bob);
     let directory = here.stop(&network).await;
-    let here = TestServer::of_directory(network.clone(), "here", directory).await;
+    let here = TestServer::of_directory(network.clone(), "here", directory, |_| {}).await;
     network.add("here", here.router());
     let bob = User { server: here.clone(), id: "@bob:here".to_owned(), device_id: String::new(), token };
     assert!(joined_room(&bob.sync_with("").await, &room).is_null(), "its state is not whole yet");

@@ -43,7 +43,7 @@ impl Machine {
     }
 
     async fn start(&self, directory: TempDir) -> TestServer {
-        let server = TestServer::of_directory(self.network.clone(), self.name, directory).await;
+        let server = TestServer::of_directory(self.network.clone(), self.name, directory, |_| {}).await;
         self.network.add(self.name, server.router());
         queue::start(server.inside());
         server

@@ -142,6 +142,8 @@ pub struct Change {
 
 /// Writes the change, if there is any: the position of the connection from now on. It need not survive a power cut: the
 /// client would begin anew. `M_UNKNOWN_POS` if another request has the turn by now.
+///
+/// Also below `free_space_floor`: a client that was told something new, and nothing was written of it, could not go on.
 pub async fn write(
     server: &Arc<Server>,
     asked: &Arc<Asked>,
@@ -166,7 +168,7 @@ pub async fn write(
         session::check_device(device_id, || tx.before().contains::<Devices>(&(user_id, device_id)))?;
         change.write(tx, &asked, known, now_ms)
     };
-    let (at, rows) = server.store.write(write).await?.value;
+    let (at, rows) = server.store.write_for_reader(write).await?.value;
     server.sliding_told.0.insert(key, (at, Arc::new(rows)));
     Ok(at)
 }

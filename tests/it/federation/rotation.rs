@@ -19,7 +19,7 @@ async fn rotate(network: &TestNetwork, server: TestServer, at_ms: u64) -> (TestS
     options.server_name.clone_from(&name);
     let rotate = move || own::rotate(&Store::open(&options).unwrap(), &Random::from_seed(7), at_ms);
     let rotated = tokio::task::spawn_blocking(rotate).await;
-    let server = TestServer::of_directory(network.clone(), &name, directory).await;
+    let server = TestServer::of_directory(network.clone(), &name, directory, |_| {}).await;
     network.add(&name, server.router());
     queue::start(server.inside());
     (server, rotated.unwrap().unwrap())

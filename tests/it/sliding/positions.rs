@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use chappe::sync::sliding::tables::{Connections, SentRooms};
+use chappe::{
+    config::{ByteSize, Config},
+    sync::sliding::tables::{Connections, SentRooms},
+};
 use serde_json::json;
 
-use super::{Connection, bodies, pos, public, rooms};
-use crate::support::{Answer, TestServer, User};
+use super::{Connection, bodies, pos, public, rooms, sorted};
+use crate::support::{Answer, TestNetwork, TestServer, User};
 
 fn kept(user: &User) -> (usize, usize) {
     let snapshot = user.server.inside().store.snapshot();
@@ -126,6 +129,30 @@ async fn answers_without_a_new_room_write_nothing() {
     assert_eq!(bodies(&client.next().await["rooms"][&room]), ["hi"]);
     client.next().await;
     assert_eq!(server.inside().store.snapshot().pos().unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_full_disk_keeps_nobody_from_reading() {
+    let network = TestNetwork::new();
+    let server = network.server("example.org").await;
+    let alice = server.user("alice").await;
+    let (one, two) = (public(&alice).await, public(&alice).await);
+    let mut client = Connection::with_list(&alice, [0, 0]);
+    assert_eq!(rooms(&client.next().await), [&two]);
+    let seen = client.pos.take();
+    let log_in = json!({ "user_id": alice.id, "device_id": alice.device_id, "access_token": alice.token });
+    drop((client, alice));
+    let directory = server.stop(&network).await;
+    let fill = |config: &mut Config| config.free_space_floor = ByteSize::mib(100 << 20);
+    let server = TestServer::of_directory(network, "example.org", directory, fill).await;
+    let alice = User::new(server, &log_in);
+    let topic = alice.put(&format!("/v3/rooms/{one}/state/m.room.topic"), json!({ "topic": "tea" })).await;
+    assert_eq!(topic.error(), (503, "M_UNKNOWN"));
+    let mut client = Connection { pos: seen, ..Connection::with_list(&alice, [0, 9]) };
+    assert_eq!(rooms(&client.next().await), [&one], "what was not told before");
+    assert!(rooms(&client.next().await).is_empty(), "and it is kept that it was");
+    client.pos = None;
+    assert_eq!(rooms(&client.next().await), sorted([&one, &two]));
 }
 
 #[tokio::test]

@@ -71,9 +71,14 @@ impl TestServer {
     }
 
     /// A server with the data that `directory` holds.
-    pub async fn of_directory(network: TestNetwork, name: &str, directory: TempDir) -> Self {
+    pub async fn of_directory(
+        network: TestNetwork,
+        name: &str,
+        directory: TempDir,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let outgoing = outgoing::Client::with_transport(Arc::new(network));
-        Self::open_in(directory, name, |_| {}, |_| outgoing).await
+        Self::open_in(directory, name, change, |_| outgoing).await
     }
 
     async fn open(
