@@ -62,6 +62,7 @@ pub async fn event(
     event_id: OwnedEventId,
     reason: Option<String>,
 ) -> Result<()> {
+    server.limits.message(reporter)?;
     let by = reporter.to_owned();
     let find = move |server: &Server| {
         let snapshot = server.store.snapshot();
@@ -90,8 +91,9 @@ fn sender_of(
 }
 
 /// Reports a room, whether or not the reporter is in it. One that this server does not know is not kept, and that is
-/// not told: nobody shall learn by reports which rooms there are.
+/// not told: nobody shall learn by reports which rooms there are. So every report counts, and before anything is looked up.
 pub async fn room(server: &Arc<Server>, reporter: &UserId, room_id: OwnedRoomId, reason: String) -> Result<()> {
+    server.limits.message(reporter)?;
     if !server.store.snapshot().contains::<RoomIds>(&&*room_id)? {
         return Ok(());
     }
@@ -100,6 +102,7 @@ pub async fn room(server: &Arc<Server>, reporter: &UserId, room_id: OwnedRoomId,
 
 /// Reports a user, of whatever server. One of ours who does not exist is not kept, and that is not told.
 pub async fn user(server: &Arc<Server>, reporter: &UserId, user_id: OwnedUserId, reason: String) -> Result<()> {
+    server.limits.message(reporter)?;
     if server.is_ours(&user_id) && account::get(&server.store.snapshot(), &user_id)?.is_none() {
         return Ok(());
     }
@@ -107,7 +110,6 @@ pub async fn user(server: &Arc<Server>, reporter: &UserId, user_id: OwnedUserId,
 }
 
 async fn keep(server: &Arc<Server>, reporter: &UserId, subject: Subject, reason: Option<String>) -> Result<()> {
-    server.limits.message(reporter)?;
     let reason = reason.filter(|reason| !reason.is_empty()).map(|mut reason| {
         reason.truncate(reason.floor_char_boundary(MAX_REASON));
         reason

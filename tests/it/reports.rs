@@ -81,6 +81,27 @@ async fn rooms_and_users_are_reported_without_telling_whether_they_exist() {
 }
 
 #[tokio::test]
+async fn who_reports_too_much_does_not_learn_by_that_what_there_is() {
+    let server = TestServer::with(|config| config.rate_limits.enabled = true).await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = alice.create_room(json!({})).await;
+    for _ in 0..50 {
+        report(&bob, "/rooms/!unknown:example.org/report", json!({ "reason": "spam" })).await.ok();
+    }
+    for subject in [
+        format!("/rooms/{room}"),
+        "/rooms/!unknown:example.org".to_owned(),
+        format!("/users/{}", path(&alice.id)),
+        "/users/@nobody:example.org".to_owned(),
+    ] {
+        let refused = report(&bob, &format!("{subject}/report"), json!({ "reason": "spam" })).await;
+        assert_eq!(refused.error(), (429, "M_LIMIT_EXCEEDED"), "{subject}");
+    }
+    let of_event = report(&bob, &format!("/rooms/{room}/report/$unknown"), json!({})).await;
+    assert_eq!(of_event.error(), (429, "M_LIMIT_EXCEEDED"));
+}
+
+#[tokio::test]
 async fn reports_are_for_administrators_only() {
     let server = TestServer::new().await;
     let alice = server.user("alice").await;
