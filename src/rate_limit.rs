@@ -5,7 +5,7 @@ use std::{
     hash::Hash,
     net::{IpAddr, Ipv6Addr},
     num::NonZeroU32,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use governor::{
@@ -160,15 +160,28 @@ fn network_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Our clock, as governor reads it: time since the Unix epoch.
+/// Our clock, as governor reads it. The time of day may be set back, and until it were again what it had been nobody would
+/// be given anything back: so what counts is the time since the start.
 #[derive(Clone)]
-struct Now(Clock);
+struct Now {
+    clock: Clock,
+    start: Instant,
+}
+
+impl Now {
+    fn new(clock: &Clock) -> Self {
+        Self { clock: clock.clone(), start: Instant::now() }
+    }
+}
 
 impl clock::Clock for Now {
     type Instant = Duration;
 
     fn now(&self) -> Duration {
-        Duration::from_millis(self.0.now_ms())
+        match self.clock {
+            Clock::System => self.start.elapsed(),
+            Clock::Manual(_) => Duration::from_millis(self.clock.now_ms()),
+        }
     }
 }
 
@@ -181,7 +194,7 @@ struct Limit<K: Clone + Eq + Hash> {
 
 impl<K: Clone + Eq + Hash> Limit<K> {
     fn new(quota: Quota, clock: &Clock) -> Self {
-        let clock = Now(clock.clone());
+        let clock = Now::new(clock);
         let burst = usize::try_from(quota.burst_size().get()).unwrap_or(usize::MAX);
         let limiter = RateLimiter::new(quota, DashMapStateStore::default(), clock.clone());
         Self { limiter, burst, clock }
@@ -362,6 +375,13 @@ mod tests {
         limits.key_claim_of(alice, 1_000).unwrap();
         assert_eq!(wait_of(limits.key_claim_of(alice, 1).unwrap_err()), Duration::from_secs(1));
         limits.key_claim_of(user_id!("@bob:example.org"), 0).unwrap();
+    }
+
+    #[test]
+    fn the_time_of_day_does_not_matter() {
+        let before = Instant::now();
+        let clock = Now::new(&Clock::System);
+        assert!(clock::Clock::now(&clock) <= before.elapsed());
     }
 
     #[test]
