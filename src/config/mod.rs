@@ -3,6 +3,7 @@
 //! [`Config`] is the `[global]` table; each table below it has a struct and a file of its own. What
 //! each key does for an administrator is said in the `conduit.toml` at the root of the repository.
 
+pub mod authorities;
 mod byte_size;
 pub mod delayed_events;
 mod duration;
@@ -282,6 +283,9 @@ impl Config {
         let figment = settings.iter().fold(figment, |figment, setting| figment.merge(setting.clone()));
         let mut config: Self = figment.extract()?;
         config.read_secret_files()?;
+        if let Some(path) = &config.certificate_authorities_file {
+            authorities::read(path)?; // whoever sends requests reads it again, when the first one goes out
+        }
         config.check()?;
         Ok(config)
     }

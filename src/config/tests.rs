@@ -283,6 +283,28 @@ fn the_secret_of_an_identity_provider_is_read_from_its_file_and_never_shown() {
 }
 
 #[test]
+fn a_file_of_certificate_authorities_must_hold_some() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("authorities.pem");
+    let line = format!("certificate_authorities_file = '{}'", path.display());
+    let missing = complaint(&line);
+    assert!(
+        missing.starts_with("`certificate_authorities_file` names") && missing.contains("cannot be read"),
+        "{missing}"
+    );
+    let authority = rcgen::generate_simple_self_signed(["authority.example".to_owned()]).unwrap();
+    for text in [String::new(), "not PEM".to_owned(), authority.signing_key.serialize_pem()] {
+        fs::write(&path, text).unwrap();
+        let empty = complaint(&line);
+        assert!(empty.contains("holds no certificate"), "{empty}");
+    }
+    fs::write(&path, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+    assert!(complaint(&line).contains("cannot be read"));
+    fs::write(&path, authority.cert.pem()).unwrap();
+    load(&format!("[global]\nserver_name = 'example.org'\n{line}"), &[]).unwrap();
+}
+
+#[test]
 fn what_is_printed_can_be_loaded_again() {
     let config = load("[global]\nserver_name = 'a.example'\n[global.tls]\ncerts = 'c'\nkey = 'k'", &[]).unwrap();
     let printed = config.to_toml().unwrap();

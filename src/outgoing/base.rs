@@ -3,10 +3,10 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use anyhow::Context;
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
-use rustls_pki_types::{CertificateDer, pem::PemObject};
 use tracing::warn;
+
+use crate::config;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -43,10 +43,7 @@ fn trust(authorities: Option<&Path>) -> anyhow::Result<ClientConfig> {
     }
     roots.add_parsable_certificates(system.certs);
     if let Some(path) = authorities {
-        let unreadable = || format!("`certificate_authorities_file` {} can't be read", path.display());
-        for certificate in CertificateDer::pem_file_iter(path).with_context(unreadable)? {
-            roots.add(certificate.with_context(unreadable)?).with_context(unreadable)?;
-        }
+        roots.extend(config::authorities::read(path)?.roots);
     }
     if roots.is_empty() {
         warn!(
