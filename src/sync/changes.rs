@@ -116,7 +116,7 @@ impl Room {
             _ => Log::default(),
         };
         if let Some(completed) = completed {
-            log.forget_members_known_since(&context.view(nid)?, completed)?;
+            log.forget_members_known_since(&context.view(nid)?, completed, [])?;
         }
         Ok(Self { nid, row, after, log, is_completed: completed.is_some() })
     }
@@ -135,7 +135,7 @@ fn changed_rooms(context: &Context<'_>, all: &UserRoomList) -> Option<Vec<Group>
 }
 
 /// When the state of a room became whole, if that was after a position.
-fn completed_after(context: &Context<'_>, room: RoomNid, after: StreamPos) -> Result<Option<StreamPos>> {
+pub fn completed_after(context: &Context<'_>, room: RoomNid, after: StreamPos) -> Result<Option<StreamPos>> {
     if !context.may_have_changed::<Completions>(Group::of(room), after) {
         return Ok(None);
     }

@@ -56,16 +56,24 @@ impl Log {
         self.0.is_empty()
     }
 
-    /// Leaves out the members who were in the room before and became known only at `completed`: they may be very many, and
-    /// clients that load members lazily ask for them.
-    pub fn forget_members_known_since(&mut self, view: &View<'_>, completed: StreamPos) -> Result<()> {
+    /// Leaves out the members who were in the room before and became known only at `completed`, but for those of `wanted`: they
+    /// may be very many, and clients that load members lazily ask for them.
+    pub fn forget_members_known_since<'u>(
+        &mut self,
+        view: &View<'_>,
+        completed: StreamPos,
+        wanted: impl IntoIterator<Item = &'u str>,
+    ) -> Result<()> {
         let is_of_then =
             |&(pos, _, change): &(StreamPos, StateKeyNid, StateChange)| pos == completed && change.old.is_none();
         if !self.0.iter().any(is_of_then) {
             return Ok(());
         }
-        let others: HashSet<StateKeyNid> = keys_without_members(view).collect::<Result<_>>()?;
-        self.0.retain(|entry| !is_of_then(entry) || others.contains(&entry.1));
+        let mut kept: HashSet<StateKeyNid> = keys_without_members(view).collect::<Result<_>>()?;
+        for user in wanted {
+            kept.extend(view.state_key_nid(MEMBER, user)?);
+        }
+        self.0.retain(|entry| !is_of_then(entry) || kept.contains(&entry.1));
         Ok(())
     }
 

@@ -16,7 +16,10 @@ use chappe::{
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::support::{HostedRoom, Peer, TestNetwork, TestServer, User, hosted::id_of, peer::reply, query, room::path};
+use crate::{
+    sliding::Connection,
+    support::{HostedRoom, Peer, TestNetwork, TestServer, User, hosted::id_of, peer::reply, query, room::path},
+};
 
 const STATE_IDS: &str = "/_matrix/federation/v1/state_ids/";
 const SEND: &str = "/_matrix/federation/v1/send/";
@@ -164,6 +167,12 @@ fn members_in(events: &Value) -> Vec<&str> {
     members.map(|event| event["state_key"].as_str().unwrap()).collect()
 }
 
+/// A client of sliding sync that wants this state of all rooms.
+fn sliding(user: &User, conn_id: &str, required_state: &Value) -> Connection {
+    let list = json!({ "ranges": [[0, 9]], "timeline_limit": 10, "required_state": required_state });
+    Connection::new(user, json!({ "conn_id": conn_id, "lists": { "all": list } }))
+}
+
 #[tokio::test]
 async fn a_room_is_read_and_written_before_its_members_are_known() {
     let world = joined().await;
@@ -201,6 +210,57 @@ async fn a_room_is_read_and_written_before_its_members_are_known() {
     let members = members_in(&told["state"]["events"]);
     assert!(!members.contains(&"@charlie:there"), "a lazy client is not told who said nothing: {members:?}");
     world.check();
+}
+
+#[tokio::test]
+async fn sliding_sync_tells_that_members_are_known_and_only_those_who_are_wanted() {
+    let (alice, charlie) = ("@alice:there", "@charlie:there");
+    let world = joined_after(|room| {
+        room.add(alice, "m.room.name", Some(""), json!({ "name": "" }));
+    })
+    .await;
+    let World { bob, room, .. } = &world;
+    let named = json!([["m.room.member", "$LAZY"], ["m.room.member", charlie]]);
+    let cases = [
+        ("lazy", json!([["m.room.member", "$LAZY"]]), vec![], vec![alice]),
+        ("named", named, vec![charlie], vec![alice, charlie]),
+        ("all", json!([["m.room.member", "*"]]), vec![alice, charlie], vec![alice, charlie]),
+    ];
+    let mut clients: Vec<_> = cases.iter().map(|(name, state, ..)| sliding(bob, name, state)).collect();
+    let mut away = sliding(bob, "away", &json!([]));
+    for client in clients.iter_mut().chain([&mut away]) {
+        let first = client.next().await;
+        assert_eq!(first["rooms"][&room.id]["joined_count"], 1, "{first}");
+    }
+    let seen: Vec<_> = clients.iter().map(|client| client.pos.clone()).collect();
+    world.until_whole().await;
+    let told = async |client: &mut Connection| {
+        let told = client.next().await["rooms"][&room.id].take();
+        assert_eq!((&told["joined_count"], &told["limited"]), (&json!(3), &json!(false)), "{told}");
+        let heroes = told["heroes"].as_array().unwrap().iter();
+        let mut heroes: Vec<_> = heroes.map(|hero| hero["user_id"].as_str().unwrap()).collect();
+        heroes.sort_unstable();
+        assert_eq!(heroes, [alice, charlie]);
+        let mut members: Vec<_> = members_in(&told["required_state"]).into_iter().map(ToOwned::to_owned).collect();
+        members.sort_unstable();
+        members
+    };
+    for (client, (name, _, members, _)) in clients.iter_mut().zip(&cases) {
+        assert_eq!(told(client).await, *members, "{name}");
+    }
+    away.body["lists"]["all"]["ranges"] = json!([[5, 9]]);
+    away.next().await;
+    away.body["lists"]["all"]["ranges"] = json!([[0, 9]]);
+    assert_eq!(told(&mut away).await, [""; 0], "who did not look meanwhile hears of it later");
+
+    // Those answers got lost, and the next have a message as well.
+    let said = room.say("hello");
+    world.deliver(&said).await;
+    for ((client, seen), (name, _, _, members)) in clients.iter_mut().zip(seen).zip(&cases) {
+        client.pos = seen;
+        assert_eq!(told(client).await, *members, "{name}");
+        assert!(client.next().await["rooms"][&room.id].is_null(), "{name}: once is enough");
+    }
 }
 
 #[tokio::test]

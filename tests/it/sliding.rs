@@ -16,15 +16,15 @@ use crate::support::{Answer, User};
 const PATH: &str = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync";
 
 /// A client on one connection.
-struct Connection {
+pub struct Connection {
     user: User,
     /// What it asks for each time.
-    body: Value,
-    pos: Option<String>,
+    pub body: Value,
+    pub pos: Option<String>,
 }
 
 impl Connection {
-    fn new(user: &User, body: Value) -> Self {
+    pub fn new(user: &User, body: Value) -> Self {
         Self { user: user.clone(), body, pos: None }
     }
 
@@ -39,7 +39,7 @@ impl Connection {
     }
 
     /// The next answer, without waiting for news.
-    async fn next(&mut self) -> Value {
+    pub async fn next(&mut self) -> Value {
         let answer = self.try_at(self.pos.as_deref()).await.ok();
         self.pos = Some(pos(&answer));
         answer

@@ -15,7 +15,10 @@ use super::{
 use crate::{
     Server,
     error::{Error, Result},
-    room::tables::{ReceiptChanges, Timeline},
+    room::{
+        partial::tables::Completions,
+        tables::{ReceiptChanges, Timeline},
+    },
     store::{Group, RoomNid, StreamPos},
     sync::{account_data, answer::Context, changes, json::Object, token::Token},
 };
@@ -172,6 +175,7 @@ impl Answer {
                 && !changed.contains(&nid)
                 && !recent.may_have_changed::<Timeline>(group, since)
                 && !recent.may_have_changed::<ReceiptChanges>(group, since)
+                && !recent.may_have_changed::<Completions>(group, since)
         };
         Ok(rooms.filter(|(nid, wanted)| !is_quiet(*nid, wanted)).collect())
     }
@@ -193,5 +197,7 @@ impl Answer {
 }
 
 fn has_changed(context: &Context<'_>, nid: RoomNid, since: StreamPos) -> Result<bool> {
-    Ok(changes::has_events(context, nid, since)? || changes::has_receipts(context, nid, since)?)
+    Ok(changes::has_events(context, nid, since)?
+        || changes::has_receipts(context, nid, since)?
+        || changes::completed_after(context, nid, since)?.is_some())
 }

@@ -60,8 +60,13 @@ impl RequiredState {
         self.keys.get(event_type).is_some_and(|state_keys| state_keys.contains(state_key))
     }
 
-    fn has_all_members(&self) -> bool {
+    pub fn has_all_members(&self) -> bool {
         !self.is_lazy && self.has(ANY, ANY) || self.has(MEMBER, ANY)
+    }
+
+    /// The members whom it names.
+    pub fn members(&self) -> impl Iterator<Item = &str> {
+        [MEMBER, ANY].into_iter().filter_map(move |kind| self.keys.get(kind)).flatten().map(String::as_str)
     }
 
     /// A number that no other wish has: it stands for this one in what is kept of each room.

@@ -90,6 +90,7 @@ impl Room<'_> {
         if let Some(after) = after
             && !self.wants_more()
             && !changes::has_events(context, view.nid, after)?
+            && changes::completed_after(context, view.nid, after)?.is_none()
             && !self.has_read(context, view, after)?
         {
             return Ok(Told { sent: self.caught_up(), ..Told::default() });
@@ -237,12 +238,14 @@ impl Room<'_> {
             filter: &filter,
         };
         let timeline = Timeline::newest(context, reader, &wanted)?;
-        let log = match after {
-            Some(after) => Log::read(view.snapshot, view.nid, after, stay.until())?,
-            None => Log::default(),
+        let completed = match after {
+            Some(after) => changes::completed_after(context, view.nid, after)?.filter(|pos| *pos <= stay.until()),
+            None => None,
         };
+        let log = self.log(view, stay, completed)?;
         let has_gap = timeline.is_limited && after.is_none_or(|after| timeline.start > after.into());
-        let (mut state, members, changed) = self.state(view, &timeline, has_gap, &log, stay)?;
+        let (mut state, members, mut changed) = self.state(view, &timeline, has_gap, &log, stay)?;
+        changed.members |= completed.is_some();
         if stay.is_over && after.is_none_or(|after| row.since > after) {
             add_own_event(view, context.user_id(), row.event, &mut state)?;
         }
@@ -254,7 +257,12 @@ impl Room<'_> {
         let counts = self.counts(context, view, stay, after)?;
         let sent = Sent { members, ..self.sent_now(has_gap) };
         let told = Told {
-            has_news: is_initial || has_events || is_expanded || !state.is_empty() || counts.is_some(),
+            has_news: is_initial
+                || has_events
+                || is_expanded
+                || completed.is_some()
+                || !state.is_empty()
+                || counts.is_some(),
             sent: Some(sent).filter(|sent| self.sent != Some(sent)),
             events: timeline.events.iter().map(|entry| entry.event.event_id.clone()).collect(),
         };
@@ -288,6 +296,18 @@ impl Room<'_> {
         }
         room.end();
         Ok(told)
+    }
+
+    /// How the state changed since the client saw it. Of the members who became known at `completed` only those whom it wants.
+    /// That is no gap: they were there before, and whoever asks for all members gets these, since that waits until then.
+    fn log(&self, view: &View<'_>, stay: &Stay, completed: Option<StreamPos>) -> Result<Log> {
+        let Some(after) = self.after() else { return Ok(Log::default()) };
+        let mut log = Log::read(view.snapshot, view.nid, after, stay.until())?;
+        let required = &self.wanted.config.required;
+        if let Some(completed) = completed.filter(|_| !required.has_all_members()) {
+            log.forget_members_known_since(view, completed, required.members())?;
+        }
+        Ok(log)
     }
 
     fn write_timeline(
@@ -387,8 +407,12 @@ impl Room<'_> {
             let tries = view.tries();
             for user in shown_users(timeline) {
                 let Some(key) = view.state_key_nid(MEMBER, &user)? else { continue };
-                if members.insert(key) && !told.contains_key(&key) {
-                    told.extend(tries.get(stay.root, key)?.map(|event| (key, event)));
+                // Who is not known yet, in a room that is not whole, is told when he is.
+                if !members.contains(&key)
+                    && let Some(event) = tries.get(stay.root, key)?
+                {
+                    members.insert(key);
+                    told.insert(key, event);
                 }
             }
         }
