@@ -45,13 +45,16 @@ pub fn parted(context: &Context<'_>, changes: &Changes) -> Result<BTreeSet<Owned
     let rooms = [joined, invited, knocked, left].into_iter().flatten();
     for room in rooms.filter(|room| !room.log.is_empty()) {
         let view = context.view(room.nid)?;
-        let were_there = room.log.members(&view)?.into_iter().filter(|member| member.old == Some(Membership::Join));
-        let were_there: Vec<_> = were_there.collect();
+        let (were_there, others): (Vec<_>, Vec<_>) =
+            room.log.members(&view)?.into_iter().partition(|member| member.old == Some(Membership::Join));
         if room.row.membership != Membership::Join {
             if !were_there.iter().any(|member| member.user_id == context.user_id()) {
                 continue; // the user was not
             }
-            parted.extend(view.members(Membership::Join)?.into_iter().map(|(user, _)| user));
+            // Who came in since may have done so after the user was removed, which is not his to know.
+            let came: BTreeSet<_> = others.into_iter().map(|member| member.user_id).collect();
+            let there = view.members(Membership::Join)?.into_iter().map(|(user, _)| user);
+            parted.extend(there.filter(|user| !came.contains(user)));
         }
         let gone = were_there.into_iter().filter(|member| member.new != Some(Membership::Join));
         parted.extend(gone.map(|member| member.user_id));

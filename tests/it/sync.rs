@@ -779,6 +779,12 @@ async fn device_lists_follow_those_who_share_a_room() {
     act(&bob, &room, "leave", json!({})).await;
     assert_eq!(device_list(&since(&bob, &b).await, "left"), [&*alice.id], "for who leaves as well");
     assert_eq!(device_list(&since(&alice, &a).await, "left"), [&*bob.id]);
+
+    act(&bob, &room, "join", json!({})).await;
+    let start = now(&bob).await;
+    act(&alice, &room, "kick", json!({ "user_id": bob.id })).await;
+    act(&carol, &room, "join", json!({})).await;
+    assert_eq!(device_list(&since(&bob, &start).await, "left"), [&*alice.id], "carol came when he was out");
 }
 
 #[tokio::test]
