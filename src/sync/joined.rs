@@ -31,11 +31,12 @@ pub fn write(
     let reader = context.reader(view)?;
     let is_whole = room.after.is_none() || context.request.full_state;
     let timeline = Timeline::read(context, &reader, room.after, context.now.into())?;
-    // A new name alone changes nothing that a summary has.
-    let has_other_members = is_whole
+    // A member's new name alone changes nothing that a summary has; that of the room decides whether it has heroes.
+    let has_other_summary = is_whole
         || room.is_completed
+        || room.log.changes_name(view)?
         || !room.log.is_empty() && room.log.members(view)?.iter().any(|member| member.old != member.new);
-    let summary = has_other_members.then(|| Summary::work_out(view, context.user_id())).transpose()?;
+    let summary = has_other_summary.then(|| Summary::work_out(view, context.user_id())).transpose()?;
     let mut needed = summary.iter().flat_map(|summary| summary.heroes.iter().flatten().cloned()).collect::<Vec<_>>();
     if is_whole {
         needed.push(context.user_id().to_owned());

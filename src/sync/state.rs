@@ -86,6 +86,20 @@ impl Log {
         ends
     }
 
+    /// Whether the name of the room changed, or the alias that stands for one.
+    pub fn changes_name(&self, view: &View<'_>) -> Result<bool> {
+        if self.is_empty() {
+            return Ok(false); // with most messages
+        }
+        for event_type in ["m.room.name", "m.room.canonical_alias"] {
+            let key = view.state_key_nid(event_type, "")?;
+            if self.0.iter().any(|(_, changed, _)| Some(*changed) == key) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The users who are joined after all changes and once were not: also those who only went in between.
     pub fn arrivals(&self, view: &View<'_>) -> Result<BTreeSet<OwnedUserId>> {
         let mut arrivals = BTreeSet::new();

@@ -637,7 +637,7 @@ async fn the_state_after_a_gap_in_what_may_be_seen_is_that_of_now() {
 }
 
 #[tokio::test]
-async fn a_new_name_alone_is_no_news_of_the_summary() {
+async fn a_members_new_name_alone_is_no_news_of_the_summary() {
     let server = TestServer::new().await;
     let (alice, bob) = (server.user("alice").await, server.user("bob").await);
     let room = public(&alice).await;
@@ -672,6 +672,16 @@ async fn a_nameless_room_is_called_after_its_first_members() {
     let named = since(&alice, &start).await;
     let summary = &named["rooms"]["join"][&room]["summary"];
     assert_eq!(*summary, json!({ "m.joined_member_count": 6, "m.invited_member_count": 0 }));
+
+    let expected: Vec<_> = others[1..].iter().map(|user| user.id.clone()).collect();
+    set(&alice, &room, "m.room.name", json!({ "name": "" })).await;
+    let nameless = sync(&alice, &[("since", &next(&named)), ("filter", lazy)]).await;
+    let shown = &nameless["rooms"]["join"][&room];
+    assert_eq!(shown["summary"]["m.heroes"], json!(expected), "it has lost its name");
+    assert_eq!(members(&shown["state"]), [(&*others[5].id, "join")], "of the others the client was told");
+    set(&alice, &room, "m.room.canonical_alias", json!({})).await;
+    let without_alias = since(&alice, &next(&nameless)).await;
+    assert_eq!(without_alias["rooms"]["join"][&room]["summary"]["m.heroes"], json!(expected));
 }
 
 #[tokio::test]
