@@ -26,8 +26,9 @@ use crate::{
     },
     log,
     room::{
-        View, redaction, show,
+        View, show,
         tables::{Events, Rooms},
+        visibility::is_for_clients,
     },
     store::{EventNid, Group, RoomNid, Row, Scan, Snapshot, StreamPos, Transaction},
     user::{
@@ -103,8 +104,7 @@ impl News {
             }
             let view = View::of(&server.rooms, &snapshot, entry.room)?;
             let event = view.event(entry.event)?;
-            let is_shown =
-                event.event_type != "m.room.redaction" || redaction::is_in_force(&view, entry.event, &event)?;
+            let is_shown = is_for_clients(&view, entry.event, &event)?;
             if is_shown && !view.has_expired(&event)? && interest::in_event(server, &view, &event, service)? {
                 body.events.push(shown(server, &view, &event)?);
             }

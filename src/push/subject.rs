@@ -9,7 +9,7 @@ use crate::{
         StoredEvent,
         client_form::{self, Unsigned},
     },
-    room::{View, threads},
+    room::{View, ends, threads},
     store::EventNid,
 };
 
@@ -35,6 +35,8 @@ pub struct Subject {
     pub thread: Option<EventNid>,
     /// The event of this room that it asks to redact.
     pub redacts: Option<EventNid>,
+    /// Whether it is of a type that `visibility::is_for_clients` must be asked about.
+    pub may_be_hidden: bool,
 }
 
 impl Subject {
@@ -55,6 +57,7 @@ impl Subject {
             has_mentions: has_mentions(event)?,
             thread: threads::root_of(view, event)?,
             redacts,
+            may_be_hidden: matches!(event.event_type.as_str(), ends::DUMMY | "m.room.redaction"),
         })
     }
 }

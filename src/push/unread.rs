@@ -34,6 +34,7 @@ use crate::{
         Membership, View, receipts,
         tables::{ReceiptChanges, Timeline, UserRoom, UserRooms},
         threads,
+        visibility::is_for_clients,
     },
     store::{EventNid, Group, RoomNid, RoomPos, Scan, Snapshot, StreamPos},
     user::{
@@ -190,7 +191,7 @@ pub fn told(server: &Server, view: &View<'_>, user: &UserId, pos: RoomPos, event
     let subject = server.unread.subject(view, event)?;
     // A redaction changes the event, and what is remembered of it here is older.
     let stored = view.event(event)?;
-    if stored.flags.redacted || view.has_expired(&stored)? {
+    if stored.flags.redacted || view.has_expired(&stored)? || !is_for_clients(view, event, &stored)? {
         return Ok(None);
     }
     let Some(actions) = rules.notify(&subject, &Situation::of(view, user))? else { return Ok(None) };
@@ -413,7 +414,9 @@ impl Memo {
         {
             self.unread.retain(|notification| notification.event != target);
         }
-        if let Some(actions) = rules.notify(subject, situation)? {
+        if let Some(actions) = rules.notify(subject, situation)?
+            && (!subject.may_be_hidden || is_for_clients(view, *event, &view.event(*event)?)?)
+        {
             let is_highlight = actions.iter().any(Action::is_highlight);
             let sent_ms = (!subject.is_state).then_some(subject.sent_ms);
             let (pos, event) = (*pos, *event);
@@ -470,4 +473,48 @@ fn newest(server: &Server, view: &View<'_>, after: RoomPos, upto: RoomPos) -> Re
     }
     events.reverse();
     Ok(events)
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::user_id;
+    use serde_json::{json, value::to_raw_value};
+
+    use super::*;
+    use crate::{
+        event::Draft,
+        room::{
+            ends,
+            testing::{TestRoom, user},
+        },
+    };
+
+    #[test]
+    fn what_no_client_is_shown_is_neither_told_nor_counted() {
+        let room = TestRoom::new();
+        let mallory = user_id!("@mallory:b.test");
+        room.receive_member(mallory, "join");
+        let mention = |event_type: &str, redacts: Option<OwnedEventId>| {
+            let content = to_raw_value(&json!({ "m.mentions": { "user_ids": [user("alice")] } })).unwrap();
+            room.receive(mallory, Draft { redacts, ..Draft::message(event_type.into(), content) })
+        };
+        let hers = room.message("alice", "hers");
+        let his = mention("m.room.message", None);
+        let dummy = mention(ends::DUMMY, None);
+        let in_vain = mention("m.room.redaction", Some(hers));
+        let in_force = mention("m.room.redaction", Some(his));
+        let alice = user("alice");
+        room.read("alice", |reader, newest| {
+            let view = reader.view();
+            let is_told = |event_id: &OwnedEventId| {
+                let event = view.event_nid(event_id).unwrap().unwrap();
+                told(&room.server, view, &alice, newest, event).unwrap().is_some()
+            };
+            assert_eq!([&dummy, &in_vain, &in_force].map(is_told), [false, false, true]);
+            let row = view.snapshot.get::<UserRooms>(&(&alice, view.nid)).unwrap().unwrap();
+            let upto = view.snapshot.pos().unwrap();
+            let counts = counts(&room.server, view, &alice, &row, upto).unwrap();
+            assert_eq!(counts.total(), Count { notifications: 1, highlights: 1 });
+        });
+    }
 }

@@ -130,14 +130,12 @@ impl<'v, 's> Sight<'v, 's> {
 
     /// As [`Self::may_see`], for who has to do with the event's place rather than with what it says: it may have expired.
     pub fn could_see(&self, nid: EventNid, event: &StoredEvent) -> Result<bool> {
-        if event.flags.rejected || event.flags.soft_failed || event.event_type == ends::DUMMY {
+        if event.flags.rejected || event.flags.soft_failed {
             return Ok(false);
         }
-        // His own he is shown, as the answer to his client.
-        if event.event_type == "m.room.redaction"
-            && event.sender != self.user_id
-            && !redaction::is_in_force(self.view, nid, event)?
-        {
+        // His own redaction he is shown, as the answer to his client.
+        let is_own_redaction = event.event_type == "m.room.redaction" && event.sender == self.user_id;
+        if !is_own_redaction && !is_for_clients(self.view, nid, event)? {
             return Ok(false);
         }
         // NOTSPEC: what the user is to the room he may always know. An invite was shown to him without the room's
@@ -270,6 +268,16 @@ impl<'v, 's> Sight<'v, 's> {
 /// Why somebody who is not in a room, and was not, is told nothing about it; the same for rooms that do not exist.
 pub fn not_in_room() -> Error {
     Error::forbidden("You are not in this room, and were not before")
+}
+
+/// Whether clients are told of an event, be it by a notification or a number: not if it only makes ends of the graph one,
+/// or is a redaction that takes nothing away.
+pub fn is_for_clients(view: &View<'_>, nid: EventNid, event: &StoredEvent) -> Result<bool> {
+    match event.event_type.as_str() {
+        ends::DUMMY => Ok(false),
+        "m.room.redaction" => redaction::is_in_force(view, nid, event),
+        _ => Ok(true),
+    }
 }
 
 /// Whether the history of the room is for all of its members, and nothing else was said of it since before this depth.

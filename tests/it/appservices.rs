@@ -182,6 +182,7 @@ async fn events_come_in_order_until_they_are_taken() {
     assert!(member["unsigned"]["age"].is_number() && member["event_id"].is_string(), "{member}");
     bridge.service.answers(|_| (500, json!({})));
     alice.say(&elsewhere, "not for the bridge").await;
+    alice.send(&room, "org.matrix.dummy_event", json!({})).await.ok();
     let first = alice.say(&room, "one").await;
     let failed = bridge.transaction().await;
     assert_eq!(failed.body["events"][0]["event_id"], first);
