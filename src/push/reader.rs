@@ -23,6 +23,7 @@ use crate::{
         tables::{Rooms, UserRooms},
     },
     store::{Group, RoomNid, Snapshot, StreamPos, Table, Transaction},
+    user::invite_permission::{self, Permission},
 };
 
 /// The name of this reader in the log.
@@ -204,7 +205,10 @@ pub(super) fn tell(
     let concerns_him = match row.membership {
         // Not of what was said before he came.
         Membership::Join => row.joined_at.is_some_and(|joined| joined < entry.pos),
-        Membership::Invite => row.event == entry.event,
+        Membership::Invite => {
+            row.event == entry.event
+                && invite_permission::of(view.snapshot, user, &event.sender)? == Permission::Allowed
+        }
         _ => false,
     };
     if !concerns_him || server.unread.ignores(server, view.snapshot, user, &event.sender)? {

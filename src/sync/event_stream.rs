@@ -8,6 +8,7 @@ use ruma::{OwnedRoomId, RoomId, api::client::filter::RoomEventFilter};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
+use super::invited;
 use crate::{
     Server,
     error::Result,
@@ -128,6 +129,9 @@ impl Look<'_, '_> {
         let (user, device) = (&self.caller.user_id, &self.caller.device_id);
         let reader = Reader::open(&view, user, Some(device), self.server.clock.now_ms())?;
         if let Some(own) = own.filter(|_| reader.sight.standing == Standing::Stranger) {
+            if own.membership == Membership::Invite && !invited::is_wanted(self.server, &view, user, own)? {
+                return Ok(Part { events: Vec::new(), until: self.newest });
+            }
             // Of a room that he is invited to he sees that, and nothing else.
             let event = view.event(own.event)?;
             let shown = reader.show(own.event, &event, Format::WithRoomId)?;

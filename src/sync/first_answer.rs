@@ -11,6 +11,7 @@ use super::{
     account_data,
     answer::{Answer, Context},
     changes::{Changes, Room},
+    invited,
     json::{self, Object},
     presence,
     request::Request,
@@ -57,7 +58,13 @@ fn assemble(server: &Server, wanted: &Wanted, hand_on: &mut HandOn<'_>) -> Resul
     answer.member("presence", &present(&context, &changes)?);
     let data = account_data::global(&context, None)?;
     let Ok(()) = json::list(answer.key("account_data"), &data, account_data::write_event);
-    let rooms = changes.joined.iter().chain(&changes.invited).chain(&changes.left);
+    let mut invites = Vec::with_capacity(changes.invited.len());
+    for room in &changes.invited {
+        if invited::is_wanted(server, &context.view(room.nid)?, context.user_id(), &room.row)? {
+            invites.push(room);
+        }
+    }
+    let rooms = changes.joined.iter().chain(invites).chain(&changes.left);
     let limit = wanted.limit;
     json::list(answer.key("rooms"), rooms, |out, room| {
         write_room(&context, room, limit, out)?;

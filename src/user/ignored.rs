@@ -33,10 +33,6 @@ impl Ignored {
         Ok(Self(ids.filter_map(|id| OwnedUserId::try_from(id).ok()).filter(|id| id != user).collect()))
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     pub fn contains(&self, user: &UserId) -> bool {
         self.0.contains(user)
     }

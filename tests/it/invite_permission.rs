@@ -31,6 +31,21 @@ async fn invites_are_blocked_by_user_and_by_server() {
     assert_eq!(carol.try_invite(&next, &alice).await.error(), BLOCKED);
 }
 
+/// Whether the user is told of a room by `/sync`, sliding sync, `/events` and `/initialSync`.
+async fn told(user: &User, room: &str) -> [bool; 4] {
+    let asked = json!({
+        "lists": { "all": { "ranges": [[0, 9]], "timeline_limit": 1 } },
+        "room_subscriptions": { room: { "timeline_limit": 1, "required_state": [] } },
+    });
+    let sync = user.sync_with("").await;
+    let sliding = user.post("/_matrix/client/unstable/org.matrix.simplified_msc3575/sync", asked).await.ok();
+    let events = user.get("/v3/events?timeout=0&from=t0").await.ok();
+    let first = user.get("/v3/initialSync").await.ok();
+    let is_in = |list: &Value| list.as_array().unwrap().iter().any(|told| told["room_id"] == room);
+    let has_invite = sync["rooms"]["invite"].get(room).is_some();
+    [has_invite, sliding["rooms"].get(room).is_some(), is_in(&events["chunk"]), is_in(&first["rooms"])]
+}
+
 #[tokio::test]
 async fn an_ignored_invite_is_sent_and_not_seen() {
     let server = TestServer::new().await;
@@ -38,9 +53,12 @@ async fn an_ignored_invite_is_sent_and_not_seen() {
     let room = bob.create_room(json!({})).await;
     set(&alice, RULES, json!({ "ignored_users": [bob.id] })).await;
     bob.try_invite(&room, &alice).await.ok();
-    assert!(alice.sync_with("").await["rooms"].get("invite").is_none());
+    assert_eq!(told(&alice, &room).await, [false; 4]);
     set(&alice, RULES, json!({})).await;
-    assert!(alice.sync_with("").await["rooms"]["invite"].get(&room).is_some(), "it is there when it is wanted again");
+    assert_eq!(told(&alice, &room).await, [true; 4], "it is there when it is wanted again");
     set(&alice, "m.invite_permission_config", json!({ "default_action": "block" })).await;
-    assert!(alice.sync_with("").await["rooms"].get("invite").is_none());
+    assert_eq!(told(&alice, &room).await, [false; 4]);
+    set(&alice, "m.invite_permission_config", json!({})).await;
+    set(&alice, "m.ignored_user_list", json!({ "ignored_users": { &bob.id: {} } })).await;
+    assert_eq!(told(&alice, &room).await, [false; 4]);
 }

@@ -206,9 +206,12 @@ async fn an_app_that_wants_ids_only_gets_no_more() {
 #[tokio::test]
 async fn an_invitation_is_told() {
     let server = server().await;
-    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let (alice, bob, carol) = (server.user("alice").await, server.user("bob").await, server.user("carol").await);
     let gateway = Listener::new().await;
     set(&bob, pusher("key", at(&gateway))).await;
+    let rules = format!("/v3/user/{}/account_data/org.matrix.msc4155.invite_permission_config", bob.id);
+    bob.put(&rules, json!({ "ignored_users": [carol.id] })).await.ok();
+    carol.create_room(json!({ "preset": "private_chat", "invite": [bob.id] })).await; // of this he is told nothing
     let room = alice.create_room(json!({ "preset": "private_chat", "invite": [bob.id] })).await;
     let told = next(&gateway).await;
     assert_eq!((&told["type"], &told["room_id"]), (&json!("m.room.member"), &json!(room)));

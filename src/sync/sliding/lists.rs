@@ -20,7 +20,7 @@ use crate::{
         tables::{RoomIds, UserRoom},
     },
     store::{RoomNid, RoomPos},
-    sync::{answer::Context, user_rooms::UserRoomList},
+    sync::{answer::Context, invited, user_rooms::UserRoomList},
 };
 
 /// What the lists and subscriptions come to.
@@ -73,7 +73,9 @@ pub fn select(context: &Context<'_>, asked: &Asked, known: &Known) -> Result<Sel
         let Ok(room_id) = RoomId::parse(room_id) else { continue };
         let Some(nid) = context.snapshot.get::<RoomIds>(&&*room_id)? else { continue };
         // Nothing about others: whoever is not in a room and was not does not learn whether it exists.
-        if let Some(row) = all.get(nid).filter(|row| may_know(row) || known.sent(nid).is_some()) {
+        if let Some(row) = all.get(nid).filter(|row| may_know(row) || known.sent(nid).is_some())
+            && !is_unwanted_invite(context, nid, &row)?
+        {
             selected.add(nid, row, config).is_subscribed = true;
         }
     }
@@ -122,7 +124,8 @@ impl Selected {
 fn candidates(context: &Context<'_>, all: &UserRoomList, known: &Known) -> Result<Vec<Candidate>> {
     let mut rooms = Vec::with_capacity(all.rooms.len());
     for &(nid, row) in &all.rooms {
-        if known.sent(nid).is_some() || is_listed(context, nid, &row)? {
+        let may_be_listed = known.sent(nid).is_some() || is_listed(context, nid, &row)?;
+        if may_be_listed && !is_unwanted_invite(context, nid, &row)? {
             rooms.push((nid, row));
         }
     }
@@ -140,13 +143,17 @@ fn candidates(context: &Context<'_>, all: &UserRoomList, known: &Known) -> Resul
 /// Whether a room of which the client has not heard is in lists: not if the user left it himself.
 fn is_listed(context: &Context<'_>, nid: RoomNid, row: &UserRoom) -> Result<bool> {
     Ok(match row.membership {
-        Membership::Join | Membership::Knock => true,
-        Membership::Invite => {
-            context.ignored.is_empty() || !context.ignored.contains(&context.view(nid)?.event(row.event)?.sender)
-        }
+        Membership::Join | Membership::Invite | Membership::Knock => true,
         Membership::Ban => may_know(row),
         Membership::Leave => may_know(row) && context.view(nid)?.pdu(row.event)?.sender != context.user_id(),
     })
+}
+
+/// Whether the user is invited to a room by somebody whose invites he is not shown: nothing of it is told, even if the
+/// client has heard of the room before.
+fn is_unwanted_invite(context: &Context<'_>, nid: RoomNid, row: &UserRoom) -> Result<bool> {
+    Ok(row.membership == Membership::Invite
+        && !invited::is_wanted(context.server, &context.view(nid)?, context.user_id(), row)?)
 }
 
 /// Whether the user is in the room, is to come in, or was in it.

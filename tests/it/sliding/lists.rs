@@ -185,6 +185,25 @@ async fn filters_by_invite() {
 }
 
 #[tokio::test]
+async fn an_unwanted_invite_is_not_told_even_of_a_known_room() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = alice.create_room(json!({})).await;
+    alice.invite(&room, &bob).await;
+    let mut client = Connection::with_list(&bob, [0, 9]);
+    client.body["room_subscriptions"] = json!({ &room: { "timeline_limit": 1, "required_state": [] } });
+    assert_eq!(rooms(&client.next().await), [room.as_str()]);
+    bob.leave(&room).await;
+    assert_eq!(rooms(&client.next().await), [room.as_str()]);
+    put_global(&bob, "m.ignored_user_list", json!({ "ignored_users": { &alice.id: {} } })).await;
+    alice.invite(&room, &bob).await;
+    let answer = client.next().await;
+    assert_eq!((rooms(&answer).len(), &answer["lists"]["all"]["count"]), (0, &json!(0)));
+    bob.leave(&room).await;
+    assert_eq!(rooms(&client.next().await), [room.as_str()], "that it is over");
+}
+
+#[tokio::test]
 async fn a_room_in_several_lists_gets_all_that_they_ask_for() {
     let server = TestServer::new().await;
     let alice = server.user("alice").await;
