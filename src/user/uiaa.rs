@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use ruma::{
-    OwnedUserId, UserId,
+    DeviceId, OwnedUserId, UserId,
     api::{
         IncomingRequest,
         client::uiaa::{AuthData, AuthFlow, AuthType, UiaaInfo},
@@ -350,7 +350,8 @@ impl Demand<'_> {
         {
             parameters.clone_from(kept);
         }
-        if session.caller.as_ref() != self.caller || session.operation != self.operation.hash(&parameters) {
+        let is_same_caller = session.caller.as_ref().map(whose) == self.caller.map(whose);
+        if !is_same_caller || session.operation != self.operation.hash(&parameters) {
             return Err(Error::forbidden("This authentication session was begun for another request"));
         }
         Ok(parameters)
@@ -398,6 +399,11 @@ impl Demand<'_> {
         info.auth_error = why.map(|(kind, message)| Box::new(StandardErrorBody::new(kind, message.to_owned())));
         Error::AuthRequired(Box::new(info))
     }
+}
+
+/// By whom and on which device something is asked for. Not by which token: it may expire while he proves who he is.
+fn whose(caller: &Caller) -> (&UserId, &DeviceId) {
+    (&caller.user_id, &caller.device_id)
 }
 
 fn oauth_params(url: &str) -> Box<RawValue> {

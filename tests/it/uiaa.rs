@@ -85,6 +85,21 @@ async fn a_session_is_good_for_its_user_and_device_only() {
 }
 
 #[tokio::test]
+async fn a_session_goes_on_with_a_refreshed_token() {
+    let server = TestServer::new().await;
+    server.user("alice").await;
+    let mut body = auth_of("alice");
+    body["refresh_token"] = json!(true);
+    let pair = server.post("/v3/login", body).await.ok();
+    let before = User::new(server.clone(), &pair);
+    let session = begin(&before, "X").await;
+    let refreshed = server.post("/v3/refresh", json!({"refresh_token": pair["refresh_token"]})).await.ok();
+    let token = refreshed["access_token"].as_str().unwrap().to_owned();
+    let after = User { token, ..before };
+    delete(&after, "X", in_session(&session, auth_of("alice"))).await.ok();
+}
+
+#[tokio::test]
 async fn a_session_is_good_for_its_request_only() {
     let server = TestServer::new().await;
     let (alice, phone) = (server.user("alice").await, server.log_in("alice").await);
