@@ -29,7 +29,7 @@ use crate::{
     error::{Error, Result},
     room::{Membership, tables::UserRooms},
     store::{RoomNid, Transaction},
-    user::{account, device, session::Caller},
+    user::{account, device, session::Caller, tables::Account},
 };
 
 /// Of how many rooms it is kept whether they concern a service: some 2 MB.
@@ -135,12 +135,12 @@ pub struct Assertion {
     unstable_device_id: Option<String>,
 }
 
-/// As whom the owner of `token` acts; `None` if it is no token of a service.
+/// As whom the owner of `token` acts, and the account, which may be locked; `None` if it is no token of a service.
 ///
 /// Errors: `M_FORBIDDEN` for users that are not the service's or do not exist, `M_UNKNOWN_DEVICE`.
 ///
 /// <https://spec.matrix.org/v1.19/application-service-api/#identity-assertion>
-pub fn caller(server: &Server, token: &str, assertion: Assertion) -> Result<Option<Caller>> {
+pub fn caller(server: &Server, token: &str, assertion: Assertion) -> Result<Option<(Caller, Account)>> {
     let Some(service) = server.appservices.with_token(token) else { return Ok(None) };
     service.is_alive.notify_one();
     let registration = &service.registration;
@@ -152,21 +152,20 @@ pub fn caller(server: &Server, token: &str, assertion: Assertion) -> Result<Opti
         return Err(Error::forbidden("This user does not belong to the application service"));
     }
     let snapshot = server.store.snapshot();
-    let account = account::get(&snapshot, &user_id)?;
-    match account {
+    let account = match account::get(&snapshot, &user_id)? {
         None => return Err(Error::forbidden("The application service has not registered this user")),
         Some(account) if !account.is_active() => {
             return Err(Error::refused(ErrorKind::UserDeactivated, "This account has been deactivated"));
         }
-        Some(_) => {}
-    }
+        Some(account) => account,
+    };
     let device_id = assertion.device_id.or(assertion.unstable_device_id).unwrap_or_default().into();
     let appservice = Some(Arc::clone(registration));
     let caller = Caller { appservice, ..Caller::on_device(user_id, device_id) };
     if caller.has_device() && device::get(&snapshot, &caller.user_id, &caller.device_id)?.is_none() {
         return Err(Error::refused(custom("M_UNKNOWN_DEVICE"), "The user has no such device"));
     }
-    Ok(Some(caller))
+    Ok(Some((caller, account)))
 }
 
 /// Notes for the services of `user` that he was invited to a room that we are not in: such an event is not in the log.

@@ -40,8 +40,9 @@ use crate::{
     error::Error,
     plain_json,
     user::{
-        account,
+        account, moderation,
         session::{self, Caller},
+        tables::Account,
     },
 };
 
@@ -250,8 +251,8 @@ impl<R: IncomingRequest<Authentication = AccessToken> + Send> FromRequest<Arc<Se
     async fn from_request(request: Request, server: &Arc<Server>) -> Result<Self, Error> {
         let token = bearer_token(&request)?.ok_or_else(Error::missing_token)?;
         let (address, request) = address_of(request, server);
-        let sender = match server.appservices.with_token(&token) {
-            Some(_) => caller(server, &token, request.uri(), address).await?,
+        let sender = match by_service(server, &token, request.uri())? {
+            Some((sender, _)) => sender,
             None => session::authenticate_any(server, &token, address).await?.0,
         };
         let (body, _) = parse(request, server).await?;
@@ -388,15 +389,20 @@ async fn authenticate_admin(request: Request, server: &Arc<Server>) -> Result<(C
 
 /// Whose token this is: a user's, or that of an application service, which says in the query as whom it acts.
 async fn caller(server: &Arc<Server>, token: &str, uri: &http::Uri, address: IpAddr) -> Result<Caller, Error> {
-    if server.appservices.with_token(token).is_some() {
-        let assertion = Query::<appservice::Assertion>::try_from_uri(uri);
-        let Query(assertion) =
-            assertion.map_err(|e| Error::invalid_param(format!("A query parameter is wrong: {e}")))?;
-        if let Some(caller) = appservice::caller(server, token, assertion)? {
-            return Ok(caller);
-        }
+    match by_service(server, token, uri)? {
+        Some((sender, account)) => moderation::check_unlocked(&account).map(|()| sender),
+        None => session::authenticate(server, token, address).await,
     }
-    session::authenticate(server, token, address).await
+}
+
+/// As [`appservice::caller`], by what the query says.
+fn by_service(server: &Server, token: &str, uri: &http::Uri) -> Result<Option<(Caller, Account)>, Error> {
+    if server.appservices.with_token(token).is_none() {
+        return Ok(None);
+    }
+    let assertion = Query::<appservice::Assertion>::try_from_uri(uri);
+    let Query(assertion) = assertion.map_err(|e| Error::invalid_param(format!("A query parameter is wrong: {e}")))?;
+    appservice::caller(server, token, assertion)
 }
 
 fn address_of(request: Request, server: &Server) -> (IpAddr, Request) {

@@ -123,6 +123,20 @@ async fn a_service_acts_as_its_users() {
 }
 
 #[tokio::test]
+async fn as_a_locked_user_a_service_can_only_log_out() {
+    let bridge = Bridge::new().await;
+    let root = bridge.server.administrator("root").await;
+    let ghost = bridge.ghost("_irc_bob").await;
+    let lock = format!("/v1/admin/lock/{ghost}");
+    root.put(&lock, json!({ "locked": true })).await.ok();
+    let who = async || bridge.act(&ghost, Method::GET, "/v3/account/whoami", json!({})).await;
+    assert_eq!(who().await.error(), (401, "M_USER_LOCKED"));
+    bridge.act(&ghost, Method::POST, "/v3/logout/all", json!({})).await.ok();
+    root.put(&lock, json!({ "locked": false })).await.ok();
+    assert_eq!(who().await.ok()["user_id"], ghost);
+}
+
+#[tokio::test]
 async fn namespaces_are_kept() {
     let bridge = Bridge::new().await;
     assert_eq!(bridge.try_register("alice").await.error(), (400, "M_EXCLUSIVE"));
