@@ -97,5 +97,13 @@ async fn there_are_no_pages_for_what_is_not_there() {
     assert_eq!(server.get(&page("m.login.recaptcha", "x")).await.error(), (404, "M_UNRECOGNIZED"));
     let login = server.get("/_matrix/static/client/login/").await;
     assert_eq!(login.status, 200);
-    assert!(text(&login).contains("window.onLogin(response)"));
+    let script = text(&login);
+    for part in [
+        "window.matrixLogin = window.matrixLogin || {};",
+        "window.matrixLogin.onLogin(response)",
+        "window.onLogin(response)",
+        "body.refresh_token = true",
+    ] {
+        assert!(script.contains(part), "{part}");
+    }
 }

@@ -37,20 +37,25 @@ if (window.onAuthDone) {
 }
 "#;
 
-/// Logs in, and hands what the server answers to the client. An identity provider is found by the way of old clients, which
-/// leads back here with a token.
+/// Logs in, and hands what the server answers to the client, by a function that it puts into the page. Until v1.12 the
+/// specification had it on `window` itself. An identity provider is found by the way of old clients, which leads back
+/// here with a token.
 const LOG_IN: &str = r##"
+window.matrixLogin = window.matrixLogin || {};
 const form = document.querySelector("form"), sso = document.querySelector("#sso"), problem = document.querySelector("#problem");
 const asked = new URLSearchParams(location.search);
 const logIn = async (body) => {
     for (const name of ["device_id", "initial_device_display_name"]) {
         if (asked.get(name)) body[name] = asked.get(name);
     }
+    if (asked.get("refresh_token") === "true") body.refresh_token = true;
     const headers = { "Content-Type": "application/json" };
     const answer = await fetch("/_matrix/client/v3/login", { method: "POST", headers, body: JSON.stringify(body) });
     const response = await answer.json();
     if (!answer.ok) {
         problem.textContent = response.error;
+    } else if (window.matrixLogin.onLogin) {
+        window.matrixLogin.onLogin(response);
     } else if (window.onLogin) {
         window.onLogin(response);
     } else {
