@@ -212,6 +212,7 @@ impl NewSession {
         &self.device_id
     }
 
+    /// `M_FORBIDDEN` for a new device that has the name of a cross-signing key.
     pub fn write(self, tx: &mut Transaction<'_>) -> Result<Session> {
         let Self { user_id, device_id, display_name, tokens, oauth } = self;
         if tx.get::<Devices>(&(&user_id, &device_id))?.is_some() {
@@ -221,7 +222,7 @@ impl NewSession {
             dehydrated::forget(tx, &user_id, &device_id)?;
         } else {
             if keys::is_signing_key(tx.before(), &user_id, &device_id)? {
-                return Err(Error::invalid_param("A cross-signing key has the name of this device"));
+                return Err(Error::forbidden("A cross-signing key has the name of this device"));
             }
             tx.put::<Devices>(&(&user_id, &device_id), &Device { display_name, last_seen: None });
         }

@@ -199,7 +199,7 @@ async fn no_device_has_the_name_of_a_key() {
         })
     };
     let refused = server.post("/v3/login", log_in(&keys.self_signing.public_key())).await;
-    assert_eq!(refused.error(), (400, "M_INVALID_PARAM"));
+    assert_eq!(refused.error(), (403, "M_FORBIDDEN"));
 
     let new = Signer::cross_signing();
     server.post("/v3/login", log_in(&new.public_key())).await.ok();

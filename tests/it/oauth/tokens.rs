@@ -6,7 +6,7 @@ use http::Method;
 use serde_json::json;
 
 use super::{TOKEN, app, check, code, error, form, log_in, redeem, refresh, register, server, session, with};
-use crate::support::{auth_of, password_of};
+use crate::support::{Signer, auth_of, password_of};
 
 #[tokio::test]
 async fn a_code_is_good_for_its_client_only() {
@@ -48,6 +48,18 @@ async fn a_code_ends_after_a_minute() {
     let code = code(&server, &client, "PHONE", "alice").await;
     server.advance(Duration::from_secs(60));
     assert_eq!(error(&redeem(&server, &client, &code, &[]).await), (400, "invalid_grant"));
+}
+
+#[tokio::test]
+async fn no_session_has_a_device_with_the_name_of_a_key() {
+    let server = server().await;
+    let alice = server.user("alice").await;
+    let master = Signer::cross_signing();
+    let keys = json!({ "master_key": master.as_cross_signing_key(&alice, "master") });
+    alice.post("/v3/keys/device_signing/upload", keys).await.ok();
+    let client = register(&server, app()).await;
+    let code = code(&server, &client, &master.public_key(), "alice").await;
+    assert_eq!(error(&redeem(&server, &client, &code, &[]).await), (400, "invalid_scope"));
 }
 
 #[tokio::test]
