@@ -169,17 +169,25 @@ async fn namespaces_are_kept() {
 #[tokio::test]
 async fn a_service_logs_its_users_in() {
     let bridge = Bridge::new().await;
-    bridge.server.user("alice").await;
+    let alice = bridge.server.user("alice").await;
     bridge.ghost("_irc_bob").await;
-    let log_in = async |name: &str| {
+    let body = |name: &str| {
         let identifier = json!({ "type": "m.id.user", "user": name });
-        let body = json!({ "type": "m.login.application_service", "identifier": identifier });
-        bridge.request(Method::POST, "/v3/login", body).await
+        json!({ "type": "m.login.application_service", "identifier": identifier })
     };
+    let log_in = async |name: &str| bridge.request(Method::POST, "/v3/login", body(name)).await;
     let bob = User::new(bridge.server.clone(), &log_in("_irc_bob").await.ok());
     assert_eq!(bob.get("/v3/account/whoami").await.ok()["device_id"], bob.device_id);
     assert_eq!(log_in("alice").await.error(), (400, "M_EXCLUSIVE"));
     assert_eq!(log_in("_irc_eve").await.error(), (403, "M_FORBIDDEN"));
+    for (token, expected) in [
+        (None, (401, "M_MISSING_TOKEN")),
+        (Some("another token"), (403, "M_FORBIDDEN")),
+        (Some(alice.token.as_str()), (403, "M_FORBIDDEN")),
+    ] {
+        let refused = bridge.server.request(Method::POST, "/v3/login", token, Some(body("_irc_bob"))).await;
+        assert_eq!(refused.error(), expected, "{token:?}");
+    }
     let flows = bridge.server.get("/v3/login").await.ok()["flows"].clone();
     assert!(flows.as_array().unwrap().contains(&json!({ "type": "m.login.application_service" })), "{flows}");
 }
