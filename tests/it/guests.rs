@@ -43,6 +43,23 @@ async fn a_guest_needs_no_account_where_others_do() {
 }
 
 #[tokio::test]
+async fn of_what_a_new_guest_says_only_the_name_of_his_device_counts() {
+    let server = server().await;
+    for kind in ["m.login.robot", "m.login.application_service"] {
+        let body = json!({
+            "type": kind, "username": "alice", "device_id": "X", "refresh_token": true, "inhibit_login": true,
+            "initial_device_display_name": "A phone",
+        });
+        let made = server.post("/v3/register?kind=guest", body).await.ok();
+        assert_eq!(made.get("refresh_token"), None);
+        let guest = User::new(server.clone(), &made);
+        assert!(guest.id.starts_with("@guest-") && guest.device_id != "X", "{made}");
+        let device = guest.get(&format!("/v3/devices/{}", guest.device_id)).await.ok();
+        assert_eq!(device["display_name"], "A phone");
+    }
+}
+
+#[tokio::test]
 async fn a_guest_gets_in_where_guests_are_let_in_and_does_what_guests_may() {
     let server = server().await;
     let alice = server.user("alice").await;

@@ -46,14 +46,17 @@ async fn register(
     State(server): State<Arc<Server>>,
     Public { body, raw, address, token }: Public<register::v3::Request>,
 ) -> Result<Json<Answer>> {
-    if body.login_type == Some(LoginType::ApplicationService) {
+    let is_guest = body.kind == RegistrationKind::Guest;
+    if !is_guest && body.login_type == Some(LoginType::ApplicationService) {
         return register_for_appservice(&server, body, token.as_deref()).await;
     }
     server.limits.registration(address)?;
-    check_kind(&body)?;
-    if body.kind == RegistrationKind::Guest {
-        return Ok(Json(shape(guests::register(&server, device_of(body)).await?)));
+    if is_guest {
+        // Whatever else the body says is to be ignored.
+        let device = DeviceRequest { display_name: body.initial_device_display_name, ..DeviceRequest::default() };
+        return Ok(Json(shape(guests::register(&server, device).await?)));
     }
+    check_kind(&body)?;
     registration::check_open(&server.config)?;
     let operation = Operation::of::<register::v3::Request>("", &raw)?.keeping_parameters();
     let known_by = body.auth.as_ref().and_then(AuthData::session).and_then(|session| operation.known_by(session));
@@ -100,7 +103,7 @@ fn check_kind(request: &register::v3::Request) -> Result<()> {
         return Err(Error::refused(ErrorKind::Unknown, "Unknown type of registration"));
     }
     match request.kind {
-        RegistrationKind::Guest | RegistrationKind::User => Ok(()),
+        RegistrationKind::User => Ok(()),
         _ => Err(Error::invalid_param("Unknown kind of account")),
     }
 }
