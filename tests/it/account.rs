@@ -64,7 +64,7 @@ async fn a_deactivated_account_is_closed_for_good() {
     let refused = alice.post("/v3/account/deactivate", json!({"auth": wrong})).await;
     assert_eq!(refused.error(), (401, "M_FORBIDDEN"));
     let answer = alice.post("/v3/account/deactivate", json!({"auth": auth_of("alice")})).await.ok();
-    assert_eq!(answer, json!({"id_server_unbind_result": "no-support"}));
+    assert_eq!(answer, json!({"id_server_unbind_result": "success"}));
     for device in [&alice, &other] {
         assert_eq!(device.get("/v3/account/whoami").await.error(), (401, "M_UNKNOWN_TOKEN"));
     }

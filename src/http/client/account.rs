@@ -86,8 +86,8 @@ async fn deactivate_account(
     let operation = Operation::of::<deactivate::v3::Request>("", &raw)?;
     uiaa::confirm(&server, &sender, operation, body.auth).await?;
     deactivate(server, sender.user_id, body.erase).await?;
-    // No address of anybody was ever given to an identity server.
-    Ok(Matrix(deactivate::v3::Response::new(ThirdPartyIdRemovalStatus::NoSupport)))
+    // No address of anybody was ever given to an identity server, so there is none to unbind.
+    Ok(Matrix(deactivate::v3::Response::new(ThirdPartyIdRemovalStatus::Success)))
 }
 
 /// What can be asked for without a token where there are other proofs of whose the account is.
