@@ -58,9 +58,8 @@ async fn read_large(body: Body, limit: usize, memory: &SharedMemory, patience: D
     if body.size_hint().lower() > limit as u64 {
         return Err(too_large());
     }
-    let too_slow = || {
-        Error::refused(ErrorKind::Unknown, "The request comes too slowly").with_status(StatusCode::REQUEST_TIMEOUT)
-    };
+    let too_slow =
+        || Error::refused(ErrorKind::Unknown, "The request comes too slowly").with_status(StatusCode::REQUEST_TIMEOUT);
     let begun = Instant::now();
     let (mut bytes, mut held) = (Vec::new(), Held::nothing());
     let mut stream = body.into_data_stream();

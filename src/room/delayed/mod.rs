@@ -94,10 +94,7 @@ fn waiting_of<'s>(
 }
 
 /// The events of a user, each read when it is its turn: all of them may be large.
-fn all_of<'s>(
-    snapshot: &'s Snapshot<'_>,
-    user: &UserId,
-) -> impl Iterator<Item = Result<(String, DelayedEvent)>> + 's {
+fn all_of<'s>(snapshot: &'s Snapshot<'_>, user: &UserId) -> impl Iterator<Item = Result<(String, DelayedEvent)>> + 's {
     snapshot.list::<DelayedOfUser>(&user).map(move |row| {
         let row = row?;
         let delay_id = row.key()?.1;
