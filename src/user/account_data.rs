@@ -80,20 +80,26 @@ pub fn put(tx: &mut Transaction<'_>, user: &UserId, room: RoomNid, event_type: &
 
 /// Deletes one event, of which clients are told once. Does nothing if it is not there. Whoever calls this wakes the user.
 pub fn remove(tx: &mut Transaction<'_>, user: &UserId, room: RoomNid, event_type: &str) -> Result<()> {
-    if get(tx.before(), user, room, event_type)?.is_none() {
-        return Ok(());
+    match get(tx.before(), user, room, event_type)? {
+        Some(_) => put_deleted(tx, user, room, event_type),
+        None => Ok(()),
     }
-    forget_deleted(tx, user, room)?;
+}
+
+/// As [`remove`], but clients are told even if nothing was there: one that sets an event waits for that.
+fn put_deleted(tx: &mut Transaction<'_>, user: &UserId, room: RoomNid, event_type: &str) -> Result<()> {
+    forget_deleted(tx, user, room, event_type)?;
     put(tx, user, room, event_type, DELETED.to_owned())
 }
 
-/// Makes room for one more deleted event: the one that was deleted first is forgotten.
-fn forget_deleted(tx: &mut Transaction<'_>, user: &UserId, room: RoomNid) -> Result<()> {
+/// Makes room for `event_type` among the deleted events: the one that was deleted first is forgotten.
+fn forget_deleted(tx: &mut Transaction<'_>, user: &UserId, room: RoomNid, event_type: &str) -> Result<()> {
     let mut deleted = Vec::new();
     for row in tx.before().list::<AccountData>(&(user, room)) {
         let row = row?;
-        if row.value.is_deleted() {
-            deleted.push((row.value.changed, row.key()?.2.to_owned()));
+        let other = row.key()?.2;
+        if row.value.is_deleted() && other != event_type {
+            deleted.push((row.value.changed, other.to_owned()));
         }
     }
     if deleted.len() >= MAX_DELETED
@@ -120,13 +126,14 @@ pub async fn delete(server: &Arc<Server>, user: &UserId, room: RoomNid, event_ty
 /// `M_INVALID_PARAM`, `M_TOO_LARGE`.
 pub async fn set(server: &Arc<Server>, user: &UserId, room: RoomNid, event_type: &str, content: &str) -> Result<()> {
     check_type(event_type)?;
-    if plain_json::object(content.as_bytes())?.is_empty() {
-        return delete(server, user, room, event_type).await;
-    }
+    let is_empty = plain_json::object(content.as_bytes())?.is_empty();
     let (owner, event_type, content) = (user.to_owned(), event_type.to_owned(), content.to_owned());
     server
         .store
         .commit(move |tx| {
+            if is_empty {
+                return put_deleted(tx, &owner, room, &event_type);
+            }
             check_limits(tx.before(), &owner, room, &event_type, content.len())?;
             put(tx, &owner, room, &event_type, content)
         })

@@ -210,6 +210,25 @@ async fn what_is_deleted_is_told_once_and_is_gone() {
     assert_eq!(alice.delete(&strange).await.error(), (400, "M_INVALID_PARAM"));
 }
 
+/// A client that sets something waits until `/sync` tells it: Element Web ends secret storage that was never there.
+#[tokio::test]
+async fn nothing_that_is_set_is_told_even_if_nothing_was_there() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let room = alice.create_room(json!({})).await;
+    for path in [global(&alice, "m.cross_signing.master"), of_room(&alice, &room, "org.x")] {
+        let event_type = path.rsplit('/').next().unwrap();
+        for _ in 0..2 {
+            let token = alice.now().await;
+            alice.put(&path, json!({})).await.ok();
+            assert_eq!(alice.get(&path).await.error(), (404, "M_NOT_FOUND"), "{path}");
+            let news = alice.sync(&token).await;
+            let told = if path.contains("/rooms/") { &news["rooms"]["join"][&room] } else { &news };
+            assert_eq!(told["account_data"]["events"], json!([{ "type": event_type, "content": {} }]));
+        }
+    }
+}
+
 #[tokio::test]
 async fn deleted_account_data_makes_room_and_is_forgotten_in_the_end() {
     let server = TestServer::new().await;
