@@ -130,7 +130,7 @@ impl Small {
         let server = Server::open(config, Clock::manual(START_MS), Random::from_seed(1)).expect("a new database opens");
         let session = async {
             account::create(&server, "user0", "password".to_owned(), false).await?;
-            session::log_in(&server, user(0), DeviceRequest::default()).await
+            session::log_in(&server, user(0), None, DeviceRequest::default()).await
         };
         let device = runtime.block_on(session).expect("a new account").device_id;
         let room = runtime.block_on(async {

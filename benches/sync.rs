@@ -52,7 +52,7 @@ impl Bench {
         let support::Bench { runtime, server, directory } = support::Bench::new();
         let session = async {
             account::create(&server, "user0", "password".to_owned(), false).await?;
-            session::log_in(&server, user(0), DeviceRequest::default()).await
+            session::log_in(&server, user(0), None, DeviceRequest::default()).await
         };
         let device = runtime.block_on(session).expect("a new account").device_id;
         let found = |creator: usize, count: usize| {

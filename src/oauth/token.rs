@@ -66,7 +66,7 @@ async fn begin(server: &Arc<Server>, granted: Granted) -> Result<Issued, Failure
     let Granted { user_id, client_id, client, scope } = granted;
     let text = scope.text.clone();
     let session = NewSession::by_oauth(server, user_id, scope, client_id, client)?;
-    let session = session::begin(server, session).await?;
+    let session = session::begin(server, session, None).await?;
     Ok(Issued { tokens: session.tokens, scope: text })
 }
 

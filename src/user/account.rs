@@ -13,6 +13,7 @@ use super::{
     email::{self, Proven},
     keys, password,
     profile::{DISPLAY_NAME, Profiles},
+    session,
     tables::{Account, Accounts},
 };
 use crate::{
@@ -224,18 +225,23 @@ pub fn with_address(server: &Server, text: &str) -> Result<Option<OwnedUserId>> 
     Ok(UserId::parse(format!("@@{}:{}", blake3::hash(address.as_bytes()), server.name())).ok())
 }
 
-/// Whether `password` is that of `user_id`. Takes as long for those who do not exist. After too many wrong ones the
-/// answer is `M_LIMIT_EXCEEDED` for a while, whoever asks.
+/// Whether `password` is that of `user_id`. Error: that of [`verify_password`].
 pub async fn check_password(server: &Arc<Server>, user_id: &UserId, password: String) -> Result<bool> {
+    Ok(verify_password(server, user_id, password).await?.is_some())
+}
+
+/// The hash that is stored of `password`; `None` if it is not that of `user_id`. Takes as long for those who do not
+/// exist. After too many wrong ones the answer is `M_LIMIT_EXCEEDED` for a while, whoever asks.
+pub async fn verify_password(server: &Arc<Server>, user_id: &UserId, password: String) -> Result<Option<String>> {
     // The place comes first: guesses that wait for theirs together would all be allowed.
     let place = server.passwords.place().await;
     server.limits.password_guess(user_id)?;
-    let account = get(&server.store.snapshot(), user_id)?;
-    let is_right = place.verify(password, account.and_then(|account| account.password_hash)).await?;
+    let stored = get(&server.store.snapshot(), user_id)?.and_then(|account| account.password_hash);
+    let is_right = place.verify(password, stored.clone()).await?;
     if !is_right {
         server.limits.wrong_password(user_id);
     }
-    Ok(is_right)
+    Ok(stored.filter(|_| is_right))
 }
 
 /// Changes a password, and logs devices out. `M_NOT_FOUND` if there is no such account, `M_USER_DEACTIVATED` if it was
@@ -249,9 +255,9 @@ pub async fn set_password(
     password::check_acceptable(&server.config.password_policy, &password)?;
     let password_hash = server.passwords.place().await.hash(&server.random, password).await?;
     Server::detached(async move {
-        if !matches!(logged_out, Selection::None) {
-            server.login_tokens.retain(|other| *other != user_id);
-            server.oauth.forget_user(&user_id);
+        let ends_log_ins = !matches!(logged_out, Selection::None);
+        if ends_log_ins {
+            session::forget_begun(&server, &user_id);
         }
         let owner = user_id.clone();
         let write = move |tx: &mut Transaction<'_>| {
@@ -262,6 +268,9 @@ pub async fn set_password(
             device::delete(tx, &owner, &logged_out)
         };
         server.store.commit(write).await?;
+        if ends_log_ins {
+            session::forget_begun(&server, &user_id); // what was begun meanwhile, by the old password or an old device
+        }
         keys::announce(&server, &user_id);
         Ok(())
     })

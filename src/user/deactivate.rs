@@ -10,7 +10,7 @@ use super::{
     device::{self, Selection},
     directory, email,
     guests::Guests,
-    keys, profile,
+    keys, profile, session,
     tables::{AccountData, AccountDataChanges, Deactivated, Filters},
     thread_subscriptions,
 };
@@ -32,8 +32,7 @@ pub async fn deactivate(server: Arc<Server>, user_id: OwnedUserId, is_erased: bo
         device::log_out(Arc::clone(&server), user_id.clone(), Selection::All).await?;
         leave_rooms(&server, &user_id).await?;
         close(&server, user_id.clone(), is_erased).await?;
-        server.login_tokens.retain(|other| *other != user_id);
-        server.oauth.forget_user(&user_id);
+        session::forget_begun(&server, &user_id);
         keys::announce(&server, &user_id);
         Ok(())
     })

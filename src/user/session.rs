@@ -235,34 +235,49 @@ impl NewSession {
     }
 }
 
-/// The user whose name and password a client gave; `None` stands for a name that can't be of one of ours.
-/// `M_FORBIDDEN` if there is no such user, or the password is wrong.
+/// The user whose name and password a client gave, and the password's hash: see [`check_password_hash`]. `None` stands
+/// for a name that can't be of one of ours. `M_FORBIDDEN` if there is no such user, or the password is wrong.
 pub async fn user_by_password(
     server: &Arc<Server>,
     user_id: Option<OwnedUserId>,
     password: String,
-) -> Result<OwnedUserId> {
-    let wrong = || Error::forbidden("Wrong username or password");
-    let user_id = user_id.ok_or_else(wrong)?;
-    if account::check_password(server, &user_id, password).await? {
-        return Ok(user_id);
+) -> Result<(OwnedUserId, String)> {
+    let user_id = user_id.ok_or_else(wrong_password)?;
+    if let Some(password_hash) = account::verify_password(server, &user_id, password).await? {
+        return Ok((user_id, password_hash));
     }
     let account = account::get(&server.store.snapshot(), &user_id)?;
     let is_deactivated = account.is_some_and(|account| !account.is_active());
-    Err(if is_deactivated { deactivated() } else { wrong() })
+    Err(if is_deactivated { deactivated() } else { wrong_password() })
 }
 
-/// Logs `user_id`, who proved who he is, in. `M_USER_DEACTIVATED` if the account was given up.
-pub async fn log_in(server: &Server, user_id: OwnedUserId, request: DeviceRequest) -> Result<Session> {
-    begin(server, NewSession::prepare(server, user_id, request)?).await
+/// `M_FORBIDDEN` if this is not the hash of the user's password any more: to verify one takes long, and who changes it
+/// meanwhile wants nobody to log in by the old one.
+pub fn check_password_hash(snapshot: &Snapshot<'_>, user_id: &UserId, password_hash: &str) -> Result<()> {
+    let stored = account::get(snapshot, user_id)?.and_then(|account| account.password_hash);
+    if stored.as_deref() == Some(password_hash) { Ok(()) } else { Err(wrong_password()) }
+}
+
+/// Logs `user_id`, who proved who he is, in; `password_hash` is that of the password by which he did.
+/// `M_USER_DEACTIVATED` if the account was given up, `M_FORBIDDEN` if it has another password by now.
+pub async fn log_in(
+    server: &Server,
+    user_id: OwnedUserId,
+    password_hash: Option<String>,
+    request: DeviceRequest,
+) -> Result<Session> {
+    begin(server, NewSession::prepare(server, user_id, request)?, password_hash).await
 }
 
 /// As [`log_in`], for a session that was prepared.
-pub async fn begin(server: &Server, session: NewSession) -> Result<Session> {
+pub async fn begin(server: &Server, session: NewSession, password_hash: Option<String>) -> Result<Session> {
     server
         .store
         .commit(move |tx| {
             check_in_use(tx.before(), &session.user_id)?;
+            if let Some(password_hash) = &password_hash {
+                check_password_hash(tx.before(), &session.user_id, password_hash)?;
+            }
             session.write(tx)
         })
         .await
@@ -446,6 +461,16 @@ pub fn make_login_token(server: &Server, user_id: OwnedUserId) -> String {
 pub fn use_login_token(server: &Server, token: &str) -> Result<OwnedUserId> {
     let user_id = server.login_tokens.take(server.clock.now_ms(), token);
     user_id.ok_or_else(|| Error::forbidden("This login token is unknown or was used"))
+}
+
+/// Ends what `user_id` has begun and not brought to a session yet.
+pub fn forget_begun(server: &Server, user_id: &UserId) {
+    server.login_tokens.retain(|other| *other != user_id);
+    server.oauth.forget_user(user_id);
+}
+
+fn wrong_password() -> Error {
+    Error::forbidden("Wrong username or password")
 }
 
 fn deactivated() -> Error {

@@ -1,10 +1,17 @@
 //! Passwords, the end of an account, and what servers say of themselves.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, mpsc},
+    time::Duration,
+};
 
 use chappe::{
     error::Error,
-    user::{account, device::Selection},
+    user::{
+        account,
+        device::Selection,
+        session::{self, DeviceRequest},
+    },
 };
 use ruma::{UserId, api::error::ErrorKind};
 use serde_json::{Value, json};
@@ -38,6 +45,43 @@ async fn a_changed_password_can_leave_the_other_devices_alone() {
     let change = json!({"new_password": "better", "logout_devices": false, "auth": auth_of("alice")});
     alice.post("/v3/account/password", change).await.ok();
     other.get("/v3/account/whoami").await.ok();
+}
+
+/// To verify a password takes long: another may have been set by the time that it was found to be right.
+#[tokio::test]
+async fn nobody_logs_in_by_a_password_that_was_changed_meanwhile() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let (inside, user) = (server.inside(), UserId::parse(&alice.id).unwrap());
+    let (user, hash) = session::user_by_password(inside, Some(user), password_of("alice")).await.unwrap();
+    let log_in = || session::log_in(inside, user.clone(), Some(hash.clone()), DeviceRequest::default());
+    log_in().await.unwrap();
+    let change = json!({"new_password": "better", "auth": auth_of("alice")});
+    alice.post("/v3/account/password", change).await.ok();
+    assert!(matches!(log_in().await, Err(Error::Refused { kind: ErrorKind::Forbidden, .. })));
+}
+
+/// The change is written some time after it was asked for.
+#[tokio::test]
+async fn a_login_token_that_is_made_while_the_password_is_changed_ends_too() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let (inside, user) = (Arc::clone(server.inside()), UserId::parse(&alice.id).unwrap());
+    let (go_on, held) = mpsc::channel::<()>();
+    let holding = Arc::clone(&inside);
+    let hold = async move { holding.store.commit(move |_| held.recv().map_err(Error::internal)).await };
+    let hold = tokio::spawn(hold);
+    let early = session::make_login_token(&inside, user.clone());
+    let change = account::set_password(Arc::clone(&inside), user.clone(), "better".to_owned(), Selection::All);
+    let change = tokio::spawn(change);
+    while inside.login_tokens.with(inside.clock.now_ms(), &early, |_| ()).is_some() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let late = session::make_login_token(&inside, user);
+    go_on.send(()).unwrap();
+    hold.await.unwrap().unwrap();
+    change.await.unwrap().unwrap();
+    assert!(session::use_login_token(&inside, &late).is_err());
 }
 
 #[tokio::test]

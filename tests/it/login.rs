@@ -1,6 +1,10 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use chappe::store::Family;
+use chappe::{
+    store::Family,
+    user::device::{self, Selection},
+};
+use futures_util::FutureExt;
 use serde_json::{Value, json};
 
 use crate::support::{TestServer, auth_of, password_of, query};
@@ -144,6 +148,29 @@ async fn a_login_token_ends_soon_and_with_a_new_password() {
     assert_eq!(server.post("/v3/login", token).await.error(), (403, "M_FORBIDDEN"));
     let as_token = json!({"type": "m.login.token", "token": alice.token});
     assert_eq!(server.post("/v3/login", as_token).await.error(), (403, "M_FORBIDDEN"));
+}
+
+/// Who logs his devices out may do so while one of them proves who it is.
+#[tokio::test]
+async fn a_device_that_was_logged_out_meanwhile_gets_no_login_token() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    alice.get("/v3/account/whoami").await.ok(); // its use is noted now, and not again in the next minute
+    let inside = server.inside();
+    let mut places = Vec::new();
+    while let Some(place) = inside.passwords.place().now_or_never() {
+        places.push(place);
+    }
+    let asking = alice.clone();
+    let body = json!({"auth": auth_of("alice")});
+    let asked = tokio::spawn(async move { asking.post("/v1/login/get_token", body).await });
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let user = ruma::UserId::parse(&alice.id).unwrap();
+    device::log_out(Arc::clone(inside), user, Selection::All).await.unwrap();
+    drop(places);
+    assert_eq!(asked.await.unwrap().error(), (401, "M_UNKNOWN_TOKEN"));
 }
 
 #[tokio::test]

@@ -91,16 +91,17 @@ async fn log_in(
     if !is_appservice {
         server.limits.login(address)?;
     }
-    let user_id = match body.r#type.as_deref() {
-        Some("m.login.application_service") => user_of_appservice(&server, &identifier?, token.as_deref())?,
+    let (user_id, password_hash) = match body.r#type.as_deref() {
+        Some("m.login.application_service") => (user_of_appservice(&server, &identifier?, token.as_deref())?, None),
         Some("m.login.password") => {
             let user_id = account::named(&server, &identifier?)?;
             let password = body.password.ok_or_else(|| Error::missing_param("`password` is missing"))?;
-            session::user_by_password(&server, user_id, password).await?
+            let (user_id, password_hash) = session::user_by_password(&server, user_id, password).await?;
+            (user_id, Some(password_hash))
         }
         Some("m.login.token") => {
             let token = body.token.ok_or_else(|| Error::missing_param("`token` is missing"))?;
-            session::use_login_token(&server, &token)?
+            (session::use_login_token(&server, &token)?, None)
         }
         Some(other) => return Err(Error::refused(ErrorKind::Unknown, format!("Unknown login type {other}"))),
         None => return Err(Error::missing_param("`type` is missing")),
@@ -110,7 +111,7 @@ async fn log_in(
         display_name: body.initial_device_display_name,
         can_refresh: body.refresh_token,
     };
-    let session = session::log_in(&server, user_id, request).await?;
+    let session = session::log_in(&server, user_id, password_hash, request).await?;
     let mut response = login::v3::Response::new(session.user_id, session.tokens.access, session.device_id);
     response.refresh_token = session.tokens.refresh;
     response.expires_in = session.tokens.expires_in;
@@ -144,7 +145,9 @@ async fn login_token(
 ) -> Result<Matrix<get_login_token::v1::Response>> {
     let operation = Operation::of::<get_login_token::v1::Request>("", &raw)?;
     uiaa::confirm(&server, &sender, operation, body.auth).await?;
-    let token = session::make_login_token(&server, sender.user_id);
+    let token = session::make_login_token(&server, sender.user_id.clone());
+    // Only now: a change of the password that this does not see ends the token.
+    server.logins.check(&server.store, &sender.user_id, &sender.device_id)?;
     let lifetime = server.config.sessions.login_token_lifetime;
     Ok(Matrix(get_login_token::v1::Response::new(lifetime, token)))
 }

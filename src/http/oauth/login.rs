@@ -87,7 +87,7 @@ async fn log_in(
         return page::not_ours(&visitor);
     }
     let done = match user_by_password(&server, &visitor, &given.user, given.password).await {
-        Ok(user) => visitor.log_in(&server, user, Proof::Now),
+        Ok((user, password_hash)) => log_in_by_password(&server, &mut visitor, user, &password_hash),
         Err(error) => Err(error),
     };
     match done {
@@ -102,12 +102,19 @@ async fn log_in(
     }
 }
 
+fn log_in_by_password(server: &Server, visitor: &mut Visitor, user: OwnedUserId, password_hash: &str) -> Result<()> {
+    visitor.log_in(server, user.clone(), Proof::Now)?;
+    // Only now: a change of the password that this does not see finds the browser, and forgets it.
+    let is_still = session::check_password_hash(&server.store.snapshot(), &user, password_hash);
+    is_still.inspect_err(|_| visitor.log_out(server))
+}
+
 async fn user_by_password(
     server: &Arc<Server>,
     visitor: &Visitor,
     name: &str,
     password: String,
-) -> Result<OwnedUserId> {
+) -> Result<(OwnedUserId, String)> {
     server.limits.login(visitor.address)?;
     let name = name.trim();
     let is_address = !name.starts_with('@') && name.contains('@');
