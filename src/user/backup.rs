@@ -34,6 +34,10 @@ const MAX_ID_BYTES: usize = 255;
 /// How many backups a user may have at a time. Source: our choice; clients delete the one that they replace.
 const MAX_BACKUPS: usize = 32;
 
+/// How many deleted versions are remembered when a user makes a new one: to delete such a one again is no error. Source:
+/// our choice.
+const MAX_GRAVES: usize = 32;
+
 /// How many keys one transaction stores or deletes: everybody else who writes waits for it. Clients send fewer at a
 /// time, so each of their requests is done whole or not at all.
 const KEYS_PER_TRANSACTION: usize = 500;
@@ -48,7 +52,7 @@ pub struct Backup {
     pub count: u64,
     /// Raised by every change of the keys.
     pub etag: u64,
-    /// The row stays: no later version may get the same number.
+    /// The row stays until there are newer ones: no later version may get the same number.
     pub is_deleted: bool,
 }
 
@@ -161,7 +165,8 @@ pub async fn create(server: &Server, user: OwnedUserId, description: Description
         .store
         .commit(move |tx| {
             let before: Vec<_> = tx.before().list::<Backups>(&&*user).collect::<store::Result<_>>()?;
-            if before.iter().filter(|row| !row.value.is_deleted).count() >= MAX_BACKUPS {
+            let (graves, live): (Vec<_>, Vec<_>) = before.iter().partition(|row| row.value.is_deleted);
+            if live.len() >= MAX_BACKUPS {
                 return Err(Error::forbidden("There are too many backups: delete some first"));
             }
             let last = before.last().map(|row| Ok::<_, Error>(row.key()?.1)).transpose()?;
@@ -169,6 +174,9 @@ pub async fn create(server: &Server, user: OwnedUserId, description: Description
             let Description { algorithm, auth_data, .. } = description;
             let backup = Backup { algorithm, auth_data, count: 0, etag: 0, is_deleted: false };
             tx.put::<Backups>(&(&user, version), &backup);
+            for row in &graves[..graves.len().saturating_sub(MAX_GRAVES)] {
+                tx.delete::<Backups>(&row.key()?);
+            }
             Ok(version)
         })
         .await
@@ -225,7 +233,7 @@ pub async fn update(server: &Server, user: OwnedUserId, version: String, descrip
         .await
 }
 
-/// Deletes a version with its keys. One that was deleted before is no error, one that never was is `M_NOT_FOUND`.
+/// Deletes a version with its keys. One that was deleted before is no error, one of which nothing is known is `M_NOT_FOUND`.
 pub async fn delete(server: &Server, user: OwnedUserId, version: String) -> Result<()> {
     server
         .store

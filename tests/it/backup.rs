@@ -98,6 +98,25 @@ async fn a_deleted_version_is_gone_and_its_number_is_not_used_again() {
 }
 
 #[tokio::test]
+async fn versions_that_were_deleted_long_ago_are_forgotten() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let mut versions = Vec::new();
+    for _ in 0..40 {
+        let version = create(&alice).await;
+        alice.delete(&format!("/v3/room_keys/version/{version}")).await.ok();
+        versions.push(version);
+    }
+    versions.push(create(&alice).await);
+    for (n, version) in versions.iter().enumerate() {
+        let again = alice.delete(&format!("/v3/room_keys/version/{version}")).await;
+        assert_eq!(again.status.as_u16(), if n < 8 { 404 } else { 200 }, "{n}");
+    }
+    let newest = create(&alice).await;
+    assert!(!versions.contains(&newest));
+}
+
+#[tokio::test]
 async fn keys_come_back_by_session_room_and_all() {
     let server = TestServer::new().await;
     let (alice, bob) = (server.user("alice").await, server.user("bob").await);
