@@ -136,7 +136,7 @@ pub fn is_valid_token(config: &Config, token: &str) -> bool {
 pub async fn register(server: &Arc<Server>, wish: Wish, email: Option<Proven>) -> Result<Registered> {
     let name = wish.username.unwrap_or_else(|| server.random.text(MADE_UP_NAME_LENGTH));
     let user_id = account::new_user_id(server.name(), &name)?;
-    let password = wish.password.ok_or_else(|| Error::missing_param("A password is needed"))?;
+    let password = wish.password.ok_or_else(password_needed)?;
     let device = DeviceRequest {
         device_id: wish.device_id,
         display_name: wish.initial_device_display_name,
@@ -149,6 +149,10 @@ pub async fn register(server: &Arc<Server>, wish: Wish, email: Option<Proven>) -
         Some(token) => guests::upgrade(server, &token, new, device).await,
         None => create_with_session(server, new, device).await,
     }
+}
+
+pub fn password_needed() -> Error {
+    Error::missing_param("A password is needed")
 }
 
 /// Makes an account and, if `device` is given, logs it in: both or neither.

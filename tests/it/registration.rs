@@ -211,6 +211,36 @@ async fn a_name_is_made_up_if_none_is_given_and_a_password_is_needed() {
     assert_eq!(empty.error(), (400, "M_WEAK_PASSWORD"));
 }
 
+/// After the stages it would be too late: what was proved in them is good once.
+#[tokio::test]
+async fn what_will_not_become_an_account_is_refused_before_the_stages() {
+    let server = TestServer::with(|config| {
+        with_token_and_terms(config);
+        config.password_policy.minimum_length = 8;
+    })
+    .await;
+    let good = json!({"username": "alice", "password": "long enough"});
+    let long = "x".repeat(256);
+    for (field, wrong, errcode) in [
+        ("password", "short", "M_PASSWORD_TOO_SHORT"),
+        ("device_id", "", "M_INVALID_PARAM"),
+        ("device_id", long.as_str(), "M_INVALID_PARAM"),
+        ("initial_device_display_name", long.as_str(), "M_INVALID_PARAM"),
+    ] {
+        let mut body = good.clone();
+        body[field] = json!(wrong);
+        assert_eq!(server.post("/v3/register", body).await.error(), (400, errcode), "{field}");
+    }
+    assert_eq!(server.post("/v3/register", json!({})).await.status, 401);
+    assert_eq!(server.post("/v3/register", good).await.status, 401);
+    let mut body = json!({"username": "alice"});
+    let begun = server.post("/v3/register", body.clone()).await;
+    assert_eq!(begun.status, 401);
+    let session = &begun.body["session"];
+    body["auth"] = json!({"type": "m.login.registration_token", "token": "letmein", "session": session});
+    assert_eq!(server.post("/v3/register", body).await.error(), (400, "M_MISSING_PARAM"));
+}
+
 #[tokio::test]
 async fn a_registration_can_do_without_a_log_in_or_ask_for_refresh_tokens() {
     let server = TestServer::new().await;

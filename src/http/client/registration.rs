@@ -26,7 +26,7 @@ use crate::{
         extract::{Json, Matrix, Public},
     },
     user::{
-        account, guests,
+        account, device, guests, password,
         registration::{self, Registered},
         session::DeviceRequest,
         uiaa::{self, Operation},
@@ -75,6 +75,7 @@ async fn register(
         }
         (None, None) => {}
     }
+    check_parameters(&server, &body)?;
     let passed = uiaa::confirm_registration(&server, operation, body.auth).await?;
     let wish = serde_json::from_str(&passed.parameters).map_err(|e| Error::bad_json(e.to_string()))?;
     let registered = registration::register(&server, wish, passed.email).await?;
@@ -106,6 +107,21 @@ fn check_kind(request: &register::v3::Request) -> Result<()> {
         RegistrationKind::User => Ok(()),
         _ => Err(Error::invalid_param("Unknown kind of account")),
     }
+}
+
+/// Refuses what no account would be made of after all stages, when what was proved in them is used up. A request may
+/// leave all of its parameters out.
+fn check_parameters(server: &Server, request: &register::v3::Request) -> Result<()> {
+    match &request.password {
+        Some(password) => password::check_acceptable(&server.config.password_policy, password)?,
+        None if request.username.is_some() && request.auth.is_some() => return Err(registration::password_needed()),
+        None => {}
+    }
+    if request.inhibit_login {
+        return Ok(());
+    }
+    request.device_id.as_deref().map_or(Ok(()), device::check_id)?;
+    device::check_display_name(request.initial_device_display_name.as_deref())
 }
 
 fn device_of(request: register::v3::Request) -> DeviceRequest {
