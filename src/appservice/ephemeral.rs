@@ -11,7 +11,7 @@ use super::{Running, interest};
 use crate::{
     Server,
     error::Result,
-    room::{Membership, View, tables::UserRooms},
+    room::{Membership, View, servers::shared_rooms, tables::UserRooms},
     store::{RoomNid, Snapshot},
     sync::presence::shape as presence_event,
 };
@@ -98,6 +98,12 @@ fn meets(server: &Server, snapshot: &Snapshot<'_>, user: &UserId, service: &Runn
             if interest::in_room(server, &view, service)? {
                 return Ok(true);
             }
+        }
+    }
+    for (room, _) in shared_rooms(server, snapshot, user)? {
+        let view = View::of(&server.rooms, snapshot, room)?;
+        if interest::in_room(server, &view, service)? {
+            return Ok(true);
         }
     }
     Ok(false)

@@ -3,7 +3,7 @@
 //! <https://spec.matrix.org/v1.19/client-server-api/#typing-notifications>
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -37,7 +37,7 @@ struct State {
     forgotten: u64,
     /// The next moment at which something ends by itself, in milliseconds since the Unix epoch.
     next_end_ms: u64,
-    /// Who stopped by the clock, for other servers. Whoever began has a task that takes it.
+    /// Who stopped by the clock, for application services and other servers. Whoever began has a task that takes it.
     over: Vec<(RoomNid, OwnedUserId)>,
 }
 
@@ -184,16 +184,25 @@ fn tell_services(server: &Server, room: RoomNid) {
     }
 }
 
-/// Tells the members of rooms that somebody's time is up.
 async fn expire_after(server: Weak<Server>, timeout: Duration) {
     tokio::time::sleep(timeout + Duration::from_millis(1)).await;
-    let Some(server) = server.upgrade() else { return };
-    for room in server.typing.expire() {
-        server.wakers.room(&server, room);
-        tell_services(&server, room);
+    if let Some(server) = server.upgrade() {
+        expire(&server).await;
     }
-    for (room, user) in server.typing.take_over().into_iter().filter(|(_, user)| server.is_ours(user)) {
-        if let Err(error) = tell_others(&server, room, user, false).await {
+}
+
+/// Tells the members of rooms, application services and other servers that somebody's time is up.
+pub async fn expire(server: &Arc<Server>) {
+    for room in server.typing.expire() {
+        server.wakers.room(server, room);
+    }
+    let over = server.typing.take_over(); // of rooms too whose end an answer to a client found first
+    let rooms: BTreeSet<_> = over.iter().map(|(room, _)| *room).collect();
+    for room in rooms {
+        tell_services(server, room);
+    }
+    for (room, user) in over.into_iter().filter(|(_, user)| server.is_ours(user)) {
+        if let Err(error) = tell_others(server, room, user, false).await {
             error!("other servers are not told that somebody stopped typing: {error:?}");
         }
     }

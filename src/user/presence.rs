@@ -371,22 +371,23 @@ pub fn is_visible(server: &Server, snapshot: &Snapshot<'_>, viewer: &UserId, use
     Ok(false)
 }
 
-/// Wakes those who see the user, and sees to it that somebody looks when he goes.
+/// Tells those who see the user if he changed, and sees to it that somebody looks when he goes.
 fn tell(server: &Arc<Server>, user: &UserId, has_changed: bool) {
     if has_changed {
-        wake(server, user);
-        if let Err(error) = appservice::ephemeral::presence(server, user) {
-            error!(?error, "application services can't be told of presence");
-        }
+        tell_all(server, user);
     }
     if !std::mem::replace(&mut server.presence.known.lock().is_swept, true) {
         tokio::spawn(sweep(Arc::downgrade(server)));
     }
 }
 
-fn wake(server: &Arc<Server>, user: &UserId) {
+/// Tells other servers, clients and application services of a user who changed.
+fn tell_all(server: &Arc<Server>, user: &UserId) {
     tell_others(server, user.to_owned());
     server.wakers.room_mates(server, user);
+    if let Err(error) = appservice::ephemeral::presence(server, user) {
+        error!(?error, "application services can't be told of presence");
+    }
 }
 
 /// Tells the servers of a user's rooms of one of ours.
@@ -407,14 +408,19 @@ async fn sweep(server: Weak<Server>) {
     loop {
         tokio::time::sleep(SWEPT_EVERY).await;
         let Some(server) = server.upgrade() else { return };
-        for user in server.presence.expire() {
-            wake(&server, &user);
-        }
+        expire(&server);
         for user in server.presence.to_be_repeated() {
             tell_others(&server, user);
         }
         if server.presence.is_at_rest() {
             return;
         }
+    }
+}
+
+/// Tells of those who have become idle or offline.
+pub fn expire(server: &Arc<Server>) {
+    for user in server.presence.expire() {
+        tell_all(server, &user);
     }
 }

@@ -1,8 +1,8 @@
 //! Application services: <https://spec.matrix.org/v1.19/application-service-api/>
 
-use std::fs;
+use std::{fs, time::Duration};
 
-use chappe::background;
+use chappe::{background, room::typing, user::presence};
 use http::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -268,6 +268,14 @@ async fn typing_receipts_and_presence_come_if_asked_for() {
     alice.put(&format!("/v3/presence/{}/status", alice.id), status).await.ok();
     let presence = next("m.presence").await;
     assert_eq!((&presence["sender"], &presence["content"]["status_msg"]), (&json!(alice.id), &json!("here")));
+
+    bridge.server.advance(Duration::from_secs(31));
+    presence::expire(bridge.server.inside());
+    let gone = next("m.presence").await;
+    assert_eq!((&gone["sender"], &gone["content"]["presence"]), (&json!(alice.id), &json!("offline")));
+    alice.sync_with("set_presence=offline").await; // which finds first that she no longer types
+    typing::expire(bridge.server.inside()).await;
+    assert_eq!(next("m.typing").await["content"]["user_ids"], json!([]));
 }
 
 #[tokio::test]
@@ -285,16 +293,28 @@ async fn who_types_and_reads_elsewhere_is_told_too() {
         { "edu_type": "m.receipt", "content": { &room.id: { "m.read": {
             &alice: { "data": { "ts": 5 }, "event_ids": [read] },
         } } } },
+        { "edu_type": "m.presence", "content": { "push": [{ "user_id": alice, "presence": "online" }] } },
     ]);
     let body = json!({ "origin": "there", "origin_server_ts": 1, "pdus": [], "edus": edus });
     peer.put(&bridge.server, "/v1/send/edus", body).await.ok();
+    let is_meant = |event: &Value| event["type"] != "m.presence" || event["sender"] == alice;
     let mut told = Vec::new();
-    while told.len() < 2 {
-        told.extend(bridge.told("ephemeral").await.into_iter().filter(|event| event["type"] != "m.presence"));
+    while told.len() < 3 {
+        told.extend(bridge.told("ephemeral").await.into_iter().filter(is_meant));
     }
     let of_type = |event_type: &str| told.iter().find(|event| event["type"] == event_type).unwrap();
     assert_eq!(of_type("m.typing")["content"], json!({ "user_ids": [alice] }));
     assert_eq!(of_type("m.receipt")["content"], json!({ &read: { "m.read": { &alice: { "ts": 5 } } } }));
+    assert_ne!(of_type("m.presence")["content"]["presence"], "offline");
+    bridge.server.advance(Duration::from_secs(30 * 60));
+    presence::expire(bridge.server.inside());
+    let gone = loop {
+        let told = bridge.told("ephemeral").await;
+        if let Some(event) = told.into_iter().find(|event| event["sender"] == alice) {
+            break event;
+        }
+    };
+    assert_eq!(gone["content"]["presence"], "offline");
 }
 
 #[tokio::test]
