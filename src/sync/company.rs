@@ -63,6 +63,21 @@ pub fn parted(context: &Context<'_>, changes: &Changes) -> Result<BTreeSet<Owned
     Ok(parted)
 }
 
+/// At most `limit` of those who share a room with the user, himself included; of each room ours come first.
+pub fn some(context: &Context<'_>, changes: &Changes, limit: usize) -> Result<BTreeSet<OwnedUserId>> {
+    let mut some = BTreeSet::new();
+    for room in changes.all_joined() {
+        for row in context.snapshot.list::<Members>(&(room, Membership::Join)) {
+            if some.len() >= limit {
+                return Ok(some);
+            }
+            let row = row?;
+            some.insert(row.key()?.3.to_owned());
+        }
+    }
+    Ok(some)
+}
+
 /// Those of `users` who share a room with the user, himself included.
 pub fn sharing(
     context: &Context<'_>,

@@ -23,6 +23,9 @@ use crate::{
 
 const EVENT_TYPE: &str = "m.presence";
 
+/// At how many users one answer looks for those who went and are not remembered. Source: our choice.
+const MAX_FORGOTTEN: usize = 500;
+
 /// Writes the presence that changed of those who share a room with the user, and that of who came to share one; `false`
 /// if there is none.
 pub fn write(context: &Context<'_>, changes: &Changes, out: &mut Vec<u8>) -> Result<bool> {
@@ -41,6 +44,13 @@ pub fn write(context: &Context<'_>, changes: &Changes, out: &mut Vec<u8>) -> Res
                 news.entry(user.clone()).or_insert(shown);
                 visible.insert(user);
             }
+        }
+    }
+    if context.ephemeral_since.is_some_and(|since| presence.has_forgotten(since)) {
+        let some = company::some(context, changes, MAX_FORGOTTEN)?;
+        for user in some.into_iter().filter(|user| is_wanted(user) && presence.is_forgotten(user)) {
+            news.insert(user.clone(), presence.get(&user));
+            visible.insert(user);
         }
     }
     let told = news.iter().filter(|(user, _)| visible.contains(*user));

@@ -58,14 +58,15 @@ async fn make(server: &Arc<Server>, request: &Request) -> Result<Made> {
     stream::make(server, move |server, hand_on| Answer::assemble(server, &asked, hand_on)).await
 }
 
-/// Whether there is only little that is new, if anything: only a few things happened since then, and no room became visible to the
-/// user, which would be told as a whole.
+/// Whether there is only little that is new, if anything: only a few things happened since then, no room became visible to the
+/// user, which would be told as a whole, and those with whom he shares rooms need not be looked through for who is gone.
 pub(super) fn is_little(server: &Server, request: &Request) -> bool {
     let Some(since) = request.since.filter(|_| !request.full_state) else { return false };
     let recent = server.store.recent();
     let completed = recent.changed_after(&[TypeId::of::<Completions>()], since.pos, FEW_CHANGES);
     completed.is_some_and(|completed| completed.is_empty())
         && !recent.may_have_changed::<UserRooms>(Group::of(&*request.user_id), since.pos)
+        && !server.presence.has_forgotten(since.ephemeral)
 }
 
 async fn tell(server: &Server, request: &Request, made: Made) -> Result<Reply> {

@@ -28,7 +28,7 @@ const OFFLINE_AFTER_MS: u64 = 30_000;
 /// A user who did nothing for so long is idle, though his client is running. Source: the specification's example.
 const IDLE_AFTER_MS: u64 = 5 * 60_000;
 
-/// How long somebody who is offline and left no message is remembered.
+/// How long somebody who is offline and left no message is remembered after that was told, or he did something.
 const REMEMBERED_MS: u64 = 24 * 3_600_000;
 
 /// How often others are told again of a user who is here, and after what time without that one of theirs counts as gone.
@@ -93,6 +93,10 @@ struct Known {
     users: HashMap<OwnedUserId, Entry>,
     /// Whom each user's last change is of, by its number.
     changes: BTreeMap<u64, OwnedUserId>,
+    /// Of users who are not in `users` a client that has seen no more than this may believe anything.
+    forgotten: u64,
+    /// Until when somebody who was here before the restart may come back without being told of as offline.
+    returning_until_ms: Option<u64>,
     is_swept: bool,
 }
 
@@ -167,7 +171,9 @@ impl Drop for Syncing<'_> {
 
 impl Presence {
     pub fn new(is_enabled: bool, order: &Arc<Order>, clock: &Clock) -> Self {
-        Self { is_enabled, order: Arc::clone(order), clock: clock.clone(), known: Mutex::default() }
+        let returning_until_ms = Some(clock.now_ms().saturating_add(OFFLINE_AFTER_MS));
+        let known = Mutex::new(Known { returning_until_ms, ..Known::default() });
+        Self { is_enabled, order: Arc::clone(order), clock: clock.clone(), known }
     }
 
     pub fn is_enabled(&self) -> bool {
@@ -191,6 +197,16 @@ impl Presence {
             Some(since) => known.changes.range(since.saturating_add(1)..).filter_map(|(_, user)| shown(user)).collect(),
             None => known.users.keys().filter_map(shown).filter(|(_, shown)| shown.state > State::Offline).collect(),
         }
+    }
+
+    /// Whether a client that has seen the changes up to `since` may believe anything of who is forgotten.
+    pub fn has_forgotten(&self, since: u64) -> bool {
+        since < self.known.lock().forgotten
+    }
+
+    /// Whether nothing that was told of a user is remembered. He is offline then.
+    pub fn is_forgotten(&self, user: &UserId) -> bool {
+        self.known.lock().users.get(user).is_none_or(|entry| entry.changed == 0)
     }
 
     /// All users who are here, of other servers too.
@@ -227,7 +243,7 @@ impl Presence {
                 changed.push(user.clone());
             } else if state == State::Offline
                 && entry.status_msg.is_none()
-                && entry.last_active_ms.is_none_or(|active| active + REMEMBERED_MS < now_ms)
+                && entry.changed_ms.max(entry.last_active_ms.unwrap_or_default()) + REMEMBERED_MS < now_ms
             {
                 gone.push((user.clone(), entry.changed));
             }
@@ -239,6 +255,10 @@ impl Presence {
         for (user, number) in gone {
             known.users.remove(&user);
             known.changes.remove(&number);
+            known.forgotten = known.forgotten.max(number);
+        }
+        if known.returning_until_ms.take_if(|until_ms| *until_ms <= now_ms).is_some() {
+            known.forgotten = self.order.next();
         }
         for user in &changed {
             known.mark(user, self.order.next(), now_ms);
@@ -422,5 +442,70 @@ async fn sweep(server: Weak<Server>) {
 pub fn expire(server: &Arc<Server>) {
     for user in server.presence.expire() {
         tell_all(server, &user);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::user_id;
+
+    use super::*;
+
+    fn presence(clock: &Clock) -> Presence {
+        Presence::new(true, &Arc::new(Order::new(clock)), clock)
+    }
+
+    /// Another server says that a user of its is here, who was never active, and says no more for a minute.
+    fn come(presence: &Presence, user: &UserId) {
+        assert!(presence.update(user, |entry, now_ms| {
+            entry.remote = Some((State::Online, now_ms + 60_000));
+            false
+        }));
+    }
+
+    #[test]
+    fn who_went_is_remembered_for_a_day() {
+        let clock = Clock::manual(1_000_000);
+        let presence = presence(&clock);
+        let alice = user_id!("@alice:x");
+        come(&presence, alice);
+        let seen = presence.order.newest();
+        clock.advance(Duration::from_secs(60));
+        assert_eq!(presence.expire(), [alice]);
+        let gone = presence.order.newest();
+        clock.advance(Duration::from_millis(REMEMBERED_MS));
+        assert!(presence.expire().is_empty());
+        let news = presence.news(Some(seen));
+        assert_eq!(news, [(alice.to_owned(), Shown { state: State::Offline, status_msg: None, last_active_ms: None })]);
+        assert!(!presence.is_forgotten(alice));
+
+        clock.advance(Duration::from_millis(1));
+        assert!(presence.expire().is_empty());
+        assert!(presence.news(Some(seen)).is_empty());
+        assert!(presence.is_forgotten(alice) && presence.has_forgotten(seen));
+        assert!(!presence.has_forgotten(gone), "who knows that she went need not be told again");
+    }
+
+    #[test]
+    fn who_does_not_come_back_after_a_restart_is_forgotten() {
+        let clock = Clock::manual(1_000_000);
+        let (alice, bob) = (user_id!("@alice:x"), user_id!("@bob:x"));
+        let before = presence(&clock);
+        come(&before, alice);
+        come(&before, bob);
+        let seen = before.order.newest();
+        clock.advance(Duration::from_secs(1));
+        let after = presence(&clock);
+        come(&after, bob);
+        clock.advance(Duration::from_millis(OFFLINE_AFTER_MS - 1));
+        after.expire();
+        assert!(!after.has_forgotten(seen), "she may be on her way");
+        clock.advance(Duration::from_millis(1));
+        after.expire();
+        assert!(after.has_forgotten(seen));
+        assert!(after.is_forgotten(alice) && !after.is_forgotten(bob));
+        let told = after.order.newest();
+        after.expire();
+        assert!(!after.has_forgotten(told), "once");
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, TestServer, User};
+use crate::support::{Answer, TestServer, User, room::path};
 
 fn status(user: &User) -> String {
     format!("/v3/presence/{}/status", user.id)
@@ -134,6 +134,24 @@ async fn a_new_name_and_a_new_room_bring_presence() {
     let token = quiet_now(&eve).await;
     eve.join(&room).await;
     assert_eq!(heard(&eve, &token, &alice).await.unwrap()["presence"], "online");
+}
+
+#[tokio::test]
+async fn who_is_not_back_after_a_restart_is_offline() {
+    let server = TestServer::new().await;
+    let (alice, bob, _) = chat(&server).await;
+    let eve = server.user("eve").await;
+    let (token, eves) = (quiet_now(&bob).await, quiet_now(&eve).await);
+    assert_eq!(heard(&bob, &token, &alice).await, None);
+    server.advance(Duration::from_secs(30));
+    server.inside().presence.expire();
+    assert_eq!(heard(&bob, &token, &alice).await.unwrap()["presence"], "offline");
+    assert_eq!(heard(&eve, &eves, &alice).await, None);
+    let filter = r#"{"presence":{"types":[]}}"#;
+    let answer = bob.sync_with(&format!("since={token}&set_presence=offline&filter={}", path(filter))).await;
+    assert!(answer.get("presence").is_none());
+    let next = bob.sync_with(&format!("since={token}&set_presence=offline")).await["next_batch"].clone();
+    assert_eq!(heard(&bob, next.as_str().unwrap(), &alice).await, None, "once");
 }
 
 #[tokio::test]
