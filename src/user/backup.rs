@@ -239,7 +239,17 @@ pub async fn delete(server: &Server, user: OwnedUserId, version: String) -> Resu
         .store
         .commit(move |tx| {
             let number = number(&version)?;
-            let backup = tx.get::<Backups>(&(&user, number))?.ok_or_else(unknown)?;
+            let Some(backup) = tx.get::<Backups>(&(&user, number))? else {
+                let newest =
+                    tx.before().scan::<Backups>(Scan::prefix::<Backups>(&&*user).backward()).next().transpose()?;
+                let newest = newest.map(|row| Ok::<_, Error>(row.key()?.1)).transpose()?;
+                // Its grave is gone.
+                return if newest.is_some_and(|newest| (1..newest).contains(&number)) {
+                    Ok(())
+                } else {
+                    Err(unknown())
+                };
+            };
             let grave = Backup { auth_data: String::new(), count: 0, is_deleted: true, ..backup };
             tx.put::<Backups>(&(&user, number), &grave);
             tx.delete_all::<BackupKeys>(&(&*user, number));
