@@ -18,7 +18,7 @@ use crate::{
     event::StoredEvent,
     log::{self, Entry},
     room::{
-        Membership, View,
+        Membership, View, ends,
         local_members::each_of,
         tables::{Rooms, UserRooms},
     },
@@ -163,7 +163,9 @@ fn work_out(server: &Server, entries: &[Entry]) -> Result<Plan> {
     for entry in entries.iter().filter(|entry| snapshot.contains::<Rooms>(&entry.room).unwrap_or(true)) {
         let view = View::of(&server.rooms, &snapshot, entry.room)?;
         let event = view.event(entry.event)?;
-        if event.state_key.is_none() && pushers.contains_key(&event.sender) && !plan.readers.contains(&event.sender) {
+        // What the server sends as him to join the ends of the room is not his.
+        let is_his = event.state_key.is_none() && event.event_type != ends::DUMMY;
+        if is_his && pushers.contains_key(&event.sender) && !plan.readers.contains(&event.sender) {
             plan.readers.push(event.sender.clone());
         }
         let mut concerned = Vec::new();

@@ -31,7 +31,7 @@ use crate::{
     event::StateRoot,
     metrics::CacheUse,
     room::{
-        Membership, View, receipts,
+        Membership, View, ends, receipts,
         tables::{ReceiptChanges, Timeline, UserRoom, UserRooms},
         threads,
         visibility::is_for_clients,
@@ -402,8 +402,9 @@ impl Memo {
     ) -> Result<()> {
         if situation.is_own(subject) {
             // Who writes in a thread has read it: the specification calls sending a way to move one's receipt. Changes
-            // of state do not count, because the server itself makes some for the user, such as his new name.
-            if !subject.is_state {
+            // of state do not count, because the server itself makes some for the user, such as his new name, nor does what
+            // it sends as him to join the ends of the room.
+            if !subject.is_state && !(subject.may_be_hidden && view.event(*event)?.event_type == ends::DUMMY) {
                 self.unread.retain(|notification| notification.thread != subject.thread);
             }
             return Ok(());
@@ -483,10 +484,7 @@ mod tests {
     use super::*;
     use crate::{
         event::Draft,
-        room::{
-            ends,
-            testing::{TestRoom, user},
-        },
+        room::testing::{TestRoom, user},
     };
 
     #[test]
@@ -504,6 +502,9 @@ mod tests {
         let in_vain = mention("m.room.redaction", Some(hers));
         let in_force = mention("m.room.redaction", Some(his));
         let alice = user("alice");
+        // As the server does it, to join the ends of the room.
+        let empty = to_raw_value(&json!({})).unwrap();
+        room.send("alice", Draft::message(ends::DUMMY.into(), empty)).unwrap();
         room.read("alice", |reader, newest| {
             let view = reader.view();
             let is_told = |event_id: &OwnedEventId| {
