@@ -11,6 +11,7 @@ use ruma::{
     room_version_rules::{AuthorizationRules, RoomVersionRules},
     state_res::{Event, auth_types_for_event, check_state_dependent_auth_rules, check_state_independent_auth_rules},
 };
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{Pdu, owned_state};
@@ -88,9 +89,28 @@ pub fn check_against_state<E: Event>(
     event: &Pdu,
     fetch_state: impl Fn(&StateEventType, &str) -> Option<E>,
 ) -> Result<(), Refusal> {
+    check_own_join(event)?;
     match owned_state::owner_counts(rules, &event.event_type).then_some(event.state_key.as_deref()).flatten() {
         Some(state_key) => owned_state::check(&rules.authorization, event, state_key, fetch_state),
         None => check_state_dependent_auth_rules(&rules.authorization, event, fetch_state).map_err(Refusal),
+    }
+}
+
+/// Whether `event` does not have somebody else join.
+///
+/// NOTSPEC: before they say so themselves, the rules let anybody at all have the creator join who follows on nothing but the
+/// create event, and so give him another name, or bring him back into a room that he was removed from.
+fn check_own_join(event: &Pdu) -> Result<(), Refusal> {
+    #[derive(Deserialize)]
+    struct Content {
+        membership: String,
+    }
+    if event.event_type != TimelineEventType::RoomMember || event.state_key.as_deref() == Some(event.sender.as_str()) {
+        return Ok(());
+    }
+    match serde_json::from_str::<Content>(event.content.get()) {
+        Ok(content) if content.membership == "join" => Err(Refusal("nobody joins for somebody else".to_owned())),
+        _ => Ok(()),
     }
 }
 
@@ -229,6 +249,23 @@ mod tests {
                 Pdu { sender: elsewhere.try_into().unwrap(), state_key: Some(elsewhere.into()), ..join.pdu().clone() };
             let verdict = check_against_auth_events(room.forge.rules, &join, |id| room.fetch(id));
             assert_eq!(verdict.is_ok(), federates, "{version}");
+        }
+    }
+
+    #[test]
+    fn nobody_joins_for_the_creator_in_any_version() {
+        for version in SUPPORTED {
+            let mut forge = Forge::new(version.clone());
+            let create = forge.create("alice");
+            let names_create = !forge.rules.authorization.room_create_event_id_as_room_id;
+            let auth: Vec<&Verified> = names_create.then_some(&create).into_iter().collect();
+            let mut check = |sender: &str| {
+                let join = forge.member(sender, "alice", "join", &[&create], &auth);
+                let fetch = |id: &EventId| (create.pdu().event_id == id).then(|| create.pdu().clone());
+                check_against_auth_events(forge.rules, join.pdu(), fetch)
+            };
+            check("alice").unwrap();
+            assert!(check("mallory").is_err(), "version {version}");
         }
     }
 
