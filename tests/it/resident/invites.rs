@@ -107,6 +107,15 @@ async fn nothing_but_an_invite_of_ours_by_a_user_of_that_server_to_that_room_is_
 }
 
 #[tokio::test]
+async fn our_signature_is_not_the_one_that_an_id_of_ours_asks_for() {
+    let scene = Scene::new("1").await;
+    let (event, id) = invite(&scene, |event| event["event_id"] = "$invite:resident.test".into());
+    let answer = send(&scene, ROOM, &id, &event, stripped()).await;
+    assert_eq!(answer.error(), (400, "M_INVALID_PARAM"));
+    assert!(!answer.body.to_string().contains("ed25519"));
+}
+
+#[tokio::test]
 async fn an_invite_to_a_room_of_a_version_that_nobody_knows_is_refused_with_that_version() {
     let scene = Scene::new("11").await;
     let (event, id) = invite(&scene, |_| {});
