@@ -291,6 +291,24 @@ async fn what_names_an_auth_event_of_another_room_is_rejected_and_what_follows_i
 }
 
 #[tokio::test]
+async fn a_room_that_is_known_is_of_no_other_version_and_takes_no_ids_of_others() {
+    let (room, ..) = Room::entered(RoomVersionId::V11, nothing).await;
+    let room_id = room.forge.room_id.clone().unwrap();
+    remote::claim(&room.server, room_id.clone(), RoomVersionId::V1).await.unwrap_err();
+    assert_eq!(remote::claim(&room.server, room_id, RoomVersionId::V11).await.unwrap(), room.nid);
+
+    let mut old = Forge::new(RoomVersionId::V1);
+    old.room_id = Some("!old:domain".try_into().unwrap());
+    let create = old.create("alice");
+    let nid = remote::claim(&room.server, create.pdu().room_id.clone(), RoomVersionId::V1).await.unwrap();
+    outliers::store(&room.server, nid, vec![create.clone()]).await.unwrap();
+    let snapshot = room.server.store.snapshot();
+    let view = View::of(&room.server.rooms, &snapshot, room.nid).unwrap();
+    assert!(view.takes_id_away(&create.pdu().event_id).unwrap());
+    assert!(!view.takes_id_away(&room.base[0].pdu().event_id).unwrap());
+}
+
+#[tokio::test]
 async fn a_redaction_is_applied_when_its_target_comes_later() {
     for as_outlier in [false, true] {
         let (mut room, _, join) = Room::entered(RoomVersionId::V11, nothing).await;

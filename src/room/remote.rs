@@ -31,7 +31,7 @@ pub fn is_resident(view: &View<'_>) -> Result<bool> {
 
 /// The number of a room, which gets one if the server did not know it.
 ///
-/// Errors: `M_UNSUPPORTED_ROOM_VERSION`.
+/// Errors: `M_UNSUPPORTED_ROOM_VERSION`; `M_INVALID_PARAM` if the room is known, and of another version.
 pub async fn claim(server: &Server, room_id: OwnedRoomId, version: RoomVersionId) -> Result<RoomNid> {
     if rules::rules(&version).is_none() {
         let kind = ruma::api::error::ErrorKind::UnsupportedRoomVersion;
@@ -42,8 +42,11 @@ pub async fn claim(server: &Server, room_id: OwnedRoomId, version: RoomVersionId
         let found = tx.get::<RoomIds>(&&*room_id)?;
         let nid = found.unwrap_or(new);
         let row = tx.get::<Rooms>(&nid)?;
-        let is_stub = row.as_ref().is_none_or(|row| row.current_state == StateRoot::EMPTY && row.version != version);
-        if is_stub {
+        let is_of_version = row.as_ref().is_some_and(|row| row.version == version);
+        if row.is_some_and(|row| row.current_state != StateRoot::EMPTY) && !is_of_version {
+            return Err(Error::invalid_param("The room is not of that version"));
+        }
+        if !is_of_version {
             tx.put::<RoomIds>(&&*room_id, &nid);
             tx.put::<Rooms>(&nid, &Room::unknown(room_id, version));
         }

@@ -9,7 +9,7 @@ use super::{
     tables::{self, Room, StateKeyName},
 };
 use crate::{
-    event::{Pdu, StateRoot, StoredEvent, build, rules},
+    event::{Pdu, StateRoot, StoredEvent, rules},
     store::{Error, EventNid, Result, RoomNid, Snapshot, StateKeyNid, Table},
 };
 
@@ -101,9 +101,10 @@ impl<'s> View<'s> {
         Ok(place.is_some_and(|place| place.room != self.nid))
     }
 
-    /// [`Self::is_elsewhere`] for an event that wants to be part of this room: it would take the other one's id away.
+    /// [`Self::is_elsewhere`] for an event that wants to be part of this room: it would take the other one's id away. Only
+    /// the ids of the first room versions, which name a server, are not made of the event itself.
     pub fn takes_id_away(&self, event_id: &EventId) -> Result<bool> {
-        Ok(build::needs_legacy(self.rules) && self.is_elsewhere(event_id)?)
+        Ok(event_id.server_name().is_some() && self.is_elsewhere(event_id)?)
     }
 
     /// An event that a row of ours refers to.
