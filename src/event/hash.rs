@@ -1,6 +1,6 @@
 //! Hashes and signatures: what makes an event more than a claim.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, ServerName,
@@ -89,6 +89,7 @@ pub enum VerifyError {
 /// <https://spec.matrix.org/v1.19/server-server-api/#validating-hashes-and-signatures-on-received-events>
 pub fn verify(received: Received, rules: &RoomVersionRules, keys: &PublicKeyMap) -> Result<Verified, VerifyError> {
     let Received { pdu, json } = received;
+    let rules = &*signature_rules(&json, rules);
     match verify_event(keys, &json, rules)? {
         signatures::Verified::All => Ok(Verified { pdu, json }),
         signatures::Verified::Signatures => {
@@ -98,6 +99,20 @@ pub fn verify(received: Received, rules: &RoomVersionRules, keys: &PublicKeyMap)
             Ok(Verified { pdu: Pdu::from_json(&json, rules)?, json })
         }
     }
+}
+
+/// The rules by which ruma says whose signatures an event needs. It looks for who vouches in events of all types, and drops
+/// those that have anything else by that key; it means something in member events only.
+///
+/// <https://spec.matrix.org/v1.19/rooms/v8/#authorization-rules>
+pub fn signature_rules<'r>(event: &CanonicalJsonObject, rules: &'r RoomVersionRules) -> Cow<'r, RoomVersionRules> {
+    let is_member = event.get("type").and_then(CanonicalJsonValue::as_str) == Some("m.room.member");
+    if is_member || !rules.signatures.check_join_authorised_via_users_server {
+        return Cow::Borrowed(rules);
+    }
+    let mut rules = rules.clone();
+    rules.signatures.check_join_authorised_via_users_server = false;
+    Cow::Owned(rules)
 }
 
 /// The reference hash that events of room versions 1 and 2 give beside the id of `event` when they refer to it.
@@ -247,6 +262,23 @@ mod tests {
             let is_ordinary = |event: &Verified| !event.pdu().content.get().contains("third_party_invite");
             assert!(!verified.as_ref().is_ok_and(is_ordinary), "version {version}: {verified:?}");
         }
+    }
+
+    #[test]
+    fn who_vouches_matters_in_member_events_only() {
+        let mut forge = Forge::new(RoomVersionId::V11);
+        let create = forge.create("alice");
+        let mut event = |event_type: &str, voucher: Value| {
+            let content = json!({ "membership": "join", "join_authorised_via_users_server": voucher });
+            let state_key = (event_type == "m.room.member").then_some("@bob:domain");
+            let event = forge.event("bob", draft(event_type, state_key, &content), &[&create], &[&create]);
+            verify_v11(&serde_json::from_str(&canonical(event.json())).unwrap(), &public_keys())
+        };
+        for voucher in [json!(1), json!("nobody"), json!("@carol:elsewhere")] {
+            event("m.room.message", voucher.clone()).unwrap();
+            event("m.room.member", voucher).unwrap_err();
+        }
+        event("m.room.member", json!("@alice:domain")).unwrap();
     }
 
     #[test]
