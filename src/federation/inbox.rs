@@ -50,10 +50,12 @@ const ROOMS_AT_A_TIME: usize = 8;
 /// For how many rooms servers are asked at a time what is missing there, and for how many one of them is: one that
 /// answers slowly holds up what it sent, and no room that lacks nothing. Source: our choice.
 const ASKING_AT_A_TIME: usize = 32;
-const ASKED_AT_A_TIME: usize = 4;
+const ASKED_AT_A_TIME: usize = 8;
 
-/// How many events of a room are read at once.
+/// How many events of a room are read at once, and from how many bytes of them on no more: they are in memory while servers
+/// are asked what is missing before them, in all rooms at once.
 const BATCH: usize = 50;
+const BATCH_BYTES: usize = 128 << 10;
 
 /// The most characters of what is answered to an event that is malformed: a reason may name a key of it.
 const MAX_REASON: usize = 200;
@@ -448,8 +450,15 @@ async fn next(server: &Arc<Server>, room: RoomNid) -> Result<Option<Batch>> {
     let read = move |server: &Server| {
         let done = server.inbox.done.lock().get(&room).copied().unwrap_or_default();
         let snapshot = server.store.snapshot();
-        let rows = snapshot.scan::<Staged>(Scan::from::<Staged>(&(room, done), &room)).take(BATCH);
-        let rows: Vec<_> = rows.collect::<store::Result<_>>()?;
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        for row in snapshot.scan::<Staged>(Scan::from::<Staged>(&(room, done), &room)).take(BATCH) {
+            let row = row?;
+            bytes += row.value.json.len();
+            rows.push(row);
+            if bytes >= BATCH_BYTES {
+                break;
+            }
+        }
         if rows.is_empty() {
             return Ok(None);
         }

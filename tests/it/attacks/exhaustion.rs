@@ -67,7 +67,7 @@ async fn one_server_cannot_fill_the_inbox_for_the_others() {
     let first = siege.message("flood").await;
     let unknown = "$0123456789012345678901234567890123456789012";
     let mut in_rooms = Vec::new();
-    for _ in 0..10 {
+    for _ in 0..12 {
         let room = siege.alice.create_room(json!({ "room_version": "11" })).await;
         in_rooms.push(siege.changed(&first, |event| {
             event["room_id"] = room.into();
