@@ -63,11 +63,11 @@ pub fn parted(context: &Context<'_>, changes: &Changes) -> Result<BTreeSet<Owned
     Ok(parted)
 }
 
-/// At most `limit` of those who share a room with the user, himself included; of each room ours come first.
-pub fn some(context: &Context<'_>, changes: &Changes, limit: usize) -> Result<BTreeSet<OwnedUserId>> {
+/// At most `limit` of our users who share a room with the user, himself included.
+pub fn some_of_ours(context: &Context<'_>, changes: &Changes, limit: usize) -> Result<BTreeSet<OwnedUserId>> {
     let mut some = BTreeSet::new();
     for room in changes.all_joined() {
-        for row in context.snapshot.list::<Members>(&(room, Membership::Join)) {
+        for row in context.snapshot.list::<Members>(&(room, Membership::Join, Origin::Local)) {
             if some.len() >= limit {
                 return Ok(some);
             }

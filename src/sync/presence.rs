@@ -47,7 +47,8 @@ pub fn write(context: &Context<'_>, changes: &Changes, out: &mut Vec<u8>) -> Res
         }
     }
     if context.ephemeral_since.is_some_and(|since| presence.has_forgotten(since)) {
-        let some = company::some(context, changes, MAX_FORGOTTEN)?;
+        // Not of those of other servers, who tell again of who is present each half hour.
+        let some = company::some_of_ours(context, changes, MAX_FORGOTTEN)?;
         for user in some.into_iter().filter(|user| is_wanted(user) && presence.is_forgotten(user)) {
             news.insert(user.clone(), presence.get(&user));
             visible.insert(user);
