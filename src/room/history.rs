@@ -356,10 +356,9 @@ pub fn state_at(reader: &Reader<'_, '_>, newest: RoomPos, at: Option<RoomPos>) -
     };
     // The state after an event is that of its branch of the graph: where there were several, a client that asks for the
     // members at a place is told those of the branch that we had heard of last.
-    let state = match reader.sight.could_see(last.nid, &last.event)? {
-        true => reader.sight.readable_state_at(&last.event)?,
-        false => None,
-    };
+    // It may be an event that no client is shown.
+    let is_shown = reader.sight.history_shows(&last.event)?;
+    let state = last.event.state_after.filter(|_| is_shown);
     state.ok_or_else(|| Error::forbidden("You may not see the room as it was then"))
 }
 
@@ -469,6 +468,18 @@ mod tests {
             }
         }
         room
+    }
+
+    #[test]
+    fn the_state_of_a_time_is_told_though_its_last_event_is_shown_to_nobody() {
+        let room = TestRoom::new();
+        let empty = serde_json::value::to_raw_value(&json!({})).unwrap();
+        room.send("alice", crate::event::Draft::message(crate::room::ends::DUMMY.into(), empty)).unwrap();
+        let at = room.read("alice", |_, newest| newest);
+        room.message("alice", "later");
+        room.read("alice", |reader, newest| {
+            assert_eq!(state_at(reader, newest, Some(at)).unwrap(), reader.view().current_state());
+        });
     }
 
     /// Every event of the room that the reader sees by itself and may reach, oldest first.

@@ -155,9 +155,15 @@ pub fn goes_on(
     Ok(places(reader, after, until, direction).next().transpose()?.is_some())
 }
 
-/// The last event of the room at or before a place.
+/// The last event at or before a place that the room goes on from, among some: what was soft-failed is none.
 pub fn last_at(reader: &Reader<'_, '_>, pos: RoomPos) -> Result<Option<Entry>> {
-    places(reader, RoomPos::MIN, pos, Direction::Backward).next().map(|place| entry(reader, place?)).transpose()
+    for place in places(reader, RoomPos::MIN, pos, Direction::Backward).take(PAGE_BUDGET.scanned) {
+        let found = entry(reader, place?)?;
+        if !found.event.flags.soft_failed {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
 }
 
 /// The first event that we know of the room, but for its create event.

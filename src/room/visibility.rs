@@ -143,8 +143,8 @@ impl<'v, 's> Sight<'v, 's> {
         Ok(self.member_event == Some(nid) || self.history_shows(event)?)
     }
 
-    /// Whether the room's history at an event is the user's to see.
-    fn history_shows(&self, event: &StoredEvent) -> Result<bool> {
+    /// Whether the room's history at an event is the user's to see, be the event itself shown to clients or not.
+    pub(super) fn history_shows(&self, event: &StoredEvent) -> Result<bool> {
         let Some(state) = event.state_after else { return Ok(false) };
         let after = self.at(state)?;
         let pos = RoomPos(event.room_pos);
