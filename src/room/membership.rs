@@ -32,7 +32,12 @@ pub type Content = Map<String, Value>;
 /// The room of that id. Whoever is not in it does not learn whether there is one.
 pub fn known(server: &Server, room_id: &RoomId) -> Result<RoomNid> {
     let found = server.store.snapshot().get::<tables::RoomIds>(&room_id)?;
-    found.ok_or_else(|| Error::forbidden("You are not in this room"))
+    found.ok_or_else(not_joined)
+}
+
+/// What whoever is not in a room is answered, be there one or not.
+pub(super) fn not_joined() -> Error {
+    Error::forbidden("You are not in this room")
 }
 
 /// The room of that id, for those who ask to get in.
@@ -105,11 +110,11 @@ pub async fn invite_as(
     .await
 }
 
-/// The invite that `target` has, if `inviter` may know of it.
+/// The invite that `target` has. `M_FORBIDDEN` unless `inviter` is in the room.
 fn is_invited(view: &View<'_>, inviter: &UserId, target: &UserId) -> Result<Option<OwnedEventId>> {
-    let may_know = view.membership(view.current_state(), inviter)? == Some(Membership::Join);
+    check_in_room(view, inviter)?;
     Ok(match state_of(view, target)? {
-        Some((Membership::Invite, event_id)) if may_know => Some(event_id),
+        Some((Membership::Invite, event_id)) => Some(event_id),
         _ => None,
     })
 }
@@ -172,7 +177,12 @@ pub async fn ban(
     room: RoomNid,
     reason: Option<String>,
 ) -> Result<()> {
-    change(server, sender, target, room, Membership::Ban, because(reason), |_, _| Ok(None)).await
+    let banning = sender.to_owned();
+    change(server, sender, target, room, Membership::Ban, because(reason), move |view, _| {
+        check_in_room(view, &banning)?;
+        Ok(None)
+    })
+    .await
 }
 
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidunban>
@@ -194,11 +204,12 @@ pub async fn unban(
     .await
 }
 
-/// Whoever is not in the room does not learn who is, or is banned.
-fn check_in_room(view: &View<'_>, user: &UserId) -> Result<()> {
+/// Whoever is not in the room does not learn who is, or is banned, nor that there is one: this is asked before anything
+/// else of it.
+pub(super) fn check_in_room(view: &View<'_>, user: &UserId) -> Result<()> {
     match view.membership(view.current_state(), user)? {
         Some(Membership::Join) => Ok(()),
-        _ => Err(Error::forbidden("You are not in this room")),
+        _ => Err(not_joined()),
     }
 }
 

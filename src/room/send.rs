@@ -82,6 +82,7 @@ fn message_draft(
     event_type: TimelineEventType,
     content: Box<RawValue>,
 ) -> Result<Draft> {
+    membership::check_in_room(view, sender)?;
     if event_type == TimelineEventType::RoomRedaction {
         redact::check(view, sender, &redact::target_in(&content)?)?;
     }
@@ -220,6 +221,10 @@ fn state_draft(
     state_key: String,
     content: Box<RawValue>,
 ) -> Result<Draft> {
+    // By his own member event somebody comes in, knocks or declines.
+    if event_type != StateEventType::RoomMember || state_key != sender.as_str() {
+        membership::check_in_room(view, sender)?;
+    }
     match event_type {
         StateEventType::RoomMember => membership::by_state(server, view, sender, &state_key, &content),
         _ => {

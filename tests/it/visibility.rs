@@ -4,10 +4,11 @@ use chappe::{
     store::Transaction,
     user::{account, tables::Deactivated},
 };
+use http::Method;
 use ruma::OwnedUserId;
 use serde_json::json;
 
-use crate::support::{Answer, TestServer, User, query};
+use crate::support::{Answer, TestServer, User, query, room::event_id};
 
 async fn event(user: &User, room: &str, event: &str) -> (u16, Vec<u8>) {
     let answer = user.get(&format!("/v3/rooms/{room}/event/{event}")).await;
@@ -50,6 +51,42 @@ async fn a_room_that_one_is_not_in_is_answered_as_one_that_is_not_there() {
         assert_eq!(of_none.error(), (403, "M_FORBIDDEN"), "{path}");
         assert_eq!((of_room.status, of_room.body), (of_none.status, of_none.body), "{path}");
     }
+}
+
+#[tokio::test]
+async fn what_a_stranger_sends_to_a_room_is_answered_as_for_one_that_is_not_there() {
+    const DELAYED: &str = "/_matrix/client/unstable/org.matrix.msc4140";
+    let server = TestServer::new().await;
+    let (alice, mallory) = (server.user("alice").await, server.user("mallory").await);
+    let room = alice.create_room(json!({ "room_version": "12" })).await;
+    let root = alice.say(&room, "root").await;
+    let thread = |root: &str| json!({ "m.relates_to": { "rel_type": "m.thread", "event_id": root } });
+    let reply = event_id(alice.send(&room, "m.room.message", thread(&root)).await);
+    let invite = json!({ "membership": "invite" });
+    let requests = [
+        (Method::PUT, "/v3", "send/m.room.message/1", json!({ "msgtype": "m.text", "body": "x" })),
+        (Method::PUT, "/v3", "send/m.room.message/2", thread(&reply)),
+        (Method::PUT, "/v3", "state/m.room.create/", json!({})),
+        (Method::PUT, "/v3", "state/m.room.power_levels/", json!({ "users": { &alice.id: 100 } })),
+        (Method::PUT, "/v3", "state/m.room.canonical_alias/", json!({ "alias": "#x:elsewhere.org" })),
+        (Method::PUT, "/v3", "state/m.room.member/@alice:example.org", json!({ "membership": "unknown" })),
+        (Method::PUT, "/v3", "state/m.room.member/@zoe:elsewhere.org", invite),
+        (Method::POST, "/v3", "ban", json!({ "user_id": alice.id })),
+        (Method::POST, "/v3", "invite", json!({ "user_id": alice.id })),
+        (Method::POST, "/v3", "invite", json!({ "user_id": "@zoe:elsewhere.org" })),
+        (Method::PUT, DELAYED, "delayed_event/m.x/1", json!({ "delay": 1_000, "content": {} })),
+        (Method::PUT, DELAYED, "delayed_event/m.x/2", json!({ "delay": 1_000, "content": [] })),
+    ];
+    for (method, api, path, body) in requests {
+        let ask = async |room: &str| {
+            mallory.request(method.clone(), &format!("{api}/rooms/{room}/{path}"), Some(body.clone())).await
+        };
+        let (of_room, of_none) = (ask(&room).await, ask("!none:example.org").await);
+        assert_eq!(of_none.error(), (403, "M_FORBIDDEN"), "{path}");
+        assert_eq!((of_room.status, of_room.body), (of_none.status, of_none.body), "{path}");
+    }
+    let open = alice.create_public_room("shared").await;
+    mallory.set_state(&open, "m.room.member", &mallory.id, json!({ "membership": "join" })).await.ok();
 }
 
 #[tokio::test]

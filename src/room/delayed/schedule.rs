@@ -13,7 +13,7 @@ use crate::{
     Server,
     error::{Error, Result},
     plain_json,
-    room::{Membership, membership, tables::UserRooms, visibility::not_in_room},
+    room::{Membership, membership, tables::UserRooms},
     store::Transaction,
     user::session::Caller,
 };
@@ -83,11 +83,11 @@ fn write(tx: &mut Transaction<'_>, event: DelayedEvent, delay_id: String, max_sc
         }
         tx.put::<DelayedTransactions>(&key, &delay_id);
     }
-    check_content(&event.content)?;
     let row = tx.get::<UserRooms>(&(user, event.room))?;
     if row.is_none_or(|row| row.membership != Membership::Join) {
-        return Err(not_in_room());
+        return Err(membership::not_joined());
     }
+    check_content(&event.content)?;
     let due = waiting_of(tx.before(), user).map(|row| row.map(|(_, other)| other.due_ms()));
     let due: Vec<u64> = due.collect::<Result<_>>()?;
     if due.len() >= max_scheduled {
