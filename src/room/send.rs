@@ -21,7 +21,7 @@ use crate::{
     event::Draft,
     federation::inviting,
     store::RoomNid,
-    user::session::Caller,
+    user::{account, moderation, session::Caller},
 };
 
 /// Sends an event that is no state. The same transaction of the same device again is answered with the same event.
@@ -94,7 +94,7 @@ fn message_draft(
 
 /// Sends an event, of state if it has a key, that a user asked for some time ago, once for each `key`.
 ///
-/// Errors: those of [`message`] and [`state`].
+/// Errors: those of [`message`] and [`state`], and `M_USER_LOCKED`.
 pub(super) async fn later(
     server: &Arc<Server>,
     sender: &UserId,
@@ -102,6 +102,9 @@ pub(super) async fn later(
     asked: Asked,
     key: TransactionKey,
 ) -> Result<OwnedEventId> {
+    // No token of his is looked at any more: his account may have been locked meanwhile.
+    let account = account::get(&server.store.snapshot(), sender)?;
+    account.as_ref().map_or(Ok(()), moderation::check_unlocked)?;
     let Asked { event_type, state_key, content, options } = asked;
     if event_type == TimelineEventType::RoomMember
         && let Some((target, content)) =

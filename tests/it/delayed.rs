@@ -187,6 +187,21 @@ async fn what_is_not_allowed_when_its_time_has_come_is_not_sent() {
 }
 
 #[tokio::test]
+async fn nothing_of_a_locked_account_is_sent() {
+    let server = TestServer::new().await;
+    let (boss, mallory) = (server.administrator("boss").await, server.user("mallory").await);
+    let room = mallory.create_room(json!({})).await;
+    let id = delay(&mallory, &room, 1_000, "x").await;
+    let lock = format!("/v1/admin/lock/{}", mallory.id);
+    boss.put(&lock, json!({ "locked": true })).await.ok();
+    assert_eq!(act(&mallory, &id, "send").await.error(), (401, "M_USER_LOCKED"));
+    advance(&server, 1_000).await;
+    boss.put(&lock, json!({ "locked": false })).await.ok();
+    assert!(said(&mallory, &room).await.is_empty());
+    assert_eq!(get(&mallory, &id).await.ok()["error"]["errcode"], "M_USER_LOCKED");
+}
+
+#[tokio::test]
 async fn a_repeated_request_gets_the_same_delay_id() {
     let server = TestServer::new().await;
     let alice = server.user("alice").await;
