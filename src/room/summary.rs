@@ -140,7 +140,8 @@ fn is_in_any(server: &Server, snapshot: &Snapshot<'_>, user: &UserId, rooms: &[O
     Ok(false)
 }
 
-/// As [`is_open_to`], for a server that asks on behalf of its users.
+/// As [`is_open_to`], for a server that asks on behalf of its users. What we knew of an allowed room before all of us
+/// left it proves nothing.
 pub fn is_open_to_server(server: &Server, view: &View<'_>, asking: &ServerName) -> Result<bool> {
     if aliases::is_world_readable(view)? || is_in_room(view, asking)? {
         return Ok(true);
@@ -151,6 +152,7 @@ pub fn is_open_to_server(server: &Server, view: &View<'_>, asking: &ServerName) 
         JoinRule::Restricted(_) => {
             for room in allowed_rooms(&rule) {
                 if let Some(allowed) = View::open(&server.rooms, view.snapshot, &room)?
+                    && allowed.is_resident()?
                     && is_in_room(&allowed, asking)?
                 {
                     return Ok(true);

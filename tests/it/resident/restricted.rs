@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use super::{Scene, is_signed_by};
+use crate::support::room::path;
 
 /// A room that only members of the `allowed` rooms may join.
 async fn scene(version: &str, allowed: &[&str]) -> Scene {
@@ -102,4 +103,13 @@ async fn who_is_in_already_needs_nobodys_word() {
     restrict(&scene, &["!unknown:peer.test"]).await;
     let template = scene.make("make_join", &scene.room, &scene.bob()).await.ok();
     assert_eq!(template["event"]["content"], json!({ "membership": "join" }));
+}
+
+#[tokio::test]
+async fn an_allowed_room_that_we_left_opens_no_other_to_a_server_in_it() {
+    let (scene, next_door) = with_bob_next_door("10").await;
+    let hierarchy = format!("/v1/hierarchy/{}", path(&scene.room));
+    scene.peer.get(&scene.server, &hierarchy).await.ok();
+    scene.alice.leave(&next_door).await;
+    assert_eq!(scene.peer.get(&scene.server, &hierarchy).await.error(), (404, "M_NOT_FOUND"));
 }
