@@ -131,7 +131,8 @@ fn authorizer(server: &Server, view: &View<'_>, user: &UserId) -> Result<Option<
     }
 }
 
-/// Makes the member event that another server signed part of the room. Sent again, it is answered again.
+/// Makes the member event that another server signed part of the room. Sent again, it is answered again: a join as long
+/// as the room would allow it.
 ///
 /// Errors: `M_INVALID_PARAM` if it is not an event of this wish, or not signed as it must be; `M_FORBIDDEN` if the room
 /// does not allow it; and those of [`make`].
@@ -174,7 +175,11 @@ fn check(server: &Server, wish: &Wish, event_id: &EventId, event: &RawValue) -> 
         let event = view.event(known)?;
         // In room versions 1 and 2 anybody can give an event the id of another.
         let is_same = event.sender == received.pdu().sender && event.state_key == received.pdu().state_key;
-        if is_same && event.state_after.is_some() && !event.flags.rejected && !event.flags.soft_failed {
+        // The answer to a join tells who is in the room now, which is nothing for whoever was banned since.
+        let is_current = wish.membership != Membership::Join
+            || view.state_nid(view.current_state(), &StateEventType::RoomMember, event.sender.as_str())? == Some(known);
+        let is_accepted = event.state_after.is_some() && !event.flags.rejected && !event.flags.soft_failed;
+        if is_same && is_current && is_accepted {
             return Ok(Checked::Known(Admitted { room: view.nid, event: known }));
         }
     }

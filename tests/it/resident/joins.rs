@@ -47,6 +47,22 @@ async fn a_join_that_is_sent_again_is_answered_again() {
 }
 
 #[tokio::test]
+async fn a_join_that_is_sent_again_after_a_ban_is_judged_again_and_comes_in_no_second_time() {
+    let scene = Scene::new("11").await;
+    let template = scene.make("make_join", &scene.room, &scene.bob()).await.ok();
+    let (event, id) = scene.complete(&template, |_| {});
+    let send = async || scene.send("v2/send_join", &scene.room, &id, &event).await;
+    send().await.ok();
+    scene.alice.act(&scene.room, "ban", json!({ "user_id": scene.bob() })).await.ok();
+    assert_eq!(send().await.error(), (403, "M_FORBIDDEN"));
+    scene.alice.act(&scene.room, "unban", json!({ "user_id": scene.bob() })).await.ok();
+    let events = scene.alice.history(&scene.room).await.len();
+    send().await.ok();
+    assert_eq!(scene.alice.history(&scene.room).await.len(), events);
+    assert_eq!(scene.membership(&scene.bob()).await.as_deref(), Some("leave"));
+}
+
+#[tokio::test]
 async fn a_join_that_comes_several_times_at_once_is_answered_alike_each_time() {
     for version in ["1", "11"] {
         let scene = Scene::new(version).await;
