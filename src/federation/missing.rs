@@ -99,11 +99,15 @@ pub async fn receive(asker: &Asker, event: Verified, patience: &mut Duration) ->
     if patience.is_zero() {
         return Err(late());
     }
-    let inbox = &asker.server.inbox;
-    let _turn = inbox.asked.take(asker.asked.clone()).await;
-    let _permit = inbox.asking.acquire().await;
     let started = Instant::now();
-    let done = tokio::time::timeout(*patience, asker.take_in(event)).await;
+    let in_turn = async {
+        let inbox = &asker.server.inbox;
+        let _turn = inbox.asked.take(asker.asked.clone()).await;
+        let _permit = inbox.asking.acquire().await;
+        asker.take_in(event).await
+    };
+    // The turn too: what other servers sent to the room waits as long.
+    let done = tokio::time::timeout(*patience, in_turn).await;
     *patience = patience.saturating_sub(started.elapsed());
     done.unwrap_or_else(|_| Err(late()))
 }
@@ -367,5 +371,35 @@ impl Asker {
             Ok(unknown)
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::server_name;
+    use serde_json::json;
+
+    use super::*;
+    use crate::room::testing::TestRoom;
+
+    #[test]
+    fn waiting_for_a_turn_to_ask_costs_patience() {
+        let room = TestRoom::new();
+        let inbox = &room.server.inbox;
+        room.block_on(async {
+            let asker = Asker::open(&room.server, room.nid, server_name!("b.test").to_owned()).await.unwrap();
+            let event = json!({
+                "type": "m.room.message", "room_id": asker.room_id, "sender": "@bob:b.test", "origin_server_ts": 1,
+                "content": {}, "depth": 5, "prev_events": ["$not_there"], "auth_events": [],
+            });
+            let event = Verified::kept(event.to_string().as_bytes(), asker.rules).unwrap();
+            let all = u32::try_from(inbox.asking.available_permits()).unwrap();
+            let _held = inbox.asking.acquire_many(all).await.unwrap();
+            let mut patience = Duration::from_millis(50);
+            let received = receive(&asker, event, &mut patience);
+            let received = tokio::time::timeout(Duration::from_secs(20), received).await;
+            received.expect("it waits no longer than it may").unwrap_err();
+            assert!(patience.is_zero());
+        });
     }
 }
