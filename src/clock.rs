@@ -52,4 +52,11 @@ impl Clock {
             now.fetch_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         }
     }
+
+    /// Moves a manual clock back, as a wrong one is when it is set right.
+    pub fn set_back(&self, by: Duration) {
+        if let Self::Manual(now) = self {
+            now.fetch_sub(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+    }
 }

@@ -82,7 +82,8 @@ pub async fn fill(server: &Arc<Server>, room: RoomNid, until: RoomPos) -> Result
 
 fn is_unfillable(server: &Server, room: RoomNid, pos: RoomPos) -> bool {
     let failed = server.inbox.unfilled.lock().get(&(room, pos.0)).copied();
-    failed.is_some_and(|at_ms| server.clock.now_ms() < at_ms.saturating_add(RETRY_AFTER_MS))
+    // Either way: the clock may have been set back.
+    failed.is_some_and(|at_ms| server.clock.now_ms().abs_diff(at_ms) < RETRY_AFTER_MS)
 }
 
 async fn fill_by(
@@ -186,4 +187,20 @@ async fn close(server: &Arc<Server>, room: RoomNid, pos: RoomPos) -> Result<()> 
     };
     server.store.write(close).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::room::testing::TestRoom;
+
+    #[test]
+    fn a_clock_that_was_set_back_keeps_no_gap_open() {
+        let room = TestRoom::new();
+        let (server, pos) = (&room.server, RoomPos(1));
+        server.inbox.unfilled.lock().insert((room.nid, pos.0), server.clock.now_ms());
+        assert!(is_unfillable(server, room.nid, pos));
+        server.clock.set_back(Duration::from_millis(RETRY_AFTER_MS));
+        assert!(!is_unfillable(server, room.nid, pos));
+    }
 }

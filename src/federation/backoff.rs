@@ -60,8 +60,13 @@ fn known(server: &Server, other: &ServerName) -> store::Result<Option<Backoff>> 
 
 /// The time before which `server` is left alone, in milliseconds since the Unix epoch; `None` if it may be tried now.
 pub fn until(server: &Server, other: &ServerName) -> store::Result<Option<u64>> {
-    let backoff = known(server, other)?;
-    Ok(backoff.map(|backoff| backoff.retry_at_ms).filter(|retry_at| *retry_at > server.clock.now_ms()))
+    Ok(known(server, other)?.and_then(|backoff| left_alone_until(&backoff, server.clock.now_ms())))
+}
+
+/// As [`until`], of a server that fails so. What is further off than its pause is of a clock that was set back since.
+fn left_alone_until(backoff: &Backoff, now_ms: u64) -> Option<u64> {
+    let left_ms = backoff.retry_at_ms.saturating_sub(now_ms);
+    (left_ms > 0 && left_ms <= pause_ms(backoff.failures)).then_some(backoff.retry_at_ms)
 }
 
 /// An error while `other` is left alone.
@@ -74,20 +79,19 @@ pub(super) fn check(server: &Server, other: &ServerName) -> Result<()> {
 
 /// Notes that `other` could not be reached or failed.
 pub async fn failed(server: &Server, other: &ServerName, reason: &str) -> store::Result<()> {
-    let (name, now, reason) = (other.to_owned(), server.clock.now_ms(), shortened(reason));
+    let (name, clock, reason) = (other.to_owned(), server.clock.clone(), shortened(reason));
     let in_memory = server.federation.failing.strangers.get(other);
     let note = move |tx: &mut Transaction<'_>| {
+        let now = clock.now_ms(); // here, where it is later than that of any failure noted before
         let before = tx.get::<Backoffs>(&name.as_str())?.or(in_memory);
+        let until_ms = before.as_ref().and_then(|before| left_alone_until(before, now));
         let failures = match &before {
             // Several requests that fail at once are one failure.
-            Some(before) if before.retry_at_ms > now => before.failures,
+            Some(before) if until_ms.is_some() => before.failures,
             Some(before) => before.failures.saturating_add(1),
             None => 1,
         };
-        let retry_at_ms = match &before {
-            Some(before) if before.retry_at_ms > now => before.retry_at_ms,
-            _ => now.saturating_add(pause_ms(failures)),
-        };
+        let retry_at_ms = until_ms.unwrap_or_else(|| now.saturating_add(pause_ms(failures)));
         let since_ms = before.map_or(now, |before| before.since_ms);
         let backoff = Backoff { since_ms, retry_at_ms, failures, reason };
         if tx.before().contains::<Destinations>(&&*name)? || tx.before().contains::<Deliveries>(&&*name)? {
@@ -137,6 +141,14 @@ mod tests {
     fn pauses_grow_up_to_an_hour() {
         assert_eq!([1, 2, 3].map(pause_ms), [5_000, 10_000, 20_000]);
         assert_eq!(pause_ms(u32::MAX), 3_600_000);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_keeps_no_server_out_of_reach() {
+        let backoff = Backoff { since_ms: 0, retry_at_ms: 100_000, failures: 2, reason: String::new() };
+        for (now_ms, is_left_alone) in [(89_999, false), (90_000, true), (99_999, true), (100_000, false)] {
+            assert_eq!(left_alone_until(&backoff, now_ms), is_left_alone.then_some(100_000), "{now_ms}");
+        }
     }
 
     #[test]

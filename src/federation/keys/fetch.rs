@@ -62,7 +62,8 @@ impl Default for Fetches {
 
 impl Fetches {
     fn was_asked(&self, server: &OwnedServerName, now_ms: u64) -> bool {
-        self.asked.get(server).is_some_and(|asked| now_ms.saturating_sub(asked) < PAUSE_MS)
+        // It may have been a little later than `now_ms`; much later is what a clock said that was set back since.
+        self.asked.get(server).is_some_and(|asked| now_ms.abs_diff(asked) < PAUSE_MS)
     }
 }
 
@@ -251,4 +252,20 @@ async fn still_missing(
     wanted: BTreeMap<OwnedServerName, Wanted>,
 ) -> Result<BTreeMap<OwnedServerName, Wanted>> {
     Ok(super::stored(server, &wanted).await?.missing(&wanted))
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::server_name;
+
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_back_keeps_no_keys_out_of_reach() {
+        let (fetches, other) = (Fetches::default(), server_name!("b.test").to_owned());
+        fetches.asked.insert(other.clone(), 100_000);
+        for (now_ms, was_asked) in [(40_000, false), (99_999, true), (159_999, true), (160_000, false)] {
+            assert_eq!(fetches.was_asked(&other, now_ms), was_asked, "{now_ms}");
+        }
+    }
 }

@@ -193,8 +193,9 @@ fn check_bucket(server: &Server, user: &UserId) -> Result<()> {
 }
 
 fn fill_bucket(server: &Server, user: &UserId, bytes: u64) {
-    let (now, (_, per_hour)) = (server.clock.now_ms(), bucket_size(server));
+    let (_, per_hour) = bucket_size(server);
     let mut buckets = server.media.fetching.buckets.lock();
+    let now = server.clock.now_ms(); // here, where nobody else can have filled one later
     if buckets.len() >= REMEMBERED_USERS {
         buckets.retain(|_, bucket| bucket.left(now, per_hour) > 0);
     }
@@ -209,7 +210,9 @@ fn bucket_size(server: &Server) -> (u64, u64) {
 
 impl Bucket {
     fn left(self, now_ms: u64, per_hour: u64) -> u64 {
-        let leaked = u128::from(now_ms.saturating_sub(self.at_ms)) * u128::from(per_hour) / 3_600_000;
+        // Since the clock was set back, nobody knows how long ago that was.
+        let Some(passed_ms) = now_ms.checked_sub(self.at_ms) else { return 0 };
+        let leaked = u128::from(passed_ms) * u128::from(per_hour) / 3_600_000;
         self.bytes.saturating_sub(u64::try_from(leaked).unwrap_or(u64::MAX))
     }
 }
@@ -217,4 +220,17 @@ impl Bucket {
 /// For `chappe check`: what the rows add up to.
 pub fn usage(snapshot: &Snapshot<'_>) -> store::Result<Usage> {
     Ok(snapshot.get::<tables::RemoteUsage>(&())?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_leaks_and_is_empty_once_the_clock_was_set_back() {
+        let bucket = Bucket { bytes: 3_600, at_ms: 10_000 };
+        for (now_ms, left) in [(10_000, 3_600), (11_000, 3_599), (9_999, 0)] {
+            assert_eq!(bucket.left(now_ms, 3_600), left, "{now_ms}");
+        }
+    }
 }

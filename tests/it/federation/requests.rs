@@ -111,6 +111,20 @@ async fn a_server_that_fails_is_left_alone_for_a_while_and_longer_each_time() {
 }
 
 #[tokio::test]
+async fn a_clock_that_was_set_back_keeps_no_server_out_of_reach() {
+    let network = TestNetwork::new();
+    let (server, peer) = (network.server("a.example").await, network.peer("b.example"));
+    peer.on_response(Method::GET, "/", |_| reply(StatusCode::BAD_GATEWAY, &json!({})));
+    for _ in 0..2 {
+        let error = ask(&server, "b.example").await.unwrap_err();
+        assert!(matches!(error, Error::Remote { source: RemoteError::Refused(_), .. }), "{error:?}");
+        let error = ask(&server, "b.example").await.unwrap_err();
+        assert!(matches!(error, Error::Remote { source: RemoteError::BackingOff { .. }, .. }), "{error:?}");
+        server.inside().clock.set_back(Duration::from_secs(24 * 60 * 60));
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_sends_something_is_asked_again_at_once() {
     let network = TestNetwork::new();
     let (server, peer) = (network.server("a.example").await, network.peer("b.example"));
