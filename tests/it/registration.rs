@@ -1,9 +1,13 @@
 use std::time::Duration;
 
-use chappe::config::Secret;
+use chappe::{
+    config::Secret,
+    user::uiaa::{self, OnPage},
+};
+use futures_util::FutureExt;
 use serde_json::{Value, json};
 
-use crate::support::TestServer;
+use crate::support::{TestServer, User};
 
 fn wish(name: &str) -> Value {
     json!({"username": name, "password": "secret", "auth": {"type": "m.login.dummy"}})
@@ -180,6 +184,38 @@ async fn a_client_that_lost_the_answer_gets_it_again() {
     assert_eq!(without.status, 401, "who knows the session only gets nothing");
     server.advance(Duration::from_secs(301));
     assert_eq!(server.post("/v3/register", body).await.error(), (400, "M_USER_IN_USE"));
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_is_told_of_its_account_when_it_asks_again() {
+    let server = TestServer::new().await;
+    let mut body = wish("alice");
+    body.as_object_mut().unwrap().remove("auth");
+    let session = server.post("/v3/register", body.clone()).await.body["session"].clone();
+    body["auth"] = json!({"type": "m.login.dummy", "session": session});
+    let mut places = Vec::new();
+    while let Some(place) = server.inside().passwords.place().now_or_never() {
+        places.push(place);
+    }
+    let (asked, wanted) = (server.clone(), body.clone());
+    let request = tokio::spawn(async move { asked.post("/v3/register", wanted).await.status });
+    let stage = || uiaa::look_at(server.inside(), session.as_str().unwrap(), "m.login.dummy").unwrap();
+    while stage() != OnPage::Ended {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    request.abort(); // as when the client hangs up
+    assert!(request.await.unwrap_err().is_cancelled());
+    drop(places);
+    for _ in 0..1_000 {
+        let again = server.post("/v3/register", body.clone()).await;
+        if again.status == 200 {
+            let alice = User::new(server.clone(), &again.body);
+            assert_eq!(alice.get("/v3/account/whoami").await.ok()["user_id"], "@alice:example.org");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("the client does not learn of its account");
 }
 
 #[tokio::test]

@@ -76,13 +76,17 @@ async fn register(
         (None, None) => {}
     }
     check_parameters(&server, &body)?;
-    let passed = uiaa::confirm_registration(&server, operation, body.auth).await?;
-    let wish = serde_json::from_str(&passed.parameters).map_err(|e| Error::bad_json(e.to_string()))?;
-    let registered = registration::register(&server, wish, passed.email).await?;
-    if let Some(name) = known_by {
-        server.registered.insert(server.clock.now_ms(), &name, registered.clone());
-    }
-    Ok(Json(shape(registered)))
+    // A client that hangs up must not have used up what it proved, or find its name taken by its own account.
+    let registering = Server::detached(async move {
+        let passed = uiaa::confirm_registration(&server, operation, body.auth).await?;
+        let wish = serde_json::from_str(&passed.parameters).map_err(|e| Error::bad_json(e.to_string()))?;
+        let registered = registration::register(&server, wish, passed.email).await?;
+        if let Some(name) = known_by {
+            server.registered.insert(server.clock.now_ms(), &name, registered.clone());
+        }
+        Ok(registered)
+    });
+    Ok(Json(shape(registering.await?)))
 }
 
 /// An application service makes one of its users. <https://spec.matrix.org/v1.19/application-service-api/>
