@@ -1,12 +1,12 @@
 //! Events that the server sends later: <https://github.com/matrix-org/matrix-spec-proposals/pull/4140>
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use chappe::room::delayed;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, TestServer, User};
+use crate::support::{Answer, TestNetwork, TestServer, User};
 
 const PATH: &str = "/_matrix/client/unstable/org.matrix.msc4140";
 const DELAY: &str = "org.matrix.msc4140.delay";
@@ -300,4 +300,34 @@ async fn an_invite_that_another_server_does_not_take_fails_and_keeps_nobody_wait
     assert_eq!(get(&alice, &invite).await.ok()["error"]["errcode"], "M_UNKNOWN");
     assert!(get(&alice, &after_it).await.ok()["event_id"].is_string());
     assert_clean(&server);
+}
+
+#[tokio::test]
+async fn an_invite_that_hangs_keeps_nobody_else_waiting() {
+    let network = TestNetwork::new();
+    let server = network.server("here").await;
+    network.swallow("silent.test");
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&room).await;
+    tokio::spawn(delayed::run(Arc::clone(server.inside())));
+    let path = format!("/v3/rooms/{room}/state/m.room.member/@carol:silent.test?{DELAY}=1");
+    let invite = delay_id(alice.put(&path, json!({ "membership": "invite" })).await);
+    server.advance(Duration::from_millis(1));
+    until(async || network.count("silent.test", "/_matrix/federation/v2/invite/") == 1).await;
+    delay(&bob, &room, 1, "his").await;
+    server.advance(Duration::from_millis(1));
+    until(async || said(&bob, &room).await == ["his"]).await;
+    assert_eq!(waiting(&alice).await[0]["delay_id"], *invite, "it hangs on");
+    assert_clean(&server);
+}
+
+async fn until(is_done: impl AsyncFn() -> bool) {
+    for _ in 0..500 {
+        if is_done().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it did not come to that");
 }

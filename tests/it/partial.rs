@@ -11,7 +11,7 @@ use std::{
 use chappe::{
     check,
     federation::{completing, introducing, queue},
-    room::partial::tables::Introductions,
+    room::{delayed, partial::tables::Introductions},
 };
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -586,4 +586,20 @@ async fn members_that_nobody_omitted_are_known_at_once() {
     assert!(!joined_room(&bob.sync_with("").await, &room).is_null());
     assert!(here.inside().partial.at_work.lock().is_empty());
     check(&here);
+}
+
+#[tokio::test]
+async fn an_invite_of_later_that_waits_for_the_members_outlives_the_end_of_the_server() {
+    let World { here, bob, room, .. } = &joined().await;
+    let invite = format!("/v3/rooms/{}/state/m.room.member/@carol:other?org.matrix.msc4140.delay=1000", room.id);
+    bob.put(&invite, json!({ "membership": "invite" })).await.ok();
+    here.advance(Duration::from_secs(1));
+    let end = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        here.inside().shutdown.cancel();
+    };
+    let (done, ()) = tokio::join!(delayed::send_due(here.inside()), end);
+    done.unwrap();
+    let waiting = bob.get("/_matrix/client/unstable/org.matrix.msc4140/delayed_events").await.ok();
+    assert_eq!(waiting["delayed_events"].as_array().unwrap().len(), 1);
 }

@@ -8,15 +8,10 @@ mod schedule;
 pub mod tables;
 mod timer;
 
-use std::{
-    cmp::Reverse,
-    hash::{DefaultHasher, Hash, Hasher},
-    mem,
-    sync::Arc,
-};
+use std::{cmp::Reverse, mem, sync::Arc, time::Duration};
 
 use ruma::{UserId, api::error::ErrorKind};
-use tokio::sync::{Mutex, MutexGuard, Notify};
+use tokio::{sync::Notify, time::timeout};
 
 use self::tables::{DelayedDue, DelayedEvent, DelayedEvents, DelayedOfUser, DelayedTransactions, End, Outcome};
 pub use self::{
@@ -27,6 +22,7 @@ use super::{append::TransactionKey, send, tables::EventTransaction};
 use crate::{
     Server,
     error::{Error, Result},
+    keyed_locks::KeyedLocks,
     store::{Snapshot, Transaction},
     sweep,
 };
@@ -39,24 +35,19 @@ const MAX_KEPT: usize = 1_000;
 /// Source: our choice.
 const MAX_KEPT_BYTES: usize = 1 << 20;
 
+/// How long sending an event may take, and how long a request waits for somebody else who works on it: an invite waits for
+/// other servers. Source: our choice.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// What delay ids begin with.
 const PREFIX: &str = "delay_";
 
 /// What requests and the timer share: whoever works on an event has its lock, so that one that was cancelled is not sent.
 #[derive(Default)]
 pub struct Delayed {
-    locks: [Mutex<()>; 32],
+    locks: KeyedLocks<String>,
     /// The time of the next event may be another.
     changed: Notify,
-}
-
-impl Delayed {
-    async fn lock(&self, delay_id: &str) -> MutexGuard<'_, ()> {
-        let mut hasher = DefaultHasher::new();
-        delay_id.hash(&mut hasher);
-        let place = usize::try_from(hasher.finish() % 32).unwrap_or_default();
-        self.locks[place].lock().await
-    }
 }
 
 /// What can be done with an event that waits.
@@ -106,10 +97,16 @@ fn all_of<'s>(snapshot: &'s Snapshot<'_>, user: &UserId) -> impl Iterator<Item =
 
 /// Does what whoever knows the delay id asks for. What has come to that end already is a success.
 ///
-/// Errors: `M_NOT_FOUND`; `M_UNKNOWN` with status 409 if it came to another end; what sending says, and then it waits on.
+/// Errors: `M_NOT_FOUND`; `M_UNKNOWN` with status 409 if it came to another end, with 504 if somebody else works on it for too
+/// long; what sending says, and then it waits on.
 pub async fn act(server: Arc<Server>, delay_id: String, action: Action) -> Result<()> {
+    if server.store.snapshot().get::<DelayedEvents>(&delay_id.as_str())?.is_none() {
+        return Err(unknown()); // ids that somebody makes up get no lock
+    }
+    // Not detached yet: a client that hangs up waits no more.
+    let lock = timeout(PATIENCE, server.delayed.locks.lock(&delay_id)).await.map_err(|_| too_late())?;
     Server::detached(async move {
-        let _lock = server.delayed.lock(&delay_id).await;
+        let _lock = lock;
         let event = server.store.snapshot().get::<DelayedEvents>(&delay_id.as_str())?.ok_or_else(unknown)?;
         match (&event.end, action) {
             (None, Action::Restart) => restart(&server, delay_id).await?,
@@ -146,7 +143,7 @@ async fn restart(server: &Server, delay_id: String) -> Result<()> {
     server.store.commit(write).await
 }
 
-/// Sends an event now. Errors: those of sending it without a delay, `M_LIMIT_EXCEEDED` too.
+/// Sends an event now. Errors: those of sending it without a delay, `M_LIMIT_EXCEEDED`, `M_UNKNOWN` if it takes too long.
 async fn send(server: &Arc<Server>, delay_id: &str, event: DelayedEvent) -> Result<ruma::OwnedEventId> {
     server.limits.message(&event.user_id)?;
     let content = serde_json::value::RawValue::from_string(event.content).map_err(Error::internal)?;
@@ -157,7 +154,8 @@ async fn send(server: &Arc<Server>, delay_id: &str, event: DelayedEvent) -> Resu
         content,
         options: send::Options { at: None, sticky_ms: event.sticky_ms },
     };
-    send::later(server, &event.user_id, event.room, asked, key).await
+    let sending = send::later(server, &event.user_id, event.room, asked, key);
+    timeout(PATIENCE, sending).await.unwrap_or_else(|_| Err(too_late()))
 }
 
 /// Notes what became of an event, and forgets the oldest such of the user if they are too many or too large.
@@ -224,4 +222,9 @@ pub async fn sweep(server: &Arc<Server>) -> Result<usize> {
 
 fn unknown() -> Error {
     Error::not_found("There is no such delayed event")
+}
+
+fn too_late() -> Error {
+    let message = "The delayed event could not be sent in time";
+    Error::refused(ErrorKind::Unknown, message).with_status(http::StatusCode::GATEWAY_TIMEOUT)
 }
