@@ -22,7 +22,8 @@ use super::{
 };
 use crate::{
     error::Result,
-    room::{View, power_levels},
+    event::StoredEvent,
+    room::{View, power_levels, visibility::Sight},
     store::EventNid,
     user::thread_subscriptions,
 };
@@ -44,16 +45,29 @@ pub struct Situation<'v, 's> {
     user: &'v UserId,
     name: OnceCell<Name>,
     power_levels: OnceCell<PushConditionPowerLevelsCtx>,
+    sight: OnceCell<Sight<'v, 's>>,
 }
 
 impl<'v, 's> Situation<'v, 's> {
     pub fn of(view: &'v View<'s>, user: &'v UserId) -> Self {
-        Self { view, user, name: OnceCell::new(), power_levels: OnceCell::new() }
+        Self { view, user, name: OnceCell::new(), power_levels: OnceCell::new(), sight: OnceCell::new() }
     }
 
     /// Whether the user sent the event himself.
     pub fn is_own(&self, subject: &Subject) -> bool {
         subject.sender == self.user
+    }
+
+    /// Whether the user is shown an event, if it has not expired.
+    pub fn shows(&self, nid: EventNid, event: &StoredEvent) -> Result<bool> {
+        let sight = match self.sight.get() {
+            Some(known) => known,
+            None => {
+                let sight = Sight::of(self.view, self.user)?;
+                self.sight.get_or_init(|| sight)
+            }
+        };
+        sight.could_see(nid, event)
     }
 
     /// As [`Self::of`], if the user's name in the room is known.

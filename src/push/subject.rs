@@ -9,7 +9,7 @@ use crate::{
         StoredEvent,
         client_form::{self, Unsigned},
     },
-    room::{View, ends, threads},
+    room::{View, ends, threads, visibility::is_for_all_members},
     store::EventNid,
 };
 
@@ -35,7 +35,7 @@ pub struct Subject {
     pub thread: Option<EventNid>,
     /// The event of this room that it asks to redact.
     pub redacts: Option<EventNid>,
-    /// Whether it is of a type that `visibility::is_for_clients` must be asked about.
+    /// Whether there may be members who are not shown it: by its type, or by the history visibility at its place.
     pub may_be_hidden: bool,
 }
 
@@ -44,6 +44,7 @@ impl Subject {
         let json = client_form::raw(&event.view(), Some(view.room_id()), &Unsigned::default())
             .map_err(|e| Error::internal(e.to_string()))?;
         let redacts = event.redacts.as_ref().map(|target| view.event_nid(target)).transpose()?.flatten();
+        let is_for_all = event.state_after.map_or(Ok(false), |state| is_for_all_members(view, state))?;
         let bytes = json.get().len();
         let json = FlattenedJson::from_raw(&Raw::<Value>::from_json(json));
         Ok(Self {
@@ -57,7 +58,7 @@ impl Subject {
             has_mentions: has_mentions(event)?,
             thread: threads::root_of(view, event)?,
             redacts,
-            may_be_hidden: matches!(event.event_type.as_str(), ends::DUMMY | "m.room.redaction"),
+            may_be_hidden: !is_for_all || matches!(event.event_type.as_str(), ends::DUMMY | "m.room.redaction"),
         })
     }
 }

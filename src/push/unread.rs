@@ -34,7 +34,6 @@ use crate::{
         Membership, View, ends, receipts,
         tables::{ReceiptChanges, Timeline, UserRoom, UserRooms},
         threads,
-        visibility::is_for_clients,
     },
     store::{EventNid, Group, RoomNid, RoomPos, Scan, Snapshot, StreamPos},
     user::{
@@ -191,10 +190,14 @@ pub fn told(server: &Server, view: &View<'_>, user: &UserId, pos: RoomPos, event
     let subject = server.unread.subject(view, event)?;
     // A redaction changes the event, and what is remembered of it here is older.
     let stored = view.event(event)?;
-    if stored.flags.redacted || view.has_expired(&stored)? || !is_for_clients(view, event, &stored)? {
+    if stored.flags.redacted || view.has_expired(&stored)? {
         return Ok(None);
     }
-    let Some(actions) = rules.notify(&subject, &Situation::of(view, user))? else { return Ok(None) };
+    let situation = Situation::of(view, user);
+    let Some(actions) = rules.notify(&subject, &situation)? else { return Ok(None) };
+    if subject.may_be_hidden && !situation.shows(event, &stored)? {
+        return Ok(None);
+    }
     let reads = Reads::load(view, user, None)?;
     let is_highlight = actions.iter().any(Action::is_highlight);
     let has_read = reads.has(&Notification { pos, event, thread: subject.thread, is_highlight, sent_ms: None });
@@ -416,7 +419,7 @@ impl Memo {
             self.unread.retain(|notification| notification.event != target);
         }
         if let Some(actions) = rules.notify(subject, situation)?
-            && (!subject.may_be_hidden || is_for_clients(view, *event, &view.event(*event)?)?)
+            && (!subject.may_be_hidden || situation.shows(*event, &view.event(*event)?)?)
         {
             let is_highlight = actions.iter().any(Action::is_highlight);
             let sent_ms = (!subject.is_state).then_some(subject.sent_ms);
@@ -517,5 +520,33 @@ mod tests {
             let counts = counts(&room.server, view, &alice, &row, upto).unwrap();
             assert_eq!(counts.total(), Count { notifications: 1, highlights: 1 });
         });
+    }
+
+    #[test]
+    fn what_is_said_where_a_user_has_not_joined_is_his_to_hear_only_where_history_is_shared() {
+        for (visibility, is_shared) in [("joined", false), ("shared", true)] {
+            let room = TestRoom::new();
+            room.visibility(visibility);
+            let eve = user_id!("@eve:b.test");
+            room.receive_member(eve, "join");
+            let before = room.message("alice", "before bob came");
+            room.member("bob", "bob", "join");
+            let draft = || Draft::message("m.room.message".into(), to_raw_value(&json!({ "body": "x" })).unwrap());
+            let aside = room.receive_after(&before, eve, draft());
+            let to_him = room.receive(eve, draft());
+            let bob = user("bob");
+            room.read("bob", |reader, newest| {
+                let view = reader.view();
+                let is_told = |event_id: &OwnedEventId| {
+                    let event = view.event_nid(event_id).unwrap().unwrap();
+                    told(&room.server, view, &bob, newest, event).unwrap().is_some()
+                };
+                assert_eq!([&aside, &to_him].map(is_told), [is_shared, true], "{visibility}");
+                let row = view.snapshot.get::<UserRooms>(&(&bob, view.nid)).unwrap().unwrap();
+                let upto = view.snapshot.pos().unwrap();
+                let counts = counts(&room.server, view, &bob, &row, upto).unwrap();
+                assert_eq!(counts.total().notifications, 1 + u64::from(is_shared), "{visibility}");
+            });
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId, UserId,
+    EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId, UserId,
     events::{StateEventType, TimelineEventType},
 };
 use serde_json::{Value, json, value::to_raw_value};
@@ -82,10 +82,22 @@ impl TestRoom {
 
     /// Makes an event of a user of another server part of the room, as if that server had sent it.
     pub fn receive(&self, sender: &UserId, draft: Draft) -> OwnedEventId {
+        self.receive_at(None, sender, draft)
+    }
+
+    /// As [`Self::receive`], of a server that knows of nothing that came after `last`.
+    pub fn receive_after(&self, last: &EventId, sender: &UserId, draft: Draft) -> OwnedEventId {
+        self.receive_at(Some(last), sender, draft)
+    }
+
+    fn receive_at(&self, last: Option<&EventId>, sender: &UserId, draft: Draft) -> OwnedEventId {
         self.server.clock.advance(Duration::from_secs(1));
         let event = {
             let snapshot = self.server.store.snapshot();
-            let view = View::of(&self.server.rooms, &snapshot, self.nid).unwrap();
+            let mut view = View::of(&self.server.rooms, &snapshot, self.nid).unwrap();
+            if let Some(last) = last {
+                view.room.forward_extremities = vec![view.event_nid(last).unwrap().unwrap()];
+            }
             local_event::make_next(&self.server, &view, sender, draft).unwrap()
         };
         let event_id = event.pdu().event_id.clone();

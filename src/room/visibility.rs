@@ -289,6 +289,13 @@ pub fn is_shared_since(view: &View<'_>, depth: u64) -> Result<bool> {
     }))
 }
 
+/// Whether whoever is in the room now may see the events of a state, whatever he was to the room then.
+pub fn is_for_all_members(view: &View<'_>, state: StateRoot) -> Result<bool> {
+    let rule = view.state_pdu(state, &StateEventType::RoomHistoryVisibility, "")?;
+    let visibility = rule.map(|rule| visibility_in(rule.content.get()));
+    Ok(!matches!(visibility, Some(HistoryVisibility::Invited | HistoryVisibility::Joined)))
+}
+
 /// `shared` if the content says nothing that the specification knows.
 pub(super) fn visibility_in(content: &str) -> HistoryVisibility {
     let content = serde_json::from_str::<RoomHistoryVisibilityEventContent>(content);
