@@ -15,6 +15,7 @@ use crate::{
     error::{Error, Result},
     room::{
         receipts::{self, Kind, Mark, PUBLIC, Thread},
+        servers::{is_in, is_joined},
         tables::{Receipts, Rooms},
     },
     store::{RoomNid, Snapshot, Transaction},
@@ -41,15 +42,19 @@ struct Data {
 }
 
 /// As few contents as hold these receipts of our users, as they are now: one can't say that a user has read in two
-/// threads of a room.
+/// threads of a room. Nothing of rooms that the user or `destination` has left.
 pub fn contents(
     server: &Server,
     snapshot: &Snapshot<'_>,
+    destination: &ServerName,
     receipts: Vec<(RoomNid, OwnedUserId, String)>,
 ) -> Result<Vec<Content>> {
     let mut contents: Vec<Content> = Vec::new();
     let receipts: BTreeSet<_> = receipts.into_iter().filter(|(_, user, _)| server.is_ours(user)).collect();
     for (room, user, thread) in receipts {
+        if !is_in(snapshot, room, destination)? || !is_joined(server, snapshot, room, &user)? {
+            continue;
+        }
         let Some(kept) = snapshot.get::<Receipts>(&(room, &user, PUBLIC, &thread))? else { continue };
         let Some(row) = snapshot.get::<Rooms>(&room)? else { continue };
         let has = |content: &Content| {

@@ -1,4 +1,4 @@
-use ruma::{OwnedServerName, server_name};
+use ruma::{OwnedServerName, server_name, user_id};
 
 use super::{
     Additions,
@@ -6,7 +6,10 @@ use super::{
     transaction::{Ephemeral, Prepared},
 };
 use crate::{
-    room::testing::{TestRoom, user},
+    room::{
+        receipts::{self, Kind, Mark, Thread},
+        testing::{TestRoom, user},
+    },
     store::{EventNid, Row, StreamPos, steps},
 };
 
@@ -80,6 +83,28 @@ fn a_transaction_is_bounded_in_number_and_size() {
     let prepared = Prepared::read(&room.server, &other(), Ephemeral::default(), usize::MAX).unwrap().unwrap();
     let request = prepared.request.unwrap();
     assert!(request.edus.len() < 40 && request.edus.len() == prepared.rows.len(), "{}", request.edus.len());
+}
+
+#[test]
+fn what_was_read_is_told_only_while_the_user_and_the_server_are_in_the_room() {
+    let room = TestRoom::new();
+    let (carol, read) = (user_id!("@carol:b.test"), room.message("alice", "hello"));
+    room.receive_member(carol, "join");
+    let (nid, mark) = (room.nid, Mark { kind: Kind::Public, thread: Thread::Any, event_id: read });
+    room.change(move |tx| assert!(receipts::put_remote(tx, nid, &user("alice"), &mark, 5).unwrap()));
+    fill(&room, vec![Item::Receipt { room: nid, user: user("alice"), thread: String::new() }]);
+    let is_told = || {
+        let prepared = Prepared::read(&room.server, &other(), Ephemeral::default(), usize::MAX).unwrap().unwrap();
+        assert_eq!(prepared.rows.len(), 1, "it is done with, told or not");
+        prepared.request.is_some()
+    };
+    assert!(is_told());
+    room.receive_member(carol, "leave");
+    assert!(!is_told(), "the server has left");
+    room.receive_member(carol, "join");
+    assert!(is_told());
+    room.member("alice", "alice", "leave");
+    assert!(!is_told(), "the user has left");
 }
 
 #[test]

@@ -103,7 +103,7 @@ impl Prepared {
         if rows.is_empty() && ephemeral.is_empty() {
             return Ok(None);
         }
-        for content in edu::receipts::contents(server, &snapshot, receipts)? {
+        for content in edu::receipts::contents(server, &snapshot, destination, receipts)? {
             parts.edu("m.receipt", &content)?;
         }
         for user in signing_keys {
