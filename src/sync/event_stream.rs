@@ -123,33 +123,36 @@ impl Look<'_, '_> {
             || recent.may_have_changed::<UserRooms>(Group::of(&*self.caller.user_id), since)
     }
 
-    /// `own`: what the caller is to the room, if it is one of his.
+    /// `own`: what the caller is to the room, if it is one of his. If he is not in it, that is news.
     fn read_room(&self, room: RoomNid, own: Option<&UserRoom>) -> Result<Part> {
         let view = View::of(&self.server.rooms, self.snapshot, room)?;
         let (user, device) = (&self.caller.user_id, &self.caller.device_id);
         let reader = Reader::open(&view, user, Some(device), self.server.clock.now_ms())?;
-        if let Some(own) = own.filter(|_| reader.sight.standing == Standing::Stranger) {
-            if own.membership == Membership::Invite && !invited::is_wanted(self.server, &view, user, own)? {
-                return Ok(Part { events: Vec::new(), until: self.newest });
-            }
-            // Of a room that he is invited to he sees that, and nothing else.
-            let event = view.event(own.event)?;
-            let shown = reader.show(own.event, &event, Format::WithRoomId)?;
-            return Ok(Part { events: vec![(own.since.into(), shown)], until: self.newest });
-        }
-        let request = Request {
-            from: Some(self.from),
-            to: None,
-            direction: Direction::Forward,
-            limit: MAX_EVENTS,
-            filter: &RoomEventFilter::default(),
-            relations: &RelationFilter::default(),
-            stops_at_gaps: false,
+        let (mut entries, until) = if own.is_some() && reader.sight.standing == Standing::Stranger {
+            (Vec::new(), self.newest) // of the room itself he sees nothing
+        } else {
+            let request = Request {
+                from: Some(self.from),
+                to: None,
+                direction: Direction::Forward,
+                limit: MAX_EVENTS,
+                filter: &RoomEventFilter::default(),
+                relations: &RelationFilter::default(),
+                stops_at_gaps: false,
+            };
+            let chunk = history::messages(&reader, self.newest, &request)?;
+            (chunk.entries, chunk.end.unwrap_or(self.newest))
         };
-        let chunk = history::messages(&reader, self.newest, &request)?;
+        // What he is to a room that he is not in, be it an invite or a ban, comes after all that he sees of it.
+        if let Some(own) = own.filter(|own| own.membership != Membership::Join)
+            && !entries.iter().any(|entry| entry.nid == own.event)
+            && (own.membership != Membership::Invite || invited::is_wanted(self.server, &view, user, own)?)
+        {
+            entries.push(Entry { pos: own.since.into(), nid: own.event, event: view.event(own.event)? });
+        }
         let show = |entry: &Entry| Ok((entry.pos, reader.show(entry.nid, &entry.event, Format::WithRoomId)?));
-        let events = chunk.entries.iter().map(show).collect::<Result<_>>()?;
-        Ok(Part { events, until: chunk.end.unwrap_or(self.newest) })
+        let events = entries.iter().map(show).collect::<Result<_>>()?;
+        Ok(Part { events, until })
     }
 }
 

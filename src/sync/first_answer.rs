@@ -22,7 +22,7 @@ use crate::{
     Server,
     error::{Error, Result},
     room::{
-        history,
+        Membership, history,
         read::Found,
         show::{Format, Reader},
         visibility::Standing,
@@ -88,10 +88,13 @@ fn write_room(context: &Context<'_>, room: &Room, limit: usize, out: &mut Vec<u8
     let mut object = Object::begin(out);
     object.member("room_id", view.room_id());
     object.member("membership", room.row.membership.to_state().as_str());
-    if reader.sight.standing == Standing::Stranger {
-        // Invited, or no longer: of the room itself the user sees nothing.
+    // Invited, or no longer: of the room itself the user sees nothing.
+    let is_stranger = reader.sight.standing == Standing::Stranger;
+    if is_stranger || room.row.membership == Membership::Invite {
         let event = view.event(room.row.event)?;
         reader.write(object.key("invite"), room.row.event, &event, Format::WithRoomId)?;
+    }
+    if is_stranger {
         object.end();
         return Ok(());
     }

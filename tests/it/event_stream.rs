@@ -43,6 +43,36 @@ async fn all_rooms_are_read_as_one_stream() {
 }
 
 #[tokio::test]
+async fn who_left_hears_of_a_later_invite_ban_and_its_end() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = alice.create_public_room("shared").await;
+    bob.join(&room).await;
+    let seen = alice.say(&room, "seen").await;
+    bob.leave(&room).await;
+    let mut from = bob.get("/v3/initialSync").await.ok()["end"].as_str().unwrap().to_owned();
+    alice.say(&room, "not for bob").await;
+    for (action, membership) in [("invite", "invite"), ("ban", "ban"), ("unban", "leave")] {
+        alice.post(&format!("/v3/rooms/{room}/{action}"), json!({ "user_id": bob.id })).await.ok();
+        let news = events(&bob, &from).await;
+        let chunk = news["chunk"].as_array().unwrap();
+        assert_eq!(chunk.len(), 1, "{news}");
+        assert_eq!((&chunk[0]["state_key"], &chunk[0]["content"]["membership"]), (&json!(bob.id), &json!(membership)));
+        news["end"].as_str().unwrap().clone_into(&mut from);
+        assert_eq!(events(&bob, &from).await["chunk"], json!([]));
+    }
+    alice.invite(&room, &bob).await;
+    let answer = bob.get("/v3/initialSync?limit=2").await.ok();
+    let shown = &answer["rooms"][0];
+    assert_eq!((&shown["membership"], &shown["invite"]["state_key"]), (&json!("invite"), &json!(bob.id)));
+    assert_eq!(shown["invite"]["content"]["membership"], "invite");
+    assert_eq!(ids(&shown["messages"]["chunk"])[0], seen, "and what he saw before he left");
+    let ignored = json!({ "ignored_users": { &alice.id: {} } });
+    bob.put(&format!("/v3/user/{}/account_data/m.ignored_user_list", bob.id), ignored).await.ok();
+    assert_eq!(events(&bob, &from).await["chunk"], json!([]));
+}
+
+#[tokio::test]
 async fn much_news_comes_in_pages() {
     let server = TestServer::new().await;
     let alice = server.user("alice").await;
