@@ -90,7 +90,8 @@ pub fn presence(server: &Server, user: &UserId) -> Result<()> {
     Ok(())
 }
 
-fn meets(server: &Server, snapshot: &Snapshot<'_>, user: &UserId, service: &Running) -> Result<bool> {
+/// Whether a user, of whatever server, is in a room that concerns a service.
+pub(super) fn meets(server: &Server, snapshot: &Snapshot<'_>, user: &UserId, service: &Running) -> Result<bool> {
     for row in snapshot.list::<UserRooms>(&user) {
         let row = row?;
         if row.value.membership == Membership::Join {

@@ -13,7 +13,7 @@ use serde_json::{
 };
 
 use super::{
-    Running, interest,
+    Running, ephemeral, interest,
     tables::{Cursor, Cursors, Invites, Receiver, ToDeviceRows, Transactions},
 };
 use crate::{
@@ -83,7 +83,8 @@ pub struct News {
     body: Option<String>,
     /// The last entry of the log that was looked at.
     events: Option<StreamPos>,
-    key_changes: StreamPos,
+    /// The last change of device lists that was looked at, if any was.
+    key_changes: Option<StreamPos>,
     to_device: Vec<(StreamPos, u32, Receiver)>,
     invites: Vec<(StreamPos, RoomNid)>,
     /// There may be more of what has no cursor in the log.
@@ -112,11 +113,13 @@ impl News {
         let invites = invites(server, &snapshot, &registration.id, &mut body.events)?;
         let (to_device, messages) = to_device_messages(&snapshot, &registration.id)?;
         body.to_device = messages;
-        let known = snapshot.get::<Cursors>(&&*registration.id)?.unwrap_or_default();
-        let (mut key_changes, mut has_more) = (known.key_changes, false);
+        let (mut key_changes, mut has_more) = (None, false);
         if registration.wants_encryption {
+            let known = snapshot.get::<Cursors>(&&*registration.id)?.unwrap_or_default().key_changes;
             let changed;
-            (changed, key_changes, has_more) = changed_users(server, &snapshot, known.key_changes)?;
+            let upto;
+            (changed, upto, has_more) = changed_users(server, &snapshot, service, known)?;
+            key_changes = Some(upto).filter(|upto| *upto > known);
             body.device_lists = (!changed.is_empty()).then_some(DeviceLists { changed, left: [] });
             body.add_key_counts(&snapshot, &to_device)?;
         }
@@ -142,7 +145,11 @@ impl News {
 
     /// Nothing to tell and nowhere to go on from.
     pub fn is_nothing(&self) -> bool {
-        self.body.is_none() && self.events.is_none() && self.invites.is_empty() && self.to_device.is_empty()
+        self.body.is_none()
+            && self.events.is_none()
+            && self.key_changes.is_none()
+            && self.invites.is_empty()
+            && self.to_device.is_empty()
     }
 
     /// Makes it the transaction that the service is told next.
@@ -167,7 +174,8 @@ impl News {
         if let Some(events) = self.events {
             log::done(tx, reader, events);
         }
-        tx.put::<Cursors>(&service, &Cursor { transaction, key_changes: self.key_changes });
+        let key_changes = self.key_changes.unwrap_or(known.key_changes);
+        tx.put::<Cursors>(&service, &Cursor { transaction, key_changes });
         Ok(())
     }
 }
@@ -250,10 +258,12 @@ fn to_device_messages(snapshot: &Snapshot<'_>, service: &str) -> Result<(Waiting
     Ok((waiting, messages))
 }
 
-/// The users whose device lists changed after `after`, up to where that is known, and whether there may be more.
+/// The users whose device lists changed after `after` and concern a service, up to where that is known, and whether there
+/// may be more.
 fn changed_users(
     server: &Server,
     snapshot: &Snapshot<'_>,
+    service: &Running,
     after: StreamPos,
 ) -> Result<(BTreeSet<OwnedUserId>, StreamPos, bool)> {
     let (mut changed, mut upto, mut count) = (BTreeSet::new(), after, 0);
@@ -265,7 +275,9 @@ fn changed_users(
             if count >= KEY_CHANGES && pos > upto {
                 return Ok((changed, upto, true));
             }
-            changed.insert(user.to_owned());
+            if service.registration.has_user(user) || ephemeral::meets(server, snapshot, user, service)? {
+                changed.insert(user.to_owned());
+            }
             (upto, count) = (pos, count + 1);
         }
     }

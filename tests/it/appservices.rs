@@ -7,10 +7,13 @@ use http::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{
-    Answer, HostedRoom, TestNetwork, TestServer, User,
-    listener::{Listener, Received},
-    room::{event_id, path},
+use crate::{
+    devices::upload_keys,
+    support::{
+        Answer, HostedRoom, TestNetwork, TestServer, User,
+        listener::{Listener, Received},
+        room::{event_id, path},
+    },
 };
 
 const TOKEN: &str = "token of the bridge";
@@ -353,6 +356,24 @@ async fn devices_of_ghosts_are_managed_and_get_messages() {
     bridge.act(&ghost, Method::DELETE, device, json!({})).await.ok();
     let devices = bridge.act(&ghost, Method::GET, "/v3/devices", json!({})).await.ok();
     assert_eq!(devices["devices"], json!([]));
+}
+
+#[tokio::test]
+async fn of_devices_a_service_hears_only_where_it_meets_their_user() {
+    let bridge = Bridge::with("org.matrix.msc3202: true\n").await;
+    let (alice, carol) = (bridge.server.user("alice").await, bridge.server.user("carol").await);
+    let ghost = bridge.ghost("_irc_bob").await;
+    room_with(&bridge, &alice, &ghost).await;
+    for user in [&carol, &alice] {
+        upload_keys(user).await;
+    }
+    let lists = loop {
+        let transaction = bridge.transaction().await;
+        if let Some(lists) = transaction.body.get("org.matrix.msc3202.device_lists") {
+            break lists.clone();
+        }
+    };
+    assert_eq!(lists["changed"], json!([alice.id]));
 }
 
 #[tokio::test]

@@ -116,7 +116,7 @@ async fn a_devices_last_use_is_known_to_the_minute() {
 }
 
 /// Uploads the identity keys of a device.
-async fn upload_keys(user: &User) {
+pub async fn upload_keys(user: &User) {
     let keypair = Ed25519Keypair::new();
     let ids = ["ed25519", "curve25519"].map(|algorithm| format!("{algorithm}:{}", user.device_id));
     let mut keys = json!({
