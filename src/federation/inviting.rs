@@ -21,6 +21,7 @@ use crate::{
 };
 
 /// Invites a user of another server to a room that we are in. `content`: what the client wants in the member event.
+/// Once the room is whole, it goes on to its end even if the client hangs up.
 ///
 /// Errors: `M_FORBIDDEN` where the room or that server does not allow it.
 ///
@@ -34,6 +35,18 @@ pub async fn invite(
 ) -> Result<OwnedEventId> {
     // What he is to the room may not be known yet.
     partial::until_whole_for(server, sender, room).await?;
+    let (server, sender, target) = (Arc::clone(server), sender.to_owned(), target.to_owned());
+    // A client that hangs up must not leave an invite there of which the room does not know.
+    Server::detached(async move { invite_there(&server, &sender, &target, room, content).await }).await
+}
+
+async fn invite_there(
+    server: &Arc<Server>,
+    sender: &UserId,
+    target: &UserId,
+    room: RoomNid,
+    content: Content,
+) -> Result<OwnedEventId> {
     let (inviter, invited) = (sender.to_owned(), target.to_owned());
     let prepared = append::prepare(server, room, sender, move |_, view| {
         membership::invite_step(view, &inviter, &invited, content)

@@ -1,14 +1,17 @@
 //! Rooms of other servers: getting in and out, what comes in from there, and what is fetched.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use chappe::check;
 use http::Method;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use crate::support::{
     HostedRoom, Peer, TestNetwork, TestServer, User, hosted::id_of, query, room::path, siege::until_worked_on,
 };
+
+const INVITE: &str = "/_matrix/federation/v2/invite/";
 
 struct World {
     network: TestNetwork,
@@ -59,6 +62,30 @@ impl World {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         panic!("{event_id} did not come");
+    }
+
+    /// The peer signs every invite of one of its users from now on, and notifies when it is asked to.
+    fn sign_invites(&self) -> Arc<Notify> {
+        let (signer, asked_for) = (self.peer.clone(), Arc::new(Notify::new()));
+        let notify = Arc::clone(&asked_for);
+        self.peer.on(Method::PUT, INVITE, move |asked| {
+            notify.notify_one();
+            let mut event = asked.body["event"].clone();
+            signer.sign_event(&mut event, &ruma::room_version_rules::RoomVersionRules::V12);
+            json!({ "event": event })
+        });
+        asked_for
+    }
+
+    /// Waits until `user` is invited to a room of bob's.
+    async fn until_invited(&self, room: &str, user: &str) {
+        for _ in 0..500 {
+            if self.bob.state(room, "m.room.member", user).await.body["membership"] == "invite" {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{user} is not invited");
     }
 
     fn check(&self) {
@@ -427,14 +454,9 @@ async fn a_room_that_was_left_can_be_joined_again() {
 async fn inviting_somebody_elsewhere_asks_his_server_first() {
     let world = world().await;
     let room = world.bob.create_room(json!({ "name": "Mine" })).await;
-    let signer = world.peer.clone();
-    world.peer.on(Method::PUT, "/_matrix/federation/v2/invite/", move |asked| {
-        let mut event = asked.body["event"].clone();
-        signer.sign_event(&mut event, &ruma::room_version_rules::RoomVersionRules::V12);
-        json!({ "event": event })
-    });
+    world.sign_invites();
     world.bob.act(&room, "invite", json!({ "user_id": "@carol:there" })).await.ok();
-    let asked = world.peer.asked("/_matrix/federation/v2/invite/");
+    let asked = world.peer.asked(INVITE);
     assert_eq!(asked.len(), 1);
     let told: Vec<_> =
         asked[0].body["invite_room_state"].as_array().unwrap().iter().map(|e| e["type"].clone()).collect();
@@ -442,13 +464,27 @@ async fn inviting_somebody_elsewhere_asks_his_server_first() {
     let member = world.bob.state(&room, "m.room.member", "@carol:there").await.ok();
     assert_eq!(member["membership"], "invite");
 
-    world.peer.refuse(Method::PUT, "/_matrix/federation/v2/invite/", 403, "M_FORBIDDEN");
+    world.peer.refuse(Method::PUT, INVITE, 403, "M_FORBIDDEN");
     let answer = world.bob.act(&room, "invite", json!({ "user_id": "@dave:there" })).await;
     assert_eq!(answer.error(), (403, "M_FORBIDDEN"));
-    world.peer.refuse(Method::PUT, "/_matrix/federation/v2/invite/", 400, "M_INVALID_PARAM");
+    world.peer.refuse(Method::PUT, INVITE, 400, "M_INVALID_PARAM");
     let answer = world.bob.act(&room, "invite", json!({ "user_id": "@dave:there" })).await;
     assert_eq!(answer.error(), (502, "M_UNKNOWN"), "his request was right");
     assert_eq!(world.bob.state(&room, "m.room.member", "@dave:there").await.status, 404);
+    world.check();
+}
+
+#[tokio::test]
+async fn who_was_told_of_an_invite_is_invited_though_the_client_hangs_up() {
+    let world = world().await;
+    let room = world.bob.create_room(json!({})).await;
+    let asked = world.sign_invites();
+    tokio::select! {
+        biased;
+        () = asked.notified() => {}
+        answer = world.bob.act(&room, "invite", json!({ "user_id": "@carol:there" })) => panic!("{answer:?}"),
+    }
+    world.until_invited(&room, "@carol:there").await;
     world.check();
 }
 
