@@ -6,9 +6,10 @@ use std::{
     sync::Arc,
 };
 
+use futures_util::{StreamExt, stream};
 use ruma::{
-    MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomVersionId, UInt, UserId,
-    api::error::ErrorKind, events::StateEventType, room_version_rules::RoomVersionRules,
+    MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UInt,
+    UserId, api::error::ErrorKind, events::StateEventType, room_version_rules::RoomVersionRules,
 };
 use serde_json::{
     Map, Value, json,
@@ -29,6 +30,10 @@ use crate::{
 
 /// How many events and invites a client may ask for at once. Source: our choice; each is built, signed and written.
 const MAX_ASKED: usize = 5_000;
+
+/// How many users of other servers are invited at a time: their servers may be silent. Source: our choice; each makes an
+/// end of the room's graph at the worst.
+const INVITES_AT_ONCE: usize = 8;
 
 /// What a client asks for. Checked here, not before.
 #[derive(Clone, Debug)]
@@ -88,42 +93,49 @@ pub async fn create(server: &Arc<Server>, creator: &UserId, new: NewRoom) -> Res
     let events = server.blocking(move |server| first_events(server, &maker, &new)).await?;
     let room_id = events.first().map(|create| create.pdu().room_id.clone());
     let room_id = room_id.ok_or_else(|| Error::internal("a room begins with its create event"))?;
-    founding::found(server, version, events, move |tx, room| {
-        if let Some(alias) = alias
-            && !aliases::claim(tx, &alias, room, &creator)?
-        {
-            return Err(alias_taken(&alias));
-        }
-        if is_listed {
-            directory::list(tx, room);
-        }
-        if let Some(old) = replaces {
-            upgrade::move_names(tx, old, room)?;
-        }
-        Ok(())
-    })
-    .await?;
-    if !elsewhere.is_empty() {
-        let room = membership::known(server, &room_id)?;
-        for invited in elsewhere {
-            // The room is there by now: the client can ask again for those who could not be reached.
-            if let Err(error) = invite_elsewhere(server, &inviter, &invited, room, is_direct).await {
-                warn!(%room_id, %invited, "an invite to a new room failed: {error:?}");
+    let server = Arc::clone(server);
+    // A client that hangs up must not leave a room to which only some of those are invited whom it named.
+    Server::detached(async move {
+        founding::found(&server, version, events, move |tx, room| {
+            if let Some(alias) = alias
+                && !aliases::claim(tx, &alias, room, &creator)?
+            {
+                return Err(alias_taken(&alias));
             }
+            if is_listed {
+                directory::list(tx, room);
+            }
+            if let Some(old) = replaces {
+                upgrade::move_names(tx, old, room)?;
+            }
+            Ok(())
+        })
+        .await?;
+        if !elsewhere.is_empty() {
+            invite_elsewhere(&server, &inviter, &room_id, elsewhere, is_direct).await?;
         }
-    }
-    Ok(room_id)
+        Ok(room_id)
+    })
+    .await
 }
 
+/// Invites users of other servers to a new room. It is there by now: the client can ask again for those who could not
+/// be reached.
 async fn invite_elsewhere(
     server: &Arc<Server>,
     inviter: &UserId,
-    invited: &UserId,
-    room: RoomNid,
+    room_id: &RoomId,
+    invited: BTreeSet<OwnedUserId>,
     is_direct: bool,
 ) -> Result<()> {
-    let content = is_direct.then(|| ("is_direct".to_owned(), true.into())).into_iter().collect();
-    inviting::invite(server, inviter, invited, room, content).await?;
+    let room = membership::known(server, room_id)?;
+    let invite = |invited: OwnedUserId| async move {
+        let content = is_direct.then(|| ("is_direct".to_owned(), true.into())).into_iter().collect();
+        if let Err(error) = inviting::invite(server, inviter, &invited, room, content).await {
+            warn!(%room_id, %invited, "an invite to a new room failed: {error:?}");
+        }
+    };
+    stream::iter(invited).for_each_concurrent(INVITES_AT_ONCE, invite).await;
     Ok(())
 }
 

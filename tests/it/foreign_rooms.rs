@@ -489,6 +489,31 @@ async fn who_was_told_of_an_invite_is_invited_though_the_client_hangs_up() {
 }
 
 #[tokio::test]
+async fn all_whom_a_new_room_is_for_are_invited_though_a_server_is_silent_and_the_client_hangs_up() {
+    let world = world().await;
+    world.sign_invites();
+    world.network.swallow("dead");
+    let invited = ["@carol:there", "@dave:there"];
+    let until_dead_is_asked = async {
+        while world.network.count("dead", INVITE) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        () = until_dead_is_asked => {}
+        answer = world.bob.post("/v3/createRoom", json!({ "invite": ["@alice:dead", invited[0], invited[1]] })) => {
+            panic!("{answer:?}")
+        }
+    }
+    let rooms = world.bob.get("/v3/joined_rooms").await.ok();
+    let room = rooms["joined_rooms"][0].as_str().unwrap();
+    for user in invited {
+        world.until_invited(room, user).await;
+    }
+    world.check();
+}
+
+#[tokio::test]
 async fn a_knock_is_shown_with_what_the_other_server_told() {
     let world = world().await;
     let draft = world.room.draft("@bob:here", "knock");
