@@ -3,13 +3,17 @@
 //! <https://github.com/matrix-org/matrix-spec-proposals/pull/3912>
 //!
 //! What a user wants is a row. A reader of the log redacts for him what related to the target when that was redacted, and
-//! what comes later.
+//! what comes later. Where the room's policy server is away, the target is noted, and tried again apart from the log.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use ruma::{EventId, OwnedEventId, OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
-use tracing::info;
+use tracing::{error, info};
 
 use super::{
     View,
@@ -22,13 +26,17 @@ use crate::{
     error::{Error, Result},
     event::{Draft, StoredEvent},
     log::{self, Entry},
-    store::{self, EventNid, Family, Record, RoomNid, Table, TableInfo, Transaction},
+    store::{self, EventNid, Family, Record, RoomNid, Snapshot, StreamPos, Table, TableInfo, Transaction},
 };
 
-pub const TABLES: [TableInfo; 1] = [TableInfo::of::<Wishes>()];
+pub const TABLES: [TableInfo; 2] = [TableInfo::of::<Wishes>(), TableInfo::of::<Unfinished>()];
 
 const READER: &str = "related_redactions";
 const AT_ONCE: usize = 200;
+
+/// How often it is tried again what a policy server was away for. Source: our choice; one that goes on failing is asked
+/// less often.
+const RETRY: Duration = Duration::from_secs(60);
 
 /// How many types of relations one request names, and how long they are, in bytes.
 const MAX_TYPES: usize = 50;
@@ -46,6 +54,17 @@ impl Table for Wishes {
     /// The redacted event, and who redacted it.
     type Key<'a> = (RoomNid, &'a EventId, &'a UserId);
     type Value = Wish;
+}
+
+/// Redacted events with whose related ones something is left to do.
+pub struct Unfinished;
+impl Table for Unfinished {
+    const NAME: &'static str = "unfinished_related_redactions";
+    const FAMILY: Family = Family::Room;
+    const ID: u8 = 249;
+    type Key<'a> = (RoomNid, &'a EventId);
+    /// When it was noted last.
+    type Value = StreamPos;
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,32 +113,128 @@ pub async fn forget(server: &Server, room: RoomNid, target: &EventId, sender: &U
     server.store.commit(delete).await
 }
 
-/// Follows the log until the server ends.
+/// Follows the log, and tries again what could not be done, until the server ends.
 pub async fn run(server: Arc<Server>) {
-    log::follow(server, READER, AT_ONCE, work).await;
+    tokio::join!(log::follow(Arc::clone(&server), READER, AT_ONCE, work), retry(&server));
+}
+
+async fn retry(server: &Arc<Server>) {
+    let mut ticks = tokio::time::interval(RETRY);
+    loop {
+        tokio::select! {
+            () = server.shutdown.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        if let Err(error) = finish(server).await {
+            error!("related events can't be redacted, trying again: {error:?}");
+        }
+    }
 }
 
 async fn work(server: Arc<Server>, entries: Vec<Entry>) -> Result<()> {
     let Some(last) = entries.last().map(|entry| entry.pos) else { return Ok(()) };
-    for todo in server.blocking(move |server| find(server, &entries)).await? {
-        let (room, event_id) = (todo.room, todo.target.clone());
-        match redact(&server, todo).await {
-            Ok(()) => {}
-            Err(error @ Error::Internal(_)) => return Err(error),
-            // What the user may not redact stays.
-            Err(error) => info!(%room, %event_id, "a related event is not redacted: {error:?}"),
-        }
-    }
+    let look = move |server: &Server| {
+        let todos = find(server, &entries)?;
+        // Who did not answer is not asked again here: other rooms wait.
+        let left = waiting(&server.store.snapshot(), &todos)?;
+        Ok((todos, left))
+    };
+    let (todos, left) = server.blocking(look).await?;
+    let left = redact_all(&server, todos, left).await?;
     let done = move |tx: &mut Transaction<'_>| {
+        for (room, targets) in &left {
+            for target in targets {
+                tx.put::<Unfinished>(&(*room, &**target), &tx.pos());
+            }
+        }
         log::done(tx, READER, last);
         Ok::<_, Error>(())
     };
     server.store.commit(done).await
 }
 
+/// Tries again what could not be done so far.
+pub async fn finish(server: &Arc<Server>) -> Result<()> {
+    for (room, noted) in server.read(|snapshot| Ok(unfinished(snapshot)?)).await? {
+        let targets: Vec<OwnedEventId> = noted.keys().cloned().collect();
+        let look = move |server: &Server| {
+            let snapshot = server.store.snapshot();
+            let view = View::of(&server.rooms, &snapshot, room)?;
+            let mut todos = Vec::new();
+            for target in &targets {
+                todos.extend(related(&view, target)?);
+            }
+            Ok(todos)
+        };
+        let todos = server.blocking(look).await?;
+        let left = redact_all(server, todos, Left::new()).await?.remove(&room).unwrap_or_default();
+        let done = move |tx: &mut Transaction<'_>| {
+            for (target, noted_at) in noted.iter().filter(|(target, _)| !left.contains(*target)) {
+                let key = (room, &**target);
+                // The reader may have noted it again meanwhile, for what came later.
+                if tx.get::<Unfinished>(&key)? == Some(*noted_at) {
+                    tx.delete::<Unfinished>(&key);
+                }
+            }
+            Ok::<_, Error>(())
+        };
+        server.store.commit(done).await?;
+    }
+    Ok(())
+}
+
+/// The events in [`Unfinished`] of each room, and when they were noted.
+fn unfinished(snapshot: &Snapshot<'_>) -> store::Result<BTreeMap<RoomNid, BTreeMap<OwnedEventId, StreamPos>>> {
+    let mut rooms = BTreeMap::<_, BTreeMap<_, _>>::new();
+    for row in snapshot.list::<Unfinished>(&()) {
+        let row = row?;
+        let (room, target) = row.key()?;
+        rooms.entry(room).or_default().insert(target.to_owned(), row.value);
+    }
+    Ok(rooms)
+}
+
+/// Of each room, the redacted events with whose related ones something is left to do.
+type Left = BTreeMap<RoomNid, BTreeSet<OwnedEventId>>;
+
+/// The rooms of `todos` in which something is left from before.
+fn waiting(snapshot: &Snapshot<'_>, todos: &[Todo]) -> store::Result<Left> {
+    let mut left = Left::new();
+    for todo in todos {
+        if snapshot.list::<Unfinished>(&todo.room).next().transpose()?.is_some() {
+            left.entry(todo.room).or_default();
+        }
+    }
+    Ok(left)
+}
+
+/// Makes redactions, but for those in the rooms of `left`, and adds there what is left: another server may be away.
+async fn redact_all(server: &Arc<Server>, todos: Vec<Todo>, mut left: Left) -> Result<Left> {
+    for todo in todos {
+        if let Some(targets) = left.get_mut(&todo.room) {
+            targets.insert(todo.parent);
+            continue;
+        }
+        let (room, parent, event_id) = (todo.room, todo.parent.clone(), todo.target.clone());
+        match redact(server, todo).await {
+            Ok(()) => {}
+            Err(error @ Error::Internal(_)) => return Err(error),
+            Err(error @ Error::Remote { .. }) => {
+                info!(%room, %event_id, "a related event can't be redacted yet: {error:?}");
+                left.entry(room).or_default().insert(parent);
+            }
+            // What the user may not redact stays.
+            Err(error) => info!(%room, %event_id, "a related event is not redacted: {error:?}"),
+        }
+    }
+    Ok(left)
+}
+
 /// A redaction to be made for a user.
 struct Todo {
     room: RoomNid,
+    /// The redacted event that it takes along.
+    parent: OwnedEventId,
     target: OwnedEventId,
     sender: OwnedUserId,
     reason: Option<String>,
@@ -193,12 +308,13 @@ fn todo(
         && event.state_key.is_none()
         && parent.state_key.is_none();
     let is_meant = !event.flags.redacted && (rel_type != "m.replace" || is_edit);
-    let (target, sender, reason) = (event.event_id, sender.to_owned(), wish.reason.clone());
-    Ok(is_meant.then_some(Todo { room: view.nid, target, sender, reason }))
+    let (parent, target) = (parent.event_id.clone(), event.event_id);
+    let (sender, reason) = (sender.to_owned(), wish.reason.clone());
+    Ok(is_meant.then_some(Todo { room: view.nid, parent, target, sender, reason }))
 }
 
 async fn redact(server: &Arc<Server>, todo: Todo) -> Result<()> {
-    let Todo { room, target, sender, reason } = todo;
+    let Todo { room, target, sender, reason, .. } = todo;
     let user = sender.clone();
     append::act(server, room, &sender, None, move |_, view| {
         redact::check(view, &user, &target)?;

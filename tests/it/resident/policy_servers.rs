@@ -2,11 +2,18 @@
 //!
 //! <https://spec.matrix.org/v1.19/server-server-api/#policy-servers>
 
+use std::{sync::Arc, time::Duration};
+
+use chappe::room::related_redactions;
 use http::{Method, StatusCode};
+use ruma::room_version_rules::RoomVersionRules;
 use serde_json::{Value, json};
 
 use super::{Scene, find};
-use crate::support::{Peer, START_MS, reply};
+use crate::support::{
+    Peer, START_MS, User, reply,
+    room::{event_id, path},
+};
 
 const SIGN: &str = "/_matrix/policy/v1/sign";
 const KEY_ID: &str = "ed25519:policy_server";
@@ -32,10 +39,7 @@ impl Policed {
                 let refusal = json!({ "errcode": "M_FORBIDDEN", "error": "That looks like an advertisement" });
                 return reply(StatusCode::BAD_REQUEST, &refusal);
             }
-            let mut signed = asked.body.clone();
-            signer.sign_event(&mut signed, rules);
-            let signature = &signed["signatures"]["peer.test"][KEY_ID];
-            reply(StatusCode::OK, &json!({ "peer.test": { KEY_ID: signature } }))
+            reply(StatusCode::OK, &signature(&signer, rules, &asked.body))
         });
         let joined = scene.join(&scene.bob()).await;
         let join = scene.id_of(&joined["event"]);
@@ -94,6 +98,13 @@ impl Policed {
     }
 }
 
+/// What a policy server with the key of `signer` says to an event that it recommends.
+fn signature(signer: &Peer, rules: &RoomVersionRules, event: &Value) -> Value {
+    let mut signed = event.clone();
+    signer.sign_event(&mut signed, rules);
+    json!({ "peer.test": { KEY_ID: signed["signatures"]["peer.test"][KEY_ID] } })
+}
+
 #[tokio::test]
 async fn what_our_users_send_is_signed_by_the_policy_server_or_not_sent() {
     let policed = Policed::new().await;
@@ -130,11 +141,7 @@ async fn without_a_usable_answer_nothing_is_sent_until_the_room_gives_the_policy
     let (alice, room) = (&policed.scene.alice, &policed.scene.room);
     let signer = Peer::with_key("peer.test", "policy_server");
     let rules = policed.scene.rules();
-    policed.scene.peer.on(Method::POST, SIGN, move |asked| {
-        let mut signed = asked.body.clone();
-        signer.sign_event(&mut signed, rules);
-        json!({ "peer.test": { KEY_ID: signed["signatures"]["peer.test"][KEY_ID] } })
-    });
+    policed.scene.peer.on(Method::POST, SIGN, move |asked| signature(&signer, rules, &asked.body));
     assert_eq!(alice.try_say(room, "signed with another key").await.status, 502);
     policed.scene.peer.on(Method::POST, SIGN, |_| json!({}));
     assert_eq!(alice.try_say(room, "not signed").await.status, 502);
@@ -145,6 +152,60 @@ async fn without_a_usable_answer_nothing_is_sent_until_the_room_gives_the_policy
     assert_eq!(alice.try_say(room, "broken").await.status, 502);
     alice.set(room, "m.room.policy", "", json!({})).await;
     alice.say(room, "without it").await;
+}
+
+/// A message, and one below it.
+async fn thread(user: &User, room: &str) -> (String, String) {
+    let root = user.say(room, "root").await;
+    let relation = json!({ "rel_type": "m.thread", "event_id": root });
+    let content = json!({ "msgtype": "m.text", "body": "below", "m.relates_to": relation });
+    (root, event_id(user.send(room, "m.room.message", content).await))
+}
+
+#[tokio::test]
+async fn what_goes_with_a_redacted_event_waits_for_a_policy_server_that_is_away_and_other_rooms_go_on() {
+    let policed = Policed::new().await;
+    let Scene { server, alice, room, peer, .. } = &policed.scene;
+    tokio::spawn(related_redactions::run(Arc::clone(server.inside())));
+    let other = alice.create_room(json!({})).await;
+    let ((root, below), (other_root, other_below)) = (thread(alice, room).await, thread(alice, &other).await);
+    let redact = async |room: &str, event: &str| {
+        let uri = format!("/v3/rooms/{room}/redact/{}/once", path(event));
+        alice.put(&uri, json!({ "with_rel_types": ["*"] })).await.ok();
+    };
+    let is_redacted = async |room: &str, event: &str| {
+        alice.event(room, event).await.ok()["unsigned"].get("redacted_because").is_some()
+    };
+    let (signer, rules, recommended) = (policed.policy.clone(), policed.scene.rules(), json!(root));
+    peer.on_response(Method::POST, SIGN, move |asked| {
+        if asked.body["content"]["redacts"] == recommended {
+            return reply(StatusCode::OK, &signature(&signer, rules, &asked.body));
+        }
+        reply(StatusCode::BAD_GATEWAY, &json!({}))
+    });
+    redact(room, &root).await;
+    redact(&other, &other_root).await;
+    for _ in 0..1_000 {
+        if is_redacted(&other, &other_below).await {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(is_redacted(&other, &other_below).await);
+    assert!(policed.asked().iter().any(|content| content["redacts"] == below.as_str()));
+    assert!(!is_redacted(room, &below).await);
+
+    let signer = policed.policy.clone();
+    peer.on(Method::POST, SIGN, move |asked| signature(&signer, rules, &asked.body));
+    server.advance(Duration::from_secs(10)); // as long as one that failed once is left alone, and more
+    for _ in 0..1_000 {
+        related_redactions::finish(server.inside()).await.unwrap();
+        if is_redacted(room, &below).await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it is never redacted");
 }
 
 #[tokio::test]
