@@ -33,7 +33,7 @@ use crate::{
         tables::{RoomIds, UserRooms},
         view::membership_in,
     },
-    store::{self, Family, Record, RoomNid, Row, Scan, Snapshot, StreamPos, Table, TableInfo, Transaction},
+    store::{Family, Record, RoomNid, Row, Scan, Snapshot, StreamPos, Table, TableInfo, Transaction},
     sweep,
 };
 
