@@ -40,7 +40,7 @@ use crate::{
         retention::Retention, search, sticky, typing::Typing,
     },
     sso::Sso,
-    store::{self, Snapshot, Store},
+    store::{self, Snapshot, Store, Transaction},
     sync::{EmptyInboxes, ToldMembers, UserRoomLists, Wakers, sliding},
     tables,
     user::{
@@ -333,5 +333,20 @@ impl Server {
         work: impl Future<Output = Result<R, Error>> + Send + 'static,
     ) -> Result<R> {
         tokio::spawn(work).await?
+    }
+
+    /// Commits a change that `user` is told of, and wakes him even if the client hangs up.
+    pub async fn commit_and_wake(
+        self: &Arc<Self>,
+        user: &UserId,
+        work: impl FnOnce(&mut Transaction<'_>) -> Result<()> + Send + 'static,
+    ) -> Result<()> {
+        let (server, user) = (Arc::clone(self), user.to_owned());
+        Self::detached(async move {
+            server.store.commit(work).await?;
+            server.wakers.user(&server, &user);
+            Ok(())
+        })
+        .await
     }
 }

@@ -115,9 +115,7 @@ fn forget_deleted(tx: &mut Transaction<'_>, user: &UserId, room: RoomNid, event_
 pub async fn delete(server: &Arc<Server>, user: &UserId, room: RoomNid, event_type: &str) -> Result<()> {
     check_type(event_type)?;
     let (owner, event_type) = (user.to_owned(), event_type.to_owned());
-    server.store.commit(move |tx| remove(tx, &owner, room, &event_type)).await?;
-    server.wakers.user(server, user);
-    Ok(())
+    server.commit_and_wake(user, move |tx| remove(tx, &owner, room, &event_type)).await
 }
 
 /// Sets one event as its user asks; `content` is any JSON, of which an empty object deletes it.
@@ -128,18 +126,14 @@ pub async fn set(server: &Arc<Server>, user: &UserId, room: RoomNid, event_type:
     check_type(event_type)?;
     let is_empty = plain_json::object(content.as_bytes())?.is_empty();
     let (owner, event_type, content) = (user.to_owned(), event_type.to_owned(), content.to_owned());
-    server
-        .store
-        .commit(move |tx| {
-            if is_empty {
-                return put_deleted(tx, &owner, room, &event_type);
-            }
-            check_limits(tx.before(), &owner, room, &event_type, content.len())?;
-            put(tx, &owner, room, &event_type, content)
-        })
-        .await?;
-    server.wakers.user(server, user);
-    Ok(())
+    let write = move |tx: &mut Transaction<'_>| {
+        if is_empty {
+            return put_deleted(tx, &owner, room, &event_type);
+        }
+        check_limits(tx.before(), &owner, room, &event_type, content.len())?;
+        put(tx, &owner, room, &event_type, content)
+    };
+    server.commit_and_wake(user, write).await
 }
 
 /// `M_FORBIDDEN` unless `caller` asks for what is his own.

@@ -50,9 +50,7 @@ pub async fn set(server: &Arc<Server>, admin: &UserId, target: &UserId, measure:
     checked(server, &server.store.snapshot(), admin, target)?;
     let user = target.to_owned();
     let write = move |tx: &mut Transaction<'_>| account::update(tx, &user, |account| *measure.of(account) = is_set);
-    server.store.commit(write).await?;
-    server.wakers.user(server, target); // a sync that waits must end
-    Ok(())
+    server.commit_and_wake(target, write).await // a sync that waits must end
 }
 
 /// Who asks is looked at first: nobody else learns which accounts there are.

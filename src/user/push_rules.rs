@@ -24,7 +24,7 @@ use crate::{
     error::{Error, Result},
     plain_json,
     push::{defaults, glob},
-    store::{self, Snapshot, Table},
+    store::{self, Snapshot, Table, Transaction},
 };
 
 /// The account data that holds the rules.
@@ -167,29 +167,25 @@ async fn change(
     work: impl FnOnce(&mut Ruleset) -> Result<()> + Send + 'static,
 ) -> Result<()> {
     let owner = user.to_owned();
-    server
-        .store
-        .commit(move |tx| {
-            let mut rules = get(tx.before(), &owner)?;
-            work(&mut rules)?;
-            if rules.iter().count() > MAX_RULES {
-                return Err(Error::too_large(format!("At most {MAX_RULES} push rules are kept")));
-            }
-            if globs(&rules) > MAX_GLOBS {
-                return Err(Error::too_large(format!("At most {MAX_GLOBS} patterns with * or ? are kept")));
-            }
-            let content = encode(rules)?;
-            if content.len() > MAX_BYTES {
-                return Err(Error::too_large(format!("At most {MAX_BYTES} bytes of push rules are kept")));
-            }
-            // Actions and conditions may be of any form. Rules that we can't read back would be the end of every sync.
-            plain_json::object(content.as_bytes())?;
-            decode(&content, Ruleset::new()).map_err(|e| Error::bad_json(format!("The rule can't be kept: {e}")))?;
-            account_data::put(tx, &owner, GLOBAL, EVENT_TYPE, content)
-        })
-        .await?;
-    server.wakers.user(server, user);
-    Ok(())
+    let write = move |tx: &mut Transaction<'_>| {
+        let mut rules = get(tx.before(), &owner)?;
+        work(&mut rules)?;
+        if rules.iter().count() > MAX_RULES {
+            return Err(Error::too_large(format!("At most {MAX_RULES} push rules are kept")));
+        }
+        if globs(&rules) > MAX_GLOBS {
+            return Err(Error::too_large(format!("At most {MAX_GLOBS} patterns with * or ? are kept")));
+        }
+        let content = encode(rules)?;
+        if content.len() > MAX_BYTES {
+            return Err(Error::too_large(format!("At most {MAX_BYTES} bytes of push rules are kept")));
+        }
+        // Actions and conditions may be of any form. Rules that we can't read back would be the end of every sync.
+        plain_json::object(content.as_bytes())?;
+        decode(&content, Ruleset::new()).map_err(|e| Error::bad_json(format!("The rule can't be kept: {e}")))?;
+        account_data::put(tx, &owner, GLOBAL, EVENT_TYPE, content)
+    };
+    server.commit_and_wake(user, write).await
 }
 
 fn encode(rules: Ruleset) -> Result<String> {

@@ -12,7 +12,7 @@ use super::account_data;
 use crate::{
     Server,
     error::{Error, Result},
-    store::{RoomNid, Snapshot},
+    store::{RoomNid, Snapshot, Transaction},
 };
 
 /// The account data that holds the tags of a room.
@@ -78,20 +78,16 @@ async fn change(
     work: impl FnOnce(&mut Map<String, Value>) -> bool + Send + 'static,
 ) -> Result<()> {
     let owner = user.to_owned();
-    server
-        .store
-        .commit(move |tx| {
-            let mut tags = list(tx.before(), &owner, room)?;
-            if !work(&mut tags) {
-                return Ok(());
-            }
-            let content = serde_json::to_string(&Content { tags }).map_err(Error::internal)?;
-            account_data::check_limits(tx.before(), &owner, room, EVENT_TYPE, content.len())?;
-            account_data::put(tx, &owner, room, EVENT_TYPE, content)
-        })
-        .await?;
-    server.wakers.user(server, user);
-    Ok(())
+    let write = move |tx: &mut Transaction<'_>| {
+        let mut tags = list(tx.before(), &owner, room)?;
+        if !work(&mut tags) {
+            return Ok(());
+        }
+        let content = serde_json::to_string(&Content { tags }).map_err(Error::internal)?;
+        account_data::check_limits(tx.before(), &owner, room, EVENT_TYPE, content.len())?;
+        account_data::put(tx, &owner, room, EVENT_TYPE, content)
+    };
+    server.commit_and_wake(user, write).await
 }
 
 fn check_order(info: &Value) -> Result<()> {

@@ -104,9 +104,7 @@ pub async fn set(
     let found = history::read(server, caller, room, work).await?;
     let (room, root, wish) = found.ok_or_else(no_thread)?;
     let owner = user.clone();
-    server.store.commit(move |tx| wish.write(tx, &owner, room, root)).await?;
-    server.wakers.user(server, &user);
-    Ok(())
+    server.commit_and_wake(&user, move |tx| wish.write(tx, &owner, room, root)).await
 }
 
 /// Whether the reader's subscription to a thread was made automatically. `M_NOT_FOUND` if he has none.

@@ -1,5 +1,8 @@
 //! Account data and tags.
 
+use std::time::Duration;
+
+use futures_util::FutureExt;
 use serde_json::{Value, json};
 
 use crate::support::{TestServer, User, room::path};
@@ -32,6 +35,22 @@ async fn account_data_is_kept_and_told_to_the_clients_of_its_user() {
     assert_eq!(news["account_data"]["events"], json!([{ "type": "org.x", "content": { "a": [2] } }]));
     let of_room = &news["rooms"]["join"][&room]["account_data"]["events"];
     assert_eq!(of_room, &json!([{ "type": "org.x", "content": { "b": 1 } }]));
+}
+
+#[tokio::test]
+async fn who_waits_hears_of_account_data_even_if_the_client_hangs_up() {
+    let server = TestServer::new().await;
+    let (alice, phone) = (server.user("alice").await, server.log_in("alice").await);
+    let room = alice.create_room(json!({})).await;
+    for path in [global(&alice, "org.x"), of_room(&alice, &room, "org.x"), tag(&alice, &room, "u.x")] {
+        let (who, query) = (phone.clone(), format!("since={}&timeout=600000", phone.now().await));
+        let waiting = tokio::spawn(async move { who.sync_with(&query).await });
+        server.until_waiting(1).await;
+        let set = alice.put(&path, json!({ "order": 0.5 })).now_or_never();
+        assert!(set.is_none(), "{path}: the client hangs up before it is answered");
+        let news = tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("who waits is woken").unwrap();
+        assert!(news.to_string().contains(r#"{"order":0.5}"#), "{path}: {news}");
+    }
 }
 
 /// What clients keep with the server and share by it, which it gives back as it came: that a room is marked as unread
