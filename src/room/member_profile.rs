@@ -31,22 +31,18 @@ const ROOMS_AT_ONCE: usize = 16;
 const NOT_KEPT: [&str; 4] = ["reason", "is_direct", "third_party_invite", "join_authorised_via_users_server"];
 
 /// Brings the member events of `user` in all rooms that he is joined to in line with his profile, and returns when all
-/// are durable. A room that refuses the change keeps the old one. Goes on to its end if the client hangs up; should the
-/// server stop in the middle, the client was not answered, and the same request again changes the rooms that are left.
+/// are durable. A room that refuses the change keeps the old one. Should the server stop in the middle, the client was not
+/// answered, and the same request again changes the rooms that are left.
 pub async fn propagate(server: &Arc<Server>, user: &UserId) -> Result<()> {
-    let (server, user) = (Arc::clone(server), user.to_owned());
-    Server::detached(async move {
-        loop {
-            let fields = shown_fields(&server.store.snapshot(), &user)?;
-            let rooms = joined_rooms(&server.store.snapshot(), &user)?;
-            stream::iter(rooms).for_each_concurrent(ROOMS_AT_ONCE, |room| update(&server, room, &user, &fields)).await;
-            // A newer change may have been written to some rooms before this one: the last profile must stay.
-            if shown_fields(&server.store.snapshot(), &user)? == fields {
-                return Ok(());
-            }
+    loop {
+        let fields = shown_fields(&server.store.snapshot(), user)?;
+        let rooms = joined_rooms(&server.store.snapshot(), user)?;
+        stream::iter(rooms).for_each_concurrent(ROOMS_AT_ONCE, |room| update(server, room, user, &fields)).await;
+        // A newer change may have been written to some rooms before this one: the last profile must stay.
+        if shown_fields(&server.store.snapshot(), user)? == fields {
+            return Ok(());
         }
-    })
-    .await
+    }
 }
 
 /// The fields of a profile that member events carry, as they are in their content.

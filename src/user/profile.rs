@@ -185,8 +185,7 @@ pub async fn set(server: &Arc<Server>, user: &UserId, field: &str, value: Value)
         note_change(tx, &owner, &name)?;
         Ok(())
     };
-    server.store.commit(put).await?;
-    tell_rooms(server, user, field).await
+    change(server, user, field, put).await
 }
 
 /// Removes a field of a user's profile, if it is there.
@@ -194,30 +193,39 @@ pub async fn delete(server: &Arc<Server>, user: &UserId, field: &str) -> Result<
     check_field(field)?;
     moderation::check_not_suspended(&server.store.snapshot(), user)?;
     let (owner, name) = (user.to_owned(), field.to_owned());
-    server
-        .store
-        .commit(move |tx| {
-            if is_in_member_events(&name) {
-                directory::update(tx, &owner, &name, None)?;
-            }
-            if tx.before().contains::<Profiles>(&(&owner, &name))? {
-                forget_removed(tx, &owner)?;
-                note_change(tx, &owner, &name)?;
-                tx.delete::<Profiles>(&(&owner, &name));
-            }
-            Ok::<_, Error>(())
-        })
-        .await?;
-    tell_rooms(server, user, field).await
+    change(server, user, field, move |tx| {
+        if is_in_member_events(&name) {
+            directory::update(tx, &owner, &name, None)?;
+        }
+        if tx.before().contains::<Profiles>(&(&owner, &name))? {
+            forget_removed(tx, &owner)?;
+            note_change(tx, &owner, &name)?;
+            tx.delete::<Profiles>(&(&owner, &name));
+        }
+        Ok(())
+    })
+    .await
 }
 
-async fn tell_rooms(server: &Arc<Server>, user: &UserId, field: &str) -> Result<()> {
-    server.wakers.room_mates(server, user);
-    if is_in_member_events(field) {
-        presence::profile_changed(server, user);
-        member_profile::propagate(server, user).await?;
-    }
-    Ok(())
+/// Writes a change of a field and tells the user's rooms of it, even if the client hangs up: nobody else would.
+async fn change(
+    server: &Arc<Server>,
+    user: &UserId,
+    field: &str,
+    write: impl FnOnce(&mut Transaction<'_>) -> Result<()> + Send + 'static,
+) -> Result<()> {
+    let (server, user) = (Arc::clone(server), user.to_owned());
+    let is_shown = is_in_member_events(field);
+    Server::detached(async move {
+        server.store.commit(write).await?;
+        server.wakers.room_mates(&server, &user);
+        if is_shown {
+            presence::profile_changed(&server, &user);
+            member_profile::propagate(&server, &user).await?;
+        }
+        Ok(())
+    })
+    .await
 }
 
 fn is_in_member_events(field: &str) -> bool {

@@ -1,6 +1,9 @@
 //! Profiles: <https://spec.matrix.org/v1.19/client-server-api/#profiles>
 
-use serde_json::json;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use serde_json::{Value, json};
 
 use crate::support::{TestServer, User};
 
@@ -88,6 +91,35 @@ async fn a_new_name_is_in_all_rooms_before_the_answer() {
     bob.delete(&field(&bob, "avatar_url")).await.ok();
     assert_eq!(alice.state(&rooms[0], "m.room.member", &bob.id).await.ok(), json!({ "membership": "join" }));
     assert_eq!(server.get(&format!("/v3/profile/{}", bob.id)).await.ok(), json!({}));
+}
+
+#[tokio::test]
+async fn a_changed_name_gets_into_all_rooms_even_if_the_client_hangs_up() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let mut rooms = Vec::new();
+    for _ in 0..3 {
+        rooms.push(alice.create_room(json!({})).await);
+    }
+    let path = field(&alice, "displayname");
+    let set = alice.put(&path, json!({ "displayname": "Alice" })).now_or_never();
+    assert!(set.is_none(), "the client hangs up before it is answered");
+    until_named(&alice, &rooms, &json!("Alice")).await;
+    let removed = alice.delete(&path).now_or_never();
+    assert!(removed.is_none(), "the client hangs up before it is answered");
+    until_named(&alice, &rooms, &Value::Null).await;
+}
+
+/// Until this is the user's name in his rooms.
+async fn until_named(user: &User, rooms: &[String], name: &Value) {
+    let named = async {
+        for room in rooms {
+            while user.state(room, "m.room.member", &user.id).await.ok()["displayname"] != *name {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), named).await.expect("the rooms hear of it");
 }
 
 #[tokio::test]
