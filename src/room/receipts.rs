@@ -94,17 +94,21 @@ pub async fn set(server: &Arc<Server>, user: &UserId, room_id: &RoomId, marks: V
     let (owner, room_id) = (user.to_owned(), room_id.to_owned());
     let work = move |server: &Server| Plan::work_out(server, owner, &room_id, marks);
     let plan = server.blocking(work).await?;
-    let room = plan.room;
-    let (moved, destinations) = server.store.commit(move |tx| plan.write(tx)).await?;
-    destinations.into_iter().for_each(|destination| queue::wake(server, destination));
-    push::deliver::wake_user(server, user);
-    tell_services(server, room, user, &moved)?;
-    if moved.iter().any(|mark| mark.kind == Kind::Public) {
-        server.wakers.room(server, room);
-    } else if !moved.is_empty() {
-        server.wakers.user(server, user);
-    }
-    Ok(())
+    let (server, user, room) = (Arc::clone(server), user.to_owned(), plan.room);
+    // Who is told of it must be told even if the client hangs up.
+    Server::detached(async move {
+        let (moved, destinations) = server.store.commit(move |tx| plan.write(tx)).await?;
+        destinations.into_iter().for_each(|destination| queue::wake(&server, destination));
+        push::deliver::wake_user(&server, &user);
+        tell_services(&server, room, &user, &moved)?;
+        if moved.iter().any(|mark| mark.kind == Kind::Public) {
+            server.wakers.room(&server, room);
+        } else if !moved.is_empty() {
+            server.wakers.user(&server, &user);
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// Tells application services of receipts.
