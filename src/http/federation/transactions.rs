@@ -27,8 +27,13 @@ async fn send(
 ) -> Result<Matrix<Response>> {
     inbox::check_size(&origin, &body)?;
     let answer = inbox::receive(&server, &origin, body.transaction_id.as_str(), body.pdus).await?;
-    for message in body.edus {
-        edu::receive(&server, &origin, message).await?;
-    }
+    // Who gets a message must be woken even if the peer hangs up: what it sends again is known then, and wakes nobody.
+    Server::detached(async move {
+        for message in body.edus {
+            edu::receive(&server, &origin, message).await?;
+        }
+        Ok(())
+    })
+    .await?;
     Ok(Matrix(Response::new(answer)))
 }
