@@ -204,8 +204,13 @@ pub async fn remove(server: &Arc<Server>, user: &UserId, alias: OwnedRoomAliasId
             _ => Err(not_found(&removed)),
         }
     };
-    server.store.commit(remove).await?;
-    if may_change_state { remove_from_state(server, user, room, alias).await } else { Ok(()) }
+    let (server, user) = (Arc::clone(server), user.to_owned());
+    // The room must lose it too, even if the client hangs up: the alias is not found a second time.
+    Server::detached(async move {
+        server.store.commit(remove).await?;
+        if may_change_state { remove_from_state(&server, &user, room, alias).await } else { Ok(()) }
+    })
+    .await
 }
 
 /// Whether `user` decides under which name the room is known.

@@ -108,23 +108,25 @@ pub async fn upgrade(
     }
     let session = device.map(|device| NewSession::prepare(server, user_id.clone(), device)).transpose()?;
     let account = account.prepare(server).await?;
-    let upgraded = server
-        .store
-        .commit(move |tx| {
-            if !tx.before().contains::<Guests>(&&*user_id)? {
-                return Err(Error::forbidden("This guest has an account already"));
-            }
-            let kept =
-                session.as_ref().map_or(Selection::All, |session| Selection::AllBut(session.device_id().to_owned()));
-            device::delete(tx, &user_id, &kept)?;
-            account.replace_guest(tx)?;
-            tx.delete::<Guests>(&&*user_id);
-            let session = session.map(|session| session.write(tx)).transpose()?;
-            Ok(Registered { user_id, session })
-        })
-        .await?;
-    keys::announce(server, &upgraded.user_id);
-    Ok(upgraded)
+    let write = move |tx: &mut Transaction<'_>| {
+        if !tx.before().contains::<Guests>(&&*user_id)? {
+            return Err(Error::forbidden("This guest has an account already"));
+        }
+        let kept = session.as_ref().map_or(Selection::All, |session| Selection::AllBut(session.device_id().to_owned()));
+        device::delete(tx, &user_id, &kept)?;
+        account.replace_guest(tx)?;
+        tx.delete::<Guests>(&&*user_id);
+        let session = session.map(|session| session.write(tx)).transpose()?;
+        Ok(Registered { user_id, session })
+    };
+    let server = Arc::clone(server);
+    // Who shares rooms with him must be woken even if he hangs up.
+    Server::detached(async move {
+        let upgraded = server.store.commit(write).await?;
+        keys::announce(&server, &upgraded.user_id);
+        Ok(upgraded)
+    })
+    .await
 }
 
 /// Why a name is not the one that a guest keeps.

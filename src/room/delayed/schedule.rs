@@ -69,9 +69,14 @@ pub async fn schedule(server: &Arc<Server>, caller: &Caller, room_id: &RoomId, n
         sticky_ms: new.sticky_ms,
     };
     let (max_scheduled, delay_id) = (limits.max_scheduled, format!("{PREFIX}{}", server.random.text(ID_LETTERS)));
-    let delay_id = server.store.commit(move |tx| write(tx, event, delay_id, max_scheduled)).await?;
-    server.delayed.changed.notify_one();
-    Ok(delay_id)
+    let server = Arc::clone(server);
+    // The timer must hear of it even if the client hangs up.
+    Server::detached(async move {
+        let delay_id = server.store.commit(move |tx| write(tx, event, delay_id, max_scheduled)).await?;
+        server.delayed.changed.notify_one();
+        Ok(delay_id)
+    })
+    .await
 }
 
 fn write(tx: &mut Transaction<'_>, event: DelayedEvent, delay_id: String, max_scheduled: usize) -> Result<String> {
