@@ -372,7 +372,8 @@ fn room_for(
 /// An invite was withdrawn, or a knock refused.
 async fn end_of_wait(server: &Arc<Server>, room: RoomNid, user: OwnedUserId, event: Verified) -> Result<()> {
     let to = membership_in(event.pdu().content.get()).unwrap_or(Membership::Leave);
-    invited::set(server, room, user, to, event, None).await
+    invited::set(server, room, user, to, event, None).await?;
+    Ok(())
 }
 
 /// Goes on with what was not finished before a restart.

@@ -75,7 +75,8 @@ async fn knock_by(
     let answer = request(server, through, send).await?;
     let told = invited::stripped(answer.knock_room_state.into_iter().filter_map(stripped_json).collect());
     let room = remote::claim(server, room_id.to_owned(), version).await?;
-    invited::set(server, room, user.to_owned(), Membership::Knock, event, told).await
+    invited::set(server, room, user.to_owned(), Membership::Knock, event, told).await?;
+    Ok(())
 }
 
 /// The JSON of an event that a server tells of its room's state, in whichever form.

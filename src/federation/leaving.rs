@@ -44,7 +44,8 @@ pub async fn leave(server: &Arc<Server>, user: &UserId, room_id: &RoomId, reason
             Some(event) => event,
             None => leave_here(&server, &user, room, content).await?,
         };
-        invited::set(&server, room, user, Membership::Leave, event, None).await
+        invited::set(&server, room, user, Membership::Leave, event, None).await?;
+        Ok(())
     })
     .await
 }

@@ -8,13 +8,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
-    Membership, View, member_change, membership, outliers, remote,
+    Membership, View, member_change, membership, outliers, partial,
+    plan::check_against,
+    remote,
     tables::{EventIds, EventPlace, Events, UserRooms},
 };
 use crate::{
     Server, appservice,
     error::{Error, Result},
-    event::{Flags, Placement, StoredEvent, Verified},
+    event::{Flags, Pdu, Placement, StoredEvent, Verified},
     plain_json, push,
     store::{EventNid, Family, Json, RoomNid, Table, Transaction},
     user::account,
@@ -50,7 +52,7 @@ struct Stripped {
 }
 
 /// Takes an invite of one of our users, which another server sent us and which has our signature by now. `state` is what
-/// that server tells of the room.
+/// that server tells of the room. What the room does not allow as we know it, being in it, leaves the user what he is.
 ///
 /// Errors: `M_NOT_FOUND` if there is no such user, `M_INVITE_BLOCKED`, `M_UNSUPPORTED_ROOM_VERSION`.
 ///
@@ -76,12 +78,14 @@ pub async fn receive(
         })
         .await?;
     let room = remote::claim(server, event.pdu().room_id.clone(), version).await?;
-    set(server, room, user.clone(), Membership::Invite, event, stripped(state)).await?;
+    if !set(server, room, user.clone(), Membership::Invite, event, stripped(state)).await? {
+        return Ok(());
+    }
     appservice::invited(server, &user, room).await?;
     push::reader::invited(server, &user, room).await
 }
 
-/// Whether the user is invited, or knocks, by an event that has no place in the room as we know it.
+/// Whether the user is invited, or knocks, only by an event that has no place in the room as we know it.
 pub async fn is_out_of_band(server: &Arc<Server>, user: &UserId, room: RoomNid) -> Result<bool> {
     let user = user.to_owned();
     server
@@ -91,12 +95,16 @@ pub async fn is_out_of_band(server: &Arc<Server>, user: &UserId, room: RoomNid) 
             let row = snapshot.get::<UserRooms>(&(&user, room))?;
             let waiting = row.filter(|row| matches!(row.membership, Membership::Invite | Membership::Knock));
             let Some(row) = waiting else { return Ok(false) };
-            Ok(view.event(row.event)?.flags.outlier || !remote::is_resident(&view)?)
+            // Where we learn what happens, whoever else invites him does not undo the invite that the room knows of.
+            let is_known =
+                view.is_resident()? && view.membership(view.current_state(), &user)? == Some(Membership::Invite);
+            Ok(!is_known && view.event(row.event)?.flags.outlier || !remote::is_resident(&view)?)
         })
         .await
 }
 
 /// Keeps a membership in a room that we are not in, and the `event` that made it, whose auth events we do not know.
+/// `false` if it is an invite that the room does not allow as we know it.
 pub async fn set(
     server: &Arc<Server>,
     room: RoomNid,
@@ -104,7 +112,7 @@ pub async fn set(
     to: Membership,
     event: Verified,
     state: Option<Json>,
-) -> Result<()> {
+) -> Result<bool> {
     let server = Arc::clone(server);
     Server::detached(async move {
         let mut numbers = server.rooms.lock(room).await;
@@ -116,6 +124,7 @@ pub async fn set(
             if view.takes_id_away(&id)? {
                 return Err(Error::bad_json(format!("{id} is the id of an event of another room")));
             }
+            let is_allowed = to != Membership::Invite || !is_refused(&view, event.pdu())?;
             let row = snapshot.get::<UserRooms>(&(&member, room))?;
             // Who is joined already is in a room whose state we have, and that state says what becomes of him.
             let is_known = view.event_nid(&id)?.is_some() || row.is_some_and(|row| row.membership == Membership::Join);
@@ -124,20 +133,25 @@ pub async fn set(
             let ends_another = matches!(to, Membership::Leave | Membership::Ban)
                 && event.pdu().sender != member
                 && before.as_ref().is_none_or(|(_, before)| !event.pdu().auth_events.contains(&before.event_id));
-            let replaced = match before {
-                Some((nid, before)) if outliers::is_out_of_band(&view, nid, &before)? => Some((nid, before.event_id)),
-                _ => None,
+            // When he left, if he was there once, is found from what he is now.
+            let (replaces, deleted) = match before {
+                Some((nid, before)) if outliers::is_out_of_band(&view, nid, &before)? => {
+                    (before.replaces, Some((nid, before.event_id)))
+                }
+                before => (before.map(|(nid, _)| nid.0), None),
             };
             let flags = Flags { outlier: true, ..Flags::default() };
-            let stored = StoredEvent::new(&event, view.rules, Placement { flags, ..Placement::default() });
-            Ok((!is_known && !ends_another).then_some((stored, replaced, known.get(&snapshot, room)?)))
+            let stored = StoredEvent::new(&event, view.rules, Placement { flags, replaces, ..Placement::default() });
+            let is_kept = is_allowed && !is_known && !ends_another;
+            Ok((is_allowed, is_kept.then_some((stored, deleted, known.get(&snapshot, room)?))))
         };
-        let Some((stored, replaced, mut next)) = server.blocking(work).await? else { return Ok(()) };
+        let (is_allowed, kept) = server.blocking(work).await?;
+        let Some((stored, deleted, mut next)) = kept else { return Ok(is_allowed) };
         numbers.set(None);
         let (nid, member) = (next.event, user.clone());
         let write = move |tx: &mut Transaction<'_>| {
             write(tx, room, &member, to, nid, &stored, state.as_ref())?;
-            if let Some((old, id)) = replaced {
+            if let Some((old, id)) = deleted {
                 tx.delete::<Events>(&(room, old));
                 tx.delete::<EventIds>(&&*id);
             }
@@ -149,9 +163,18 @@ pub async fn set(
         drop(numbers);
         written.durable().await?;
         server.wakers.user(&server, &user);
-        Ok(())
+        Ok(true)
     })
     .await
+}
+
+/// Whether the room does not allow an event, if we are in it and know all of its state. That an inviter has come in may
+/// not be known here yet; but his invite comes once more, as an event of the room.
+fn is_refused(view: &View<'_>, pdu: &Pdu) -> Result<bool> {
+    if !view.is_resident()? || partial::is_partial(view.snapshot, view.nid)? {
+        return Ok(false);
+    }
+    Ok(check_against(view, &view.tries(), pdu, view.current_state())?.is_err())
 }
 
 fn write(

@@ -1,7 +1,8 @@
+use chappe::check;
 use serde_json::{Value, json};
 
 use super::{Scene, find, is_signed_by};
-use crate::support::{Answer, START_MS, room::path};
+use crate::support::{Answer, START_MS, User, room::path};
 
 const ROOM: &str = "!theirs:peer.test";
 
@@ -181,4 +182,54 @@ async fn in_version_12_the_create_event_must_prove_which_room_it_is() {
     let name = stripped()[1].clone(); // Synapse tells everything but the create event in this form
     send(&scene, &room, &id, &event, json!([create, name])).await.ok();
     assert_eq!(find(&shown(&scene, &room).await, "m.room.name", "").unwrap()["content"]["name"], "Theirs");
+}
+
+#[tokio::test]
+async fn of_a_room_that_we_are_in_only_invites_that_it_allows_are_shown() {
+    let body = json!({ "preset": "public_chat", "power_level_content_override": { "invite": 0 } });
+    let scene = Scene::with("11", body).await;
+    let room = scene.room.as_str();
+    let left = scene.server.user("left").await;
+    let invited = scene.server.user("invited").await;
+    let banned = scene.server.user("banned").await;
+    left.join(room).await;
+    let said = scene.alice.say(room, "to who was there").await;
+    left.leave(room).await;
+    scene.alice.invite(room, &invited).await;
+    scene.alice.act(room, "ban", json!({ "user_id": banned.id })).await.ok();
+    let invite_by_bob = async |user: &User| {
+        let (event, id) = invite(&scene, |event| {
+            event["room_id"] = room.into();
+            event["state_key"] = user.id.as_str().into();
+        });
+        let answer = send(&scene, room, &id, &event, stripped()).await.ok();
+        assert!(is_signed_by(&answer["event"], "resident.test"), "the room may know more than we do");
+    };
+    let inviter = async |user: &User| {
+        let sync = user.sync_with("").await;
+        let told = sync["rooms"]["invite"].get(room)?["invite_state"]["events"].clone();
+        Some(find(&told, "m.room.member", &user.id).unwrap()["sender"].as_str().unwrap().to_owned())
+    };
+    for user in [&left, &invited, &banned] {
+        invite_by_bob(user).await;
+    }
+    assert_eq!(inviter(&left).await, None);
+    assert_eq!(inviter(&invited).await, Some(scene.alice.id.clone()));
+    assert_eq!(inviter(&banned).await, None);
+    assert_eq!(left.event(room, &said).await.status, 200);
+
+    scene.join(&scene.bob()).await;
+    for user in [&left, &invited, &banned] {
+        invite_by_bob(user).await;
+    }
+    assert_eq!(inviter(&left).await, Some(scene.bob()), "an event of the room is to follow");
+    assert_eq!(inviter(&banned).await, None);
+    assert_eq!(left.event(room, &said).await.status, 200, "what he saw he sees still");
+    left.leave(room).await;
+    assert_eq!(left.event(room, &said).await.status, 200);
+    invited.leave(room).await;
+    assert_eq!(scene.membership(&invited.id).await.as_deref(), Some("leave"), "the room is told");
+    let server = scene.server.inside();
+    let report = check::check(&server.store, server.name()).unwrap();
+    assert!(report.is_clean(), "{:#?}", report.problems);
 }
