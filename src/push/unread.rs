@@ -407,7 +407,7 @@ impl Memo {
             // Who writes in a thread has read it: the specification calls sending a way to move one's receipt. Changes
             // of state do not count, because the server itself makes some for the user, such as his new name, nor does what
             // it sends as him to join the ends of the room.
-            if !subject.is_state && !(subject.may_be_hidden && view.event(*event)?.event_type == ends::DUMMY) {
+            if !(subject.is_state || subject.may_be_hidden && view.event(*event)?.event_type == ends::DUMMY) {
                 self.unread.retain(|notification| notification.thread != subject.thread);
             }
             return Ok(());
