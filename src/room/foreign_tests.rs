@@ -347,6 +347,40 @@ async fn what_follows_on_an_event_that_was_not_accepted_follows_on_what_was_befo
 }
 
 #[tokio::test]
+async fn who_is_banned_is_let_in_by_another_server_only_if_it_knows_that_the_ban_has_ended() {
+    for version in [RoomVersionId::V11, RoomVersionId::V12] {
+        let (mut room, _, join) = Room::entered(version.clone(), nothing).await;
+        let auth = room.auth(&[]);
+        let auth: Vec<&Verified> = auth.iter().collect();
+        let ban = room.forge.member("alice", "carol", "ban", &[&join], &auth);
+        assert_eq!(room.live(&ban).await, Verdict::Accepted, "{version}");
+        let admitted = |event: &Verified, given: &[&Verified]| Incoming {
+            event: event.clone(),
+            place: Place::Admitted,
+            given: vec![ids(given).into()],
+            lacks_members: false,
+        };
+        let old = room.base.clone();
+        let before_the_ban = room.member("carol", "join", &old[2]);
+        let told = admitted(&before_the_ban, &[&old[0], &old[1], &old[2]]);
+        let verdict = room.take_in(vec![told]).await.remove(0).verdict;
+        assert!(matches!(verdict, Verdict::SoftFailed(_)), "{version}: {verdict:?}");
+        assert_eq!(room.ends(), ids(&[&ban]), "{version}");
+
+        let auth = room.auth(&[&ban]);
+        let auth: Vec<&Verified> = auth.iter().collect();
+        let unban = room.forge.member("alice", "carol", "leave", &[&ban], &auth);
+        outliers::store(&room.server, room.nid, vec![unban.clone()]).await.unwrap();
+        let auth = auth_of(&room.forge, &[&old[0], &old[2], &unban]);
+        let after_the_ban = room.forge.member("carol", "carol", "join", &[&unban], &auth);
+        let told = admitted(&after_the_ban, &[&old[0], &old[1], &old[2], &join, &unban]);
+        assert_eq!(room.take_in(vec![told]).await.remove(0).verdict, Verdict::Accepted, "{version}");
+        assert!(room.state_ids().contains(&after_the_ban.pdu().event_id), "{version}");
+        room.check();
+    }
+}
+
+#[tokio::test]
 async fn an_event_whose_previous_events_are_unknown_is_an_error_and_not_a_verdict() {
     let (mut room, _, join) = Room::entered(RoomVersionId::V11, nothing).await;
     let missing = room.say("missing", &[&join]);

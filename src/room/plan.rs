@@ -63,8 +63,8 @@ pub enum Place {
     Live,
     /// At the end, and only what was given counts of what was before: the server comes into the room by this event.
     Entry,
-    /// At the end, of a room that we are in: a server that knows more of it let a user of ours in, so that it does not
-    /// matter what the room as we know it says to that.
+    /// At the end, of a room that we are in: a server that may know more of it let a user of ours in, so that the room
+    /// as we know it does not decide alone.
     Admitted,
     /// In the past, at this place of the timeline.
     Past(RoomPos),
@@ -142,7 +142,7 @@ impl Plan {
             Some((_, outlier)) if outlier.flags.rejected => {
                 Judged::by_auth_events("it was rejected by its auth events before")
             }
-            _ => judge(view, &tries, pdu, before, place, is_partial)?,
+            _ => judge(view, &mut tries, pdu, before, place, is_partial)?,
         };
         let Judged { verdict, is_final } = judged;
         let lacks_signature_of = match (&verdict, place) {
@@ -608,7 +608,7 @@ impl Judged {
 /// <https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu>
 fn judge(
     view: &View<'_>,
-    tries: &Tries<'_>,
+    tries: &mut Tries<'_>,
     pdu: &Pdu,
     before: StateRoot,
     place: Place,
@@ -623,13 +623,32 @@ fn judge(
     let verdict = match check_against(view, tries, pdu, before)? {
         Err(refusal) => Verdict::Rejected(refusal),
         // The current state of a room whose members are not all known is no reason to hide an event.
-        Ok(()) if is_partial || place != Place::Live || before == view.current_state() => Verdict::Accepted,
-        Ok(()) => match check_against(view, tries, pdu, view.current_state())? {
+        Ok(()) if is_partial || matches!(place, Place::Entry | Place::Past(_)) || before == view.current_state() => {
+            Verdict::Accepted
+        }
+        Ok(()) => match check_against_current(view, tries, pdu, before, place)? {
             Err(refusal) => Verdict::SoftFailed(refusal),
             Ok(()) => Verdict::Accepted,
         },
     };
     Ok(Judged { verdict, is_final: false })
+}
+
+/// Whether the current state allows an event that comes at the end of a room that we are in.
+fn check_against_current(
+    view: &View<'_>,
+    tries: &mut Tries<'_>,
+    pdu: &Pdu,
+    before: StateRoot,
+    place: Place,
+) -> Result<Result<(), Refusal>> {
+    let allowed = check_against(view, tries, pdu, view.current_state())?;
+    if allowed.is_ok() || place != Place::Admitted {
+        return Ok(allowed);
+    }
+    // What the other server knows and we do not counts, such as an invite; that it leaves out a ban of ours does not.
+    let state = resolve(view, tries, &[view.current_state(), before])?;
+    check_against(view, tries, pdu, state)
 }
 
 /// The id of the event that created the room; `None` while we know no state of it.
