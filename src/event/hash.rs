@@ -248,7 +248,9 @@ mod tests {
             let create = forge.create("alice");
             let content = json!({ "membership": "invite", "third_party_invite": {} });
             let invite = draft("m.room.member", Some("@mallory:elsewhere"), &content);
-            let invite = forge.event("alice", invite, &[&create], &[&create]);
+            let names_create = !forge.rules.authorization.room_create_event_id_as_room_id;
+            let auth: Vec<&Verified> = names_create.then_some(&create).into_iter().collect();
+            let invite = forge.event("alice", invite, &[&create], &auth);
             let mut unsigned: Value = serde_json::from_str(&canonical(invite.json())).unwrap();
             unsigned["signatures"] = json!({});
             unsigned["hashes"]["sha256"] = json!("AAAA");
