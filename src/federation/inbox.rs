@@ -52,6 +52,9 @@ const ROOMS_AT_A_TIME: usize = 8;
 const ASKING_AT_A_TIME: usize = 32;
 const ASKED_AT_A_TIME: usize = 8;
 
+/// How long an event waits for its turn to ask before it is put behind the others of its room.
+const TURN: Duration = Duration::from_secs(5);
+
 /// How many events of a room are read at once, and from how many bytes of them on no more: they are in memory while servers
 /// are asked what is missing before them, in all rooms at once.
 const BATCH: usize = 50;
@@ -487,13 +490,19 @@ async fn work_once(server: &Arc<Server>, room: RoomNid, effort: &mut Effort) -> 
         }
     }
     remove(server, room, done).await?;
+    let mut without_turn: HashMap<OwnedServerName, Vec<(StreamPos, u32)>> = HashMap::new();
     for event in outliers::in_order(events, |pdu| &pdu.prev_events) {
         let id = event.pdu().event_id.clone();
         let Some((place, origin)) = places.remove(&id) else { continue };
         let asker = Asker::new(server, room, room_id.clone(), rules, origin.clone());
         let patience = effort.patience.entry(origin.clone()).or_insert(missing::PATIENCE);
-        match missing::receive(&asker, event, patience).await {
-            Ok(()) => {}
+        let turn = if without_turn.contains_key(&origin) { Duration::ZERO } else { TURN };
+        match missing::receive(&asker, event, turn, patience).await {
+            Ok(true) => {}
+            Ok(false) => {
+                without_turn.entry(origin).or_default().push(place);
+                continue;
+            }
             Err(error @ Error::Internal(_)) => {
                 let tried = effort.tries.entry(place).or_default();
                 *tried += 1;
@@ -508,6 +517,7 @@ async fn work_once(server: &Arc<Server>, room: RoomNid, effort: &mut Effort) -> 
         remove(server, room, vec![(place, origin)]).await?;
     }
     remove(server, room, places.into_values().collect()).await?; // events that go round in circles
+    put_behind(server, room, without_turn.into_values().flatten().collect()).await?;
     server.inbox.done.lock().insert(room, last); // of what came with the last one, more may be left
     ends::merge(server, room).await?;
     Ok(true)
@@ -525,6 +535,25 @@ async fn remove(server: &Arc<Server>, room: RoomNid, rows: Vec<((StreamPos, u32)
     };
     server.store.write(delete).await?;
     origins.iter().for_each(|origin| server.inbox.waiting.remove(origin, room, 1));
+    Ok(())
+}
+
+/// Puts rows behind all others of their room.
+async fn put_behind(server: &Arc<Server>, room: RoomNid, mut places: Vec<(StreamPos, u32)>) -> Result<()> {
+    if places.is_empty() {
+        return Ok(());
+    }
+    places.sort_unstable();
+    let write = move |tx: &mut Transaction<'_>| {
+        for (number, (pos, before)) in (0u32..).zip(places) {
+            if let Some(row) = tx.get::<Staged>(&(room, pos, before))? {
+                tx.delete::<Staged>(&(room, pos, before));
+                tx.put::<Staged>(&(room, tx.pos(), number), &row);
+            }
+        }
+        Ok::<_, Error>(())
+    };
+    server.store.write(write).await?;
     Ok(())
 }
 

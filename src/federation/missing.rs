@@ -88,28 +88,28 @@ struct Lacking {
     signature: Option<PolicyServer>,
 }
 
-/// Makes `event`, which the server that is asked sent, part of the room. What is waited for meanwhile is taken from
-/// `patience`. `Err` that is not internal: it could not be, because what is missing before it can't be had.
-pub async fn receive(asker: &Asker, event: Verified, patience: &mut Duration) -> Result<()> {
+/// Makes `event`, which the server that is asked sent, part of the room; `false` if it has to wait for its turn to ask, and did
+/// so for `turn`. What is waited for after that is taken from `patience`. `Err` that is not internal: it could not be, because
+/// what is missing before it can't be had.
+pub async fn receive(asker: &Asker, event: Verified, turn: Duration, patience: &mut Duration) -> Result<bool> {
     let lacking = asker.lacking(&event).await?;
     if lacking.is_known || lacking.prev.is_empty() && lacking.auth.is_empty() {
-        return asker.take_in_next(event, lacking).await;
+        asker.take_in_next(event, lacking).await?;
+        return Ok(true);
     }
     let late = || Error::not_found("What is missing before the event did not come in time");
     if patience.is_zero() {
         return Err(late());
     }
+    let inbox = &asker.server.inbox;
+    let turn = tokio::time::timeout(turn, async {
+        (inbox.asked.take(asker.asked.clone()).await, inbox.asking.acquire().await)
+    });
+    let Ok(_turn) = turn.await else { return Ok(false) };
     let started = Instant::now();
-    let in_turn = async {
-        let inbox = &asker.server.inbox;
-        let _turn = inbox.asked.take(asker.asked.clone()).await;
-        let _permit = inbox.asking.acquire().await;
-        asker.take_in(event).await
-    };
-    // The turn too: what other servers sent to the room waits as long.
-    let done = tokio::time::timeout(*patience, in_turn).await;
+    let done = tokio::time::timeout(*patience, asker.take_in(event)).await;
     *patience = patience.saturating_sub(started.elapsed());
-    done.unwrap_or_else(|_| Err(late()))
+    done.unwrap_or_else(|_| Err(late())).map(|()| true)
 }
 
 impl Asker {
@@ -383,7 +383,7 @@ mod tests {
     use crate::room::testing::TestRoom;
 
     #[test]
-    fn waiting_for_a_turn_to_ask_costs_patience() {
+    fn who_gets_no_turn_to_ask_is_told_so_and_loses_no_patience() {
         let room = TestRoom::new();
         let inbox = &room.server.inbox;
         room.block_on(async {
@@ -395,11 +395,11 @@ mod tests {
             let event = Verified::kept(event.to_string().as_bytes(), asker.rules).unwrap();
             let all = u32::try_from(inbox.asking.available_permits()).unwrap();
             let _held = inbox.asking.acquire_many(all).await.unwrap();
-            let mut patience = Duration::from_millis(50);
-            let received = receive(&asker, event, &mut patience);
+            let mut patience = PATIENCE;
+            let received = receive(&asker, event, Duration::from_millis(50), &mut patience);
             let received = tokio::time::timeout(Duration::from_secs(20), received).await;
-            received.expect("it waits no longer than it may").unwrap_err();
-            assert!(patience.is_zero());
+            assert!(!received.expect("it waits no longer than it may").unwrap());
+            assert_eq!(patience, PATIENCE);
         });
     }
 }
