@@ -1,6 +1,6 @@
 //! What a user sends to a room that he is in.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ruma::{
     CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, UserId,
@@ -13,7 +13,7 @@ use serde_json::{Map, Value, value::RawValue};
 use super::{
     Membership, View, aliases,
     append::{self, Step, TransactionKey},
-    membership, power_levels, redact, relations, relationships,
+    membership, partial, power_levels, redact, relations, relationships,
 };
 use crate::{
     Server,
@@ -23,6 +23,9 @@ use crate::{
     store::RoomNid,
     user::{account, moderation, session::Caller},
 };
+
+/// How long an invite that was asked for some time ago waits for the members of its room to be known. Source: our choice.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Sends an event that is no state. The same transaction of the same device again is answered with the same event.
 ///
@@ -110,6 +113,9 @@ pub(super) async fn later(
         && let Some((target, content)) =
             state_key.as_ref().and_then(|target| membership::invited_elsewhere(server, target, &content))
     {
+        // Nobody waits for the answer; and what has begun after that goes on.
+        let is_whole = tokio::time::timeout(PATIENCE, partial::until_whole_for(server, sender, room)).await;
+        is_whole.unwrap_or_else(|_| Err(Error::forbidden("The members of this room are not known yet")))?;
         return inviting::invite(server, sender, &target, room, content).await;
     }
     let user = sender.to_owned();

@@ -35,8 +35,7 @@ const MAX_KEPT: usize = 1_000;
 /// Source: our choice.
 const MAX_KEPT_BYTES: usize = 1 << 20;
 
-/// How long sending an event may take, and how long a request waits for somebody else who works on it: an invite waits for
-/// other servers. Source: our choice.
+/// How long a request waits for somebody else who works on the event: an invite waits for other servers. Source: our choice.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What delay ids begin with.
@@ -143,7 +142,7 @@ async fn restart(server: &Server, delay_id: String) -> Result<()> {
     server.store.commit(write).await
 }
 
-/// Sends an event now. Errors: those of sending it without a delay, `M_LIMIT_EXCEEDED`, `M_UNKNOWN` if it takes too long.
+/// Sends an event now. Errors: those of sending it without a delay, `M_LIMIT_EXCEEDED` too.
 async fn send(server: &Arc<Server>, delay_id: &str, event: DelayedEvent) -> Result<ruma::OwnedEventId> {
     server.limits.message(&event.user_id)?;
     let content = serde_json::value::RawValue::from_string(event.content).map_err(Error::internal)?;
@@ -154,8 +153,7 @@ async fn send(server: &Arc<Server>, delay_id: &str, event: DelayedEvent) -> Resu
         content,
         options: send::Options { at: None, sticky_ms: event.sticky_ms },
     };
-    let sending = send::later(server, &event.user_id, event.room, asked, key);
-    timeout(PATIENCE, sending).await.unwrap_or_else(|_| Err(too_late()))
+    send::later(server, &event.user_id, event.room, asked, key).await
 }
 
 /// Notes what became of an event, and forgets the oldest such of the user if they are too many or too large.
