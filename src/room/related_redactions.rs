@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use ruma::{EventId, OwnedEventId, OwnedUserId, UserId};
+use ruma::{EventId, OwnedEventId, OwnedUserId, UserId, api::error::ErrorKind};
 use serde::{Deserialize, Serialize};
 use tracing::{error, info};
 
@@ -156,31 +156,37 @@ async fn work(server: Arc<Server>, entries: Vec<Entry>) -> Result<()> {
 /// Tries again what could not be done so far.
 pub async fn finish(server: &Arc<Server>) -> Result<()> {
     for (room, noted) in server.read(|snapshot| Ok(unfinished(snapshot)?)).await? {
-        let targets: Vec<OwnedEventId> = noted.keys().cloned().collect();
-        let look = move |server: &Server| {
-            let snapshot = server.store.snapshot();
-            let view = View::of(&server.rooms, &snapshot, room)?;
-            let mut todos = Vec::new();
-            for target in &targets {
-                todos.extend(related(&view, target)?);
-            }
-            Ok(todos)
-        };
-        let todos = server.blocking(look).await?;
-        let left = redact_all(server, todos, Left::new()).await?.remove(&room).unwrap_or_default();
-        let done = move |tx: &mut Transaction<'_>| {
-            for (target, noted_at) in noted.iter().filter(|(target, _)| !left.contains(*target)) {
-                let key = (room, &**target);
-                // The reader may have noted it again meanwhile, for what came later.
-                if tx.get::<Unfinished>(&key)? == Some(*noted_at) {
-                    tx.delete::<Unfinished>(&key);
-                }
-            }
-            Ok::<_, Error>(())
-        };
-        server.store.commit(done).await?;
+        if let Err(error) = finish_room(server, room, noted).await {
+            error!(room = room.0, "related events can't be redacted, trying again: {error:?}");
+        }
     }
     Ok(())
+}
+
+async fn finish_room(server: &Arc<Server>, room: RoomNid, noted: BTreeMap<OwnedEventId, StreamPos>) -> Result<()> {
+    let targets: Vec<OwnedEventId> = noted.keys().cloned().collect();
+    let look = move |server: &Server| {
+        let snapshot = server.store.snapshot();
+        let view = View::of(&server.rooms, &snapshot, room)?;
+        let mut todos = Vec::new();
+        for target in &targets {
+            todos.extend(related(&view, target)?);
+        }
+        Ok(todos)
+    };
+    let todos = server.blocking(look).await?;
+    let left = redact_all(server, todos, Left::new()).await?.remove(&room).unwrap_or_default();
+    let done = move |tx: &mut Transaction<'_>| {
+        for (target, noted_at) in noted.iter().filter(|(target, _)| !left.contains(*target)) {
+            let key = (room, &**target);
+            // The reader may have noted it again meanwhile, for what came later.
+            if tx.get::<Unfinished>(&key)? == Some(*noted_at) {
+                tx.delete::<Unfinished>(&key);
+            }
+        }
+        Ok::<_, Error>(())
+    };
+    server.store.commit(done).await
 }
 
 /// The events in [`Unfinished`] of each room, and when they were noted.
@@ -219,7 +225,8 @@ async fn redact_all(server: &Arc<Server>, todos: Vec<Todo>, mut left: Left) -> R
         match redact(server, todo).await {
             Ok(()) => {}
             Err(error @ Error::Internal(_)) => return Err(error),
-            Err(error @ Error::Remote { .. }) => {
+            // The policy server is away, or has too much to do.
+            Err(error @ (Error::Remote { .. } | Error::Refused { kind: ErrorKind::LimitExceeded(_), .. })) => {
                 info!(%room, %event_id, "a related event can't be redacted yet: {error:?}");
                 left.entry(room).or_default().insert(parent);
             }
