@@ -26,8 +26,9 @@ use crate::{
     },
     log,
     room::{
-        View, show,
+        Membership, View, show,
         tables::{Events, Rooms},
+        view::membership_in,
         visibility::is_for_clients,
     },
     store::{EventNid, Group, RoomNid, Row, Scan, Snapshot, StreamPos, Transaction},
@@ -98,6 +99,7 @@ impl News {
         let registration = &service.registration;
         let mut body = Body::default();
         let mut last = None;
+        let mut came = BTreeSet::new();
         for entry in log::next(server, &snapshot, after, EVENTS)? {
             last = Some(entry.pos);
             if !snapshot.contains::<Rooms>(&entry.room)? {
@@ -108,6 +110,7 @@ impl News {
             let is_shown = is_for_clients(&view, entry.event, &event)?;
             if is_shown && !view.has_expired(&event)? && interest::in_event(server, &view, &event, service)? {
                 body.events.push(shown(server, &view, &event)?);
+                came.extend(who_came(&view, &event)?);
             }
         }
         let invites = invites(server, &snapshot, &registration.id, &mut body.events)?;
@@ -116,9 +119,10 @@ impl News {
         let (mut key_changes, mut has_more) = (None, false);
         if registration.wants_encryption {
             let known = snapshot.get::<Cursors>(&&*registration.id)?.unwrap_or_default().key_changes;
-            let changed;
+            let mut changed;
             let upto;
             (changed, upto, has_more) = changed_users(server, &snapshot, service, known)?;
+            changed.extend(came); // what changed while he was not there was not told
             key_changes = Some(upto).filter(|upto| *upto > known);
             body.device_lists = (!changed.is_empty()).then_some(DeviceLists { changed, left: [] });
             body.add_key_counts(&snapshot, &to_device)?;
@@ -202,7 +206,6 @@ impl Body {
 
 /// An event as services see it.
 fn shown(server: &Server, view: &View<'_>, event: &StoredEvent) -> Result<Box<RawValue>> {
-    let unreadable = |error: DecodeError| Error::internal(error.to_string());
     let replaced = event.replaces.map(|nid| view.event(EventNid(nid))).transpose()?;
     let replaced_view = replaced.as_ref().map(StoredEvent::view);
     let now = i64::try_from(server.clock.now_ms()).unwrap_or(i64::MAX);
@@ -256,6 +259,23 @@ fn to_device_messages(snapshot: &Snapshot<'_>, service: &str) -> Result<(Waiting
         waiting.push((pos, number, row.value));
     }
     Ok((waiting, messages))
+}
+
+fn unreadable(error: DecodeError) -> Error {
+    Error::internal(error.to_string())
+}
+
+/// Who came into a room by an event.
+fn who_came(view: &View<'_>, event: &StoredEvent) -> Result<Option<OwnedUserId>> {
+    let is_join = |event: &StoredEvent| {
+        let content = event.view().content().map_err(unreadable)?;
+        Ok::<_, Error>(membership_in(content.get()) == Some(Membership::Join))
+    };
+    let user = event.state_key.as_deref().filter(|_| event.event_type == "m.room.member");
+    let Some(user) = user.and_then(|user| UserId::parse(user).ok()) else { return Ok(None) };
+    let before = event.replaces.map(|replaced| view.event(EventNid(replaced))).transpose()?;
+    let was_there = before.as_ref().map(is_join).transpose()?.unwrap_or_default();
+    Ok((!was_there && is_join(event)?).then_some(user))
 }
 
 /// The users whose device lists changed after `after` and concern a service, up to where that is known, and whether there

@@ -363,17 +363,25 @@ async fn of_devices_a_service_hears_only_where_it_meets_their_user() {
     let bridge = Bridge::with("org.matrix.msc3202: true\n").await;
     let (alice, carol) = (bridge.server.user("alice").await, bridge.server.user("carol").await);
     let ghost = bridge.ghost("_irc_bob").await;
-    room_with(&bridge, &alice, &ghost).await;
-    for user in [&carol, &alice] {
-        upload_keys(user).await;
-    }
-    let lists = loop {
+    let mut told = Vec::new();
+    let mut until_told = async |user: &User| loop {
         let transaction = bridge.transaction().await;
-        if let Some(lists) = transaction.body.get("org.matrix.msc3202.device_lists") {
-            break lists.clone();
+        told = transaction.body["org.matrix.msc3202.device_lists"]["changed"].as_array().cloned().unwrap_or_default();
+        assert!(!told.contains(&json!(carol.id)), "{told:?}");
+        if told.contains(&json!(user.id)) {
+            break;
         }
     };
-    assert_eq!(lists["changed"], json!([alice.id]));
+    let room = room_with(&bridge, &alice, &ghost).await;
+    upload_keys(&carol).await;
+    upload_keys(&alice).await;
+    until_told(&alice).await;
+    // Of what changes while he is not there it does not hear, so it is told to look when he comes.
+    let dan = bridge.server.user("dan").await;
+    upload_keys(&dan).await;
+    alice.act(&room, "invite", json!({ "user_id": dan.id })).await.ok();
+    dan.act(&room, "join", json!({})).await.ok();
+    until_told(&dan).await;
 }
 
 #[tokio::test]
