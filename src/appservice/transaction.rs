@@ -22,14 +22,13 @@ use crate::{
     event::{
         StoredEvent,
         client_form::{self, Unsigned},
-        stored::{DecodeError, EventView},
+        stored::EventView,
     },
     log,
     room::{
         Membership, View, show,
         tables::{Events, Rooms},
-        view::membership_in,
-        visibility::is_for_clients,
+        visibility::{is_for_clients, membership_of, unreadable},
     },
     store::{EventNid, Group, RoomNid, Row, Scan, Snapshot, StreamPos, Transaction},
     user::{
@@ -110,7 +109,9 @@ impl News {
             let is_shown = is_for_clients(&view, entry.event, &event)?;
             if is_shown && !view.has_expired(&event)? && interest::in_event(server, &view, &event, service)? {
                 body.events.push(shown(server, &view, &event)?);
-                came.extend(who_came(&view, &event)?);
+                if registration.wants_encryption {
+                    came.extend(who_came(&view, &event)?);
+                }
             }
         }
         let invites = invites(server, &snapshot, &registration.id, &mut body.events)?;
@@ -261,21 +262,14 @@ fn to_device_messages(snapshot: &Snapshot<'_>, service: &str) -> Result<(Waiting
     Ok((waiting, messages))
 }
 
-fn unreadable(error: DecodeError) -> Error {
-    Error::internal(error.to_string())
-}
-
 /// Who came into a room by an event.
 fn who_came(view: &View<'_>, event: &StoredEvent) -> Result<Option<OwnedUserId>> {
-    let is_join = |event: &StoredEvent| {
-        let content = event.view().content().map_err(unreadable)?;
-        Ok::<_, Error>(membership_in(content.get()) == Some(Membership::Join))
-    };
     let user = event.state_key.as_deref().filter(|_| event.event_type == "m.room.member");
     let Some(user) = user.and_then(|user| UserId::parse(user).ok()) else { return Ok(None) };
     let before = event.replaces.map(|replaced| view.event(EventNid(replaced))).transpose()?;
-    let was_there = before.as_ref().map(is_join).transpose()?.unwrap_or_default();
-    Ok((!was_there && is_join(event)?).then_some(user))
+    let before = before.as_ref().map(membership_of).transpose()?.flatten();
+    let comes = before != Some(Membership::Join) && membership_of(event)? == Some(Membership::Join);
+    Ok(comes.then_some(user))
 }
 
 /// The users whose device lists changed after `after` and concern a service, up to where that is known, and whether there

@@ -11,8 +11,8 @@ use super::{
     event_filter::EventFilter,
     tables::StateKeys,
     timeline::Entry,
-    view::{BATCH, membership_in},
-    visibility::unreadable,
+    view::BATCH,
+    visibility::{membership_of, unreadable},
 };
 use crate::{
     error::Result,
@@ -70,7 +70,7 @@ pub fn members(view: &View<'_>, state: StateRoot, wants: impl Fn(Membership) -> 
     let members: Vec<EventNid> = view.state(state)?.into_iter().filter_map(is_member).collect();
     for batch in members.chunks(BATCH) {
         for (nid, event) in std::iter::zip(batch, view.events(batch)?) {
-            if membership_in(event.view().content().map_err(unreadable)?.get()).is_some_and(&wants) {
+            if membership_of(&event)?.is_some_and(&wants) {
                 wanted.push(*nid);
             }
         }

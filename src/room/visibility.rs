@@ -341,11 +341,12 @@ fn departure(view: &View<'_>, row: &UserRoom) -> Result<Option<Departure>> {
     Ok(None)
 }
 
-fn membership_of(event: &StoredEvent) -> Result<Option<Membership>> {
+/// What a member event makes of its user.
+pub fn membership_of(event: &StoredEvent) -> Result<Option<Membership>> {
     Ok(membership_in(event.view().content().map_err(unreadable)?.get()))
 }
 
-pub(super) fn unreadable(error: DecodeError) -> Error {
+pub fn unreadable(error: DecodeError) -> Error {
     Error::internal(error.to_string())
 }
 
