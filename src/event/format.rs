@@ -84,7 +84,7 @@ impl Received {
 ///
 /// `unsigned` is left out unread: no signature covers it, and a bad number in it must not cost us the event.
 pub fn parse(json: &[u8], rules: &RoomVersionRules) -> Result<Received, FormatError> {
-    let mut json = read(json, Strict { levels_left: MAX_DEPTH, left_out: &["unsigned"], ..Strict::new(rules) })?;
+    let mut json = read_event(json, rules)?;
     check(&mut json, rules)?;
     Ok(Received { pdu: Pdu::from_json(&json, rules)?, json })
 }
@@ -109,13 +109,13 @@ pub fn id_of_refused(json: &[u8], rules: &RoomVersionRules) -> Option<OwnedEvent
 ///
 /// <https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1backfillroomid>
 pub fn parse_past(json: &[u8], rules: &RoomVersionRules) -> Result<Received, FormatError> {
-    let mut json = read(json, Strict { levels_left: MAX_DEPTH, left_out: &["unsigned"], ..Strict::new(rules) })?;
+    let mut json = read_event(json, rules)?;
     check_sizes(&json, rules)?;
     let surplus = [("prev_events", MAX_PREV_EVENTS), ("auth_events", MAX_AUTH_EVENTS)].map(|(field, most)| {
         let list = json.get_mut(field).and_then(CanonicalJsonValue::as_array_mut).filter(|list| list.len() > most);
         (field, list.map(|list| list.split_off(most)).unwrap_or_default())
     });
-    check(&mut json, rules)?;
+    check_fields(&mut json, rules)?;
     for (field, surplus) in surplus {
         if let Some(list) = json.get_mut(field).and_then(CanonicalJsonValue::as_array_mut) {
             list.extend(surplus);
@@ -150,6 +150,11 @@ pub(super) fn parse_kept(json: &[u8]) -> Result<CanonicalJsonObject, FormatError
     read(json, Strict { levels_left: MAX_DEPTH, unique_keys: false, left_out: &[] })
 }
 
+/// Reads what another server sent as an event, but for `unsigned`.
+fn read_event(json: &[u8], rules: &RoomVersionRules) -> Result<CanonicalJsonObject, FormatError> {
+    read(json, Strict { levels_left: MAX_DEPTH, left_out: &["unsigned"], ..Strict::new(rules) })
+}
+
 fn read(json: &[u8], guards: Strict<'_>) -> Result<CanonicalJsonObject, FormatError> {
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let value = guards.deserialize(&mut deserializer).map_err(|error| FormatError::bad(error.to_string()))?;
@@ -163,6 +168,11 @@ fn read(json: &[u8], guards: Strict<'_>) -> Result<CanonicalJsonObject, FormatEr
 /// Checks sizes and the types of the fields of an event that has its signatures.
 pub(super) fn check(json: &mut CanonicalJsonObject, rules: &RoomVersionRules) -> Result<(), FormatError> {
     check_sizes(json, rules)?;
+    check_fields(json, rules)
+}
+
+/// The types of the fields, and how many events are named, of an event whose sizes are right.
+fn check_fields(json: &mut CanonicalJsonObject, rules: &RoomVersionRules) -> Result<(), FormatError> {
     // ruma's limit for the whole is one byte below the specification's. We have measured the whole, so let it see the
     // event without signatures, which are always far longer than a byte. And without what it takes for too long.
     let mut hidden = vec![("signatures", json.remove("signatures"))];

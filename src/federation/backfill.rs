@@ -9,7 +9,7 @@ use super::{events, missing::Asker, request};
 use crate::{
     Server,
     error::{Error, Result},
-    event::Verified,
+    event::{Verified, format},
     room::{
         View,
         append::{self, Incoming, Place},
@@ -97,7 +97,7 @@ async fn fill_by(
     let ask = get_backfill::v1::Request::new(asker.room_id.clone(), wanted.to_vec(), UInt::from(LIMIT));
     let mut told = request(server, &asker.asked, ask).await?.pdus;
     told.truncate(2 * LIMIT as usize);
-    let events = events::check_past(server, asker.rules, &asker.room_id, told).await?;
+    let events = events::check_read(server, asker.rules, &asker.room_id, told, format::parse_past).await?;
     // What is here already may have been put into the middle of the gap: what leads on from there does not belong before
     // the gap's end, but before that.
     let events = before(unplaced(server, room, events).await?, wanted);

@@ -23,17 +23,8 @@ pub async fn check(
     check_read(server, rules, room_id, events, format::parse).await
 }
 
-/// As [`check`], of events of the room's past.
-pub async fn check_past(
-    server: &Arc<Server>,
-    rules: &'static RoomVersionRules,
-    room_id: &RoomId,
-    events: Vec<Box<RawValue>>,
-) -> Result<Vec<Verified>> {
-    check_read(server, rules, room_id, events, format::parse_past).await
-}
-
-async fn check_read(
+/// As [`check`], of events that are read otherwise.
+pub async fn check_read(
     server: &Arc<Server>,
     rules: &'static RoomVersionRules,
     room_id: &RoomId,
