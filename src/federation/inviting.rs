@@ -37,45 +37,37 @@ pub async fn invite(
     partial::until_whole_for(server, sender, room).await?;
     let (server, sender, target) = (Arc::clone(server), sender.to_owned(), target.to_owned());
     // A client that hangs up must not leave an invite there of which the room does not know.
-    Server::detached(async move { invite_there(&server, &sender, &target, room, content).await }).await
-}
-
-async fn invite_there(
-    server: &Arc<Server>,
-    sender: &UserId,
-    target: &UserId,
-    room: RoomNid,
-    content: Content,
-) -> Result<OwnedEventId> {
-    let (inviter, invited) = (sender.to_owned(), target.to_owned());
-    let prepared = append::prepare(server, room, sender, move |_, view| {
-        membership::invite_step(view, &inviter, &invited, content)
-    })
-    .await?;
-    let event = match prepared {
-        Prepared::Event(event) => *event,
-        Prepared::Done(event_id) => return Ok(event_id),
-    };
-    let inviter = sender.to_owned();
-    let (version, rules, state) = server
-        .blocking(move |server| {
-            let snapshot = server.store.snapshot();
-            let view = crate::room::View::of(&server.rooms, &snapshot, room)?;
-            let state = show::telling_pdus(&view, view.current_state(), Some(&inviter))?;
-            Ok((view.room.version.clone(), view.rules, state))
+    Server::detached(async move {
+        let (inviter, invited) = (sender.clone(), target.clone());
+        let prepared = append::prepare(&server, room, &sender, move |_, view| {
+            membership::invite_step(view, &inviter, &invited, content)
         })
         .await?;
-    let state = state.into_iter().map(RawStrippedState::Pdu).collect();
-    let (room_id, event_id) = (event.pdu().room_id.clone(), event.pdu().event_id.clone());
-    let ask = create_invite::v2::Request::new(room_id, event_id.clone(), version, raw(&event), state);
-    let answer = request(server, target.server_name(), ask).await.map_err(refusal::as_ours)?;
-    let event = countersigned(server, rules, event, target.server_name(), answer.event).await?;
-    match append::append(server, room, event).await?.1 {
-        Verdict::Accepted => Ok(event_id),
-        Verdict::Rejected(refusal) | Verdict::SoftFailed(refusal) => {
-            Err(Error::forbidden(format!("The rules of the room do not allow this: {refusal}")))
+        let event = match prepared {
+            Prepared::Event(event) => *event,
+            Prepared::Done(event_id) => return Ok(event_id),
+        };
+        let (version, rules, state) = server
+            .blocking(move |server| {
+                let snapshot = server.store.snapshot();
+                let view = crate::room::View::of(&server.rooms, &snapshot, room)?;
+                let state = show::telling_pdus(&view, view.current_state(), Some(&sender))?;
+                Ok((view.room.version.clone(), view.rules, state))
+            })
+            .await?;
+        let state = state.into_iter().map(RawStrippedState::Pdu).collect();
+        let (room_id, event_id) = (event.pdu().room_id.clone(), event.pdu().event_id.clone());
+        let ask = create_invite::v2::Request::new(room_id, event_id.clone(), version, raw(&event), state);
+        let answer = request(&server, target.server_name(), ask).await.map_err(refusal::as_ours)?;
+        let event = countersigned(&server, rules, event, target.server_name(), answer.event).await?;
+        match append::append(&server, room, event).await?.1 {
+            Verdict::Accepted => Ok(event_id),
+            Verdict::Rejected(refusal) | Verdict::SoftFailed(refusal) => {
+                Err(Error::forbidden(format!("The rules of the room do not allow this: {refusal}")))
+            }
         }
-    }
+    })
+    .await
 }
 
 /// Our invite with the signature of the invited user's server.

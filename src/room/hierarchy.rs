@@ -40,8 +40,8 @@ const MAX_WAITING: usize = 2_000;
 const MAX_SEEN: usize = 10_000;
 /// How many bytes of what other servers said of those rooms are kept: of the others only their own servers tell.
 const MAX_TOLD_BYTES: usize = 1 << 20;
-/// How many walks of one user are kept. Each page leaves one, and a client may walk several spaces at once.
-const WALKS_OF_USER: usize = 10;
+/// How many walks of one user are kept. Each page leaves one, and a client may walk several spaces, or trees of replies, at once.
+pub(super) const WALKS_OF_USER: usize = 10;
 /// How many other servers one page asks.
 const MAX_ASKED: usize = 20;
 /// How many children another server is told of. Source: our choice, as Synapse has it.

@@ -355,8 +355,7 @@ pub fn state_at(reader: &Reader<'_, '_>, newest: RoomPos, at: Option<RoomPos>) -
         },
     };
     // The state after an event is that of its branch of the graph: where there were several, a client that asks for the
-    // members at a place is told those of the branch that we had heard of last.
-    // It may be an event that no client is shown.
+    // members at a place is told those of the branch that we had heard of last. No client need be shown the event itself.
     let is_shown = reader.sight.history_shows(&last.event)?;
     let state = last.event.state_after.filter(|_| is_shown);
     state.ok_or_else(|| Error::forbidden("You may not see the room as it was then"))

@@ -82,8 +82,8 @@ pub async fn verify(
 
 /// The servers whose signatures an event needs, with the ids of the keys that signed it.
 fn signers(event: &Received, rules: &RoomVersionRules) -> Vec<(OwnedServerName, Vec<String>)> {
-    // Where this fails, verification does, too.
     let rules = hash::signature_rules(event.json(), rules);
+    // Where this fails, verification does, too.
     let Ok(servers) = required_server_signatures_to_verify_event(event.json(), &rules.signatures) else {
         return Vec::new();
     };

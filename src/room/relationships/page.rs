@@ -19,6 +19,7 @@ use crate::{
     federation::relationships,
     room::{
         View,
+        hierarchy::WALKS_OF_USER,
         history::event_not_found,
         read::Found,
         show::{Format, Reader},
@@ -31,9 +32,6 @@ use crate::{
 
 /// How many times one page asks other servers.
 const MAX_ASKED: usize = 5;
-
-/// How many walks of one user are kept. Each page leaves one, and a client may walk several trees at once.
-const WALKS_OF_USER: usize = 10;
 
 /// Walks that may be gone on with, by the token of their next page.
 pub type Walks = Expiring<Arc<Begun>>;
