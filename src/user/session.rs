@@ -49,7 +49,7 @@ const SEEN_EVERY_MS: u64 = 60_000;
 pub type Hash = [u8; 32];
 
 /// Who calls: a user by one of his devices.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Caller {
     pub user_id: OwnedUserId,
     /// Empty for an application service that acts on no device; see [`Self::has_device`].
