@@ -349,7 +349,8 @@ async fn fetch(
     server.read(read).await
 }
 
-/// Keeps what was given, unless we share no room with the user or heard of a change since we asked.
+/// Keeps what was given, unless we share no room with the user or heard of a change since we asked. What a query gave does
+/// not replace a whole list that came meanwhile: only that tells which update follows it.
 fn keep(
     server: &Server,
     tx: &mut Transaction<'_>,
@@ -361,6 +362,9 @@ fn keep(
     let has_changed = tx.get::<LastKeyChange>(&user)?.is_some_and(|changed| changed > as_of);
     if has_changed || shared_rooms(server, tx.before(), user)?.is_empty() {
         return Ok(false);
+    }
+    if stream_id.is_none() && is_current(server, tx.before(), user)? {
+        return Ok(true);
     }
     given.write(tx, user);
     tx.put::<RemoteUsers>(&user, &RemoteList { stream_id, as_of, is_stale: false });
