@@ -50,7 +50,7 @@ pub fn write(
         needed: &needed,
         told: context.server.told_members.of(context, view.nid, is_whole),
     };
-    let state = state::choose(view, &query)?;
+    let state = state::choose(&reader, &query)?;
 
     let mut object = Object::begin(out);
     let mut has_news = is_whole || !timeline.events.is_empty() || timeline.is_limited;

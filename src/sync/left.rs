@@ -64,7 +64,7 @@ fn end_of_stay(
         needed: if is_whole { &me } else { &[] },
         told: None,
     };
-    let mut state = state::choose(view, &query)?;
+    let mut state = state::choose(reader, &query)?;
     if RoomPos::from(room.row.since) > departure.pos {
         add_member_event(context, view, room, &mut timeline, &mut state)?;
     }

@@ -21,6 +21,7 @@ use crate::{
         event_filter::EventFilter,
         show::Reader,
         tables::{StateChange, StateChanges, StateKeys},
+        timeline::{self, Entry as Shown},
         view::{BATCH, membership_in},
     },
     store::{EventNid, RoomNid, RoomPos, Scan, Snapshot, StateKeyNid, StreamPos},
@@ -202,11 +203,12 @@ impl Entry {
 }
 
 /// The events that may have to be told, in the order in which the room first had such state.
-pub fn choose(view: &View<'_>, query: &Query<'_>) -> Result<Vec<EventNid>> {
+pub fn choose(reader: &Reader<'_, '_>, query: &Query<'_>) -> Result<Vec<EventNid>> {
+    let view = reader.view();
     if EventFilter::new(&query.request.filter.room.state, view.room_id()).is_nothing() {
         return Ok(Vec::new());
     }
-    let mut entries = entries(view, query)?;
+    let mut entries = entries(reader, query)?;
     if query.request.is_lazy() {
         need_members(view, query, &mut entries)?;
     }
@@ -266,9 +268,9 @@ fn shown_members(timeline: &Timeline, entries: &BTreeMap<StateKeyNid, Entry>) ->
     ends.filter(|(_, end)| shown.contains(end)).collect()
 }
 
-fn entries(view: &View<'_>, query: &Query<'_>) -> Result<BTreeMap<StateKeyNid, Entry>> {
-    let start = query.timeline.start;
-    let shown: HashSet<EventNid> = query.timeline.events.iter().map(|entry| entry.nid).collect();
+fn entries(reader: &Reader<'_, '_>, query: &Query<'_>) -> Result<BTreeMap<StateKeyNid, Entry>> {
+    let (view, start) = (reader.view(), query.timeline.start);
+    let shown = shown(reader, query)?;
     let since_start;
     let (mut entries, log) = match query.known {
         Known::Nothing => {
@@ -289,6 +291,20 @@ fn entries(view: &View<'_>, query: &Query<'_>) -> Result<BTreeMap<StateKeyNid, E
         entry.is_shown |= change.new.is_some_and(|new| shown.contains(&new));
     }
     Ok(entries)
+}
+
+/// The events of the timeline by which the client goes on from its start. To one that knows nothing of the room, what came late
+/// from an older branch is told beforehand, too: by the graph it was there before events that the timeline lacks.
+///
+/// NOTSPEC: `/sync` is ordered by arrival, and what is in its timeline need not be in the state. Synapse, which orders a first answer by the
+/// graph, tells it there, and clients are used to it.
+fn shown(reader: &Reader<'_, '_>, query: &Query<'_>) -> Result<HashSet<EventNid>> {
+    let events = &query.timeline.events;
+    let is_first = matches!(query.known, Known::Nothing) && events.iter().any(|entry| entry.event.state_key.is_some());
+    let before = if is_first { timeline::last_at(reader, query.timeline.start)? } else { None };
+    let depth = before.map_or(0, |before| before.event.depth);
+    let is_late = |entry: &Shown| entry.event.state_key.is_some() && entry.event.depth < depth;
+    Ok(events.iter().filter(|entry| !is_late(entry)).map(|entry| entry.nid).collect())
 }
 
 /// The state at the end; without members, if they are loaded lazily.

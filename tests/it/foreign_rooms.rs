@@ -120,6 +120,43 @@ async fn a_room_of_another_server_is_joined_with_its_state() {
 }
 
 #[tokio::test]
+async fn state_of_an_older_branch_that_comes_late_is_told_before_a_first_timeline_that_lacks_the_younger_one() {
+    let world = joined().await;
+    let World { here, bob, peer, room, .. } = &world;
+    let join = id_of(&room.state_event("m.room.member", "@bob:here").unwrap());
+    let late = room.build(&peer.user("alice"), "m.room.name", Some(""), json!({ "name": "Late" }), &[join]);
+    let (one, two, late_id) = (room.say("one"), room.say("two"), id_of(&late));
+    room.send(here, vec![room.event(&one), room.event(&two)]).await.ok();
+    world.until_seen(&two).await;
+    let since = bob.now().await;
+    room.send(here, vec![late]).await.ok();
+    world.until_seen(&late_id).await;
+
+    let ids = |events: &Value| -> Vec<String> {
+        events["events"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|event| event["event_id"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let first = async |limit: usize| {
+        let filter = json!({ "room": { "timeline": { "limit": limit } } }).to_string();
+        bob.get(&format!("/v3/sync{}", query(&[("filter", &filter)]))).await.ok()["rooms"]["join"][&room.id].take()
+    };
+    let told = first(1).await;
+    assert_eq!(ids(&told["timeline"]), [&*late_id]);
+    assert!(ids(&told["state"]).contains(&late_id), "{told}");
+    let told = first(3).await;
+    assert_eq!(ids(&told["timeline"]), [one, two, late_id.clone()]);
+    assert!(!ids(&told["state"]).contains(&late_id), "{told}");
+    // Who has seen the younger events goes on by the timeline.
+    let told = bob.sync(&since).await["rooms"]["join"][&room.id].take();
+    assert_eq!((ids(&told["timeline"]), ids(&told["state"])), (vec![late_id], vec![]));
+    world.check();
+}
+
+#[tokio::test]
 async fn a_draft_of_anything_but_the_join_is_not_signed() {
     let wrong = [
         ("type", json!("m.room.power_levels")),
