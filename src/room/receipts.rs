@@ -114,18 +114,28 @@ pub async fn set(server: &Arc<Server>, user: &UserId, room_id: &RoomId, marks: V
 /// Tells application services of receipts.
 fn tell_services(server: &Server, room: RoomNid, user: &UserId, moved: &[Mark]) -> Result<()> {
     let now_ms = server.clock.now_ms();
-    moved.iter().try_for_each(|mark| tell_services_of(server, room, user, mark, now_ms))
+    moved.iter().try_for_each(|Mark { kind, thread, event_id }| {
+        tell_services_of(server, room, user, *kind, thread, event_id.as_str(), now_ms)
+    })
 }
 
 /// Tells application services of one receipt, of whatever server's user.
-pub fn tell_services_of(server: &Server, room: RoomNid, user: &UserId, mark: &Mark, ts_ms: u64) -> Result<()> {
-    let Some(receipt_type) = mark.kind.receipt_type() else { return Ok(()) };
+fn tell_services_of(
+    server: &Server,
+    room: RoomNid,
+    user: &UserId,
+    kind: Kind,
+    thread: &Thread,
+    event_id: &str,
+    ts_ms: u64,
+) -> Result<()> {
+    let Some(receipt_type) = kind.receipt_type() else { return Ok(()) };
     let mut shown = json!({ "ts": ts_ms });
-    if mark.thread != Thread::Any {
-        shown["thread_id"] = mark.thread.key().into();
+    if *thread != Thread::Any {
+        shown["thread_id"] = thread.key().into();
     }
-    let content = json!({ &*mark.event_id: { receipt_type: { user: shown } } });
-    ephemeral::receipt(server, room, user, &content, mark.kind == Kind::Private)
+    let content = json!({ event_id: { receipt_type: { user: shown } } });
+    ephemeral::receipt(server, room, user, &content, kind == Kind::Private)
 }
 
 /// Marks that may be moved, and to where in the room.
@@ -164,7 +174,7 @@ impl Plan {
             let has_moved = match mark.kind.receipt_type() {
                 Some(receipt_type) => {
                     let key = (self.room, &*self.user, receipt_type, mark.thread.key());
-                    put(tx, key, mark.event_id.clone(), pos, self.now_ms)?
+                    put(tx, key, mark.event_id.as_str(), pos, self.now_ms)?
                 }
                 None => read_markers::put(tx, self.room, &self.user, &mark.event_id, pos)?,
             };
@@ -211,7 +221,8 @@ fn visible(sight: &Sight<'_, '_>, event_id: &EventId) -> Result<Option<StoredEve
 }
 
 /// Where an event lies in its room, if it is one of this room.
-pub fn position(snapshot: &Snapshot<'_>, room: RoomNid, event_id: &EventId) -> store::Result<Option<RoomPos>> {
+pub fn position(snapshot: &Snapshot<'_>, room: RoomNid, event_id: impl AsRef<str>) -> store::Result<Option<RoomPos>> {
+    let Ok(event_id) = <&EventId>::try_from(event_id.as_ref()) else { return Ok(None) };
     let place = snapshot.get::<EventIds>(&event_id)?.filter(|place| place.room == room);
     let event = place.map(|place| snapshot.get::<Events>(&(room, place.event))).transpose()?.flatten();
     Ok(event.map(|event| RoomPos(event.room_pos)))
@@ -221,7 +232,7 @@ pub fn position(snapshot: &Snapshot<'_>, room: RoomNid, event_id: &EventId) -> s
 fn put(
     tx: &mut Transaction<'_>,
     key: <Receipts as Table>::Key<'_>,
-    event_id: OwnedEventId,
+    event_id: &str,
     pos: RoomPos,
     ts_ms: u64,
 ) -> Result<bool> {
@@ -234,25 +245,38 @@ fn put(
     }
     let changed = tx.pos();
     tx.put::<ReceiptChanges>(&(room, changed, user, receipt_type, thread), &());
-    tx.put::<Receipts>(&key, &Receipt { event_id, ts_ms, changed });
+    tx.put::<Receipts>(&key, &Receipt { event_id: event_id.to_owned(), ts_ms, changed });
     Ok(true)
 }
 
-/// A public receipt that another server sent for its user. The event may not have come yet; a thread must be known.
-pub fn put_remote(
-    tx: &mut Transaction<'_>,
-    room: RoomNid,
-    user: &UserId,
-    Mark { thread, event_id, .. }: &Mark,
-    ts_ms: u64,
-) -> Result<bool> {
-    if let Thread::Of(root) = thread
-        && position(tx.before(), room, root)?.is_none()
-    {
-        return Ok(false);
+/// A public receipt that another server sent for its user.
+#[derive(Clone, Debug)]
+pub struct Remote {
+    pub room: RoomNid,
+    pub user: OwnedUserId,
+    pub thread: Thread,
+    /// An event that may not have come yet, or anything else.
+    pub event_id: String,
+    pub ts_ms: u64,
+}
+
+impl Remote {
+    /// `false` if the user has read further, or in a thread that is not known.
+    pub fn put(&self, tx: &mut Transaction<'_>) -> Result<bool> {
+        let Self { room, user, thread, event_id, ts_ms } = self;
+        if let Thread::Of(root) = thread
+            && position(tx.before(), *room, root)?.is_none()
+        {
+            return Ok(false);
+        }
+        let pos = position(tx.before(), *room, event_id)?.unwrap_or(RoomPos::MAX);
+        put(tx, (*room, user, PUBLIC, thread.key()), event_id, pos, *ts_ms)
     }
-    let pos = position(tx.before(), room, event_id)?.unwrap_or(RoomPos::MAX);
-    put(tx, (room, user, PUBLIC, thread.key()), event_id.clone(), pos, ts_ms)
+
+    pub fn tell_services(&self, server: &Server) -> Result<()> {
+        let Self { room, user, thread, event_id, ts_ms } = self;
+        tell_services_of(server, *room, user, Kind::Public, thread, event_id, *ts_ms)
+    }
 }
 
 /// One receipt of one user.
@@ -260,7 +284,7 @@ pub fn put_remote(
 pub struct Own {
     /// As [`Receipts`] has it: empty, `main`, or a root's id.
     pub thread: String,
-    pub event_id: OwnedEventId,
+    pub event_id: String,
     pub changed: StreamPos,
 }
 

@@ -1,8 +1,7 @@
 //! What is kept of a room. All keys begin with the room's number, so that a room is removed by a few range deletes.
 
 use ruma::{
-    DeviceId, EventId, OwnedDeviceId, OwnedEventId, OwnedRoomId, RoomId, RoomVersionId, UserId,
-    events::room::member::MembershipState,
+    DeviceId, EventId, OwnedDeviceId, OwnedRoomId, RoomId, RoomVersionId, UserId, events::room::member::MembershipState,
 };
 use serde::{Deserialize, Serialize};
 
@@ -337,7 +336,8 @@ impl Table for Receipts {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
-    pub event_id: OwnedEventId,
+    /// As another server told it of its user, if it is not one of ours: it may be of no event, and no event id at all.
+    pub event_id: String,
     /// When the client read it by our clock, in milliseconds since the Unix epoch.
     pub ts_ms: u64,
     pub changed: StreamPos,

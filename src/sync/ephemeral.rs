@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use ruma::{OwnedEventId, OwnedUserId};
+use ruma::{EventId, OwnedUserId};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -27,10 +27,10 @@ use crate::{
 const PRIVATE: &str = "m.read.private";
 
 /// The content of one `m.receipt` event: event, receipt type, user.
-pub type Content = BTreeMap<OwnedEventId, BTreeMap<String, BTreeMap<OwnedUserId, Shown>>>;
+pub type Content = BTreeMap<String, BTreeMap<String, BTreeMap<OwnedUserId, Shown>>>;
 
 /// One user's receipt as others see it.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Shown {
     ts: u64,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -43,6 +43,13 @@ pub struct Row {
     receipt_type: String,
     thread_id: String,
     pub receipt: Receipt,
+}
+
+impl Row {
+    /// Whether what was read up to may be an event.
+    pub fn is_of_event(&self) -> bool {
+        <&EventId>::try_from(&*self.receipt.event_id).is_ok()
+    }
 }
 
 /// Writes the room's ephemeral events that came after `after`; `false` if there are none.
@@ -126,8 +133,14 @@ fn changed(view: &View<'_>, after: StreamPos) -> Result<Vec<Row>> {
     Ok(changed)
 }
 
-/// As few events as hold all receipts: one can't say that a user has read up to the same event in two threads.
+/// As few events as hold all receipts: one can't say that a user has read up to the same event in two threads. What
+/// other servers told with ids that are none comes last, in events of its own: many clients pass over one that has such.
 pub fn contents(rows: Vec<Row>) -> Vec<Content> {
+    let (rows, odd): (Vec<_>, _) = rows.into_iter().partition(Row::is_of_event);
+    [packed(rows), packed(odd)].concat()
+}
+
+fn packed(rows: Vec<Row>) -> Vec<Content> {
     let mut contents: Vec<Content> = Vec::new();
     for Row { user_id, receipt_type, thread_id, receipt } in rows {
         let has = |content: &Content| {
@@ -146,12 +159,12 @@ pub fn contents(rows: Vec<Row>) -> Vec<Content> {
 
 #[cfg(test)]
 mod tests {
-    use ruma::{event_id, user_id};
+    use ruma::user_id;
 
     use super::*;
 
-    fn row(user_id: &ruma::UserId, thread_id: &str) -> Row {
-        let receipt = Receipt { event_id: event_id!("$e").to_owned(), ts_ms: 1, changed: StreamPos(1) };
+    fn row(user_id: &ruma::UserId, event_id: &str, thread_id: &str) -> Row {
+        let receipt = Receipt { event_id: event_id.to_owned(), ts_ms: 1, changed: StreamPos(1) };
         let receipt_type = "m.read".to_owned();
         Row { user_id: user_id.to_owned(), receipt_type, thread_id: thread_id.to_owned(), receipt }
     }
@@ -159,12 +172,25 @@ mod tests {
     #[test]
     fn a_user_who_read_two_threads_up_to_one_event_takes_two_events() {
         let (alice, bob) = (user_id!("@alice:x"), user_id!("@bob:x"));
-        let contents = contents(vec![row(alice, ""), row(alice, "main"), row(bob, "")]);
+        let contents = contents(vec![row(alice, "$e", ""), row(alice, "$e", "main"), row(bob, "$e", "")]);
         assert_eq!(
             json!(contents),
             json!([
                 { "$e": { "m.read": { "@alice:x": { "ts": 1 }, "@bob:x": { "ts": 1 } } } },
                 { "$e": { "m.read": { "@alice:x": { "ts": 1, "thread_id": "main" } } } },
+            ])
+        );
+    }
+
+    #[test]
+    fn ids_that_are_none_spoil_no_other_receipt() {
+        let (alice, bob) = (user_id!("@alice:x"), user_id!("@bob:x"));
+        let contents = contents(vec![row(alice, "odd", ""), row(bob, "$e", "")]);
+        assert_eq!(
+            json!(contents),
+            json!([
+                { "$e": { "m.read": { "@bob:x": { "ts": 1 } } } },
+                { "odd": { "m.read": { "@alice:x": { "ts": 1 } } } },
             ])
         );
     }

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, ServerName};
+use ruma::{OwnedRoomId, OwnedUserId, ServerName};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -14,7 +14,7 @@ use crate::{
     Server,
     error::{Error, Result},
     room::{
-        receipts::{self, Kind, Mark, PUBLIC, Thread},
+        receipts::{PUBLIC, Remote, Thread},
         servers::{is_in, is_joined},
         tables::{Receipts, Rooms},
     },
@@ -24,13 +24,16 @@ use crate::{
 /// How many receipts one EDU may bring. Source: our choice.
 const MAX_RECEIPTS: usize = 1_000;
 
+/// The longest event id, in bytes. Source: the specification's appendices, section "Event IDs".
+const MAX_ID_BYTES: usize = 255;
+
 /// The content of an `m.receipt`: room, receipt type, user.
 pub type Content = BTreeMap<OwnedRoomId, BTreeMap<String, BTreeMap<OwnedUserId, Receipt>>>;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Receipt {
     data: Data,
-    event_ids: Vec<OwnedEventId>,
+    event_ids: Vec<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -73,7 +76,8 @@ pub fn contents(
     Ok(contents)
 }
 
-/// Other receipts than public ones are nobody's to send.
+/// Other receipts than public ones are nobody's to send. What they are for need not be an event id: it is told
+/// to clients apart from those that are.
 pub async fn receive(server: &Arc<Server>, origin: &ServerName, content: BTreeMap<String, Value>) -> Result<()> {
     let origin = origin.to_owned();
     let select = move |server: &Server| {
@@ -85,14 +89,15 @@ pub async fn receive(server: &Arc<Server>, origin: &ServerName, content: BTreeMa
             for (user, receipt) in users {
                 let Ok(user) = OwnedUserId::try_from(user) else { continue };
                 let Ok(Receipt { data, event_ids }) = serde_json::from_value(receipt) else { continue };
-                let Some(event_id) = event_ids.into_iter().next() else { continue };
+                let event_id = event_ids.into_iter().next().filter(|id| (1..=MAX_ID_BYTES).contains(&id.len()));
+                let Some(event_id) = event_id else { continue };
                 let Ok(thread) = data.thread_id.as_deref().map_or(Ok(Thread::Any), Thread::parse) else { continue };
                 if selected.len() >= MAX_RECEIPTS {
                     break;
                 }
                 match room_of(server, &snapshot, &origin, &user, &room_id) {
                     Ok(room) => {
-                        selected.push((room, user, Mark { kind: Kind::Public, thread, event_id }, data.ts));
+                        selected.push(Remote { room, user, thread, event_id, ts_ms: data.ts });
                     }
                     Err(Error::Refused { .. }) => {}
                     Err(error) => return Err(error),
@@ -107,17 +112,17 @@ pub async fn receive(server: &Arc<Server>, origin: &ServerName, content: BTreeMa
     }
     let write = move |tx: &mut Transaction<'_>| {
         let mut moved = Vec::new();
-        for (room, user, mark, ts_ms) in receipts {
-            if receipts::put_remote(tx, room, &user, &mark, ts_ms)? {
-                moved.push((room, user, mark, ts_ms));
+        for receipt in receipts {
+            if receipt.put(tx)? {
+                moved.push(receipt);
             }
         }
         Ok::<_, Error>(moved)
     };
     let mut rooms = BTreeSet::new();
-    for (room, user, mark, ts_ms) in server.store.commit(write).await? {
-        receipts::tell_services_of(server, room, &user, &mark, ts_ms)?;
-        rooms.insert(room);
+    for receipt in server.store.commit(write).await? {
+        receipt.tell_services(server)?;
+        rooms.insert(receipt.room);
     }
     rooms.into_iter().for_each(|room| server.wakers.room(server, room));
     Ok(())

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     room::{
-        receipts::{self, Kind, Mark, Thread},
+        receipts::{Remote, Thread},
         testing::{TestRoom, user},
     },
     store::{EventNid, Row, StreamPos, steps},
@@ -90,8 +90,9 @@ fn what_was_read_is_told_only_while_the_user_and_the_server_are_in_the_room() {
     let room = TestRoom::new();
     let (carol, read) = (user_id!("@carol:b.test"), room.message("alice", "hello"));
     room.receive_member(carol, "join");
-    let (nid, mark) = (room.nid, Mark { kind: Kind::Public, thread: Thread::Any, event_id: read });
-    room.change(move |tx| assert!(receipts::put_remote(tx, nid, &user("alice"), &mark, 5).unwrap()));
+    let nid = room.nid;
+    let receipt = Remote { room: nid, user: user("alice"), thread: Thread::Any, event_id: read.to_string(), ts_ms: 5 };
+    room.change(move |tx| assert!(receipt.put(tx).unwrap()));
     fill(&room, vec![Item::Receipt { room: nid, user: user("alice"), thread: String::new() }]);
     let is_told = || {
         let prepared = Prepared::read(&room.server, &other(), Ephemeral::default(), usize::MAX).unwrap().unwrap();

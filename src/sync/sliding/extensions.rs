@@ -251,9 +251,9 @@ fn write_receipts(context: &Context<'_>, part: &Part<'_>, seen: &[Seen<'_>], out
             return Ok(None);
         }
         let mut receipts = ephemeral::receipts(context, &context.view(room.nid)?, after)?;
-        if after.is_none() {
-            receipts.retain(|row| row.user_id == context.user_id() || room.events.contains(&row.receipt.event_id));
-        }
+        let is_shown = |row: &ephemeral::Row| room.events.iter().any(|event| *event == row.receipt.event_id);
+        receipts
+            .retain(|row| row.is_of_event() && (after.is_some() || row.user_id == context.user_id() || is_shown(row)));
         // One event is all that there is a place for. Who has read two threads up to one event is told of the first,
         // which is none in particular if there is such a receipt.
         Ok(ephemeral::contents(receipts).into_iter().next().map(ephemeral::receipt_event))

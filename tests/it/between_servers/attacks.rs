@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use super::Scripted;
+use crate::sliding::Connection;
 
 async fn messages(scripted: &Scripted) -> Vec<Value> {
     let answer = scripted.bob.sync_with("").await;
@@ -71,6 +72,36 @@ async fn who_is_not_in_the_room_neither_types_nor_reads_there() {
         .await;
     let answer = scripted.bob.sync(&since).await;
     assert!(!answer.to_string().contains(&carol), "{answer}");
+}
+
+#[tokio::test]
+async fn a_receipt_for_what_is_no_event_id_spoils_no_other() {
+    let scripted = Scripted::new().await;
+    let (room, alice) = (scripted.room.id.clone(), scripted.peer.user("alice"));
+    let mut sliding = Connection::new(
+        &scripted.bob,
+        json!({
+            "lists": { "all": { "ranges": [[0, 9]], "timeline_limit": 1 } },
+            "extensions": { "receipts": { "enabled": true } },
+        }),
+    );
+    sliding.next().await;
+    let since = scripted.bob.now().await;
+    let hello = scripted.bob.say(&room, "hello").await;
+    scripted.bob.post(&format!("/v3/rooms/{room}/receipt/m.read/{hello}"), json!({})).await.ok();
+    let of = |id: &str| {
+        let receipt = json!({ "data": { "ts": 1 }, "event_ids": [id] });
+        json!({ "edu_type": "m.receipt", "content": { &room: { "m.read": { &alice: receipt } } } })
+    };
+    scripted.send(json!([of("odd"), of(""), of(&"x".repeat(256))])).await;
+    let answer = scripted.bob.sync(&since).await;
+    let events = answer["rooms"]["join"][&room]["ephemeral"]["events"].as_array().unwrap();
+    assert_eq!(events.len(), 2, "{answer}");
+    assert!(events[0]["content"][&hello]["m.read"][&scripted.bob.id].is_object(), "{answer}");
+    assert_eq!(events[1]["content"], json!({ "odd": { "m.read": { &alice: { "ts": 1 } } } }));
+    // Where there is a place for one event only, it is not told.
+    let content = sliding.next().await["extensions"]["receipts"]["rooms"][&room]["content"].take();
+    assert_eq!(content.as_object().unwrap().keys().collect::<Vec<_>>(), [&hello]);
 }
 
 #[tokio::test]
