@@ -1,6 +1,6 @@
 # make run    set up what is missing, build, start a server for `localhost` with its data in ./data
 # make pair   the same with two servers that federate with each other
-# make test   everything that CI runs
+# make test   everything that CI runs; its end says so if the tests between servers were skipped
 SHELL := /bin/bash
 
 # A C++ compiler for RocksDB, libclang for its bindings, make for jemalloc. The server has to know whom to trust.
@@ -39,17 +39,19 @@ test check: needs
 	tests/bridge/run
 	tests/mail/run
 	tests/sso/run
-	tests/peers/run
 	tests/browser/run
+	tests/peers/run
 
-# Takes an hour and wants an otherwise idle machine. Writes the tables of docs/performance.md.
+# Takes an hour and wants an otherwise idle machine, and hsload, which is not part of this repository. Writes the tables of
+# docs/performance.md.
 bench: build
 	packaging/install-needs curl openssl python3-venv
-	cargo bench --profile release --locked
 	benches/compare
+	cargo bench --profile release --locked
 	benches/table --into docs/performance.md $(TARGET)/compare $(TARGET)/criterion
 
 # make complement T=TestRoomCreate: the acceptance suite of the Matrix project, or the tests of it that match T.
+# Needs a file that is not part of this repository: tests/complement/README.md.
 complement: build
 	tests/complement/run $(if $(T),-t '$(T)')
 
