@@ -12,7 +12,8 @@ use crate::{
     Server,
     error::{Error, Result},
     event::Draft,
-    store::{self, RoomNid},
+    store::RoomNid,
+    user::moderation,
 };
 
 /// An event that says nothing: other servers know it by this type too, and show it to nobody.
@@ -51,7 +52,32 @@ async fn merge_some(server: &Arc<Server>, room: RoomNid) -> Result<bool> {
 
 fn sender(view: &View<'_>) -> Result<Option<OwnedUserId>> {
     let levels = power_levels(view)?;
-    let may = |user: &OwnedUserId| levels.user_can_send_message(user, MessageLikeEventType::from(DUMMY));
-    let may = |user: &store::Result<OwnedUserId>| user.as_ref().map_or(true, may);
-    Ok(view.each_local_member().take(MAX_SENDERS).find(may).transpose()?)
+    for user in view.each_local_member().take(MAX_SENDERS) {
+        let user = user?;
+        let may_send = levels.user_can_send_message(&user, MessageLikeEventType::from(DUMMY));
+        if may_send && !moderation::is_suspended(view.snapshot, &user)? {
+            return Ok(Some(user));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        room::testing::{TestRoom, user},
+        user::tables::{Account, Accounts},
+    };
+
+    #[test]
+    fn nobody_is_chosen_who_is_suspended() {
+        let room = TestRoom::new();
+        room.member("bob", "bob", "join");
+        let chosen = || room.read("bob", |reader, _| sender(reader.view()).unwrap());
+        assert_eq!(chosen(), Some(user("alice")));
+        let suspended = Account { is_suspended: true, ..Account::without_password(0) };
+        room.change(move |tx| tx.put::<Accounts>(&&*user("alice"), &suspended));
+        assert_eq!(chosen(), Some(user("bob")));
+    }
 }

@@ -82,7 +82,7 @@ pub fn check_not_suspended(snapshot: &Snapshot<'_>, user: &UserId) -> Result<()>
     if is_suspended(snapshot, user)? { Err(suspended()) } else { Ok(()) }
 }
 
-fn is_suspended(snapshot: &Snapshot<'_>, user: &UserId) -> Result<bool> {
+pub fn is_suspended(snapshot: &Snapshot<'_>, user: &UserId) -> Result<bool> {
     Ok(snapshot.get::<Accounts>(&user)?.is_some_and(|account| account.is_suspended))
 }
 
