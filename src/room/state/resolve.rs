@@ -210,18 +210,32 @@ impl<'v> Conflict<'v> {
             let events = conflicts.entry((event_type.as_str().into(), state_key.clone())).or_default();
             events.insert(self.view.event_id(event)?);
         }
+        // What some states lack is in no conflict here, other than in later versions.
+        let mut agreed = StateMap::new();
+        conflicts.retain(|key, events| match events.first().filter(|_| events.len() == 1) {
+            Some(only) => {
+                agreed.insert(key.clone(), only.clone());
+                false
+            }
+            None => true,
+        });
         let failed = Fallible::default();
         let resolved = resolve_v1::resolve(
             self.view.rules,
             &conflicts,
             |event_type, state_key| {
-                let is_conflicted = conflicts.contains_key(&(event_type.clone(), state_key.to_owned()));
-                let read = || self.view.state_pdu_in(tries, self.states[0], event_type, state_key);
-                if is_conflicted { None } else { failed.keep(read()) }
+                let key = (event_type.clone(), state_key.to_owned());
+                let read = || match agreed.get(&key) {
+                    Some(event_id) => self.fetch(event_id),
+                    None => self.view.state_pdu_in(tries, self.states[0], event_type, state_key),
+                };
+                if conflicts.contains_key(&key) { None } else { failed.keep(read()) }
             },
             |event_id| failed.keep(self.fetch(event_id)),
         );
-        Ok(failed.check(resolved)?)
+        let mut resolved = failed.check(resolved)?;
+        resolved.extend(agreed);
+        Ok(resolved)
     }
 
     fn fetch(&self, event_id: &EventId) -> store::Result<Option<Arc<Pdu>>> {

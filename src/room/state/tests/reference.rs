@@ -48,7 +48,14 @@ impl Reference {
             }
         }
         match &self.rules.state_res {
-            StateResolutionVersion::V1 => self.resolve_v1(unconflicted, &conflicts),
+            StateResolutionVersion::V1 => {
+                // There is a conflict where states have different events, not where some have none.
+                let (alone, conflicts): (BTreeMap<_, _>, _) =
+                    conflicts.into_iter().partition(|(_, ids)| ids.len() == 1);
+                unconflicted
+                    .extend(alone.into_iter().flat_map(|(key, ids)| ids.into_iter().map(move |id| (key.clone(), id))));
+                self.resolve_v1(unconflicted, &conflicts)
+            }
             StateResolutionVersion::V2(rules) => {
                 let starts_empty = rules.begin_iterative_auth_checks_with_empty_state_map;
                 self.resolve_v2(
