@@ -29,6 +29,9 @@ const MAX_ASKED: usize = 5;
 /// How long a reader waits for it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long newer events wait for others of the same gap to be put there.
+const TURN: Duration = Duration::from_secs(5);
+
 /// How long one server may take to tell all of it.
 const PATIENCE_WITH_SERVER: Duration = Duration::from_secs(120);
 
@@ -101,13 +104,19 @@ async fn fill_by(
     // What is here already may have been put into the middle of the gap: what leads on from there does not belong before
     // the gap's end, but before that.
     let events = before(unplaced(server, room, events).await?, wanted);
+    put(&asker, gap, events).await
+}
+
+/// Makes events, the oldest first, part of the room just before the end of a gap; whether any came into the timeline.
+async fn put(asker: &Asker, gap: &Gap, events: Vec<Verified>) -> Result<bool> {
+    let (server, room) = (&asker.server, asker.room);
     let fitting = events.len().min(usize::try_from(gap.free()).unwrap_or(usize::MAX));
     let events = events.into_iter().rev().take(fitting).rev();
     let first = gap.last_place() + 1 - i64::try_from(fitting).unwrap_or(i64::MAX);
     let mut any = false;
     for (event, pos) in events.zip(first..) {
         let id = event.pdu().event_id.clone();
-        match take_in(&asker, event, RoomPos(pos)).await {
+        match take_in(asker, event, RoomPos(pos)).await {
             Ok(is_placed) => any |= is_placed,
             Err(error @ Error::Internal(_)) => return Err(error),
             Err(error) => debug!(%id, "an old event can't be part of the room: {error:?}"),
@@ -124,6 +133,47 @@ async fn fill_by(
         close(server, room, gap).await?;
     }
     Ok(any)
+}
+
+/// Of events that another server says are missing, those that are from before a gap get their places there, and the
+/// others are answered: old ones are no news, and their state is not that of another branch.
+pub(super) async fn put_aside(asker: &Asker, events: Vec<Verified>) -> Result<Vec<Verified>> {
+    if events.is_empty() {
+        return Ok(events);
+    }
+    let (server, room) = (&asker.server, asker.room);
+    let told: Vec<OwnedEventId> = events.iter().map(|event| event.pdu().event_id.clone()).collect();
+    let find = move |server: &Server| {
+        let snapshot = server.store.snapshot();
+        let view = View::of(&server.rooms, &snapshot, room)?;
+        let Some(newest) = gaps::newest_first(&view).next().transpose()? else { return Ok(None) };
+        let mut wanted = gaps::missing(&view)?;
+        for id in told {
+            if let Some(nid) = view.event_nid(&id)?
+                && outliers::is_in_state(&view, nid, &view.event(nid)?)?
+            {
+                wanted.push(id);
+            }
+        }
+        Ok(Some((newest, wanted)))
+    };
+    let Some((newest, wanted)) = server.blocking(find).await? else { return Ok(events) };
+    let old = before(events.clone(), &wanted);
+    if old.is_empty() {
+        return Ok(events);
+    }
+    let ids: HashSet<OwnedEventId> = old.iter().map(|event| event.pdu().event_id.clone()).collect();
+    let events = events.into_iter().filter(|event| !ids.contains(&event.pdu().event_id)).collect();
+    // Who reads that far has them fetched at the moment, or will.
+    let Ok(_turn) = tokio::time::timeout(TURN, server.inbox.backfills.take(room)).await else { return Ok(events) };
+    let old = unplaced(server, room, old).await?;
+    let find = move |server: &Server| {
+        let snapshot = server.store.snapshot();
+        Ok(gaps::at(&View::of(&server.rooms, &snapshot, room)?, newest)?)
+    };
+    let gap = server.blocking(find).await?;
+    put(asker, &gap, old).await?;
+    Ok(events)
 }
 
 /// Those of `events` that `wanted` and what is before it lead to, the oldest first.
@@ -171,11 +221,13 @@ pub(super) async fn take_in(asker: &Asker, event: Verified, pos: RoomPos) -> Res
         }
         Ok(false)
     });
-    let given = match lacks_any.await? {
-        true => vec![asker.state_before(&event.pdu().event_id, false).await?.into()],
-        false => Vec::new(),
-    };
-    let incoming = Incoming { event, place: Place::Past(pos), given, lacks_members: false };
+    let (mut given, mut is_incomplete) = (Vec::new(), false);
+    if lacks_any.await? {
+        let told = asker.told_before(&event.pdu().event_id, false).await?;
+        is_incomplete = told.missing > 0;
+        given.push(told.events.into());
+    }
+    let incoming = Incoming { event, place: Place::Past(pos), given, lacks_members: false, is_incomplete };
     let appended = append::take_in(&asker.server, room, vec![incoming]).await?;
     Ok(appended.iter().any(|appended| appended.verdict == append::Verdict::Accepted))
 }

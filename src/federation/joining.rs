@@ -320,7 +320,8 @@ async fn enter(
     }
     relay::mark(server, &event_id, through).await?;
     let lacks_members = lacks_members && !given.is_empty();
-    let appended = append::take_in(server, room, vec![Incoming { event, place, given, lacks_members }]).await?;
+    let incoming = Incoming { event, place, given, lacks_members, is_incomplete: false };
+    let appended = append::take_in(server, room, vec![incoming]).await?;
     let refused = match appended.into_iter().next().map(|appended| appended.verdict) {
         Some(Verdict::Accepted) | None => None,
         Some(Verdict::Rejected(refusal) | Verdict::SoftFailed(refusal)) => Some(refusal),

@@ -26,7 +26,7 @@ use ruma::{
 };
 use tracing::{debug, info};
 
-use super::{events, policy_server, request::ordinary, request_within};
+use super::{backfill, events, policy_server, request::ordinary, request_within};
 use crate::{
     Server,
     error::{Error, Result},
@@ -81,7 +81,10 @@ pub struct Told {
 
 /// What we lack of what an event names, and of what the room wants of it.
 struct Lacking {
+    /// It is part of the room, or something that is came after it.
     is_known: bool,
+    /// It is from before what we have of the room, by its depth, and what came after it is not known.
+    is_old: bool,
     auth: Vec<OwnedEventId>,
     prev: Vec<OwnedEventId>,
     /// Whose signature it should have and has not.
@@ -96,6 +99,10 @@ pub async fn receive(asker: &Asker, event: Verified, turn: Duration, patience: &
     if lacking.is_known || lacking.prev.is_empty() && lacking.auth.is_empty() {
         asker.take_in_next(event, lacking).await?;
         return Ok(true);
+    }
+    // Else anybody, also who was thrown out, could have old state count again as that of another branch.
+    if lacking.is_old && event.pdu().sender.server_name() != asker.asked {
+        return Err(Error::not_found("It is older than what we have of the room, and not told by its own server"));
     }
     let late = || Error::not_found("What is missing before the event did not come in time");
     if patience.is_zero() {
@@ -160,8 +167,9 @@ impl Asker {
     async fn take_in(&self, event: Verified) -> Result<()> {
         let mut lacking = self.lacking(&event).await?;
         if !lacking.is_known && !lacking.prev.is_empty() {
+            let earlier = self.missing_events(&event).await?;
             // Those of the earlier events come with them.
-            for earlier in self.missing_events(&event).await? {
+            for earlier in backfill::put_aside(self, earlier).await? {
                 let (id, lacking) = (earlier.pdu().event_id.clone(), self.lacking(&earlier).await?);
                 if let Err(error) = self.take_in_next(earlier, lacking).await {
                     if matches!(error, Error::Internal(_)) {
@@ -186,8 +194,11 @@ impl Asker {
             return Ok(());
         }
         let mut given = Vec::with_capacity(lacking.prev.len());
+        let mut is_incomplete = false;
         for missing in &lacking.prev {
-            given.push(self.state_after(missing).await?.events.into());
+            let told = self.state_after(missing).await?;
+            is_incomplete |= told.missing > 0;
+            given.push(told.events.into());
         }
         if !lacking.auth.is_empty() {
             self.complete_auth_events(&event).await?;
@@ -195,7 +206,7 @@ impl Asker {
         if let Some(asked) = &lacking.signature {
             event = policy_server::sign_if_it_will(&self.server, self.rules, event, asked).await?;
         }
-        let incoming = Incoming { event, place: Place::Live, given, lacks_members: false };
+        let incoming = Incoming { event, place: Place::Live, given, lacks_members: false, is_incomplete };
         let _permit = self.server.inbox.permits.acquire().await;
         append::take_in(&self.server, self.room, vec![incoming]).await?;
         Ok(())
@@ -205,8 +216,16 @@ impl Asker {
         let event = event.clone();
         self.view(move |view| {
             let pdu = event.pdu();
+            let known =
+                view.event_nid(&pdu.event_id)?.map(|nid| Ok::<_, Error>((nid, view.event(nid)?))).transpose()?;
+            let is_outlier = known.as_ref().is_some_and(|(_, event)| event.flags.outlier);
+            let is_known = match &known {
+                Some((nid, event)) => !is_outlier || outliers::is_in_state(view, *nid, event)?,
+                None => false,
+            };
             let mut lacking = Lacking {
-                is_known: view.event_by_id(&pdu.event_id)?.is_some_and(|event| !event.flags.outlier),
+                is_known,
+                is_old: false,
                 auth: Vec::new(),
                 prev: Vec::new(),
                 signature: policy::lacking(view, &event)?,
@@ -225,6 +244,9 @@ impl Asker {
                 if gaps::placed(view, id)?.is_none() {
                     lacking.prev.push(id.clone());
                 }
+            }
+            if is_outlier || !lacking.prev.is_empty() {
+                lacking.is_old = gaps::depth(view)?.is_some_and(|depth| u64::from(pdu.depth) < depth);
             }
             Ok(lacking)
         })
@@ -320,11 +342,7 @@ impl Asker {
     }
 
     /// The events of the state before `event`, and `event` itself if that is wanted, as outliers.
-    pub async fn state_before(&self, event: &EventId, with_event: bool) -> Result<Vec<OwnedEventId>> {
-        Ok(self.told_before(event, with_event).await?.events)
-    }
-
-    async fn told_before(&self, event: &EventId, with_event: bool) -> Result<Told> {
+    pub async fn told_before(&self, event: &EventId, with_event: bool) -> Result<Told> {
         let ask = get_room_state_ids::v1::Request::new(event.to_owned(), self.room_id.clone());
         let told = self.request(ask).await?;
         if told.pdu_ids.len() + told.auth_chain_ids.len() > MAX_STATE {

@@ -68,7 +68,7 @@ pub fn below(view: &View<'_>, until: RoomPos) -> Result<Option<Gap>> {
 }
 
 /// The gap just before the event at `pos`.
-pub(super) fn at(view: &View<'_>, pos: RoomPos) -> Result<Gap> {
+pub fn at(view: &View<'_>, pos: RoomPos) -> Result<Gap> {
     let scan = Scan::before::<super::tables::Timeline>(&(view.nid, pos), &view.nid).backward();
     let last = view.snapshot.scan::<super::tables::Timeline>(scan).next().transpose()?;
     let last_before = last.map(|row| row.key().map(|key| key.1)).transpose()?;
@@ -102,6 +102,27 @@ fn first(view: &View<'_>, scan: Scan) -> Result<Option<RoomPos>> {
 pub fn newest_first(view: &View<'_>) -> impl Iterator<Item = Result<RoomPos>> {
     let rows = view.snapshot.scan::<Gaps>(Scan::prefix::<Gaps>(&view.nid).backward());
     rows.map(|row| row?.key().map(|key| key.1))
+}
+
+/// How deep in its graph the deepest of the events is before which others are missing.
+pub fn depth(view: &View<'_>) -> Result<Option<u64>> {
+    let mut deepest = None;
+    for pos in newest_first(view).take(MAX_LOOKED_AT) {
+        let event = view.snapshot.get::<super::tables::Timeline>(&(view.nid, pos?))?;
+        deepest = deepest.max(event.map(|event| view.event(event)).transpose()?.map(|event| event.depth));
+    }
+    Ok(deepest)
+}
+
+/// The previous events that are missing at all gaps.
+pub fn missing(view: &View<'_>) -> Result<Vec<ruma::OwnedEventId>> {
+    let mut missing = Vec::new();
+    for pos in newest_first(view).take(MAX_LOOKED_AT) {
+        if let Some(event) = view.snapshot.get::<super::tables::Timeline>(&(view.nid, pos?))? {
+            missing.extend(missing_before(view, event)?);
+        }
+    }
+    Ok(missing)
 }
 
 /// A place for an event of that time that follows nothing we have: in the newest gap after whose beginning it was sent,

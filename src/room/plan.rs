@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use http::StatusCode;
-use ruma::{EventId, OwnedEventId, OwnedUserId, events::StateEventType};
+use ruma::{EventId, OwnedEventId, OwnedUserId, api::error::ErrorKind, events::StateEventType};
 
 use super::{
     Membership, View,
@@ -54,6 +54,8 @@ pub struct Incoming {
     pub given: Vec<Arc<[OwnedEventId]>>,
     /// What was given is without members.
     pub lacks_members: bool,
+    /// Parts of what was given could not be had: it is no reason to refuse the event for good.
+    pub is_incomplete: bool,
 }
 
 /// Where an event gets its place in its room.
@@ -72,7 +74,7 @@ pub enum Place {
 
 impl Incoming {
     pub fn live(event: Verified) -> Self {
-        Self { event, place: Place::Live, given: Vec::new(), lacks_members: false }
+        Self { event, place: Place::Live, given: Vec::new(), lacks_members: false, is_incomplete: false }
     }
 }
 
@@ -118,7 +120,7 @@ pub(super) struct Plan {
 impl Plan {
     /// Checks the event against its auth events, the state before it and the current state, and works out what follows.
     pub fn work_out(view: &View<'_>, numbers: NextNumbers, incoming: Incoming, server: &Server) -> Result<Self> {
-        let Incoming { event, place, given, lacks_members } = incoming;
+        let Incoming { event, place, given, lacks_members, is_incomplete } = incoming;
         let pdu = event.pdu();
         if view.takes_id_away(&pdu.event_id)? {
             return Err(Error::bad_json(format!("{} is the id of an event of another room", pdu.event_id)));
@@ -131,6 +133,10 @@ impl Plan {
         let mut tries = view.tries();
         let prev = Previous::find(view, pdu)?;
         let is_partial = partial::is_partial(view.snapshot, view.nid)?;
+        if lacks_members && !given.is_empty() && !is_partial {
+            let message = "The members of the room became known meanwhile: try again";
+            return Err(Error::refused(ErrorKind::Unknown, message));
+        }
         let given = given_states(view, &mut tries, &given)?;
         let mut before = prev.state_before(view, &mut tries, place, &given)?;
         let mut partial = None;
@@ -145,6 +151,10 @@ impl Plan {
             _ => judge(view, &mut tries, pdu, before, place, is_partial)?,
         };
         let Judged { verdict, is_final } = judged;
+        if let (Verdict::Rejected(Refusal(reason)), false, true) = (&verdict, is_final, is_incomplete) {
+            let message = format!("As much as could be had of the state before the event does not allow it: {reason}");
+            return Err(Error::not_found(message));
+        }
         let lacks_signature_of = match (&verdict, place) {
             (Verdict::Accepted, Place::Live) => policy_server::lacking(view, &event)?,
             _ => None,
@@ -555,6 +565,9 @@ fn given_states(view: &View<'_>, tries: &mut Tries<'_>, given: &[Arc<[OwnedEvent
 }
 
 /// The state of these events. Rejected ones are left out: no state of ours holds one.
+///
+/// NOTSPEC: one that only the state before it did not allow would count, so that servers that disagree come together.
+/// It would be shown as if it was allowed; the next event of its key brings them together, too.
 pub(super) fn given_state(view: &View<'_>, tries: &mut Tries<'_>, ids: &[OwnedEventId]) -> Result<StateRoot> {
     let nids = known(view, ids, "state")?;
     let mut entries = std::collections::BTreeMap::new();

@@ -372,6 +372,93 @@ async fn where_what_is_missing_can_not_be_had_the_state_is_asked_for_and_the_res
 }
 
 #[tokio::test]
+async fn what_was_before_the_join_and_comes_with_what_is_missing_is_no_news() {
+    let world = world().await;
+    let room = &world.room;
+    let old: Vec<String> = (0..3).map(|number| room.say(&format!("old {number}"))).collect();
+    world.join(&["there"]).await;
+    let since = world.bob.now().await;
+    let join = id_of(&room.state_event("m.room.member", "@bob:here").unwrap());
+    // Said there before the join had come.
+    let text = |text: &str| json!({ "msgtype": "m.text", "body": text });
+    let beside = room.build("@alice:there", "m.room.message", None, text("beside"), &old[2..]);
+    let beside = room.keep(beside);
+    let next = room.build("@alice:there", "m.room.message", None, text("next"), &[beside.clone(), join]);
+    let next = room.keep(next);
+    // The walk back from there ends at the join only on the one side.
+    let mut missing = room.events(&old);
+    missing.push(room.event(&beside));
+    world.peer.on(Method::POST, "/_matrix/federation/v1/get_missing_events/", move |_| json!({ "events": missing }));
+    room.send(&world.here, vec![room.event(&next)]).await.ok();
+    world.until_seen(&next).await;
+    let answer = world.bob.sync(&since).await;
+    let timeline = &answer["rooms"]["join"][&room.id]["timeline"];
+    let events: Vec<_> = timeline["events"].as_array().unwrap().iter().map(what).collect();
+    assert_eq!((events, &timeline["limited"]), (vec!["beside".to_owned(), "next".to_owned()], &json!(false)));
+    let history = world.history().await;
+    let tail: Vec<_> = history.iter().rev().take(6).rev().map(String::as_str).collect();
+    assert_eq!(tail, ["old 0", "old 1", "old 2", "m.room.member", "beside", "next"]);
+    world.check();
+}
+
+#[tokio::test]
+async fn old_state_that_is_sent_again_does_not_count_as_another_branch() {
+    let world = world().await;
+    let World { network, here, bob, peer, room } = &world;
+    let alice = peer.user("alice");
+    let old_levels = id_of(&room.state_event("m.room.power_levels", "").unwrap());
+    let levels = json!({ "users": { &alice: 100 }, "events_default": 0, "state_default": 50 });
+    room.add(&alice, "m.room.power_levels", Some(""), levels);
+    world.join(&["there"]).await;
+    let closed = room.add(&alice, "m.room.join_rules", Some(""), json!({ "join_rule": "invite" }));
+    room.send(here, vec![room.event(&closed)]).await.ok();
+    world.until_seen(&closed).await;
+    let since = bob.now().await;
+    // Judged anew from the beginning of the room, bob's join would not be allowed any more.
+    let evil = network.peer("evil");
+    let create = room.state_event("m.room.create", "").unwrap();
+    for (number, event) in [create.clone(), room.event(&old_levels)].into_iter().enumerate() {
+        let body = json!({ "origin": "evil", "origin_server_ts": 1, "pdus": [event] });
+        evil.put(here, &format!("/v1/send/{number}"), body).await.ok();
+        until_worked_on(here).await;
+    }
+    room.send(here, vec![create]).await.ok();
+    let last = room.say("last");
+    room.send(here, vec![room.event(&last)]).await.ok();
+    world.until_seen(&last).await;
+    let answer = bob.sync(&since).await;
+    let timeline = &answer["rooms"]["join"][&room.id]["timeline"];
+    assert_eq!(timeline["events"].as_array().unwrap().iter().map(what).collect::<Vec<_>>(), ["last"], "{answer}");
+    assert_eq!(bob.state(&room.id, "m.room.member", &bob.id).await.ok()["membership"], "join");
+    assert_eq!(evil.asked("/_matrix/federation/v1/get_missing_events/").len(), 0);
+    bob.say(&room.id, "still here").await;
+    world.check();
+}
+
+#[tokio::test]
+async fn what_a_state_with_parts_missing_does_not_allow_may_come_again() {
+    let world = joined().await;
+    let room = &world.room;
+    let carol = world.peer.user("carol");
+    let came = room.add(&carol, "m.room.member", Some(&carol), json!({ "membership": "join" }));
+    room.say("missed");
+    let hers = room.add(&carol, "m.room.message", None, json!({ "msgtype": "m.text", "body": "hers" }));
+    let last = room.say("last");
+    let missing = room.events(std::slice::from_ref(&hers));
+    world.peer.on(Method::POST, "/_matrix/federation/v1/get_missing_events/", move |_| json!({ "events": missing }));
+    // Her join can't be had while the state is asked for.
+    world.peer.refuse(Method::GET, &format!("/_matrix/federation/v1/event/{}", path(&came)), 429, "M_LIMIT_EXCEEDED");
+    room.send(&world.here, vec![room.event(&last)]).await.ok();
+    until_worked_on(&world.here).await;
+    assert_eq!(world.bob.event(&room.id, &last).await.status, 404, "what is before it can't be had");
+    room.share_states(&world.peer);
+    room.send(&world.here, vec![room.event(&last)]).await.ok();
+    world.until_seen(&last).await;
+    assert_eq!(world.bob.event(&room.id, &hers).await.status, 200);
+    world.check();
+}
+
+#[tokio::test]
 async fn who_keeps_back_what_was_before_his_event_does_not_say_what_the_room_is_like() {
     let world = joined().await;
     let room = &world.room;
