@@ -253,7 +253,7 @@ impl<R: IncomingRequest<Authentication = AccessToken> + Send> FromRequest<Arc<Se
         let (address, request) = address_of(request, server);
         let sender = match by_service(server, &token, request.uri())? {
             Some((sender, _)) => sender,
-            None => session::authenticate_any(server, &token, address).await?.0,
+            None => session::authenticate_any(server, &token, address).await?,
         };
         let (body, _) = parse(request, server).await?;
         Ok(Self { sender, body })

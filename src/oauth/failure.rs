@@ -63,9 +63,8 @@ impl Code {
 }
 
 impl From<Error> for Failure {
-    /// What the standing of an account or device forbids. A locked user is not told that his session is invalid: his
-    /// client would log out and throw its keys away, and locks are taken back. A device id that can't be had, be it too
-    /// long or the name of a key, is a wrong scope.
+    /// What the standing of an account or device forbids. A locked user gets no new session. A device id that can't be
+    /// had, be it too long or the name of a key, is a wrong scope.
     fn from(error: Error) -> Self {
         let code = match &error {
             Error::Refused { kind: ErrorKind::UserLocked, .. } => Code::AccessDenied,

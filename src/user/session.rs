@@ -293,19 +293,29 @@ pub fn check_in_use(snapshot: &Snapshot<'_>, user_id: &UserId) -> Result<()> {
 }
 
 /// The user and device that `token` was given to, of an account in good standing. `M_UNKNOWN_TOKEN` if there is none,
-/// or if the token expired. `address` is kept as that of the device's last use.
+/// or if the token expired; `M_USER_LOCKED` also if it expired: at the other error a client would renew it or log out.
+/// `address` is kept as that of the device's last use.
 pub async fn authenticate(server: &Server, token: &str, address: IpAddr) -> Result<Caller> {
-    let (caller, account) = authenticate_any(server, token, address).await?;
-    moderation::check_unlocked(&account)?;
-    Ok(caller)
+    let hash = hash_of(token);
+    let login = find(server, &hash)?;
+    moderation::check_unlocked(&login.account)?;
+    use_token(server, hash, login, address).await
 }
 
 /// As [`authenticate`], of an account that may be locked.
-pub async fn authenticate_any(server: &Server, token: &str, address: IpAddr) -> Result<(Caller, Arc<Account>)> {
+pub async fn authenticate_any(server: &Server, token: &str, address: IpAddr) -> Result<Caller> {
     let hash = hash_of(token);
+    let login = find(server, &hash)?;
+    use_token(server, hash, login, address).await
+}
+
+fn find(server: &Server, hash: &Hash) -> Result<Login> {
+    server.logins.find(&server.store, hash)?.ok_or_else(|| unknown(false))
+}
+
+async fn use_token(server: &Server, hash: Hash, login: Login, address: IpAddr) -> Result<Caller> {
+    let Login { token, device, account } = login;
     let now_ms = server.clock.now_ms();
-    let found = server.logins.find(&server.store, &hash)?;
-    let Login { token, device, account } = found.ok_or_else(|| unknown(false))?;
     if token.expires_at_ms.is_some_and(|expires| expires <= now_ms) {
         return Err(unknown(true));
     }
@@ -321,7 +331,7 @@ pub async fn authenticate_any(server: &Server, token: &str, address: IpAddr) -> 
     if device.last_seen.is_none_or(|seen| seen.at_ms.saturating_add(SEEN_EVERY_MS) <= now_ms) {
         note_seen(server, &caller, LastSeen { at_ms: now_ms, address }).await;
     }
-    Ok((caller, account))
+    Ok(caller)
 }
 
 /// Whose access token this is; `None` if it is nobody's, or has expired.
@@ -393,9 +403,11 @@ pub async fn refresh(server: &Arc<Server>, token: &str, api: Api) -> Result<(Tok
         .store
         .commit(move |tx| {
             let row = tx.get::<RefreshTokens>(&hash)?.ok_or_else(|| unknown(false))?;
-            match tx.get::<Accounts>(&&*row.user_id)?.filter(Account::is_active) {
-                Some(account) => moderation::check_unlocked(&account)?,
-                None => return Err(unknown(false)),
+            let account = tx.get::<Accounts>(&&*row.user_id)?.filter(Account::is_active);
+            let account = account.ok_or_else(|| unknown(false))?;
+            // A client of OAuth logs out if it is refused. Each use of its new tokens says that the account is locked.
+            if matches!(api, Api::Legacy) {
+                moderation::check_unlocked(&account)?;
             }
             if !api.is_of(tx.get::<oauth::Sessions>(&(&row.user_id, &row.device_id))?.as_ref()) {
                 return Err(unknown(false));

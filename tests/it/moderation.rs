@@ -1,5 +1,7 @@
 //! Locked and suspended accounts: <https://spec.matrix.org/v1.19/client-server-api/#account-moderation>
 
+use std::time::Duration;
+
 use http::Method;
 use serde_json::json;
 
@@ -47,7 +49,7 @@ async fn a_locked_account_can_only_be_logged_out_of() {
         "type": "m.login.password", "identifier": { "type": "m.id.user", "user": "alice" },
         "password": "password of alice", "refresh_token": true,
     });
-    let refresh = server.post("/v3/login", body.clone()).await.ok()["refresh_token"].clone();
+    let session = server.post("/v3/login", body.clone()).await.ok();
     let since = alice.now().await;
     let waiting = tokio::spawn({
         let alice = alice.clone();
@@ -62,7 +64,11 @@ async fn a_locked_account_can_only_be_logged_out_of() {
     assert_eq!((refused.error(), &refused.body["soft_logout"]), (locked, &json!(true)));
     assert_eq!(alice.get("/v3/sync").await.error(), locked);
     assert_eq!(server.post("/v3/login", body).await.error(), locked);
-    assert_eq!(server.post("/v3/refresh", json!({ "refresh_token": refresh })).await.error(), locked);
+    let refresh = json!({ "refresh_token": session["refresh_token"] });
+    assert_eq!(server.post("/v3/refresh", refresh).await.error(), locked);
+    server.advance(Duration::from_secs(60 * 60));
+    let expired = server.request(Method::GET, "/v3/sync", session["access_token"].as_str(), None).await;
+    assert_eq!(expired.error(), locked, "an expired token would be renewed, or its client log out");
     let wrong = json!({ "type": "m.login.password", "user": "alice", "password": "wrong" });
     assert_eq!(server.post("/v3/login", wrong).await.error(), (403, "M_FORBIDDEN"), "nobody else learns of it");
     other.post("/v3/logout", json!({})).await.ok();

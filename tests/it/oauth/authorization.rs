@@ -302,8 +302,9 @@ async fn locked_and_gone_users_are_let_in_nowhere() {
 
     let refused = redeem(&server, &client, &code_before, &[]).await;
     assert_eq!(super::error(&refused), (403, "access_denied"));
-    let refused = super::refresh(&server, &client, &tokens["refresh_token"]).await;
-    assert_eq!(super::error(&refused), (403, "access_denied"), "his app keeps its keys");
+    let tokens = super::refresh(&server, &client, &tokens["refresh_token"]).await.ok();
+    let who = || server.request(Method::GET, "/v3/account/whoami", tokens["access_token"].as_str(), None);
+    assert_eq!(who().await.error(), (401, "M_USER_LOCKED"), "his app keeps its keys");
     let sent = browser.submit(&page, &[("decision", "allow")]).await;
     assert!(sent.location().starts_with("/_chappe/login?"), "his browser is logged out");
     let login = browser.follow(&sent).await;
@@ -311,6 +312,7 @@ async fn locked_and_gone_users_are_let_in_nowhere() {
     assert!(refused.text().contains("This account has been locked"));
 
     admin.put(&lock, json!({ "locked": false })).await.ok();
+    assert_eq!(who().await.ok()["user_id"], *bob.id);
     let tokens = super::refresh(&server, &client, &tokens["refresh_token"]).await.ok();
     let code_before = code(&server, &client, "PHONE", "bob").await;
     let (mut browser, page) = asked(&server, &request(&client, "OTHER", &[]), "bob").await;
