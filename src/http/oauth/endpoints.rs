@@ -79,9 +79,9 @@ async fn auth_issuer(State(server): State<Arc<Server>>) -> Result<Json<Value>> {
     Ok(Json(json!({ "issuer": metadata["issuer"] })))
 }
 
-/// An answer that nobody keeps: there are tokens in it, or could be.
+/// An answer that nobody keeps: there are tokens in it, or could be. RFC 6749 wants both headers.
 fn answer(status: StatusCode, body: Value) -> Response {
-    (status, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
+    (status, [(header::CACHE_CONTROL, "no-store"), (header::PRAGMA, "no-cache")], Json(body)).into_response()
 }
 
 impl IntoResponse for Failure {
@@ -90,7 +90,6 @@ impl IntoResponse for Failure {
             Self::Refused { code, description } => {
                 let status = match code {
                     Code::InvalidClient => StatusCode::UNAUTHORIZED,
-                    Code::AccessDenied => StatusCode::FORBIDDEN,
                     _ => StatusCode::BAD_REQUEST,
                 };
                 answer(status, json!({ "error": code.as_str(), "error_description": description }))

@@ -26,6 +26,7 @@ async fn a_user_lets_an_app_in() {
     let code = sent.sent_with("code").unwrap();
     let answer = redeem(&server, &client, &code, &[]).await;
     assert_eq!(answer.headers["cache-control"], "no-store");
+    assert_eq!(answer.headers["pragma"], "no-cache");
     let tokens = answer.ok();
     assert_eq!((&tokens["token_type"], &tokens["expires_in"]), (&json!("Bearer"), &json!(3600)));
     assert_eq!(tokens["scope"], "urn:matrix:client:api:* urn:matrix:client:device:PHONE");
@@ -301,7 +302,7 @@ async fn locked_and_gone_users_are_let_in_nowhere() {
     admin.put(&lock, json!({ "locked": true })).await.ok();
 
     let refused = redeem(&server, &client, &code_before, &[]).await;
-    assert_eq!(super::error(&refused), (403, "access_denied"));
+    assert_eq!(super::error(&refused), (400, "access_denied"));
     let tokens = super::refresh(&server, &client, &tokens["refresh_token"]).await.ok();
     let who = || server.request(Method::GET, "/v3/account/whoami", tokens["access_token"].as_str(), None);
     assert_eq!(who().await.error(), (401, "M_USER_LOCKED"), "his app keeps its keys");

@@ -72,7 +72,7 @@ async fn a_code_can_be_typed() {
     let done = browser.submit(&page, &[("decision", "deny")]).await;
     assert!(done.text().contains("The device is not logged in"));
     server.advance(Duration::from_secs(5));
-    assert_eq!(error(&ask(&server, &client, &codes).await), (403, "access_denied"));
+    assert_eq!(error(&ask(&server, &client, &codes).await), (400, "access_denied"));
 }
 
 #[tokio::test]
