@@ -232,6 +232,15 @@ pub async fn confirm_registration(
     demand(server, Demand { caller: None, operation, flows, params, email_for, page: None }, auth).await
 }
 
+/// Whether a stranger's request only asks how its session stands, as clients do every few seconds while he reads his mail
+/// or a page: nothing in it can be guessed, and the session is that of the same request.
+pub fn is_waiting(server: &Server, operation: &Operation, auth: Option<&AuthData>) -> bool {
+    let cannot_be_guessed = |auth: &&AuthData| matches!(auth.auth_type(), None | Some(AuthType::EmailIdentity));
+    let Some(id) = auth.filter(cannot_be_guessed).and_then(AuthData::session) else { return false };
+    let is_of_it = |session: &mut Session| session.parameters_for(operation).is_some();
+    server.uiaa.of_strangers.with(server.clock.now_ms(), id, is_of_it) == Some(true)
+}
+
 async fn demand(server: &Arc<Server>, demand: Demand<'_>, auth: Option<AuthData>) -> Result<Passed> {
     let Some(auth) = auth else { return demand.without_auth(server) };
     let (id, session) = match auth.session() {
@@ -344,17 +353,9 @@ impl Demand<'_> {
 
     /// The parameters to act on. `M_FORBIDDEN` if the request is not the one that the session was begun for.
     fn check_same(&self, session: &Session) -> Result<String> {
-        let mut parameters = self.operation.parameters();
-        if self.operation.parameters.is_empty()
-            && let Some(kept) = &session.kept_parameters
-        {
-            parameters.clone_from(kept);
-        }
         let is_same_caller = session.caller.as_ref().map(whose) == self.caller.map(whose);
-        if !is_same_caller || session.operation != self.operation.hash(&parameters) {
-            return Err(Error::forbidden("This authentication session was begun for another request"));
-        }
-        Ok(parameters)
+        let parameters = session.parameters_for(&self.operation).filter(|_| is_same_caller);
+        parameters.ok_or_else(|| Error::forbidden("This authentication session was begun for another request"))
     }
 
     fn stage_to_prove(&self, session: &Session, auth: &AuthData) -> Stage {
@@ -453,6 +454,17 @@ fn with_approvable<R>(server: &Server, id: &str, stage: &AuthType, then: impl Fn
 }
 
 impl Session {
+    /// The parameters to act on. `None` if the session was begun for another request.
+    fn parameters_for(&self, operation: &Operation) -> Option<String> {
+        let mut parameters = operation.parameters();
+        if operation.parameters.is_empty()
+            && let Some(kept) = &self.kept_parameters
+        {
+            parameters.clone_from(kept);
+        }
+        (self.operation == operation.hash(&parameters)).then_some(parameters)
+    }
+
     fn is_of(&self, user: &UserId) -> bool {
         self.caller.as_ref().is_some_and(|caller| caller.user_id == user)
     }

@@ -242,6 +242,50 @@ async fn resets_from_one_address_are_limited() {
 }
 
 #[tokio::test]
+async fn who_waits_for_his_letter_may_ask_as_often_as_he_likes() {
+    let office = Office::configured(|config| {
+        config.rate_limits.enabled = true;
+        config.mail.as_mut().unwrap().required_to_register = true;
+    })
+    .await;
+    for (path, purpose, body) in [
+        ("/v3/register", "register", json!({ "username": "alice", "password": "secret" })),
+        ("/v3/account/password", "account/password", json!({ "new_password": "new one" })),
+    ] {
+        let session = office.server.post(path, body.clone()).await.body["session"].clone();
+        let sid = office.request(purpose, "alice@example.org", "s", 1).await.ok()["sid"].clone();
+        let ask = async |changes: Value, auth: Value| {
+            let mut body = body.clone();
+            body.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+            body["auth"] = auth;
+            body["auth"]["session"] = session.clone();
+            office.server.post(path, body).await
+        };
+        let creds = json!({ "sid": sid, "client_secret": "s" });
+        let proof = json!({ "type": "m.login.email.identity", "threepid_creds": creds });
+        for auth in [&proof, &json!({})] {
+            for _ in 0..30 {
+                assert_eq!(ask(json!({}), auth.clone()).await.status, 401, "{path}");
+            }
+        }
+        let counts = async |changes: Value, auth: &Value| {
+            for _ in 0..20 {
+                ask(changes.clone(), auth.clone()).await;
+            }
+            let last = ask(changes, auth.clone()).await;
+            assert_eq!(last.error(), (429, "M_LIMIT_EXCEEDED"), "{path} {auth}");
+            office.server.advance(Duration::from_secs(200));
+        };
+        // Another name or password might be tried by it, and tokens be guessed.
+        counts(json!({ "username": "bob", "new_password": "another" }), &json!({})).await;
+        counts(json!({}), &json!({ "type": "m.login.registration_token", "token": "x" })).await;
+        office.follow_link().await;
+        ask(json!({}), proof.clone()).await.ok();
+        counts(json!({}), &proof).await; // its session has ended
+    }
+}
+
+#[tokio::test]
 async fn a_letter_is_sent_once_for_each_attempt() {
     let office = Office::new().await;
     let request =

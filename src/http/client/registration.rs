@@ -50,8 +50,8 @@ async fn register(
     if !is_guest && body.login_type == Some(LoginType::ApplicationService) {
         return register_for_appservice(&server, body, token.as_deref()).await;
     }
-    server.limits.registration(address)?;
     if is_guest {
+        server.limits.registration(address)?;
         // Whatever else the body says is to be ignored.
         let device = DeviceRequest { display_name: body.initial_device_display_name, ..DeviceRequest::default() };
         return Ok(Json(shape(guests::register(&server, device).await?)));
@@ -59,6 +59,9 @@ async fn register(
     check_kind(&body)?;
     registration::check_open(&server.config)?;
     let operation = Operation::of::<register::v3::Request>("", &raw)?.keeping_parameters();
+    if !uiaa::is_waiting(&server, &operation, body.auth.as_ref()) {
+        server.limits.registration(address)?;
+    }
     let known_by = body.auth.as_ref().and_then(AuthData::session).and_then(|session| operation.known_by(session));
     let done_before = |name: &String| server.registered.with(server.clock.now_ms(), name, |done| done.clone());
     if let Some(registered) = known_by.as_ref().and_then(done_before) {
