@@ -15,7 +15,7 @@ use serde::Deserialize;
 use crate::{
     Server,
     config::Language,
-    mail::letter::{self, Page},
+    mail::letter::{self, Ended, Page},
     user::email::{CONFIRM_PATH, Confirmed},
 };
 
@@ -34,13 +34,24 @@ struct Link {
 }
 
 impl Link {
-    fn page(&self) -> Page {
-        letter::page(if self.lang == "fr" { Language::French } else { Language::English })
+    fn language(&self) -> Language {
+        if self.lang == "fr" { Language::French } else { Language::English }
+    }
+
+    /// `None` if there is nothing to confirm any more.
+    fn page(&self, server: &Server) -> Option<Page> {
+        let purpose = server.emails.purpose(server.clock.now_ms(), &self.sid, &self.client_secret)?;
+        Some(letter::page(self.language(), purpose))
+    }
+
+    fn ended(&self) -> Response {
+        let Ended { title, text } = letter::ended(self.language());
+        html(StatusCode::BAD_REQUEST, &self.lang, title, &format!("<p>{text}</p>"))
     }
 }
 
-async fn ask(Query(link): Query<Link>) -> Response {
-    let page = link.page();
+async fn ask(State(server): State<Arc<Server>>, Query(link): Query<Link>) -> Response {
+    let Some(page) = link.page(&server) else { return link.ended() };
     let field =
         |name: &str, value: &str| format!("<input type=\"hidden\" name=\"{name}\" value=\"{}\">", escaped(value));
     let fields = [
@@ -59,16 +70,14 @@ async fn ask(Query(link): Query<Link>) -> Response {
 }
 
 async fn confirm(State(server): State<Arc<Server>>, Form(link): Form<Link>) -> Response {
-    let page = link.page();
+    let Some(page) = link.page(&server) else { return link.ended() };
     match server.emails.confirm(server.clock.now_ms(), &link.sid, &link.client_secret, &link.token) {
         Confirmed::Yes(next_link) => {
             let next = next_link.map(|next| format!("<p><a href=\"{}\">{}</a></p>", escaped(&next), page.go_on));
             let text = format!("<p>{}</p>{}", page.done, next.unwrap_or_default());
             html(StatusCode::OK, &link.lang, page.title, &text)
         }
-        Confirmed::WrongToken | Confirmed::Ended => {
-            html(StatusCode::BAD_REQUEST, &link.lang, page.title, &format!("<p>{}</p>", page.wrong))
-        }
+        Confirmed::WrongToken | Confirmed::Ended => link.ended(),
     }
 }
 

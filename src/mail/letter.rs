@@ -2,7 +2,7 @@
 
 use ruma::ServerName;
 
-use crate::config::Language;
+use crate::{config::Language, user::email::Purpose};
 
 /// A letter in plain text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,27 +162,79 @@ pub struct Page {
     pub ask: &'static str,
     pub button: &'static str,
     pub done: &'static str,
-    pub wrong: &'static str,
     pub go_on: &'static str,
 }
 
-pub fn page(language: Language) -> Page {
+/// Says what is confirmed: the letter may have come while nobody asked for it.
+pub fn page(language: Language, purpose: Purpose) -> Page {
     match language {
-        Language::English => Page {
-            title: "Confirm your e-mail address",
-            ask: "Do you confirm that this e-mail address is yours?",
-            button: "I confirm",
-            done: "Your address is confirmed. You can go on where you came from.",
-            wrong: "This link has ended, or is wrong. Ask for another one where you came from.",
-            go_on: "Go on",
+        Language::English => {
+            let (title, ask, button, done) = match purpose {
+                Purpose::Register => (
+                    "Confirm your e-mail address",
+                    "Somebody is making an account with this e-mail address. Go on only if it was you.",
+                    "I confirm",
+                    "Your address is confirmed. You can go on where you came from.",
+                ),
+                Purpose::ResetPassword => (
+                    "A new password",
+                    "Somebody asked to set a new password for your account. Go on only if it was you.",
+                    "Allow a new password",
+                    "A new password is allowed. You can go on where you came from.",
+                ),
+                Purpose::Add => (
+                    "Confirm your e-mail address",
+                    "Somebody asked to add this e-mail address to an account. Go on only if it was you.",
+                    "Add to the account",
+                    "Your address is confirmed. You can go on where you came from.",
+                ),
+            };
+            Page { title, ask, button, done, go_on: "Go on" }
+        }
+        Language::French => {
+            let (title, ask, button, done) = match purpose {
+                Purpose::Register => (
+                    "Confirmer votre adresse électronique",
+                    "Un compte est en cours de création avec cette adresse électronique. Ne continuez que si vous en \
+                     êtes à l'origine.",
+                    "Je confirme",
+                    "Votre adresse est confirmée. Vous pouvez poursuivre là d'où vous venez.",
+                ),
+                Purpose::ResetPassword => (
+                    "Nouveau mot de passe",
+                    "Un nouveau mot de passe a été demandé pour votre compte. Ne continuez que si vous en êtes à \
+                     l'origine.",
+                    "Autoriser un nouveau mot de passe",
+                    "Un nouveau mot de passe est autorisé. Vous pouvez poursuivre là d'où vous venez.",
+                ),
+                Purpose::Add => (
+                    "Confirmer votre adresse électronique",
+                    "L'ajout de cette adresse électronique à un compte a été demandé. Ne continuez que si vous en \
+                     êtes à l'origine.",
+                    "Ajouter au compte",
+                    "Votre adresse est confirmée. Vous pouvez poursuivre là d'où vous venez.",
+                ),
+            };
+            Page { title, ask, button, done, go_on: "Poursuivre" }
+        }
+    }
+}
+
+/// The texts of the page where a link leads that confirms nothing.
+pub struct Ended {
+    pub title: &'static str,
+    pub text: &'static str,
+}
+
+pub fn ended(language: Language) -> Ended {
+    match language {
+        Language::English => Ended {
+            title: "There is nothing to confirm",
+            text: "This link has ended, or is wrong. Ask for another one where you came from.",
         },
-        Language::French => Page {
-            title: "Confirmer votre adresse électronique",
-            ask: "Confirmez-vous que cette adresse électronique est la vôtre ?",
-            button: "Je confirme",
-            done: "Votre adresse est confirmée. Vous pouvez poursuivre là d'où vous venez.",
-            wrong: "Ce lien a expiré ou n'est pas valable. Demandez-en un autre là d'où vous venez.",
-            go_on: "Poursuivre",
+        Language::French => Ended {
+            title: "Rien à confirmer",
+            text: "Ce lien a expiré ou n'est pas valable. Demandez-en un autre là d'où vous venez.",
         },
     }
 }

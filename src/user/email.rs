@@ -111,9 +111,18 @@ struct Session {
 }
 
 impl Session {
+    fn has_secret(&self, client_secret: &str) -> bool {
+        is_same(&self.client_secret, client_secret)
+    }
+
     fn wants_letter(&self, wish: &Wish) -> bool {
         wish.send_attempt > self.attempt && self.letters < MAX_LETTERS
     }
+}
+
+/// Takes as long whatever is right of a guess.
+fn is_same(secret: &str, guess: &str) -> bool {
+    secret.as_bytes().ct_eq(guess.as_bytes()).into()
 }
 
 /// An address that was proved.
@@ -160,11 +169,16 @@ impl Proofs {
         hash.finalize().to_hex().to_string()
     }
 
+    /// What a proof is for. `None` if it has ended.
+    pub fn purpose(&self, now_ms: u64, sid: &str, client_secret: &str) -> Option<Purpose> {
+        let purpose = |session: &mut Session| session.has_secret(client_secret).then_some(session.purpose);
+        self.sessions.with(now_ms, sid, purpose)?
+    }
+
     /// Marks a proof as confirmed, by the token of the letter.
     pub fn confirm(&self, now_ms: u64, sid: &str, client_secret: &str, token: &str) -> Confirmed {
         let confirmed = self.sessions.with(now_ms, sid, |session| {
-            let is_same = |a: &str, b: &str| bool::from(a.as_bytes().ct_eq(b.as_bytes()));
-            if session.wrong >= MAX_WRONG || !is_same(&session.client_secret, client_secret) {
+            if session.wrong >= MAX_WRONG || !session.has_secret(client_secret) {
                 return Confirmed::Ended;
             }
             if !session.is_real || !is_same(&session.token, token) {
@@ -180,8 +194,7 @@ impl Proofs {
     /// Uses a proof up. `None` if there is none for this purpose that was confirmed.
     pub fn take(&self, now_ms: u64, sid: &str, client_secret: &str, purpose: Purpose) -> Option<Proven> {
         let proven = |session: &mut Session| {
-            let is_its = session.purpose == purpose
-                && bool::from(session.client_secret.as_bytes().ct_eq(client_secret.as_bytes()));
+            let is_its = session.purpose == purpose && session.has_secret(client_secret);
             let validated_at_ms = session.validated_at_ms.filter(|_| is_its)?;
             Some(Proven { address: session.address.clone(), validated_at_ms })
         };

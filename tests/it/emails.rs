@@ -349,6 +349,30 @@ async fn links_confirm_nothing_when_they_are_wrong_or_only_looked_at() {
 }
 
 #[tokio::test]
+async fn the_page_of_a_link_says_what_is_asked() {
+    let office = Office::new().await;
+    office.user_with("alice", "alice@example.org").await;
+    let page = async |link: &str| {
+        let answer = office.server.get(link.strip_prefix("https://matrix.example.org").unwrap()).await;
+        (answer.status.as_u16(), String::from_utf8(answer.bytes).unwrap())
+    };
+    for (purpose, email, part, in_french) in [
+        ("register", "new@example.org", "making an account with this e-mail address", "compte est en cours"),
+        ("account/password", "alice@example.org", "<button>Allow a new password</button>", "Autoriser un nouveau"),
+        ("account/3pid", "other@example.org", "add this e-mail address to an account", "ajout de cette adresse"),
+    ] {
+        office.request(purpose, email, "s", 1).await.ok();
+        let letter = office.smtp.next().await;
+        let (status, text) = page(letter.link()).await;
+        assert!(status == 200 && text.contains(part), "{purpose}: {text}");
+        let (_, text) = page(&letter.link().replace("lang=en", "lang=fr")).await;
+        assert!(text.contains(in_french), "{purpose}: {text}");
+        let (status, text) = page(&letter.link().replace("client_secret=s", "client_secret=x")).await;
+        assert!(status == 400 && text.contains("This link has ended"), "{purpose}: {text}");
+    }
+}
+
+#[tokio::test]
 async fn registration_can_ask_for_an_address() {
     let office = Office::with(|mail| mail.required_to_register = true).await;
     let body = json!({ "username": "alice", "password": "secret" });
