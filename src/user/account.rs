@@ -188,12 +188,26 @@ pub fn list(snapshot: &Snapshot<'_>) -> Result<Vec<(OwnedUserId, Account)>> {
     rows.map(|row| row.and_then(|row| Ok((row.key()?.to_owned(), row.value))).map_err(Error::from)).collect()
 }
 
+/// A user as he is named by somebody who need not be he.
+pub struct Named {
+    pub user_id: OwnedUserId,
+    /// Under which user wrong passwords count. For an e-mail address it is one who can't be, its own: a limit that held for
+    /// address and name together would tell whose the address is.
+    pub guesses_of: OwnedUserId,
+}
+
+impl From<OwnedUserId> for Named {
+    fn from(user_id: OwnedUserId) -> Self {
+        Self { guesses_of: user_id.clone(), user_id }
+    }
+}
+
 /// The user whom a client names in a log-in or in user-interactive authentication: by his id, or by its localpart, in
 /// capitals too. `None` if that can't be one of ours.
 /// <https://spec.matrix.org/v1.19/client-server-api/#identifier-types>
-pub fn named(server: &Server, identifier: &UserIdentifier) -> Result<Option<OwnedUserId>> {
+pub fn named(server: &Server, identifier: &UserIdentifier) -> Result<Option<Named>> {
     match identifier {
-        UserIdentifier::Matrix(id) => Ok(of_name(server.name(), &id.user)),
+        UserIdentifier::Matrix(id) => Ok(of_name(server.name(), &id.user).map(Named::from)),
         UserIdentifier::Email(id) => with_address(server, &id.address),
         // No number belongs to any account.
         UserIdentifier::Msisdn(_) | UserIdentifier::PhoneNumber(_) => Ok(None),
@@ -216,30 +230,30 @@ pub fn of_name(server_name: &ServerName, name: &str) -> Option<OwnedUserId> {
 
 /// The user with an e-mail address; `None` if it is none at all. For an address of nobody it is a user who can't be: the
 /// time that his wrong passwords take, and their limit, must not tell that he is not there.
-pub fn with_address(server: &Server, text: &str) -> Result<Option<OwnedUserId>> {
+pub fn with_address(server: &Server, text: &str) -> Result<Option<Named>> {
     let Some(address) = mail::address(text) else { return Ok(None) };
-    if let Some(owner) = email::named(&server.store.snapshot(), &address)? {
-        return Ok(Some(owner));
-    }
     // No name that somebody gets has an `@`.
-    Ok(UserId::parse(format!("@@{}:{}", blake3::hash(address.as_bytes()), server.name())).ok())
+    let nobody = UserId::parse(format!("@@{}:{}", blake3::hash(address.as_bytes()), server.name()));
+    let Ok(guesses_of) = nobody else { return Ok(None) };
+    let owner = email::named(&server.store.snapshot(), &address)?;
+    Ok(Some(Named { user_id: owner.unwrap_or_else(|| guesses_of.clone()), guesses_of }))
 }
 
 /// Whether `password` is that of `user_id`. Error: that of [`verify_password`].
 pub async fn check_password(server: &Arc<Server>, user_id: &UserId, password: String) -> Result<bool> {
-    Ok(verify_password(server, user_id, password).await?.is_some())
+    Ok(verify_password(server, &user_id.to_owned().into(), password).await?.is_some())
 }
 
-/// The hash that is stored of `password`; `None` if it is not that of `user_id`. Takes as long for those who do not
+/// The hash that is stored of `password`; `None` if it is not that of the user. Takes as long for those who do not
 /// exist. After too many wrong ones the answer is `M_LIMIT_EXCEEDED` for a while, whoever asks.
-pub async fn verify_password(server: &Arc<Server>, user_id: &UserId, password: String) -> Result<Option<String>> {
+pub async fn verify_password(server: &Arc<Server>, named: &Named, password: String) -> Result<Option<String>> {
     // The place comes first: guesses that wait for theirs together would all be allowed.
     let place = server.passwords.place().await;
-    server.limits.password_guess(user_id)?;
-    let stored = get(&server.store.snapshot(), user_id)?.and_then(|account| account.password_hash);
+    server.limits.password_guess(&named.guesses_of)?;
+    let stored = get(&server.store.snapshot(), &named.user_id)?.and_then(|account| account.password_hash);
     let is_right = place.verify(password, stored.clone()).await?;
     if !is_right {
-        server.limits.wrong_password(user_id);
+        server.limits.wrong_password(&named.guesses_of);
     }
     Ok(stored.filter(|_| is_right))
 }

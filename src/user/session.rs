@@ -14,7 +14,8 @@ use sha2::{Digest, Sha256};
 use tracing::{debug, warn};
 
 use super::{
-    account, dehydrated, device, guests, keys,
+    account::{self, Named},
+    dehydrated, device, guests, keys,
     logins::Login,
     moderation,
     tables::{
@@ -239,14 +240,14 @@ impl NewSession {
 /// for a name that can't be of one of ours. `M_FORBIDDEN` if there is no such user, or the password is wrong.
 pub async fn user_by_password(
     server: &Arc<Server>,
-    user_id: Option<OwnedUserId>,
+    named: Option<Named>,
     password: String,
 ) -> Result<(OwnedUserId, String)> {
-    let user_id = user_id.ok_or_else(wrong_password)?;
-    if let Some(password_hash) = account::verify_password(server, &user_id, password).await? {
-        return Ok((user_id, password_hash));
+    let named = named.ok_or_else(wrong_password)?;
+    if let Some(password_hash) = account::verify_password(server, &named, password).await? {
+        return Ok((named.user_id, password_hash));
     }
-    let account = account::get(&server.store.snapshot(), &user_id)?;
+    let account = account::get(&server.store.snapshot(), &named.user_id)?;
     let is_deactivated = account.is_some_and(|account| !account.is_active());
     Err(if is_deactivated { deactivated() } else { wrong_password() })
 }

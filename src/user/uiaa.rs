@@ -556,7 +556,7 @@ async fn prove(
     let passed = |is_right: bool, why: &'static str| Ok(if is_right { Ok(None) } else { Err(why) });
     match (auth, demand.caller) {
         (AuthData::Password(given), Some(caller)) => {
-            if account::named(server, &given.identifier)?.as_ref() != Some(&caller.user_id) {
+            if account::named(server, &given.identifier)?.is_none_or(|named| named.user_id != caller.user_id) {
                 return Err(Error::forbidden("You must authenticate as yourself"));
             }
             let is_right = account::check_password(server, &caller.user_id, given.password).await?;

@@ -53,7 +53,7 @@ async fn nobody_logs_in_by_a_password_that_was_changed_meanwhile() {
     let server = TestServer::new().await;
     let alice = server.user("alice").await;
     let (inside, user) = (server.inside(), UserId::parse(&alice.id).unwrap());
-    let (user, hash) = session::user_by_password(inside, Some(user), password_of("alice")).await.unwrap();
+    let (user, hash) = session::user_by_password(inside, Some(user.into()), password_of("alice")).await.unwrap();
     let log_in = || session::log_in(inside, user.clone(), Some(hash.clone()), DeviceRequest::default());
     log_in().await.unwrap();
     let change = json!({"new_password": "better", "auth": auth_of("alice")});

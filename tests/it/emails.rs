@@ -211,6 +211,9 @@ async fn wrong_passwords_do_not_tell_which_addresses_have_accounts() {
         }
         assert_eq!(guess(&address.to_uppercase()).await.error(), (429, "M_LIMIT_EXCEEDED"), "{address}");
     }
+    let body = json!({ "type": "m.login.password", "user": "alice", "password": "guess" });
+    let by_name = office.server.post("/v3/login", body).await;
+    assert_eq!(by_name.error(), (403, "M_FORBIDDEN"), "whose the address is, her limit does not tell either");
     assert_eq!(guess("somebody@example.org").await.error(), (403, "M_FORBIDDEN"));
     assert_eq!(guess("no address").await.error(), (403, "M_FORBIDDEN"));
 }

@@ -94,9 +94,9 @@ async fn log_in(
     let (user_id, password_hash) = match body.r#type.as_deref() {
         Some("m.login.application_service") => (user_of_appservice(&server, &identifier?, token.as_deref())?, None),
         Some("m.login.password") => {
-            let user_id = account::named(&server, &identifier?)?;
+            let named = account::named(&server, &identifier?)?;
             let password = body.password.ok_or_else(|| Error::missing_param("`password` is missing"))?;
-            let (user_id, password_hash) = session::user_by_password(&server, user_id, password).await?;
+            let (user_id, password_hash) = session::user_by_password(&server, named, password).await?;
             (user_id, Some(password_hash))
         }
         Some("m.login.token") => {
@@ -128,8 +128,8 @@ fn user_of_appservice(server: &Arc<Server>, identifier: &UserIdentifier, token: 
         Error::Refused { kind: ErrorKind::UnknownToken(_), message, .. } => Error::forbidden(message),
         other => other,
     })?;
-    let user_id = account::named(server, identifier)?;
-    let user_id = user_id.ok_or_else(|| Error::forbidden("There is no such user"))?;
+    let named = account::named(server, identifier)?;
+    let user_id = named.ok_or_else(|| Error::forbidden("There is no such user"))?.user_id;
     appservice::accounts::check_own(server, &service, &user_id)?;
     match account::get(&server.store.snapshot(), &user_id)? {
         Some(_) => Ok(user_id),

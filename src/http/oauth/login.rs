@@ -22,7 +22,10 @@ use crate::{
     Server,
     error::{Error, Result},
     oauth::{browser::Proof, paths},
-    user::{account, registration, session},
+    user::{
+        account::{self, Named},
+        registration, session,
+    },
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -118,11 +121,11 @@ async fn user_by_password(
     server.limits.login(visitor.address)?;
     let name = name.trim();
     let is_address = !name.starts_with('@') && name.contains('@');
-    let user = match is_address {
+    let named = match is_address {
         true => account::with_address(server, name)?,
-        false => account::of_name(server.name(), name),
+        false => account::of_name(server.name(), name).map(Named::from),
     };
-    session::user_by_password(server, user, password).await.map_err(|error| match error {
+    session::user_by_password(server, named, password).await.map_err(|error| match error {
         // Whether there was such a user is nobody's business who does not know the password.
         Error::Refused { kind: ruma::api::error::ErrorKind::UserDeactivated, .. } => {
             Error::forbidden("Wrong username or password")
