@@ -2,7 +2,7 @@
 //! address; so a person is told which it is, and asked, before the token goes there.
 //! <https://spec.matrix.org/v1.19/client-server-api/#client-login-via-sso>
 
-use url::Url;
+use url::{Url, form_urlencoded};
 
 use crate::error::{Error, Result};
 
@@ -19,9 +19,16 @@ pub fn parse(text: &str) -> Result<Url> {
     url.ok_or_else(|| Error::invalid_param("`redirectUrl` is no address to which a login token could be sent"))
 }
 
-/// The address with the token in it.
+/// The address with the token in it, in place of any older one. The rest of the query stays as the client wrote it.
 pub fn with_token(mut url: Url, token: &str) -> String {
-    url.query_pairs_mut().append_pair("loginToken", token);
+    const NAME: &str = "loginToken";
+    let is_token = |part: &str| form_urlencoded::parse(part.as_bytes()).any(|(name, _)| name == NAME);
+    if let Some(query) = url.query().filter(|query| query.split('&').any(is_token)) {
+        let kept: Vec<_> = query.split('&').filter(|part| !is_token(part)).collect();
+        let kept = kept.join("&");
+        url.set_query(Some(&kept));
+    }
+    url.query_pairs_mut().append_pair(NAME, token);
     url.into()
 }
 
@@ -58,5 +65,10 @@ mod tests {
         assert_eq!(with("https://app.example/?a=%20b#/c"), "https://app.example/?a=%20b&loginToken=t%261#/c");
         assert_eq!(with("element://connect"), "element://connect?loginToken=t%261");
         assert_eq!(with("io.element.x:/callback"), "io.element.x:/callback?loginToken=t%261");
+        assert_eq!(with("io.element.x:/callback?loginToken=old"), "io.element.x:/callback?loginToken=t%261");
+        assert_eq!(
+            with("https://app.example/?loginToken=a&a=%20b&login%54oken=b&xloginToken=c#/c"),
+            "https://app.example/?a=%20b&xloginToken=c&loginToken=t%261#/c"
+        );
     }
 }
