@@ -1,8 +1,10 @@
+use chappe::config::Config;
 use http::{Method, header};
 use ruma::http_headers::ContentDisposition;
+use serde_json::json;
 
 use super::{address, download, header_of, send, try_upload, upload};
-use crate::support::{TestServer, User, query};
+use crate::support::{TestNetwork, TestServer, User, query};
 
 const POLICY: &str = "sandbox; default-src 'none'; script-src 'none'; plugin-types application/pdf; \
                       style-src 'unsafe-inline'; object-src 'self';";
@@ -119,6 +121,37 @@ async fn the_endpoints_without_authentication_are_frozen() {
     assert_eq!(server.get(&format!("/v1/media/download/{address}")).await.error(), (401, "M_MISSING_TOKEN"));
     let thumbnail = format!("/v1/media/thumbnail/{address}?width=32&height=32");
     assert_eq!(server.get(&thumbnail).await.error(), (401, "M_MISSING_TOKEN"));
+}
+
+#[tokio::test]
+async fn who_is_not_logged_in_sees_the_icons_of_identity_providers() {
+    let network = TestNetwork::new();
+    let server = network.server("example.org").await;
+    let alice = server.user("alice").await;
+    let image = super::thumbnails::png(40, 40);
+    let (icon, other) = (upload(&alice, &image, "image/png").await, upload(&alice, &image, "image/png").await);
+    drop(alice);
+    let directory = server.stop(&network).await;
+    let with_providers = |config: &mut Config| {
+        let provider = |id: &str, icon: &str| {
+            let provider = json!({ "id": id, "name": id, "issuer": "https://id.example", "client_id": "c",
+                "icon": format!("mxc://{icon}") });
+            serde_json::from_value(provider).unwrap()
+        };
+        config.well_known.client = Some("https://matrix.example.org".to_owned());
+        config.identity_providers = vec![provider("here", &icon), provider("elsewhere", "elsewhere.org/abc")];
+    };
+    let server = TestServer::of_directory(network, "example.org", directory, with_providers).await;
+    for prefix in FROZEN {
+        let answer = server.get(&format!("{prefix}/download/{icon}")).await;
+        assert_eq!((answer.status.as_u16(), &answer.bytes), (200, &image));
+        assert_eq!(server.get(&format!("{prefix}/download/{icon}/a.png")).await.status, 200);
+        assert_eq!(server.get(&format!("{prefix}/thumbnail/{icon}?width=32&height=32&method=crop")).await.status, 200);
+        for address in [&*other, "elsewhere.org/abc"] {
+            let answer = server.get(&format!("{prefix}/download/{address}")).await;
+            assert_eq!(answer.error(), (404, "M_NOT_FOUND"), "{address}");
+        }
+    }
 }
 
 #[tokio::test]

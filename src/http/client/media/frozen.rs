@@ -1,6 +1,6 @@
 //! The endpoints without authentication. The specification froze them: they serve only what was uploaded before a
-//! server enacted the freeze. A server of ours never served anything there, so there is nothing, unless
-//! `allow_legacy_media` turns the freeze off.
+//! server enacted the freeze. A server of ours never served anything there, so there is nothing but the icons of identity
+//! providers, unless `allow_legacy_media` turns the freeze off.
 //!
 //! `allow_remote` and `allow_redirect` are permissions that are not made use of: nothing is fetched from other servers,
 //! and no answer is a redirect. But who sends a token all the same is served as at the endpoints that took their place.
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use axum::{Router, extract::State, response::Response};
 use http::HeaderMap;
 use ruma::{
-    UserId,
+    ServerName, UserId,
     api::client::media::{get_content, get_content_as_filename, get_content_thumbnail},
 };
 
@@ -42,8 +42,8 @@ async fn get(
     headers: HeaderMap,
     MaybeClient { sender, body: WithOptionalToken(body), .. }: MaybeClient<WithOptionalToken<get_content::v3::Request>>,
 ) -> Result<Response> {
-    check_not_frozen(&server)?;
     let uri = (&*body.server_name, body.media_id.as_str());
+    check_not_frozen(&server, uri)?;
     download::serve(&server, &headers, user(sender.as_ref()), uri, None, body.timeout_ms).await
 }
 
@@ -56,8 +56,8 @@ async fn get_as(
         WithOptionalToken<get_content_as_filename::v3::Request>,
     >,
 ) -> Result<Response> {
-    check_not_frozen(&server)?;
     let uri = (&*body.server_name, body.media_id.as_str());
+    check_not_frozen(&server, uri)?;
     download::serve(&server, &headers, user(sender.as_ref()), uri, Some(body.filename), body.timeout_ms).await
 }
 
@@ -70,11 +70,11 @@ async fn get_thumbnail(
         WithOptionalToken<get_content_thumbnail::v3::Request>,
     >,
 ) -> Result<Response> {
-    check_not_frozen(&server)?;
+    let uri = (&*body.server_name, body.media_id.as_str());
+    check_not_frozen(&server, uri)?;
     let (width, height) = (body.width.into(), body.height.into());
     let animated = body.animated.unwrap_or_default();
     let request = media::thumbnail::Request::new(body.method.as_ref(), width, height, animated)?;
-    let uri = (&*body.server_name, body.media_id.as_str());
     thumbnail::serve(&server, &headers, user(sender.as_ref()), uri, request, body.timeout_ms).await
 }
 
@@ -83,9 +83,16 @@ fn user(sender: Option<&Caller>) -> Option<&UserId> {
 }
 
 /// The same answer for what exists and what does not: who is not logged in learns nothing.
-fn check_not_frozen(server: &Server) -> Result<()> {
-    if server.config.media.allow_legacy_media {
+fn check_not_frozen(server: &Server, uri: (&ServerName, &str)) -> Result<()> {
+    if server.config.media.allow_legacy_media || is_icon(server, uri) {
         return Ok(());
     }
     Err(Error::not_found("Not found: media is served to users who are logged in, at /_matrix/client/v1/media"))
+}
+
+/// Whether this is a picture of ours that clients show where one logs in, before anybody has a token.
+/// <https://spec.matrix.org/v1.19/client-server-api/#definition-mloginsso-flow-schema>
+fn is_icon(server: &Server, uri: (&ServerName, &str)) -> bool {
+    let mut icons = server.config.identity_providers.iter().filter_map(|provider| provider.icon.as_ref());
+    uri.0 == server.name() && icons.any(|icon| icon.parts().is_ok_and(|parts| parts == uri))
 }
