@@ -100,8 +100,11 @@ pub fn place_of(redirect_uri: &str) -> Place {
 /// What a `Content-Security-Policy` calls the place: forms may end there. `None` if it can't be said.
 pub fn policy_source(redirect_uri: &str) -> Option<String> {
     let url = Url::parse(redirect_uri).ok()?;
-    match url.host_str() {
-        Some(_) if matches!(url.scheme(), "http" | "https") => Some(url.origin().ascii_serialization()),
+    match url.host() {
+        // The grammar of policies has no IPv6 addresses.
+        Some(Host::Domain(_) | Host::Ipv4(_)) if matches!(url.scheme(), "http" | "https") => {
+            Some(url.origin().ascii_serialization())
+        }
         _ => Some(format!("{}:", url.scheme())),
     }
 }
@@ -205,6 +208,7 @@ mod tests {
     fn a_policy_names_nothing_but_the_place() {
         assert_eq!(policy_source("com.example.app:/a;script-src *").unwrap(), "com.example.app:");
         assert_eq!(policy_source("https://a.example:8443/x;y").unwrap(), "https://a.example:8443");
-        assert_eq!(policy_source("http://[::1]:4711/").unwrap(), "http://[::1]:4711");
+        assert_eq!(policy_source("http://127.0.0.1:4711/").unwrap(), "http://127.0.0.1:4711");
+        assert_eq!(policy_source("http://[::1]:4711/").unwrap(), "http:");
     }
 }
