@@ -4,6 +4,7 @@ pub mod letter;
 
 use std::time::Duration;
 
+use caseless::default_case_fold_str;
 use lettre::{
     AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor,
     message::{Mailbox, header::ContentType},
@@ -76,12 +77,13 @@ impl lettre::message::header::Header for AutoSubmitted {
     }
 }
 
-/// An address as it is kept and compared: in small letters. `None` if it is none.
+/// An address as it is kept and compared: case-folded. `None` if it is none.
+/// <https://spec.matrix.org/v1.19/appendices/#e-mail>
 pub fn address(text: &str) -> Option<String> {
     /// The longest that can be written in a letter's head.
     const MAX_BYTES: usize = 254;
     let address: lettre::Address = text.trim().parse().ok()?;
-    let address = address.to_string().to_lowercase();
+    let address = default_case_fold_str(address.as_ref());
     (address.len() <= MAX_BYTES).then_some(address)
 }
 
@@ -90,8 +92,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_compared_in_small_letters() {
+    fn addresses_are_compared_without_case() {
         assert_eq!(address(" Alice@Example.ORG ").as_deref(), Some("alice@example.org"));
+        for same in ["Strauß@Example.com", "STRAUSS@example.com", "strauẞ@example.com"] {
+            assert_eq!(address(same).as_deref(), Some("strauss@example.com"), "{same}");
+        }
         for wrong in ["", "alice", "alice@", "@example.org", "a b@example.org", "a@b@c", "a@x\r\nBcc: b@x"] {
             assert_eq!(address(wrong), None, "{wrong:?}");
         }
