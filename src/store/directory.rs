@@ -3,12 +3,16 @@
 use std::{
     fs::{self, File},
     io::{Read, Write},
+    os::unix::fs::MetadataExt,
     path::Path,
     thread,
     time::{Duration, Instant},
 };
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    process::{Uid, geteuid},
+};
 use serde::{Deserialize, Serialize};
 
 use super::{Error, Result};
@@ -36,7 +40,10 @@ impl Directory {
         let io = |e: std::io::Error| refuse(e.to_string());
         fs::create_dir_all(path).map_err(io)?;
         let marker = path.join(MARKER);
-        if !marker.try_exists().map_err(io)? {
+        let is_there = marker.try_exists().map_err(io)?;
+        let owner = fs::metadata(if is_there { marker.as_path() } else { path }).map_err(io)?.uid();
+        check_owner(owner, geteuid()).map_err(refuse)?;
+        if !is_there {
             if let Some(found) = first_entry(path).map_err(io)? {
                 return Err(refuse(format!(
                     "holds {found:?} but no {MARKER}, so it is not a data directory of chappe: \
@@ -46,7 +53,7 @@ impl Directory {
             create_marker(path, server_name).map_err(io)?;
         }
         let mut file = File::options().read(true).write(true).open(&marker).map_err(io)?;
-        lock(&file).map_err(|_| refuse("another chappe process is using it: stop that one first".to_owned()))?;
+        lock(&file).map_err(|_| Error::InUse { path: path.to_owned() })?;
         let mut text = String::new();
         file.read_to_string(&mut text).map_err(io)?;
         let found: Marker = serde_json::from_str(&text).map_err(|e| refuse(format!("{MARKER} can't be read: {e}")))?;
@@ -68,6 +75,29 @@ impl Directory {
         let found: Marker = serde_json::from_str(&text).map_err(|e| refuse(format!("{MARKER} can't be read: {e}")))?;
         Ok(found.server_name)
     }
+}
+
+/// Root can write into everybody's directory, and the server could then not read what root made there.
+fn check_owner(owner: u32, caller: Uid) -> Result<(), String> {
+    if !caller.is_root() || owner == caller.as_raw() {
+        return Ok(());
+    }
+    let (user, command) = match name_of(owner) {
+        Some(name) => (format!("{owner} ({name})"), format!(": `runuser -u {name} -- chappe ...`")),
+        None => (owner.to_string(), String::new()),
+    };
+    Err(format!(
+        "belongs to user {user}, and the server could not read what root makes there: run this as that user{command}"
+    ))
+}
+
+fn name_of(user: u32) -> Option<String> {
+    let users = fs::read_to_string("/etc/passwd").ok()?;
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == user.to_string()).then(|| name.to_owned())
+    })
 }
 
 fn lock(file: &File) -> rustix::io::Result<()> {
@@ -99,4 +129,20 @@ fn create_marker(path: &Path, server_name: &str) -> std::io::Result<()> {
     file.sync_all()?;
     fs::rename(&unfinished, path.join(MARKER))?;
     File::open(path)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_is_kept_out_of_what_belongs_to_somebody_else() {
+        let user = Uid::from_raw(4_000_000_000);
+        for (owner, caller) in [(0, Uid::ROOT), (user.as_raw(), user), (0, user)] {
+            assert_eq!(check_owner(owner, caller), Ok(()));
+        }
+        let refused = check_owner(user.as_raw(), Uid::ROOT).unwrap_err();
+        assert!(refused.contains("belongs to user 4000000000,"), "{refused}");
+        assert_eq!(name_of(0).as_deref(), Some("root"));
+    }
 }

@@ -12,6 +12,8 @@ pub enum Error {
     RocksDb(#[from] rocksdb::Error),
     #[error("{path}: {reason}")]
     Directory { path: PathBuf, reason: String },
+    #[error("{path}: another chappe process is using it: stop that one first")]
+    InUse { path: PathBuf },
     /// Writing is refused before the disk is full, so that RocksDB can still compact and the server can still start.
     #[error(
         "only {free} bytes are free on the disk of {path}, {floor} must stay free: make room, or lower `free_space_floor`"

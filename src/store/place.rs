@@ -179,7 +179,7 @@ mod tests {
         // A process that another test starts has our lock, too, until it has become another program.
         for _ in 0..100 {
             match open() {
-                Err(Error::Directory { .. }) => thread::sleep(Duration::from_millis(20)),
+                Err(Error::InUse { .. }) => thread::sleep(Duration::from_millis(20)),
                 opened => return opened.unwrap(),
             }
         }
