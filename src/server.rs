@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     appservice::{self, Appservices},
     clock::Clock,
-    config::Config,
+    config::{Config, ConfigError},
     ephemeral::Order,
     error::{Error, Result},
     federation::{
@@ -210,7 +210,10 @@ impl Server {
         let appservices = Appservices::open(&config)?;
         appservice::accounts::make_bots(&store, &appservices, clock.now_ms())
             .map_err(|error| anyhow::anyhow!("the application services' users can't be made: {error:?}"))?;
-        let mail = config.mail.as_ref().map(Mail::new).transpose().context("e-mail can't be sent")?;
+        let mail = config.mail.as_ref().map(|mail| Mail::new(mail, config.certificate_authorities_file.as_deref()));
+        let mail = mail.transpose().map_err(|error| {
+            ConfigError::one("mail", format!("cannot be used ({error:#})"), "correct it, or leave the section out")
+        })?;
         let emails = Proofs::new(random.bytes());
         let unlimited = appservices.unlimited();
         let is_unlimited = move |user: &UserId| unlimited.iter().any(|service| service.has_user(user));

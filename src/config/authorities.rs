@@ -9,15 +9,21 @@ use super::ConfigError;
 
 /// The certificate authorities in the file, of which there is one at least.
 pub fn read(path: &Path) -> Result<RootCertStore, ConfigError> {
-    let certificates = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let mut authorities = RootCertStore::empty();
-    for certificate in certificates.map_err(|e| unreadable(path, &e))? {
+    for certificate in certificates(path)? {
         authorities.add(certificate).map_err(|e| unreadable(path, &e))?;
     }
-    if authorities.is_empty() {
+    Ok(authorities)
+}
+
+/// Their certificates, as the file has them.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+    let certificates = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let certificates = certificates.map_err(|e| unreadable(path, &e))?;
+    if certificates.is_empty() {
         return Err(wrong(format!("names {}, which holds no certificate", path.display())));
     }
-    Ok(authorities)
+    Ok(certificates)
 }
 
 fn unreadable(path: &Path, error: &dyn Display) -> ConfigError {

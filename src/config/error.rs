@@ -21,7 +21,7 @@ struct Complaint {
 }
 
 impl ConfigError {
-    pub(super) fn one(key: impl Into<String>, problem: impl Into<String>, way_out: impl Into<String>) -> Self {
+    pub(crate) fn one(key: impl Into<String>, problem: impl Into<String>, way_out: impl Into<String>) -> Self {
         let mut error = Self::default();
         error.add(key, problem, way_out);
         error

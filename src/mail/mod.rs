@@ -2,13 +2,17 @@
 
 pub mod letter;
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use caseless::default_case_fold_str;
 use lettre::{
     AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor,
     message::{Mailbox, header::ContentType},
-    transport::smtp::authentication::Credentials,
+    transport::smtp::{
+        SUBMISSION_PORT, SUBMISSIONS_PORT,
+        authentication::Credentials,
+        client::{Certificate, Tls, TlsParameters},
+    },
 };
 use tracing::debug;
 
@@ -25,13 +29,16 @@ pub struct Mail {
 }
 
 impl Mail {
-    pub fn new(config: &config::Mail) -> anyhow::Result<Self> {
+    /// `authorities`: the file of the configuration.
+    pub fn new(config: &config::Mail, authorities: Option<&Path>) -> anyhow::Result<Self> {
         let _ = rustls::crypto::ring::default_provider().install_default(); // whoever comes first sets it
         type Transport = AsyncSmtpTransport<Tokio1Executor>;
+        let builder = Transport::builder_dangerous(&config.smtp_host);
+        let trusted = || trust(&config.smtp_host, authorities);
         let mut builder = match config.encryption {
-            Encryption::Tls => Transport::relay(&config.smtp_host)?,
-            Encryption::Starttls => Transport::starttls_relay(&config.smtp_host)?,
-            Encryption::None => Transport::builder_dangerous(&config.smtp_host),
+            Encryption::Tls => builder.port(SUBMISSIONS_PORT).tls(Tls::Wrapper(trusted()?)),
+            Encryption::Starttls => builder.port(SUBMISSION_PORT).tls(Tls::Required(trusted()?)),
+            Encryption::None => builder,
         };
         if let Some(port) = config.smtp_port {
             builder = builder.port(port);
@@ -57,6 +64,17 @@ impl Mail {
         debug!("a letter was sent");
         Ok(())
     }
+}
+
+/// Trusts the certificate authorities of the system and those in the file `authorities` to say who `host` is.
+fn trust(host: &str, authorities: Option<&Path>) -> anyhow::Result<TlsParameters> {
+    let mut parameters = TlsParameters::builder(host.to_owned());
+    if let Some(path) = authorities {
+        for certificate in config::authorities::certificates(path)? {
+            parameters = parameters.add_root_certificate(Certificate::from_der(certificate.to_vec())?);
+        }
+    }
+    Ok(parameters.build()?)
 }
 
 /// `Auto-Submitted: auto-generated` (RFC 3834).
@@ -89,7 +107,24 @@ pub fn address(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    #[test]
+    fn the_authorities_of_the_configuration_are_trusted() {
+        let lines = "smtp_host = 'localhost'\nfrom = 'a@example.org'\npublic_url = 'https://example.org'";
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("authorities.pem");
+        for encryption in ["tls", "starttls"] {
+            let config: config::Mail = toml::from_str(&format!("{lines}\nencryption = '{encryption}'")).unwrap();
+            fs::write(&path, "").unwrap();
+            assert!(Mail::new(&config, Some(&path)).is_err(), "the file is read");
+            let authority = rcgen::generate_simple_self_signed(["authority.example".to_owned()]).unwrap();
+            fs::write(&path, authority.cert.pem()).unwrap();
+            assert!(Mail::new(&config, Some(&path)).is_ok() && Mail::new(&config, None).is_ok());
+        }
+    }
 
     #[test]
     fn addresses_are_compared_without_case() {
