@@ -98,7 +98,8 @@ struct FileNamespace {
 impl Appservice {
     /// From the text of a registration file.
     pub fn parse(text: &str, server_name: &ServerName) -> anyhow::Result<Self> {
-        let file: File = serde_saphyr::from_str(text)?;
+        // Tokens are in the lines that a snippet would show.
+        let file: File = serde_saphyr::from_str_with_options(text, serde_saphyr::options! { with_snippet: false })?;
         let url = file.url.filter(|url| !url.is_empty() && url != "null");
         let url = url.map(|url| Url::parse(&url).with_context(|| format!("`url` ({url}) is no URL"))).transpose()?;
         if url.as_ref().is_some_and(|url| !matches!(url.scheme(), "http" | "https")) {
@@ -182,7 +183,7 @@ thread_local! {
     pub static TRIED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
-/// Reads files, and all `*.yaml` of folders, in the order of their names.
+/// Reads files, and all `*.yaml` and `*.yml` of folders, in the order of their names.
 pub fn read(paths: &[PathBuf], server_name: &ServerName) -> anyhow::Result<Vec<Appservice>> {
     let mut files = Vec::new();
     for path in paths {
@@ -262,6 +263,13 @@ namespaces:
         }
         let silent = parse(&IRC.replace("\"http://127.0.0.1:1234\"", "null")).unwrap();
         assert!(silent.url.is_none());
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_without_the_tokens() {
+        let unclosed = IRC.replace("as_token: a", "as_token: \"s3cret");
+        let said = format!("{:#}", Appservice::parse(&unclosed, server_name!("example.org")).unwrap_err());
+        assert!(said.contains("line") && !said.contains("s3cret"), "{said}");
     }
 
     #[test]
