@@ -11,7 +11,11 @@ use std::{
     process::ExitCode,
 };
 
-use chappe::config::{Config, ConfigError, ENV_CONFIG_PATH, Setting};
+use chappe::{
+    config::{Config, ConfigError, ENV_CONFIG_PATH, Setting},
+    http::listen::ListenError,
+    store,
+};
 use clap::{Parser, Subcommand};
 use rustix::{fs::Mode, process::umask};
 
@@ -47,7 +51,7 @@ enum Command {
     Serve,
     /// Print the configuration in effect, with *** for secrets
     Config,
-    /// Make and list the accounts of a stopped server
+    /// Make and list the accounts of a stopped server, and set their passwords
     #[command(subcommand)]
     User(UserCommand),
     /// Read the whole database of a stopped server and compare what must agree; exit code 1 if something does not
@@ -94,8 +98,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads our output has seen enough, as in `chappe inspect … | head`.
         Err(error) if error.downcast_ref().is_some_and(|e: &io::Error| e.kind() == BrokenPipe) => ExitCode::SUCCESS,
-        Err(error) if error.is::<ConfigError>() => {
-            eprintln!("The configuration is wrong.\n{error}");
+        Err(error) if is_of_configuration(&error) => {
+            eprintln!("The configuration is wrong.\n{error:#}");
             ExitCode::from(BAD_CONFIGURATION)
         }
         Err(error) => {
@@ -103,6 +107,13 @@ fn main() -> ExitCode {
             ExitCode::from(FAILURE)
         }
     }
+}
+
+/// Whether each attempt fails so, until somebody changes the configuration or the files and folders that it names.
+fn is_of_configuration(error: &anyhow::Error) -> bool {
+    error.is::<ConfigError>()
+        || matches!(error.downcast_ref::<ListenError>(), Some(ListenError::Tls(_)))
+        || matches!(error.downcast_ref::<store::Error>(), Some(store::Error::Directory { .. }))
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {

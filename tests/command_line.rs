@@ -122,6 +122,22 @@ fn a_wrong_configuration_ends_with_78_and_says_what_to_do() {
     assert_fails(&output, 78, "would let anyone in the world register");
     let output = chappe(&directory, "", &["config", "--set", "registration_token=s3cret"]).output().unwrap();
     assert_fails(&output, 2, "registration_token_file");
+    fs::write(directory.path().join("irc.yaml"), "id: irc").unwrap();
+    let registration = format!("appservice_registrations = ['{}/irc.yaml']", directory.path().display());
+    let mail = "smtp_host = 'mail.example.org'\nfrom = 'a@example.org'\npublic_url = 'https://example.org'";
+    for (lines, complaint) in [
+        ("[global.tls]\ncerts = '/nowhere.pem'\nkey = '/nowhere.pem'".to_owned(), "let the server's user read it"),
+        (registration, "registers no application service"),
+        ("log = 'warning'".to_owned(), "write error, warn, info, debug or trace"),
+        (format!("[global.mail]\n{mail}\nusername = 'chappe'\npassword = '***'"), "`mail.password` is what"),
+    ] {
+        let output = chappe(&directory, &format!("port = 0\n{lines}"), &["serve"]).output().unwrap();
+        assert_fails(&output, 78, complaint);
+    }
+    let foreign = tempfile::tempdir().unwrap();
+    fs::create_dir(foreign.path().join("data")).unwrap();
+    fs::write(foreign.path().join("data/thesis.tex"), "years of work").unwrap();
+    assert_fails(&chappe(&foreign, "port = 0", &["serve"]).output().unwrap(), 78, "not a data directory");
 }
 
 #[test]
@@ -182,7 +198,7 @@ fn an_administrator_makes_accounts_that_can_log_in() {
 fn the_signing_key_is_rotated_while_the_server_stands_and_destinations_are_told_while_it_runs() {
     let directory = tempfile::tempdir().unwrap();
     let run = |arguments: &[&str]| chappe(&directory, "", arguments).output().unwrap();
-    assert_fails(&run(&["rotate-key"]), 1, "not a data directory");
+    assert_fails(&run(&["rotate-key"]), 78, "not a data directory");
     let socket = directory.path().join("chappe.sock");
     let published = || ask(&socket, "GET /_matrix/key/v2/server", "");
     let mut server = serve(&directory, &socket);
@@ -209,7 +225,7 @@ fn the_signing_key_is_rotated_while_the_server_stands_and_destinations_are_told_
 fn a_database_that_was_put_back_begins_anew_by_command_and_where_it_was_copied() {
     let directory = tempfile::tempdir().unwrap();
     let run = |arguments: &[&str]| chappe(&directory, "", arguments).output().unwrap();
-    assert_fails(&run(&["restored"]), 1, "not a data directory");
+    assert_fails(&run(&["restored"]), 78, "not a data directory");
     run(&["user", "create", "alice"]);
     let lost = || text(&run(&["inspect", "lost_futures"]).stdout).lines().count();
     assert_eq!(lost(), 0);

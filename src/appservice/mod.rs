@@ -25,7 +25,7 @@ pub use self::registration::{Appservice, Interest};
 use self::{ephemeral::Mailbox, tables::Invites};
 use crate::{
     Server,
-    config::Config,
+    config::{Config, ConfigError},
     error::{Error, Result},
     room::{Membership, tables::UserRooms},
     store::{RoomNid, Transaction},
@@ -69,7 +69,10 @@ impl Running {
 impl Appservices {
     /// Reads the registration files that the configuration names.
     pub fn open(config: &Config) -> anyhow::Result<Self> {
-        let services = registration::read(&config.appservice_registrations, &config.server_name)?;
+        let services = registration::read(&config.appservice_registrations, &config.server_name).map_err(|error| {
+            let problem = format!("cannot be used ({error:#})");
+            ConfigError::one("appservice_registrations", problem, "correct the file, or leave it out")
+        })?;
         let hash = |(index, service): (usize, &Appservice)| (hash_of(service.as_token.expose()), index);
         let by_token = services.iter().enumerate().map(hash).collect();
         let running = |registration| Arc::new(Running::new(registration));

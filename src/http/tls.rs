@@ -19,7 +19,10 @@ pub struct Certificates {
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    #[error("{}, which `tls.certs` or `tls.key` names, cannot be read as PEM", path.display())]
+    #[error(
+        "{}, which `tls.certs` or `tls.key` names, cannot be read as PEM: let the server's user read it",
+        path.display()
+    )]
     File { path: PathBuf, source: pem::Error },
     #[error("{} holds no certificate: `tls.certs` must name a PEM file with the certificate chain", .0.display())]
     Empty(PathBuf),
