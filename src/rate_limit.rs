@@ -29,7 +29,8 @@ const CLEANED_AT: usize = 10_000;
 /// All limits. A request over one gets `M_LIMIT_EXCEEDED` with the time to wait.
 pub struct RateLimits {
     login_per_address: Option<Limit<IpAddr>>,
-    login_per_account: Option<Guesses>,
+    login_per_account: Option<Guesses<OwnedUserId>>,
+    shared_secret: Option<Guesses<IpAddr>>,
     registration: Option<Limit<IpAddr>>,
     letter: Option<Limit<String>>,
     message: Option<Limit<OwnedUserId>>,
@@ -55,6 +56,7 @@ impl RateLimits {
             is_unlimited: Box::new(is_unlimited),
             login_per_address: config.login_per_address().map(|quota| Limit::new(quota, clock)),
             login_per_account: config.login_per_account().map(|quota| Guesses::new(quota, clock)),
+            shared_secret: config.login_per_account().map(|quota| Guesses::new(quota, clock)),
             registration: config.registration().map(|quota| Limit::new(quota, clock)),
             letter: config.letter().map(|quota| Limit::new(quota, clock)),
             message: config.message().map(|quota| Limit::new(quota, clock)),
@@ -141,13 +143,25 @@ impl RateLimits {
 
     /// Somebody is about to try a password of this user.
     pub fn password_guess(&self, user: &UserId) -> Result<()> {
-        self.login_per_account.as_ref().map_or(Ok(()), |guesses| guesses.check(user))
+        self.login_per_account.as_ref().map_or(Ok(()), |guesses| guesses.check(&user.to_owned()))
     }
 
     /// The password that was tried was wrong.
     pub fn wrong_password(&self, user: &UserId) {
         if let Some(guesses) = &self.login_per_account {
-            guesses.count(user);
+            guesses.count(&user.to_owned());
+        }
+    }
+
+    /// Somebody at this address is about to try the shared secret of registration.
+    pub fn shared_secret_guess(&self, address: IpAddr) -> Result<()> {
+        self.shared_secret.as_ref().map_or(Ok(()), |guesses| guesses.check(&network_of(address)))
+    }
+
+    /// What was signed with it was wrong.
+    pub fn wrong_shared_secret(&self, address: IpAddr) {
+        if let Some(guesses) = &self.shared_secret {
+            guesses.count(&network_of(address));
         }
     }
 }
@@ -231,25 +245,25 @@ impl<K: Clone + Eq + Hash> Limit<K> {
 
 /// A limit on failures: what succeeds does not count. Once the last allowed failure was made, no attempt is allowed
 /// until the next one is.
-struct Guesses {
-    failures: Limit<OwnedUserId>,
+struct Guesses<K: Clone + Eq + Hash> {
+    failures: Limit<K>,
     every: Duration,
-    closed_until: Mutex<HashMap<OwnedUserId, Duration>>,
+    closed_until: Mutex<HashMap<K, Duration>>,
 }
 
-impl Guesses {
+impl<K: Clone + Eq + Hash> Guesses<K> {
     fn new(quota: Quota, clock: &Clock) -> Self {
         Self { failures: Limit::new(quota, clock), every: quota.replenish_interval(), closed_until: Mutex::default() }
     }
 
-    fn check(&self, user: &UserId) -> Result<()> {
+    fn check(&self, key: &K) -> Result<()> {
         let now = clock::Clock::now(&self.failures.clock);
-        let until = self.closed_until.lock().get(user).copied().unwrap_or_default();
+        let until = self.closed_until.lock().get(key).copied().unwrap_or_default();
         if until <= now { Ok(()) } else { Err(Error::limit_exceeded(until.duration_since(now).into())) }
     }
 
-    fn count(&self, user: &UserId) {
-        let wait = match self.failures.count(&user.to_owned()) {
+    fn count(&self, key: &K) {
+        let wait = match self.failures.count(key) {
             Ok(0) => self.every,
             Ok(_) => return,
             Err(wait) => wait,
@@ -257,7 +271,7 @@ impl Guesses {
         let now = clock::Clock::now(&self.failures.clock);
         let mut closed = self.closed_until.lock();
         closed.retain(|_, until| *until > now);
-        closed.insert(user.to_owned(), now + wait);
+        closed.insert(key.clone(), now + wait);
     }
 }
 

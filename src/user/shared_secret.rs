@@ -1,7 +1,7 @@
 //! Registration by scripts that know `registration_shared_secret`, as Synapse has it:
 //! <https://element-hq.github.io/synapse/latest/admin_api/register_api.html>
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use hmac::{Hmac, KeyInit, Mac};
 use ruma::api::error::ErrorKind;
@@ -68,9 +68,10 @@ pub fn make_nonce(server: &Server) -> Result<String> {
     Ok(nonce)
 }
 
-/// Makes the account if `wish` was signed with the secret.
-pub async fn register(server: &Arc<Server>, wish: Wish) -> Result<Registered> {
+/// Makes the account if `wish`, which comes from `address`, was signed with the secret.
+pub async fn register(server: &Arc<Server>, wish: Wish, address: IpAddr) -> Result<Registered> {
     let secret = secret(server)?;
+    server.limits.shared_secret_guess(address)?;
     let unknown = |message: &'static str| Error::refused(ErrorKind::Unknown, message);
     server.registration_nonces.take(server.clock.now_ms(), &wish.nonce).ok_or_else(|| unknown("Unrecognized nonce"))?;
     // The parts are told apart by NUL in what is signed.
@@ -82,6 +83,7 @@ pub async fn register(server: &Arc<Server>, wish: Wish) -> Result<Registered> {
     }
     let is_signed: bool = wish.mac(secret).as_bytes().ct_eq(wish.mac.to_ascii_lowercase().as_bytes()).into();
     if !is_signed {
+        server.limits.wrong_shared_secret(address);
         return Err(Error::forbidden("HMAC incorrect"));
     }
     let new = NewAccount {

@@ -88,3 +88,20 @@ async fn without_a_secret_there_is_no_such_registration() {
     assert_eq!(server.get(PATH).await.error(), (400, "M_UNKNOWN"));
     assert_eq!(server.post(PATH, wish("x", "alice", true, "")).await.error(), (400, "M_UNKNOWN"));
 }
+
+#[tokio::test]
+async fn who_guesses_the_secret_has_to_wait() {
+    let server = TestServer::with(|config| {
+        with_secret(config);
+        config.rate_limits.enabled = true;
+    })
+    .await;
+    for _ in 0..10 {
+        let guess = wish(&nonce(&server).await, "mallory", true, "guess");
+        assert_eq!(server.post(PATH, guess).await.error(), (403, "M_FORBIDDEN"));
+    }
+    let right = wish(&nonce(&server).await, "alice", false, "complement");
+    assert_eq!(server.post(PATH, right).await.error(), (429, "M_LIMIT_EXCEEDED"));
+    server.advance(Duration::from_secs(60));
+    server.post(PATH, wish(&nonce(&server).await, "alice", false, "complement")).await.ok();
+}

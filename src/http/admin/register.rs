@@ -32,7 +32,7 @@ async fn nonce(State(server): State<Arc<Server>>) -> Result<Json<Nonce>> {
 /// `POST /_synapse/admin/v1/register`
 async fn register(
     State(server): State<Arc<Server>>,
-    PublicJson { body, .. }: PublicJson<Wish>,
+    PublicJson { body, address, .. }: PublicJson<Wish>,
 ) -> Result<Json<Answer>> {
-    Ok(Json(shape(shared_secret::register(&server, body).await?)))
+    Ok(Json(shape(shared_secret::register(&server, body, address).await?)))
 }
