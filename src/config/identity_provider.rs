@@ -9,7 +9,7 @@ use ruma::OwnedMxcUri;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::{ConfigError, Secret, oauth, one_or_many};
+use super::{ConfigError, Secret, oauth, one_or_many, secret};
 
 /// Longest id. Source: the specification.
 const MAX_ID_BYTES: usize = 255;
@@ -145,9 +145,7 @@ impl IdentityProvider {
         if self.client_id.is_empty() {
             errors.add(key("client_id"), "is empty", "write what the provider calls this server");
         }
-        if self.client_secret.as_ref().is_some_and(|secret| secret.expose().is_empty()) {
-            errors.add(key("client_secret"), "is empty", "write the provider's secret, or leave it out");
-        }
+        secret::check(&key("client_secret"), self.client_secret.as_ref(), errors);
         if !self.scopes.iter().any(|scope| scope == "openid") {
             errors.add(key("scopes"), "lack \"openid\"", "add it: without it the provider says nobody's name");
         }

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, Secret};
+use super::{ConfigError, Secret, secret};
 
 /// Off unless `listen` or `token` is set.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -24,9 +24,7 @@ impl Metrics {
     }
 
     pub(super) fn check(&self, errors: &mut ConfigError) {
-        if self.token.as_ref().is_some_and(|token| token.expose().is_empty()) {
-            errors.add("metrics.token", "is empty", "give it a long random value, or leave it out");
-        }
+        secret::check("metrics.token", self.token.as_ref(), errors);
         if self.token.is_none() && self.listen.is_some_and(|address| !address.ip().is_loopback()) {
             errors.add(
                 "metrics.listen",
@@ -59,7 +57,10 @@ mod tests {
             assert_eq!(complaint(listen, None), None, "{listen}");
         }
         assert!(complaint("0.0.0.0:9090", None).unwrap().contains("metrics.token"));
-        assert_eq!(complaint("0.0.0.0:9090", Some("a long random text")), None);
-        assert!(complaint("", Some("")).unwrap().contains("is empty"));
+        assert_eq!(complaint("0.0.0.0:9090", Some("0123456789abcdef")), None);
+        for (token, problem) in [("", "is empty"), ("***", "`chappe config` prints"), ("a long random text", "example")]
+        {
+            assert!(complaint("", Some(token)).unwrap().contains(problem), "{token}");
+        }
     }
 }

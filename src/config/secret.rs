@@ -5,6 +5,13 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use subtle::ConstantTimeEq;
 
+use super::ConfigError;
+
+/// What stands in its place where it would be printed.
+const HIDDEN: &str = "***";
+/// What the conduit.toml that we shipped had as an example.
+const EXAMPLE: &str = "a long random text";
+
 /// A password-like text. Printing, logging or serializing it gives `***`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -25,15 +32,26 @@ impl Secret {
     }
 }
 
+/// Complains about what is no secret.
+pub(super) fn check(key: &str, secret: Option<&Secret>, errors: &mut ConfigError) {
+    let problem = match secret.map(Secret::expose) {
+        Some("") => "is empty",
+        Some(HIDDEN) => "is what `chappe config` prints in place of a secret",
+        Some(EXAMPLE) => "is an example that everybody knows",
+        _ => return,
+    };
+    errors.add(key, problem, "give it the true value (`openssl rand -hex 32` prints a new one), or leave it out");
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
+        f.write_str(HIDDEN)
     }
 }
 
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("***")
+        serializer.serialize_str(HIDDEN)
     }
 }
 

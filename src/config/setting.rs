@@ -24,6 +24,9 @@ const PASSWORD_OF_TURN: &str = "turn.password";
 /// That of the scraper has it too.
 const TOKEN_OF_METRICS: &str = "metrics.token";
 
+/// What holds such keys, and could be set as a whole.
+const SECTIONS_WITH_SECRETS: [&str; 4] = ["identity_providers", "mail", "metrics", "turn"];
+
 fn is_secret(key: &str) -> bool {
     SECRET_KEYS.contains(&key) || SECRET_KEYS_OF_TURN.contains(&key) || key == TOKEN_OF_METRICS
 }
@@ -68,10 +71,8 @@ impl FromStr for Setting {
             };
             return Err(format!("others can read the command line; {way_out}"));
         }
-        if key == "identity_providers" {
-            return Err(
-                "others can read the command line; write [[global.identity_providers]] in conduit.toml".to_owned()
-            );
+        if SECTIONS_WITH_SECRETS.contains(&key) {
+            return Err(format!("others can read the command line; write the section `{key}` into conduit.toml"));
         }
         Ok(Self { key: key.to_owned(), value: guess(value), place: "on the command line" })
     }

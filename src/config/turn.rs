@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, Secret, duration};
+use super::{ConfigError, Secret, duration, secret};
 
 /// Without this section calls work only between clients that reach each other directly.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -44,9 +44,8 @@ impl Turn {
                 "copy `static-auth-secret` of your TURN server",
             );
         }
-        if self.secret.as_ref().or(self.password.as_ref()).is_some_and(|secret| secret.expose().is_empty()) {
-            errors.add("turn.secret", "is empty", "copy `static-auth-secret` of your TURN server");
-        }
+        secret::check("turn.secret", self.secret.as_ref(), errors);
+        secret::check("turn.password", self.password.as_ref(), errors);
         if self.ttl < Duration::from_secs(60) {
             errors.add("turn.ttl", "is too short for a call", "set it to 1 min or more");
         }
