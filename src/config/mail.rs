@@ -1,10 +1,10 @@
 //! `[global.mail]`: how the server sends e-mail. Without this section it sends none.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, Secret, duration};
+use super::{ConfigError, Secret, duration, oauth};
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -60,16 +60,69 @@ fn default_delay() -> Duration {
 }
 
 impl Mail {
+    /// Whether letters leave this machine unencrypted.
+    pub(super) fn is_in_plain_sight(&self) -> bool {
+        let is_here =
+            |host: &str| host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        self.encryption == Encryption::None && !is_here(&self.smtp_host)
+    }
+
     pub(super) fn check(&self, errors: &mut ConfigError) {
         if self.from.parse::<lettre::message::Mailbox>().is_err() {
             errors.add("mail.from", "is no e-mail address", "write it as \"Chappe <chappe@example.org>\"");
         }
         let url = reqwest::Url::parse(&self.public_url);
-        if !url.is_ok_and(|url| matches!(url.scheme(), "https" | "http") && url.has_host()) {
-            errors.add("mail.public_url", "is no web address", "write it as \"https://matrix.example.org\"");
+        if !url.is_ok_and(|url| oauth::is_encrypted(&url)) {
+            errors.add(
+                "mail.public_url",
+                "is not the URL of an encrypted web server",
+                "write it as \"https://matrix.example.org\": passwords are reset there",
+            );
+        }
+        if self.is_in_plain_sight() && self.password.is_some() {
+            errors.add(
+                "mail.encryption",
+                "would show `mail.password` to everybody on the way to the mail server",
+                "set it to \"tls\" or \"starttls\"; \"none\" is for a mail server on this machine",
+            );
         }
         if self.username.is_some() != (self.password.is_some() || self.password_file.is_some()) {
             errors.add("mail.username", "and `mail.password` belong together", "set both, or neither");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complaint(lines: &str) -> String {
+        let base = "smtp_host = 'relay'\nfrom = 'a@example.org'\npublic_url = 'https://example.org'\n";
+        let key_of = |line: &str| line.split(' ').next().unwrap_or_default().to_owned();
+        let kept = base.lines().filter(|line| lines.lines().all(|other| key_of(other) != key_of(line)));
+        let toml = kept.chain(lines.lines()).map(|line| format!("{line}\n")).collect::<String>();
+        let mail: Mail = toml::from_str(&toml).unwrap();
+        let mut errors = ConfigError::default();
+        mail.check(&mut errors);
+        errors.into_result().err().map_or_else(String::new, |errors| errors.to_string())
+    }
+
+    #[test]
+    fn passwords_travel_encrypted_or_on_this_machine() {
+        let account = "username = 'chappe'\npassword = 's3cret'";
+        for lines in [
+            account.to_owned(),
+            format!("{account}\nencryption = 'starttls'"),
+            format!("{account}\nencryption = 'none'\nsmtp_host = '127.0.3.4'"),
+            format!("{account}\nencryption = 'none'\nsmtp_host = 'localhost'"),
+            "encryption = 'none'".to_owned(),
+            "public_url = 'http://[::1]:8008'".to_owned(),
+        ] {
+            assert_eq!(complaint(&lines), "", "{lines}");
+        }
+        assert!(complaint(&format!("{account}\nencryption = 'none'")).starts_with("`mail.encryption` would show"));
+        for url in ["http://example.org", "ftp://example.org", "example.org"] {
+            assert!(complaint(&format!("public_url = '{url}'")).starts_with("`mail.public_url`"), "{url}");
         }
     }
 }
