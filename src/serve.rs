@@ -31,6 +31,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     logging::start(&config)?;
     panic::set_hook(Box::new(|panic| error!("{panic}")));
     info!(version = env!("CARGO_PKG_VERSION"), server_name = %config.server_name, "starting");
+    config.warnings().iter().for_each(|warning| warn!("{warning}"));
     let runtime = Builder::new_multi_thread().enable_all().max_blocking_threads(MAX_BLOCKING).build();
     let runtime = runtime.context("cannot start threads")?;
     runtime.block_on(serve(config))?;

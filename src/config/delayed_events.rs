@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::duration;
+use super::{ConfigError, duration};
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -14,6 +14,15 @@ pub struct DelayedEvents {
     pub max_delay: Duration,
     /// How many events one user may have waiting; 0 switches delayed events off.
     pub max_scheduled: usize,
+}
+
+impl DelayedEvents {
+    pub(super) fn check(&self, errors: &mut ConfigError) {
+        if self.max_delay.is_zero() {
+            let way_out = "set it to 1 d; `max_scheduled = 0` switches delayed events off";
+            errors.add("delayed_events.max_delay", "lets no event wait", way_out);
+        }
+    }
 }
 
 impl Default for DelayedEvents {

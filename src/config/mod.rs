@@ -31,6 +31,7 @@ mod tls;
 mod turn;
 mod url_previews;
 mod user_directory;
+mod warnings;
 mod well_known;
 
 use std::{
@@ -47,7 +48,7 @@ use figment::{
 };
 use ruma::{OwnedServerName, RoomVersionId, room_version_rules::RoomVersionDisposition};
 use serde::{Deserialize, Deserializer, Serialize, de};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 use self::setting::SECRET_KEYS;
 pub use self::{
@@ -301,17 +302,16 @@ impl Config {
         if self.memory_budget < ByteSize::mib(32) {
             errors.add("memory_budget", "is too small for the database", "set it to 32 MiB or more");
         }
-        if let Err(error) = EnvFilter::try_new(&self.log) {
-            errors.add(
-                "log",
-                format!("is not a filter ({error})"),
-                "write it as \"info\" or \"info,chappe::store=debug\"",
-            );
+        self.check_log(&mut errors);
+        if !self.database_path.is_absolute() {
+            let problem = "would be another directory wherever `chappe` is called";
+            errors.add("database_path", problem, "write all of it, such as \"/var/lib/chappe\"");
         }
         let rules = self.default_room_version.rules();
         if rules.is_none_or(|rules| rules.disposition != RoomVersionDisposition::Stable) {
             errors.add("default_room_version", "is not a room version we know", "set it to one of \"1\" to \"12\"");
         }
+        self.delayed_events.check(&mut errors);
         self.federation.check(&mut errors);
         if let Some(mail) = &self.mail {
             mail.check(&mut errors);
@@ -332,6 +332,32 @@ impl Config {
         }
         self.well_known.check(&mut errors);
         errors.into_result()
+    }
+
+    fn check_log(&self, errors: &mut ConfigError) {
+        let parts = || self.log.split(',').map(str::trim).filter(|part| !part.is_empty());
+        if parts().next().is_none() {
+            errors.add("log", "is empty", "write error, warn, info, debug, trace or off");
+            return;
+        }
+        if let Err(error) = EnvFilter::try_new(&self.log) {
+            errors.add(
+                "log",
+                format!("is not a filter ({error})"),
+                "write it as \"info\" or \"info,chappe::store=debug\"",
+            );
+        }
+        // The filter takes any other word for a library, of which it lets all through, and nothing of the rest.
+        let is_level = |part: &str| part.parse::<LevelFilter>().is_ok() || part == "chappe";
+        let is_word = |part: &str| !part.contains(['=', '[']) && !part.contains("::");
+        let unknown = parts().find(|&part| is_word(part) && !is_level(part));
+        if let Some(word) = unknown.filter(|_| !parts().any(is_level)) {
+            errors.add(
+                "log",
+                format!("knows no level `{word}`"),
+                format!("write error, warn, info, debug or trace, or `info,{word}=debug` if that is a library"),
+            );
+        }
     }
 
     fn check_listeners(&self, errors: &mut ConfigError) {
@@ -355,9 +381,7 @@ impl Config {
         let mail_password = self.mail.as_ref().and_then(|mail| mail.password.as_ref());
         let secrets = [self.registration_token.as_ref(), self.registration_shared_secret.as_ref(), mail_password];
         for (key, secret) in SECRET_KEYS.into_iter().zip(secrets) {
-            if secret.is_some_and(|secret| secret.expose().is_empty()) {
-                errors.add(key, "is empty", "give it a long random value, or leave it out");
-            }
+            secret::check(key, secret, errors);
         }
         let is_open = self.allow_registration && self.registration_token.is_none();
         if is_open && !self.yes_i_am_very_very_sure_i_want_an_open_registration_server_prone_to_abuse {
@@ -422,6 +446,16 @@ fn refuse_foreign_tables(path: &Path) -> Result<(), ConfigError> {
     let file = path.display().to_string();
     if !path.is_file() {
         return Err(ConfigError::one(file, "is not there", "give the path of your conduit.toml with --config"));
+    }
+    let text = fs::read_to_string(path).map_err(|error| {
+        ConfigError::one(&file, format!("cannot be read ({error})"), "let the server's user read the file")
+    })?;
+    if let Err(error) = text.parse::<toml::Table>() {
+        // Its own words would show the line, which may hold a secret.
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        let reason = error.message().lines().collect::<Vec<_>>().join(", ");
+        return Err(ConfigError::one(file, format!("is no TOML in line {line}"), reason));
     }
     let layers = Toml::file_exact(path).data()?;
     let mut errors = ConfigError::default();

@@ -30,6 +30,17 @@ pub struct PolicyText {
 }
 
 pub(super) fn check(terms: &RegistrationTerms, errors: &mut ConfigError) {
+    for (id, policy) in terms {
+        for (language, text) in &policy.languages {
+            if text.name.trim().is_empty() || url::Url::parse(&text.url).is_err() {
+                errors.add(
+                    format!("registration_terms.{id}.{language}"),
+                    "has no `name`, or a `url` that is none",
+                    "write a title, and all of the address: \"https://example.org/privacy.html\"",
+                );
+            }
+        }
+    }
     for (id, _) in terms.iter().filter(|(_, policy)| policy.languages.is_empty()) {
         errors.add(
             format!("registration_terms.{id}"),

@@ -69,9 +69,12 @@ fn keys_of(section: &str, needed: &str) -> BTreeSet<String> {
 
 #[test]
 fn the_shipped_file_loads() {
-    let config = load(SHIPPED, &[]).unwrap();
+    let unnamed = load(SHIPPED, &[]).unwrap_err().to_string();
+    assert!(unnamed.starts_with("`server_name` is missing"), "{unnamed}");
+    let config = load(SHIPPED, &["server_name=example.org"]).unwrap();
     assert_eq!(config.server_name, "example.org");
     assert_eq!(config.port, 8008);
+    assert_eq!(config.warnings(), Vec::<String>::new());
 }
 
 #[test]
@@ -138,7 +141,9 @@ fn the_file_with_everything_switched_on_loads_but_for_the_secrets_given_twice() 
         .filter(|line| !line.contains("_file =") && !line.starts_with("secret ="))
         .map(|line| format!("{line}\n"))
         .collect();
-    let config = load(&without_files, &[]).unwrap();
+    let emptied = load(&without_files, &[]).unwrap_err().to_string();
+    assert!(emptied.contains("`registration_token` is empty"), "{emptied}");
+    let config = load(&without_files.replace("= \"\"\n", "= \"0123456789abcdef\"\n"), &[]).unwrap();
     assert_eq!(config.well_known.support.unwrap().contacts.len(), 1);
     assert_eq!(config.registration_terms["privacy_policy"].languages["en"].name, "Privacy policy");
     assert_eq!(config.tls.unwrap().port, Some(8448));
@@ -213,9 +218,45 @@ fn a_wrong_value_names_its_key() {
         ("log_format = 'xml'", "`log_format`"),
         ("default_room_version = '99'", "`default_room_version`"),
         ("log = 'info,=,'", "`log`"),
+        ("log = ' '", "`log` is empty"),
+        ("log = 'warning'", "`log` knows no level `warning`"),
+        ("log = 'chappe::store=debug, hyper'", "`info,hyper=debug`"),
+        ("database_path = ''", "`database_path`"),
+        ("database_path = 'data'", "`database_path`"),
+        ("registration_token = 'a long random text'", "`registration_token` is an example"),
+        ("[global.turn]\nuris = ['turn:a.example']\nsecret = '***'", "`turn.secret`"),
+        ("[global.delayed_events]\nmax_delay = '0 s'", "`delayed_events.max_delay`"),
+        ("[global.well_known.support]\nsupport_page = ''", "`well_known.support.support_page`"),
+        (
+            "[global.well_known.support]\ncontacts = [{ role = 'm.role.admin', email_address = 'admin' }]",
+            "`well_known.support.contacts`",
+        ),
+        (
+            "[global.registration_terms.a]\nversion = '1'\nen = { name = '', url = 'https://a.example' }",
+            "`registration_terms.a.en`",
+        ),
+        (
+            "[global.registration_terms.a]\nversion = '1'\nen = { name = 'A', url = 'a.html' }",
+            "`registration_terms.a.en`",
+        ),
     ] {
         let complaint = complaint(line);
         assert!(complaint.contains(key), "{line}: {complaint}");
+    }
+}
+
+#[test]
+fn levels_and_modules_make_a_filter() {
+    for log in ["info", "WARN", "off", "3", "info, chappe::store=debug,", "chappe", "warn,hyper,[request]=debug"] {
+        load(&format!("[global]\nserver_name = 'a.example'\nlog = '{log}'"), &[]).unwrap();
+    }
+}
+
+#[test]
+fn a_slip_in_the_syntax_is_told_by_its_line_and_without_what_stands_there() {
+    for line in ["registration_token = \"s3cret", "registration_token = s3cret", "registration_token = \"s3cret\" x"] {
+        let complaint = complaint(line);
+        assert!(complaint.contains("is no TOML in line 3: ") && !complaint.contains("s3cret"), "{complaint}");
     }
 }
 
@@ -253,9 +294,13 @@ fn secrets_are_read_from_files_and_never_shown() {
     fs::remove_file(&path).unwrap();
     let complaint = load(&toml, &[]).unwrap_err().to_string();
     assert!(complaint.contains("`registration_token_file` names"), "{complaint}");
-    for (setting, way_out) in
-        [("registration_token=x", "set registration_token_file"), ("turn.password=x", "conduit.toml")]
-    {
+    for (setting, way_out) in [
+        ("registration_token=x", "set registration_token_file"),
+        ("turn.password=x", "conduit.toml"),
+        ("turn={secret=\"x\"}", "the section `turn`"),
+        ("mail={password=\"x\"}", "the section `mail`"),
+        ("metrics={token=\"x\"}", "the section `metrics`"),
+    ] {
         let complaint = setting.parse::<Setting>().expect_err("a secret on the command line is refused");
         assert!(complaint.contains(way_out), "{complaint}");
     }
@@ -309,6 +354,9 @@ fn what_is_printed_can_be_loaded_again() {
     let config = load("[global]\nserver_name = 'a.example'\n[global.tls]\ncerts = 'c'\nkey = 'k'", &[]).unwrap();
     let printed = config.to_toml().unwrap();
     assert_eq!(load(&printed, &[]).unwrap().to_toml().unwrap(), printed);
+    let secret = load("[global]\nserver_name = 'a.example'\nregistration_token = 's3cret'", &[]).unwrap();
+    let refused = load(&secret.to_toml().unwrap(), &[]).unwrap_err().to_string();
+    assert!(refused.starts_with("`registration_token` is what `chappe config` prints"), "{refused}");
 }
 
 #[test]

@@ -86,6 +86,17 @@ impl WellKnown {
         if support.support_page.is_none() && support.contacts.is_empty() {
             errors.add("well_known.support", "is empty", "give `support_page` or a contact, or leave the section out");
         }
+        if support.support_page.as_deref().is_some_and(|page| url::Url::parse(page).is_err()) {
+            errors.add("well_known.support.support_page", "is no URL", "write all of it: \"https://example.org/help\"");
+        }
+        let mut addresses = support.contacts.iter().filter_map(|contact| contact.email_address.as_deref());
+        if addresses.any(|address| address.parse::<lettre::Address>().is_err()) {
+            errors.add(
+                "well_known.support.contacts",
+                "has an `email_address` that is none",
+                "write it as \"admin@example.org\"",
+            );
+        }
         if support.contacts.iter().any(|contact| contact.matrix_id.is_none() && contact.email_address.is_none()) {
             errors.add(
                 "well_known.support.contacts",
