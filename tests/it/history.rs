@@ -228,7 +228,7 @@ async fn an_event_is_shown_with_those_around_it_and_the_state_then() {
     assert!(bodies(&around["state"]).contains(&"m.room.create"));
 
     let alone = context("0").await;
-    assert_eq!((alone.get("events_before"), alone.get("events_after")), (None, None));
+    assert_eq!((&alone["events_before"], &alone["events_after"]), (&json!([]), &json!([])), "the lists are there");
     let (start, end) = (alone["start"].as_str().unwrap(), alone["end"].as_str().unwrap());
     let before = messages(&alice, &room, &[("dir", "b"), ("from", start), ("limit", "1")]).await.ok();
     let after = messages(&alice, &room, &[("dir", "f"), ("from", end), ("limit", "1")]).await.ok();
@@ -237,6 +237,9 @@ async fn an_event_is_shown_with_those_around_it_and_the_state_then() {
     let lazy = query(&[("limit", "0"), ("filter", r#"{"lazy_load_members":true,"types":["m.room.member"]}"#)]);
     let lazy = alice.get(&format!("/v3/rooms/{room}/context/{middle}{lazy}")).await.ok();
     assert_eq!((lazy["state"].as_array().unwrap().len(), &lazy["state"][0]["state_key"]), (1, &json!(alice.id)));
+    let stateless = query(&[("filter", r#"{"types":["m.room.message"]}"#)]);
+    let stateless = alice.get(&format!("/v3/rooms/{room}/context/{middle}{stateless}")).await.ok();
+    assert_eq!(stateless["state"], json!([]));
 }
 
 #[tokio::test]

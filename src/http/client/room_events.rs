@@ -7,18 +7,24 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use ruma::api::client::{context::get_context, room::get_room_event};
+use ruma::{
+    api::client::{context::get_context, room::get_room_event},
+    events::{AnyStateEvent, AnyTimelineEvent},
+    serde::Raw,
+};
+use serde::Serialize;
 
 use crate::{
     Server,
     error::Result,
     http::{
         endpoint,
-        extract::{GuestClient, Matrix},
+        extract::{GuestClient, Json, Matrix},
     },
     room::{
         history::{self, event_not_found},
         show::Format,
+        visibility::not_in_room,
     },
     sync::token::TimelineToken,
 };
@@ -54,15 +60,29 @@ async fn context(
     let answer = history::read(&server, sender, body.room_id, move |reader, newest| {
         let limit = usize::try_from(body.limit).unwrap_or(usize::MAX);
         let found = history::around(reader, newest, &body.event_id, limit, &body.filter)?;
-        let found = found.ok_or_else(event_not_found)?;
-        let mut response = get_context::v3::Response::new();
-        response.start = Some(TimelineToken(found.start).to_string());
-        response.end = Some(TimelineToken(found.end).to_string());
-        response.events_before = reader.raw_entries(&found.before)?;
-        response.event = Some(reader.raw(found.event.nid, &found.event.event, Format::WithRoomId)?);
-        response.events_after = reader.raw_entries(&found.after)?;
-        response.state = reader.raw_events(&found.state)?;
-        Ok(response)
+        let Some(found) = found else {
+            reader.sight.readable_state()?; // who may read nothing of the room is told that, whatever he asks for
+            return Err(event_not_found());
+        };
+        Ok(Context {
+            start: TimelineToken(found.start).to_string(),
+            end: TimelineToken(found.end).to_string(),
+            events_before: reader.raw_entries(&found.before)?,
+            event: reader.raw(found.event.nid, &found.event.event, Format::WithRoomId)?,
+            events_after: reader.raw_entries(&found.after)?,
+            state: reader.raw_events(&found.state)?,
+        })
     });
-    Ok(Matrix(answer.await?.ok_or_else(event_not_found)?).into_response())
+    Ok(Json(answer.await?.ok_or_else(not_in_room)?).into_response())
+}
+
+/// An event with what is around it. ruma's type leaves out empty lists, and matrix-js-sdk reads all three unasked.
+#[derive(Serialize)]
+struct Context {
+    start: String,
+    end: String,
+    events_before: Vec<Raw<AnyTimelineEvent>>,
+    event: Raw<AnyTimelineEvent>,
+    events_after: Vec<Raw<AnyTimelineEvent>>,
+    state: Vec<Raw<AnyStateEvent>>,
 }
