@@ -92,7 +92,8 @@ fn newcomer(view: &View<'_>, service: &Appservice, as_of: StreamPos) -> store::R
     Ok(None)
 }
 
-fn any_member(view: &View<'_>, service: &Appservice) -> store::Result<Option<OwnedUserId>> {
+/// A user of the service who is joined to the room.
+pub fn any_member(view: &View<'_>, service: &Appservice) -> store::Result<Option<OwnedUserId>> {
     for member in view.each_local_member() {
         let member = member?;
         if service.has_user(&member) {

@@ -21,8 +21,11 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
-pub use self::registration::{Appservice, Interest};
 use self::{ephemeral::Mailbox, tables::Invites};
+pub use self::{
+    interest::any_member,
+    registration::{Appservice, Interest},
+};
 use crate::{
     Server,
     config::{Config, ConfigError},

@@ -123,6 +123,11 @@ async fn a_service_acts_as_its_users() {
     let sent = event_id(bridge.act(&ghost, Method::PUT, &send, message.clone()).await);
     assert_eq!(event_id(bridge.act(&ghost, Method::PUT, &send, message).await), sent, "the same transaction");
     assert_eq!(alice.event(&room, &sent).await.ok()["sender"], ghost);
+    let members = format!("/v3/rooms/{}/joined_members", path(&room));
+    let joined = bridge.request(Method::GET, &members, json!({})).await.ok()["joined"].clone();
+    assert!(joined[&ghost].is_object(), "it is enough that one of its users is in the room");
+    bridge.act(&ghost, Method::POST, &format!("/v3/rooms/{room}/leave"), json!({})).await.ok();
+    assert_eq!(bridge.request(Method::GET, &members, json!({})).await.error(), (403, "M_FORBIDDEN"));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{Router, extract::State, response::Response};
 use ruma::{
-    OwnedMxcUri,
+    OwnedMxcUri, RoomId,
     api::client::membership::{get_member_events, joined_members},
     events::room::member::MembershipState,
 };
@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::streamed::{listed, write_event};
 use crate::{
-    Server,
+    Server, appservice,
     error::{Error, Result},
     event::StoredEvent,
     http::{
@@ -20,14 +20,16 @@ use crate::{
         extract::{Client, GuestClient},
     },
     room::{
-        Membership, history, partial,
+        Membership, View, history, partial,
         read::{self, Profile},
+        servers::is_joined,
         show::Reader,
         state_list::{Form, StateList},
         visibility::{Standing, not_in_room},
     },
     store::EventNid,
     sync::token::TimelineToken,
+    user::session::Caller,
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -72,6 +74,7 @@ async fn joined(
     State(server): State<Arc<Server>>,
     Client { sender, body, .. }: Client<joined_members::v3::Request>,
 ) -> Result<Response> {
+    let sender = as_member(&server, sender, &body.room_id).await?;
     partial::until_whole(&server, &sender.user_id, &body.room_id).await?;
     let select = |reader: &Reader<'_, '_>, _| match reader.sight.standing {
         Standing::Joined => read::members(reader.view(), reader.view().current_state(), |of| of == Membership::Join),
@@ -80,6 +83,22 @@ async fn joined(
     };
     const FORM: Form = Form { begin: "{\"joined\":{", write: write_profile, end: "}}" };
     StateList::open(&server, sender, body.room_id, FORM, select).await.map(listed)
+}
+
+/// The caller; if that is an application service as a user who is not in the room, it asks as any of its users who is.
+async fn as_member(server: &Arc<Server>, mut caller: Caller, room_id: &RoomId) -> Result<Caller> {
+    let Some(service) = caller.appservice.clone() else { return Ok(caller) };
+    let (user_id, room_id) = (caller.user_id.clone(), room_id.to_owned());
+    let other = server.blocking(move |server| {
+        let snapshot = server.store.snapshot();
+        let Some(view) = View::open(&server.rooms, &snapshot, &room_id)? else { return Ok(None) };
+        let is_member = is_joined(server, &snapshot, view.nid, &user_id)?;
+        Ok(if is_member { None } else { appservice::any_member(&view, &service)? })
+    });
+    if let Some(other) = other.await? {
+        caller.user_id = other;
+    }
+    Ok(caller)
 }
 
 fn write_profile(_: &Reader<'_, '_>, out: &mut Vec<u8>, _: EventNid, event: &StoredEvent) -> Result<()> {
