@@ -53,6 +53,14 @@ pub fn service(server: &Server, token: Option<&str>) -> Result<Arc<Appservice>> 
     Ok(Arc::clone(&service.registration))
 }
 
+/// `M_FORBIDDEN` in place of `M_UNKNOWN_TOKEN`, as the specification has it for a log-in and a ping.
+pub fn forbid_unknown_token(error: Error) -> Error {
+    match error {
+        Error::Refused { kind: ErrorKind::UnknownToken(_), message, .. } => Error::forbidden(message),
+        other => other,
+    }
+}
+
 /// Makes an account without a password, and logs it in if `device` is given.
 ///
 /// Errors: `M_EXCLUSIVE` outside of the service's namespace, `M_USER_IN_USE`.

@@ -466,7 +466,14 @@ async fn a_service_is_pinged() {
     );
     assert_eq!(ping("other").await.error(), (403, "M_FORBIDDEN"));
     let alice = bridge.server.user("alice").await;
-    assert_eq!(alice.post("/v1/appservice/irc/ping", json!({})).await.error(), (401, "M_UNKNOWN_TOKEN"));
+    for (token, expected) in [
+        (None, (401, "M_MISSING_TOKEN")),
+        (Some("another token"), (403, "M_FORBIDDEN")),
+        (Some(alice.token.as_str()), (403, "M_FORBIDDEN")),
+    ] {
+        let refused = bridge.server.request(Method::POST, "/v1/appservice/irc/ping", token, Some(json!({}))).await;
+        assert_eq!(refused.error(), expected, "{token:?}");
+    }
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     Server,
     appservice::{
+        accounts::forbid_unknown_token,
         call::{self, Failure},
         custom, third_party,
     },
@@ -48,9 +49,10 @@ pub fn router() -> Router<Arc<Server>> {
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv1appserviceappserviceidping>
 async fn ping(
     State(server): State<Arc<Server>>,
-    ByAppservice { service, body }: ByAppservice<request_ping::v1::Request>,
+    request: Result<ByAppservice<request_ping::v1::Request>>,
 ) -> Result<Response> {
     use axum::response::IntoResponse;
+    let ByAppservice { service, body } = request.map_err(forbid_unknown_token)?;
     if body.appservice_id != service.id {
         return Err(Error::forbidden("That is another application service"));
     }

@@ -123,11 +123,7 @@ async fn log_in(
 /// The user whom an application service logs in. Errors: `M_MISSING_TOKEN`; `M_EXCLUSIVE` for those who do not belong
 /// to it; `M_FORBIDDEN` for those who do not exist, and if the token is none of a service.
 fn user_of_appservice(server: &Arc<Server>, identifier: &UserIdentifier, token: Option<&str>) -> Result<OwnedUserId> {
-    let service = appservice::accounts::service(server, token).map_err(|error| match error {
-        // So the specification has it for this way to log in.
-        Error::Refused { kind: ErrorKind::UnknownToken(_), message, .. } => Error::forbidden(message),
-        other => other,
-    })?;
+    let service = appservice::accounts::service(server, token).map_err(appservice::accounts::forbid_unknown_token)?;
     let named = account::named(server, identifier)?;
     let user_id = named.ok_or_else(|| Error::forbidden("There is no such user"))?.user_id;
     appservice::accounts::check_own(server, &service, &user_id)?;
