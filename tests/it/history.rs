@@ -113,7 +113,7 @@ async fn a_token_of_sync_is_a_place_in_the_room() {
     let next_batch = synced["next_batch"].as_str().unwrap();
     alice.say(&room, "2").await;
     let newer = messages(&alice, &room, &[("dir", "f"), ("from", next_batch)]).await.ok();
-    assert_eq!(bodies(&newer["chunk"]), ["2"]);
+    assert_eq!((bodies(&newer["chunk"]), &newer["start"]), (vec!["2"], &json!(next_batch)), "as it was given");
     let older = messages(&alice, &room, &[("dir", "b"), ("from", next_batch), ("limit", "1")]).await.ok();
     assert_eq!(bodies(&older["chunk"]), ["1"]);
     let prev_batch = synced["rooms"]["join"][&room]["timeline"]["prev_batch"].as_str().unwrap();

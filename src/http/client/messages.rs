@@ -70,13 +70,13 @@ async fn messages(
     let mut tries_left = MAX_BACKFILLS;
     let mut stops_at_gaps = false;
     loop {
-        let wanted = Arc::clone(&wanted);
+        let (wanted, given) = (Arc::clone(&wanted), body.from.clone());
         let answer = history::read(&server, sender.clone(), body.room_id.clone(), move |reader, newest| {
             let (filter, relations) = &*wanted;
             let request = Request { from, to, direction, limit, filter, relations, stops_at_gaps };
             let found = history::messages(reader, newest, &request)?;
             let mut response = get_message_events::v3::Response::new();
-            response.start = TimelineToken(found.start).to_string();
+            response.start = given.unwrap_or_else(|| TimelineToken(found.start).to_string());
             response.end = found.end.or(found.later).map(|end| TimelineToken(end).to_string());
             response.chunk = reader.raw_entries(&found.entries)?;
             response.state = reader.raw_events(&found.members)?;
