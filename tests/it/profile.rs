@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use http::Method;
 use serde_json::{Value, json};
 
 use crate::support::{TestServer, User};
@@ -48,6 +49,8 @@ async fn what_does_not_belong_in_a_profile_is_refused() {
     assert_eq!(put("displayname", json!({ "displayname": "A", "org.x": 1 })).await.error(), (400, "M_BAD_JSON"));
     assert_eq!(put("displayname", json!({ "displayname": 1 })).await.error(), (400, "M_BAD_JSON"));
     assert_eq!(put("displayname", json!([])).await.error(), (400, "M_BAD_JSON"));
+    let broken = server.request_bytes(Method::PUT, &field(&alice, "displayname"), Some(&alice.token), "{").await;
+    assert_eq!(broken.error(), (400, "M_BAD_JSON"));
     assert_eq!(put("displayname", json!({ "displayname": "x".repeat(257) })).await.error(), (400, "M_INVALID_PARAM"));
     assert_eq!(put("Upper", json!({ "Upper": 1 })).await.error(), (400, "M_INVALID_PARAM"));
     let long = "x".repeat(256);

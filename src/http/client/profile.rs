@@ -15,8 +15,9 @@ use crate::{
     error::{Error, Result},
     http::{
         endpoint,
-        extract::{GuestClient, Loose, Matrix, Public, json_object},
+        extract::{GuestClient, Loose, Matrix, Public},
     },
+    plain_json,
     user::{
         profile::{self, DISPLAY_NAME},
         session::Caller,
@@ -63,7 +64,7 @@ async fn set_field(
     let [user_id, field] = body.path.as_slice() else { return Err(Error::internal("the path has two parameters")) };
     check_own(&sender, user_id, field)?;
     server.limits.message(&sender.user_id)?;
-    let mut fields = json_object(&raw)?;
+    let mut fields = plain_json::object(&raw)?; // `M_BAD_JSON` also for what is no JSON at all
     let value = fields.remove(field).ok_or_else(|| Error::missing_param(format!("The body has no `{field}`")))?;
     if !fields.is_empty() {
         return Err(Error::bad_json(format!("The body has more than `{field}`")));
