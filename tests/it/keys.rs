@@ -84,6 +84,12 @@ async fn users_without_keys_are_empty_and_unknown_ones_are_left_out() {
     let answer = alice.post("/v3/keys/claim", json!({ "one_time_keys": wanted })).await.ok();
     assert_eq!(answer["one_time_keys"], json!({}));
     assert!(answer["failures"]["other.org"].is_object(), "{answer}");
+
+    let answer = alice.post("/v3/keys/query", json!({ "device_keys": { "@nobody:example.org": [] } })).await.ok();
+    assert_eq!(answer, json!({ "device_keys": {}, "failures": {} }), "both are there");
+    let wanted = json!({ "one_time_keys": { "@nobody:example.org": device } });
+    let answer = alice.post("/v3/keys/claim", wanted).await.ok();
+    assert_eq!(answer, json!({ "failures": {}, "one_time_keys": {} }), "both are there");
 }
 
 #[tokio::test]

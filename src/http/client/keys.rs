@@ -4,10 +4,14 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{Router, extract::State};
 use ruma::{
-    UInt,
-    api::client::keys::{claim_keys, get_key_changes, get_keys, upload_keys},
+    OwnedDeviceId, OwnedServerName, OwnedUserId, UInt,
+    api::client::keys::{
+        claim_keys::{self, v3::OneTimeKeys},
+        get_key_changes, get_keys, upload_keys,
+    },
     serde::Raw,
 };
+use serde::Serialize;
 use serde_json::{Value as JsonValue, json, value::RawValue};
 
 use crate::{
@@ -15,7 +19,7 @@ use crate::{
     error::{Error, Result},
     http::{
         endpoint,
-        extract::{Client, GuestClient, Matrix},
+        extract::{Client, GuestClient, Json, Matrix},
     },
     sync::{DeviceLists, token::Token},
     user::{
@@ -60,7 +64,7 @@ async fn upload_keys(
 async fn get_keys(
     State(server): State<Arc<Server>>,
     GuestClient { sender, body, .. }: GuestClient<get_keys::v3::Request>,
-) -> Result<Matrix<get_keys::v3::Response>> {
+) -> Result<Json<QueriedKeys>> {
     let timeout = body.timeout.unwrap_or(ANSWER_WITHIN).min(MAX_TIMEOUT);
     let (ours, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
         body.device_keys.into_iter().partition(|(user, _)| server.is_ours(user));
@@ -76,17 +80,28 @@ async fn get_keys(
         }
         Ok(found)
     });
-    let mut answer = get_keys::v3::Response::new();
+    let mut answer = QueriedKeys { failures: failures(others.failures), ..QueriedKeys::default() };
     for (user, found) in found.await?.into_iter().chain(others.found) {
-        let devices = found.devices.into_iter().map(|(device, keys)| (device, Raw::from_json(keys)));
-        answer.device_keys.insert(user.clone(), devices.collect());
-        let raw = |key: Option<Box<RawValue>>| key.map(|key| (user.clone(), Raw::from_json(key)));
-        answer.master_keys.extend(raw(found.master));
-        answer.self_signing_keys.extend(raw(found.self_signing));
-        answer.user_signing_keys.extend(raw(found.user_signing));
+        answer.device_keys.insert(user.clone(), found.devices);
+        let of_user = |key: Option<Box<RawValue>>| key.map(|key| (user.clone(), key));
+        answer.master_keys.extend(of_user(found.master));
+        answer.self_signing_keys.extend(of_user(found.self_signing));
+        answer.user_signing_keys.extend(of_user(found.user_signing));
     }
-    answer.failures = others.failures.into_iter().map(|(name, error)| (name.to_string(), failure(&error))).collect();
-    Ok(Matrix(answer))
+    Ok(Json(answer))
+}
+
+/// ruma's type leaves out what is empty, and matrix-js-sdk reads `device_keys` unasked.
+#[derive(Default, Serialize)]
+struct QueriedKeys {
+    failures: BTreeMap<OwnedServerName, JsonValue>,
+    device_keys: BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, Box<RawValue>>>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    master_keys: BTreeMap<OwnedUserId, Box<RawValue>>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    self_signing_keys: BTreeMap<OwnedUserId, Box<RawValue>>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    user_signing_keys: BTreeMap<OwnedUserId, Box<RawValue>>,
 }
 
 /// `POST /keys/claim`
@@ -94,16 +109,16 @@ async fn get_keys(
 async fn claim_keys(
     State(server): State<Arc<Server>>,
     GuestClient { sender, body, .. }: GuestClient<claim_keys::v3::Request>,
-) -> Result<Matrix<claim_keys::v3::Response>> {
+) -> Result<Json<ClaimedKeys>> {
     let (ours, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
         body.one_time_keys.into_iter().partition(|(user, _)| server.is_ours(user));
     server.limits.key_claim_of(&sender.user_id, ours.values().map(BTreeMap::len).sum())?;
     let wanted = ours.into_iter().map(|(user, devices)| {
         (user, devices.into_iter().map(|(device, algorithm)| (device, algorithm.to_string())).collect())
     });
-    let mut answer = claim_keys::v3::Response::new(BTreeMap::new());
+    let mut one_time_keys = BTreeMap::<OwnedUserId, OneTimeKeys>::new();
     for (user, keys) in keys::claim(&server, wanted.collect()).await? {
-        let of_user = answer.one_time_keys.entry(user).or_default();
+        let of_user = one_time_keys.entry(user).or_default();
         for (device, key) in keys {
             let id = key.id.try_into().map_err(|e| Error::internal(format!("a stored key has a wrong id: {e}")))?;
             let key = Raw::from_json_string(key.key).map_err(Error::internal)?;
@@ -112,9 +127,15 @@ async fn claim_keys(
     }
     let timeout = body.timeout.unwrap_or(ANSWER_WITHIN).min(MAX_TIMEOUT);
     let others = keys::remote::claim_remote(&server, others, timeout).await;
-    answer.one_time_keys.extend(others.found);
-    answer.failures = others.failures.into_iter().map(|(name, error)| (name.to_string(), failure(&error))).collect();
-    Ok(Matrix(answer))
+    one_time_keys.extend(others.found);
+    Ok(Json(ClaimedKeys { failures: failures(others.failures), one_time_keys }))
+}
+
+/// ruma's type leaves out `failures` if it is empty.
+#[derive(Serialize)]
+struct ClaimedKeys {
+    failures: BTreeMap<OwnedServerName, JsonValue>,
+    one_time_keys: BTreeMap<OwnedUserId, OneTimeKeys>,
 }
 
 /// `GET /keys/changes`
@@ -127,6 +148,10 @@ async fn get_key_changes(
     let lists = server.blocking(move |server| DeviceLists::since(server, sender, from)).await?;
     let (changed, left) = (lists.changed.into_iter().collect(), lists.left.into_iter().collect());
     Ok(Matrix(get_key_changes::v3::Response::new(changed, left)))
+}
+
+fn failures(of: BTreeMap<OwnedServerName, Error>) -> BTreeMap<OwnedServerName, JsonValue> {
+    of.into_iter().map(|(name, error)| (name, failure(&error))).collect()
 }
 
 /// What is said of another server in `failures`.
