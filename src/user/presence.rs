@@ -105,6 +105,8 @@ struct Entry {
     devices: HashMap<OwnedDeviceId, Device>,
     status_msg: Option<String>,
     last_active_ms: Option<u64>,
+    /// The same without what he did to say that he is away: by this he is idle or not.
+    last_here_ms: Option<u64>,
     /// Of a user of another server: what it said, and until when that counts.
     remote: Option<(State, u64)>,
     /// As it was last told.
@@ -131,8 +133,13 @@ impl Entry {
         }
         let is_here = |device: &&Device| device.syncing > 0 || device.last_seen_ms + OFFLINE_AFTER_MS > now_ms;
         let state = self.devices.values().filter(is_here).map(|device| device.state).max().unwrap_or_default();
-        let is_idle = self.last_active_ms.is_none_or(|active| active + IDLE_AFTER_MS <= now_ms);
+        let is_idle = self.last_here_ms.is_none_or(|active| active + IDLE_AFTER_MS <= now_ms);
         if state == State::Online && is_idle { State::Unavailable } else { state }
+    }
+
+    /// The user does something.
+    fn act(&mut self, now_ms: u64) {
+        (self.last_active_ms, self.last_here_ms) = (Some(now_ms), Some(now_ms));
     }
 
     fn shown(&self) -> Shown {
@@ -302,8 +309,10 @@ pub fn set(server: &Arc<Server>, user: &UserId, device: &DeviceId, state: State,
         entry.status_msg = status;
         let chosen = entry.devices.entry(device.to_owned()).or_default();
         (chosen.state, chosen.is_chosen, chosen.last_seen_ms) = (state, true, now_ms);
-        if state == State::Online {
-            entry.last_active_ms = Some(now_ms);
+        match state {
+            State::Online => entry.act(now_ms),
+            State::Unavailable => entry.last_active_ms = Some(now_ms), // and another device of his is as idle as it was
+            State::Offline => {}
         }
         has_new_status
     });
@@ -325,7 +334,7 @@ pub fn sync<'s>(server: &'s Arc<Server>, user: &UserId, device: &DeviceId, state
         let has_come = was != State::Online && asking.state == State::Online;
         asking.syncing += 1;
         if has_come {
-            entry.last_active_ms = Some(now_ms);
+            entry.act(now_ms);
         }
         false
     });
@@ -339,7 +348,7 @@ pub fn active(server: &Arc<Server>, user: &UserId, device: &DeviceId) {
         return;
     }
     let has_changed = server.presence.update(user, |entry, now_ms| {
-        entry.last_active_ms = Some(now_ms);
+        entry.act(now_ms);
         if let Some(device) = entry.devices.get_mut(device)
             && device.state == State::Unavailable
         {

@@ -123,6 +123,25 @@ async fn a_sync_can_be_quiet_or_idle() {
 }
 
 #[tokio::test]
+async fn who_says_that_he_is_away_was_active_but_is_not_back_on_another_device() {
+    let server = TestServer::new().await;
+    let (alice, bob, _) = chat(&server).await;
+    let laptop = server.log_in("alice").await;
+    for _ in 0..15 {
+        laptop.sync_with("").await;
+        server.advance(Duration::from_secs(20));
+    }
+    laptop.sync_with("").await;
+    let shown = async || {
+        let shown = bob.get(&status(&alice)).await.ok();
+        (shown["presence"].clone(), shown["last_active_ago"].clone())
+    };
+    assert_eq!(shown().await, (json!("unavailable"), json!(300_000)), "idle");
+    set(&alice, "unavailable", None).await.ok();
+    assert_eq!(shown().await, (json!("unavailable"), json!(0)));
+}
+
+#[tokio::test]
 async fn a_new_name_and_a_new_room_bring_presence() {
     let server = TestServer::new().await;
     let (alice, bob, room) = chat(&server).await;
