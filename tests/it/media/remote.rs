@@ -6,7 +6,7 @@ use axum::body::Body;
 use http::{Method, Response, StatusCode, header};
 use serde_json::json;
 
-use super::{check, count_files, download, header_of, try_upload, upload};
+use super::{check, count_files, download, header_of, thumbnails::png, try_upload, upload};
 use crate::support::{Peer, TestNetwork};
 
 const DOWNLOAD: &str = "/_matrix/federation/v1/media/download/";
@@ -123,6 +123,18 @@ async fn files_are_kept_as_long_as_there_is_room_and_the_longest_unused_goes_fir
     assert_eq!(peer.asked(&format!("{DOWNLOAD}one")).len(), 1);
     assert_eq!(download(&alice, "b.example/two").await.status, 200);
     assert_eq!(peer.asked(&format!("{DOWNLOAD}two")).len(), 2);
+}
+
+#[tokio::test]
+async fn of_an_image_with_too_many_pixels_there_is_no_thumbnail_and_its_server_is_to_blame() {
+    let network = TestNetwork::new();
+    let server = network.server_with("a.example", |config| config.media.max_thumbnail_pixels = 10_000).await;
+    let (peer, alice) = (network.peer("b.example"), server.user("alice").await);
+    serve(&peer, "fits", "image/png", png(100, 100));
+    serve(&peer, "large", "image/png", png(100, 101));
+    let thumbnail = async |id: &str| alice.get(&format!("/v1/media/thumbnail/b.example/{id}?width=32&height=32")).await;
+    assert_eq!(thumbnail("fits").await.status, 200);
+    assert_eq!(thumbnail("large").await.error(), (502, "M_TOO_LARGE"));
 }
 
 #[tokio::test]

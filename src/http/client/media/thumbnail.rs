@@ -1,13 +1,16 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{Router, extract::State, response::Response};
-use http::HeaderMap;
-use ruma::{ServerName, UserId, api::client::authenticated_media::get_content_thumbnail};
+use http::{HeaderMap, StatusCode};
+use ruma::{
+    ServerName, UserId,
+    api::{client::authenticated_media::get_content_thumbnail, error::ErrorKind},
+};
 
 use super::answer::Content;
 use crate::{
     Server,
-    error::Result,
+    error::{Error, Result},
     http::{disposition, endpoint, extract::GuestClient},
     media::{download, thumbnail},
 };
@@ -39,7 +42,12 @@ pub async fn serve(
     patience: Duration,
 ) -> Result<Response> {
     let item = download::find(server, user, uri, patience).await?;
-    let thumbnail = thumbnail::get(server, user, &item, request).await?;
+    let thumbnail = thumbnail::get(server, user, &item, request).await.map_err(|error| match error {
+        Error::Refused { kind: ErrorKind::TooLarge, .. } if uri.0 != server.name() => {
+            error.with_status(StatusCode::BAD_GATEWAY)
+        }
+        other => other,
+    })?;
     let content = Content {
         size: thumbnail.size,
         file: thumbnail.file,
