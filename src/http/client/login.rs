@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::{Router, extract::State};
+use http::StatusCode;
 use ruma::{
     OwnedDeviceId, OwnedUserId,
     api::{
@@ -140,7 +141,11 @@ async fn login_token(
     Client { sender, body, raw }: Client<get_login_token::v1::Request>,
 ) -> Result<Matrix<get_login_token::v1::Response>> {
     let operation = Operation::of::<get_login_token::v1::Request>("", &raw)?;
-    uiaa::confirm(&server, &sender, operation, body.auth).await?;
+    uiaa::confirm(&server, &sender, operation, body.auth).await.map_err(|error| match error {
+        // The specification's status for who can't do this: a client that logged in by OAuth.
+        Error::Refused { kind: ErrorKind::Forbidden, .. } => error.with_status(StatusCode::BAD_REQUEST),
+        other => other,
+    })?;
     let token = session::make_login_token(&server, sender.user_id.clone());
     // Only now: a change of the password that this does not see ends the token.
     server.logins.check(&server.store, &sender.user_id, &sender.device_id)?;
