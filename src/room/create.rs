@@ -320,7 +320,8 @@ fn preset_state(preset: Preset) -> Vec<(&'static str, Value)> {
         ("m.room.join_rules", json!({ "join_rule": join_rule })),
         ("m.room.history_visibility", json!({ "history_visibility": "shared" })),
     ];
-    // Without this event guests are not let in, which other servers, too, leave unsaid.
+    // NOTSPEC: the table has `forbidden` for public rooms. Without this event guests are not let in either, and Synapse,
+    // too, leaves that unsaid.
     if is_open_to_guests {
         state.push(("m.room.guest_access", json!({ "guest_access": "can_join" })));
     }

@@ -118,7 +118,9 @@ pub async fn delete(server: &Arc<Server>, user: &UserId, room: RoomNid, event_ty
     server.commit_and_wake(user, move |tx| remove(tx, &owner, room, &event_type)).await
 }
 
-/// Sets one event as its user asks; `content` is any JSON, of which an empty object deletes it.
+/// Sets one event as its user asks; `content` is any JSON.
+///
+/// NOTSPEC: an empty object deletes it, so that it is not found then: MSC3391 has it so, and Complement asks for it.
 ///
 /// Errors: `M_BAD_JSON` if the content is no object that can be kept, also with status 405 for what only the server writes;
 /// `M_INVALID_PARAM`, `M_TOO_LARGE`.
