@@ -73,7 +73,7 @@ async fn knock_by(
     let event = prepared.build(server, room_id, user, &content)?;
     let send = create_knock_event::v1::Request::new(room_id.to_owned(), event.pdu().event_id.clone(), raw(&event));
     let answer = request(server, through, send).await?;
-    let told = invited::stripped(answer.knock_room_state.into_iter().filter_map(stripped_json).collect());
+    let told = invited::stripped(answer.knock_room_state.into_iter().filter_map(stripped_json).collect(), None);
     let room = remote::claim(server, room_id.to_owned(), version).await?;
     invited::set(server, room, user.to_owned(), Membership::Knock, event, told).await?;
     Ok(())

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use ruma::{OwnedUserId, RoomVersionId, UInt, UserId};
+use ruma::{OwnedUserId, RoomId, RoomVersionId, UInt, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -11,22 +11,40 @@ use super::{
     Membership, View, member_change, membership, outliers, partial,
     plan::check_against,
     remote,
-    tables::{EventIds, EventPlace, Events, UserRooms},
+    tables::{EventIds, EventPlace, Events, RoomIds, UserRooms},
 };
 use crate::{
     Server, appservice,
     error::{Error, Result},
     event::{Flags, Pdu, Placement, StoredEvent, Verified},
     plain_json, push,
-    store::{EventNid, Family, Json, RoomNid, Table, Transaction},
+    store::{EventNid, Family, Json, RoomNid, Snapshot, Table, Transaction},
     user::account,
 };
+
+/// The events that tell somebody who is not in a room what it is. Others that a server tells are not kept.
+/// <https://spec.matrix.org/v1.19/client-server-api/#stripped-state>
+const TELLING: [&str; 8] = [
+    "m.room.create",
+    "m.room.name",
+    "m.room.avatar",
+    "m.room.topic",
+    "m.room.join_rules",
+    "m.room.canonical_alias",
+    "m.room.encryption",
+    "m.room.member",
+];
 
 /// How many events of a room's state are kept of what another server tells with an invite.
 const MAX_STRIPPED: usize = 100;
 
-/// The most bytes of one of them.
+/// The most bytes of all of them. Source: our choice; a create event, which may be as large as any event, always fits.
 const MAX_STRIPPED_BYTES: usize = 65_536;
+
+/// How many invites to rooms that we are not in may wait for a user: of the users of one server, and of all. Source: our
+/// choice.
+const MAX_WAITING_OF_SERVER: usize = 100;
+const MAX_WAITING: usize = 1_000;
 
 /// What users are shown of rooms that they are invited to, or knock on, and that this server is not in: a list of
 /// stripped state events. Goes with the membership.
@@ -54,7 +72,8 @@ struct Stripped {
 /// Takes an invite of one of our users, which another server sent us and which has our signature by now. `state` is what
 /// that server tells of the room. What the room does not allow as we know it, being in it, leaves the user what he is.
 ///
-/// Errors: `M_NOT_FOUND` if there is no such user, `M_INVITE_BLOCKED`, `M_UNSUPPORTED_ROOM_VERSION`.
+/// Errors: `M_NOT_FOUND` if there is no such user, `M_INVITE_BLOCKED`, `M_FORBIDDEN` if too many invites wait for him,
+/// `M_UNSUPPORTED_ROOM_VERSION`.
 ///
 /// <https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2inviteroomideventid>
 pub async fn receive(
@@ -67,6 +86,7 @@ pub async fn receive(
     let user = user.filter(|user| server.is_ours(user)).ok_or_else(|| Error::invalid_param("Not a user of ours"))?;
     appservice::query::user_exists(server, &user).await?; // an application service may make him only now
     let (inviter, invited) = (event.pdu().sender.clone(), user.clone());
+    let room_id = event.pdu().room_id.clone();
     server
         .blocking(move |server| {
             let snapshot = server.store.snapshot();
@@ -74,15 +94,39 @@ pub async fn receive(
             if account.is_none_or(|account| !account.is_active()) {
                 return Err(Error::not_found("There is no such user here"));
             }
-            membership::check_invite(server, &snapshot, &inviter, &invited)
+            membership::check_invite(server, &snapshot, &inviter, &invited)?;
+            check_waiting(&snapshot, &room_id, &inviter, &invited)
         })
         .await?;
     let room = remote::claim(server, event.pdu().room_id.clone(), version).await?;
-    if !set(server, room, user.clone(), Membership::Invite, event, stripped(state)).await? {
+    let told = stripped(state, Some(&event.pdu().sender));
+    if !set(server, room, user.clone(), Membership::Invite, event, told).await? {
         return Ok(());
     }
     appservice::invited(server, &user, room).await?;
     push::reader::invited(server, &user, room).await
+}
+
+/// Refuses an invite to `room_id` if as many as may wait for the user do so. One that comes again is none more.
+fn check_waiting(snapshot: &Snapshot<'_>, room_id: &RoomId, inviter: &UserId, invited: &UserId) -> Result<()> {
+    let room = snapshot.get::<RoomIds>(&room_id)?;
+    let (mut all, mut of_server) = (0, 0);
+    for row in snapshot.list::<UserRooms>(&invited) {
+        let row = row?;
+        let (_, other) = row.key()?;
+        if row.value.membership != Membership::Invite || Some(other) == room {
+            continue;
+        }
+        let invite = snapshot.get::<Events>(&(other, row.value.event))?;
+        if let Some(invite) = invite.filter(|invite| invite.flags.outlier) {
+            all += 1;
+            of_server += usize::from(invite.sender.server_name() == inviter.server_name());
+        }
+    }
+    if all >= MAX_WAITING || of_server >= MAX_WAITING_OF_SERVER {
+        return Err(Error::forbidden("Too many invites wait for this user's answer"));
+    }
+    Ok(())
 }
 
 /// Whether the user is invited, or knocks, only by an event that has no place in the room as we know it.
@@ -197,20 +241,36 @@ fn write(
     Ok(())
 }
 
-/// What is kept of the state that another server tells: well-formed events, in the form that clients see.
-pub fn stripped(state: Vec<Box<RawValue>>) -> Option<Json> {
-    let events: Vec<Stripped> = state
+/// What is kept of the state that another server tells: well-formed events by which the room may be known, in the form
+/// that clients see. Of too many the first are kept, but before all others the create event and who invites.
+pub fn stripped(state: Vec<Box<RawValue>>, inviter: Option<&UserId>) -> Option<Json> {
+    let mut events: Vec<Stripped> = state
         .into_iter()
-        .filter(|event| event.get().len() <= MAX_STRIPPED_BYTES)
         .filter_map(|event| serde_json::from_str::<Stripped>(event.get()).ok())
+        .filter(|event| TELLING.contains(&event.r#type.as_str()))
         .filter(|event| plain_json::object(event.content.get().as_bytes()).is_ok())
         .map(|event| match event.r#type.as_str() {
             "m.room.create" => event,
             _ => Stripped { origin_server_ts: None, ..event },
         })
+        .collect();
+    events.sort_by_key(|event| match event.r#type.as_str() {
+        "m.room.create" => 0,
+        "m.room.member" if inviter.is_some_and(|inviter| event.state_key == inviter.as_str()) => 1,
+        _ => 2,
+    });
+    let mut left = MAX_STRIPPED_BYTES;
+    let kept: Vec<Box<RawValue>> = events
+        .iter()
+        .filter_map(|event| to_raw_value(event).ok())
+        .filter(|event| {
+            let rest = left.checked_sub(event.get().len());
+            left = rest.unwrap_or(left);
+            rest.is_some()
+        })
         .take(MAX_STRIPPED)
         .collect();
-    to_raw_value(&events).ok().map(Json)
+    to_raw_value(&kept).ok().map(Json)
 }
 
 /// The stripped state that `user` is shown of a room that we are not in.
@@ -234,10 +294,31 @@ mod tests {
         let nested = format!(r#"{{"a":{}{}}}"#, "[".repeat(110), "]".repeat(110));
         let bad = ["1", "[]", r#"{"a":{"$serde_json::private::RawValue":"no JSON"}}"#, &nested];
         let told = bad.into_iter().chain([r#"{"name":"x"}"#]).map(event).collect();
-        let kept: Vec<serde_json::Value> = stripped(told).unwrap().parse().unwrap();
+        let kept: Vec<serde_json::Value> = stripped(told, None).unwrap().parse().unwrap();
         assert_eq!(
             kept,
             [json!({ "type": "m.room.name", "state_key": "", "sender": "@a:b", "content": { "name": "x" } })]
         );
+    }
+
+    #[test]
+    fn of_too_much_that_another_server_tells_the_create_event_and_who_invites_are_kept() {
+        let event = |event_type: &str, state_key: &str, content: &str| {
+            let content = json!({ "x": content });
+            let event = json!({ "type": event_type, "state_key": state_key, "sender": "@a:b", "content": content });
+            to_raw_value(&event).unwrap()
+        };
+        let large = "x".repeat(40_000);
+        let mut told = vec![event("com.example.other", "", ""), event("m.room.topic", "", &large)];
+        told.extend((0..200).map(|number| event("m.room.member", &format!("@{number}:b"), "")));
+        told.extend([event("m.room.member", "@a:b", &large), event("m.room.create", "", "")]);
+        let kept = stripped(told, Some(<&UserId>::try_from("@a:b").unwrap())).unwrap();
+        assert!(kept.0.get().len() < MAX_STRIPPED_BYTES + 2 * MAX_STRIPPED);
+        let kept: Vec<serde_json::Value> = kept.parse().unwrap();
+        let names: Vec<_> = kept.iter().map(|event| (&event["type"], &event["state_key"])).collect();
+        assert_eq!(names.len(), MAX_STRIPPED);
+        assert_eq!(names[0], (&json!("m.room.create"), &json!("")));
+        assert_eq!(names[1], (&json!("m.room.member"), &json!("@a:b")));
+        assert_eq!(names[2], (&json!("m.room.member"), &json!("@0:b")), "the topic has no room");
     }
 }

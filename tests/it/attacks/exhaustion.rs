@@ -135,18 +135,25 @@ async fn joins_knocks_and_invites_of_one_server_are_limited_and_those_of_others_
         let uri = format!("/v2/invite/{}/{}", path(event["room_id"].as_str().unwrap()), path(&id_of(&event)));
         peer.put(&siege.home, &uri, json!({ "room_version": "11", "event": event, "invite_room_state": [] })).await
     };
-    let mut number = 0;
+    let (mut number, mut taken) = (0, 0);
     let refused = loop {
         let answer = invite(&siege.evil, number).await;
         if answer.status == 429 {
             break answer;
         }
-        answer.ok();
+        if answer.status.is_success() {
+            taken += 1;
+        } else {
+            assert_eq!(answer.error(), (403, "M_FORBIDDEN"));
+        }
         number += 1;
         assert!(number < 1_000, "there is no end");
     };
     is_told_to_wait(&refused);
+    assert_eq!(taken, 100, "as many may wait");
     invite(&good, 0).await.ok();
+    siege.home.advance(Duration::from_secs(200));
+    invite(&siege.evil, 0).await.ok(); // the answer may have been lost
 }
 
 #[tokio::test]
