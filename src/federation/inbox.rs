@@ -70,6 +70,13 @@ const RETRY: Duration = Duration::from_secs(5);
 /// How long it is remembered that a transaction was received, in milliseconds: longer than any server repeats one.
 pub const TRANSACTIONS_KEPT_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
 
+/// Of how many transactions of each server that is remembered: it waits for an answer before it sends another one. Source:
+/// our choice.
+pub const TRANSACTIONS_KEPT: usize = 8;
+
+/// The longest id of a transaction. Source: our choice, as for messages to devices.
+const MAX_ID_BYTES: usize = 255;
+
 /// Events that were acknowledged and are not part of their rooms yet, in the order in which they came.
 pub struct Staged;
 impl Table for Staged {
@@ -92,7 +99,7 @@ pub struct StagedEvent {
 impl Record for StagedEvent {}
 
 /// The transactions that other servers sent, and what they were answered: a repeated one is answered with the same.
-/// Old ones are removed by the sweep.
+/// The last few of each server; old ones are removed by the sweep.
 pub struct ReceivedTransactions;
 impl Table for ReceivedTransactions {
     const NAME: &'static str = "received_transactions";
@@ -224,7 +231,7 @@ pub async fn receive(
     .await
 }
 
-/// Keeps the events, and that the transaction was received.
+/// Keeps the events, and that the transaction was received, unless none of it needs an answer.
 async fn stage(
     server: &Arc<Server>,
     origin: OwnedServerName,
@@ -232,6 +239,11 @@ async fn stage(
     events: Vec<(RoomNid, Verified)>,
     answer: &Answer,
 ) -> Result<()> {
+    if answer.is_empty() {
+        return Ok(());
+    }
+    let of_origin = origin.clone();
+    let outdated = server.read(move |snapshot| outdated(snapshot, &of_origin)).await?;
     let mut rooms: HashMap<RoomNid, usize> = HashMap::new();
     events.iter().for_each(|(room, _)| *rooms.entry(*room).or_default() += 1);
     let sender = origin.clone();
@@ -241,6 +253,9 @@ async fn stage(
         for (number, (room, event)) in (0u32..).zip(events) {
             let json = serde_json::to_string(event.json()).map_err(Error::internal)?;
             tx.put::<Staged>(&(room, tx.pos(), number), &StagedEvent { origin: origin.clone(), json });
+        }
+        for old in &outdated {
+            tx.delete::<ReceivedTransactions>(&(origin.as_str(), old));
         }
         tx.put::<ReceivedTransactions>(&(origin.as_str(), &txn_id), &transaction);
         Ok::<_, Error>(())
@@ -255,6 +270,18 @@ async fn stage(
         }
     }
     written
+}
+
+/// The ids of those transactions of a server that need not be remembered beside the next one.
+fn outdated(snapshot: &Snapshot<'_>, origin: &ServerName) -> Result<Vec<String>> {
+    let mut known = Vec::new();
+    for row in snapshot.list::<ReceivedTransactions>(&origin.as_str()) {
+        let row = row?;
+        known.push((row.value.at_ms, row.key()?.1.to_owned()));
+    }
+    known.sort_unstable();
+    known.truncate((known.len() + 1).saturating_sub(TRANSACTIONS_KEPT));
+    Ok(known.into_iter().map(|(_, txn_id)| txn_id).collect())
 }
 
 /// Where an event goes.
@@ -568,10 +595,14 @@ pub async fn sweep(server: &Arc<Server>) -> Result<usize> {
     .await
 }
 
-/// Refuses a transaction as a whole that is larger than the specification lets it be, or of another server than says so.
+/// Refuses a transaction as a whole that is larger than the specification lets it be, has an id that is too long to keep, or
+/// is of another server than says so.
 pub fn check_size(origin: &ServerName, transaction: &Request) -> Result<()> {
     if transaction.origin != origin {
         return Err(Error::forbidden("The transaction is of another server than sent it"));
+    }
+    if transaction.transaction_id.as_str().len() > MAX_ID_BYTES {
+        return Err(Error::invalid_param(format!("A transaction id may have {MAX_ID_BYTES} bytes at most")));
     }
     if transaction.pdus.len() > MAX_PDUS || transaction.edus.len() > MAX_EDUS {
         let message = format!("A transaction has at most {MAX_PDUS} PDUs and {MAX_EDUS} EDUs");

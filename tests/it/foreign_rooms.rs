@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use chappe::check;
+use chappe::{
+    check,
+    federation::inbox::{ReceivedTransactions, TRANSACTIONS_KEPT},
+};
 use http::Method;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -323,6 +326,25 @@ async fn a_transaction_that_is_sent_again_is_answered_with_the_same_and_done_onc
     let answers: Vec<Value> = answers.into_iter().map(crate::support::Answer::ok).collect();
     assert_eq!(answers[0]["pdus"].as_object().unwrap().len(), 1, "{}", answers[0]);
     assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+}
+
+#[tokio::test]
+async fn the_last_few_transactions_of_a_server_are_remembered_if_they_needed_an_answer() {
+    let world = joined().await;
+    let room = &world.room;
+    let remembered = || {
+        let snapshot = world.here.inside().store.snapshot();
+        snapshot.list::<ReceivedTransactions>(&"there").count()
+    };
+    room.send_as(&world.here, "empty", Vec::new()).await.ok();
+    assert_eq!(remembered(), 0);
+    let message = room.event(&room.say("hi"));
+    for number in 0..2 * TRANSACTIONS_KEPT {
+        room.send_as(&world.here, &format!("number{number}"), vec![message.clone()]).await.ok();
+    }
+    assert_eq!(remembered(), TRANSACTIONS_KEPT);
+    let refused = room.send_as(&world.here, &"x".repeat(256), vec![message]).await;
+    assert_eq!(refused.error(), (400, "M_INVALID_PARAM"));
 }
 
 #[tokio::test]
