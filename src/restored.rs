@@ -30,17 +30,26 @@ pub fn begin_anew(tx: &mut Transaction<'_>, now_ms: u64) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{appservice::tables::Cursor, room::testing::TestRoom};
+    use crate::{
+        appservice::tables::{self, Cursor, Transactions},
+        check,
+        room::testing::TestRoom,
+    };
 
     #[test]
     fn transactions_to_services_get_numbers_that_the_lost_future_cannot_have_used() {
         let room = TestRoom::new();
-        room.change(|tx| tx.put::<Cursors>(&"irc", &Cursor { transaction: 7, ..Cursor::default() }));
+        room.change(|tx| {
+            tx.put::<Cursors>(&"irc", &Cursor { transaction: 7, ..Cursor::default() });
+            tx.put::<Transactions>(&"irc", &tables::Transaction { number: 7, body: "{}".to_owned() });
+        });
         room.change(|tx| begin_anew(tx, 1_000_000).unwrap());
         let cursor = room.server.store.snapshot().get::<Cursors>(&"irc").unwrap().unwrap();
         assert_eq!(cursor.transaction, 1_000_000);
         room.change(|tx| begin_anew(tx, 5).unwrap());
         let cursor = room.server.store.snapshot().get::<Cursors>(&"irc").unwrap().unwrap();
         assert_eq!(cursor.transaction, 1_000_000, "a wrong clock takes none back");
+        let report = check::check(&room.server.store, room.server.name()).unwrap();
+        assert!(report.problems.iter().all(|(name, ..)| *name != "application services"), "{:#?}", report.problems);
     }
 }

@@ -73,8 +73,9 @@ fn appservices(checker: &mut Checker<'_>) -> Result<()> {
         let row = row?;
         let service = row.key()?;
         let cursor = checker.snapshot.get::<Cursors>(&service)?;
-        let is_last = cursor.is_some_and(|cursor| cursor.transaction == row.value.number);
-        checker.expect("application services", is_last, || format!("the transaction of {service} is not its last"));
+        // After a restore the next one leaves numbers out.
+        let is_given = cursor.is_some_and(|cursor| cursor.transaction >= row.value.number);
+        checker.expect("application services", is_given, || format!("{service} has a transaction that is yet to come"));
     }
     for row in checker.snapshot.list::<Invites>(&()) {
         let row = row?;

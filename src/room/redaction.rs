@@ -18,7 +18,7 @@ impl Table for EarlyRedactions {
     const NAME: &'static str = "early_redactions";
     const FAMILY: Family = Family::Room;
     const ID: u8 = 120;
-    /// The event to redact, which is not there, and the redaction.
+    /// The event to redact, which is not in the room, and the redaction.
     type Key<'a> = (RoomNid, &'a EventId, EventNid);
     type Value = ();
 }
@@ -128,8 +128,14 @@ mod tests {
     use serde_json::{json, value::to_raw_value};
 
     use crate::{
+        check,
         event::Draft,
-        room::{history, testing::TestRoom},
+        room::{
+            history,
+            tables::{EventIds, EventPlace},
+            testing::TestRoom,
+        },
+        store::{EventNid, RoomNid},
     };
 
     #[test]
@@ -151,5 +157,10 @@ mod tests {
             assert!(event(&in_force).is_some() && event(&again).is_some());
             assert!(event(&his).unwrap().flags.redacted && !event(&hers).unwrap().flags.redacted);
         });
+        // What the early one waits for comes in another room.
+        let place = EventPlace { room: RoomNid(room.nid.0 + 1), event: EventNid(1) };
+        room.change(move |tx| tx.put::<EventIds>(&event_id!("$later"), &place));
+        let report = check::check(&room.server.store, room.server.name()).unwrap();
+        assert!(report.problems.iter().all(|(name, ..)| *name != "early redactions"), "{:#?}", report.problems);
     }
 }
