@@ -10,11 +10,13 @@ use anyhow::{Context, bail};
 use chappe::{
     check,
     clock::Clock,
+    config::LogFormat,
     federation::{
         keys::own,
         status::{self, Status},
         tables::Backoff,
     },
+    logging,
     random::Random,
     restored,
     store::{Options, ReadOnly, Store},
@@ -113,6 +115,7 @@ fn options(directory: &Path, server_name: String) -> Options {
 }
 
 fn open(directory: &Path) -> anyhow::Result<(Store, OwnedServerName)> {
+    logging::start("warn", LogFormat::Readable)?; // whoever opens it first after a restore is the one who is told
     let server_name = Store::server_name_of(directory)?;
     let store = Store::open(&options(directory, server_name.clone()))?;
     let server_name = server_name.try_into().context("the server name in the data directory is none")?;

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal};
 use tracing::{Subscriber, subscriber::SetGlobalDefaultError};
 use tracing_subscriber::{EnvFilter, Layer, filter::ParseError, fmt, fmt::MakeWriter, layer::SubscriberExt, registry};
 
-use crate::config::{Config, LogFormat};
+use crate::config::LogFormat;
 
 /// What libraries say at `info` of each event, and we say at `debug` where it matters. The configured filter comes after
 /// it, and can ask for it by name.
@@ -19,9 +19,9 @@ pub enum LogError {
     Twice(#[from] SetGlobalDefaultError),
 }
 
-/// Starts logging as configured, for the whole process.
-pub fn start(config: &Config) -> Result<(), LogError> {
-    let subscriber = subscriber(&config.log, config.log_format, io::stderr().is_terminal(), io::stderr)?;
+/// Starts logging what passes `filter`, for the whole process.
+pub fn start(filter: &str, format: LogFormat) -> Result<(), LogError> {
+    let subscriber = subscriber(filter, format, io::stderr().is_terminal(), io::stderr)?;
     Ok(tracing::subscriber::set_global_default(subscriber)?)
 }
 

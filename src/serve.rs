@@ -28,7 +28,7 @@ const LAST_WORK: Duration = Duration::from_secs(5);
 
 /// Runs the server until it is told to stop.
 pub fn run(config: Config) -> anyhow::Result<()> {
-    logging::start(&config)?;
+    logging::start(&config.log, config.log_format)?;
     panic::set_hook(Box::new(|panic| error!("{panic}")));
     info!(version = env!("CARGO_PKG_VERSION"), server_name = %config.server_name, "starting");
     config.warnings().iter().for_each(|warning| warn!("{warning}"));

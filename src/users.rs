@@ -48,7 +48,7 @@ pub enum UserCommand {
 }
 
 pub fn run(config: Config, command: UserCommand) -> anyhow::Result<()> {
-    logging::start(&Config { log: "warn".to_owned(), ..config.clone() })?;
+    logging::start("warn", config.log_format)?;
     let server = Server::open(config, Clock::System, Random::from_system())?;
     match command {
         UserCommand::Create { name, admin, password_stdin } => {
