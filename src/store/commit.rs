@@ -56,8 +56,8 @@ impl Shared {
 
     /// After a failed write or fsync nobody knows what the disk holds: refuse all further writes.
     fn stop(&self, cause: &rocksdb::Error) -> Error {
-        let stopped = Error::Stopped(cause.to_string());
-        error!(%cause, "the disk refused a write; no further write is accepted until a restart");
+        let stopped = Error::Stopped(cause.clone());
+        error!("{stopped}");
         let stopped = self.stopped.lock().get_or_insert(stopped).clone();
         self.durable_pos.send_modify(|_| {}); // whoever waits for a change to become durable looks up, and gives up
         stopped
@@ -250,6 +250,7 @@ mod tests {
         let shared = Shared::new(db, directory.path().to_owned(), StreamPos::default(), 0);
         make_durable(&shared).unwrap();
         shared.stop(&cause);
-        assert!(matches!(make_durable(&shared), Err(Error::Stopped(_))));
+        let stopped = make_durable(&shared).unwrap_err();
+        assert!(matches!(stopped, Error::Stopped(_)) && stopped.to_string().contains("mend the disk"), "{stopped}");
     }
 }

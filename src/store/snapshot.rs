@@ -162,7 +162,7 @@ impl<'db> Snapshot<'db> {
         options.set_iterate_lower_bound(scan.lower);
         options.set_iterate_upper_bound(scan.upper);
         let inner = self.inner.raw_iterator_cf_opt(family(self.db, in_family), options);
-        RawRows { inner, direction: scan.direction, is_started: false }
+        RawRows { inner, direction: scan.direction, is_started: false, is_over: false }
     }
 }
 
@@ -175,10 +175,14 @@ pub(super) struct RawRows<'s> {
     inner: DBRawIteratorWithThreadMode<'s, DB>,
     direction: Direction,
     is_started: bool,
+    is_over: bool,
 }
 
 impl RawRows<'_> {
     pub fn next(&mut self) -> Result<Option<(&[u8], &[u8])>> {
+        if self.is_over {
+            return Ok(None);
+        }
         match (self.is_started, self.direction) {
             (false, Direction::Forward) => self.inner.seek_to_first(),
             (false, Direction::Backward) => self.inner.seek_to_last(),
@@ -187,6 +191,7 @@ impl RawRows<'_> {
         }
         self.is_started = true;
         if !self.inner.valid() {
+            self.is_over = true; // who goes on after an error is not to meet the same one for ever
             self.inner.status()?; // an iterator that met a disk error looks like one that is at its end
         }
         Ok(self.inner.item())
