@@ -158,7 +158,7 @@ where
 pub async fn sweep(server: &Server) -> Result<()> {
     server
         .store
-        .commit(|tx| {
+        .commit_when_full(|tx| {
             let mut passed = tx.before().pos()?;
             for row in tx.before().list::<LogReaders>(&()) {
                 passed = passed.min(row?.value);

@@ -90,7 +90,7 @@ pub async fn rows<T: Table>(
     while !old.is_empty() {
         let batch = old.split_off(old.len().saturating_sub(BATCH));
         let remove = remove.clone();
-        server.store.commit(move |tx| batch.iter().try_for_each(|row| remove(tx, row))).await?;
+        server.store.commit_when_full(move |tx| batch.iter().try_for_each(|row| remove(tx, row))).await?;
     }
     Ok(removed)
 }

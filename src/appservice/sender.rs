@@ -103,7 +103,7 @@ pub async fn give_up_beyond(server: &Arc<Server>, max_behind: usize, max_to_devi
             tx.delete_all::<Invites>(&&*id);
             Ok::<_, Error>(())
         };
-        server.store.commit(skip).await?;
+        server.store.commit_when_full(skip).await?;
     }
     Ok(())
 }

@@ -97,7 +97,7 @@ pub async fn remove_expired(server: &Arc<Server>) -> Result<usize> {
             batch.iter().for_each(|(user, media_id)| delete(tx, user, media_id));
             Ok::<_, Error>(())
         };
-        server.store.commit(remove).await?;
+        server.store.commit_when_full(remove).await?;
     }
     Ok(expired.len())
 }

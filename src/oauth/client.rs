@@ -208,7 +208,7 @@ pub async fn sweep(server: &Arc<Server>) -> Result<usize> {
     }
     server
         .store
-        .commit(move |tx| {
+        .commit_when_full(move |tx| {
             // Somebody may have logged in meanwhile.
             let unused = self::unused(tx.before(), now_ms)?;
             unused.iter().for_each(|id| tx.delete::<Clients>(&id.as_str()));

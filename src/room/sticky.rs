@@ -264,6 +264,6 @@ pub async fn sweep(server: &Arc<Server>) -> Result<usize> {
             }
             Ok::<_, Error>(())
         };
-        server.store.commit(write).await?;
+        server.store.commit_when_full(write).await?;
     }
 }

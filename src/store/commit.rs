@@ -20,8 +20,8 @@ use super::{Error, Result, StreamPos, Syncs, Transaction, open::LastPos, recent:
 /// How old the knowledge of the disk's free space may be.
 const FREE_SPACE_CHECKED_EVERY: Duration = Duration::from_secs(1);
 
-/// How many bytes of the disk are left free also of what readers need: a write for which there is no space would stop the
-/// store. Source: our choice; about what RocksDB writes out at a time.
+/// How many bytes of the disk are left free also of what is written when it is full: a write for which there is no space
+/// would stop the store. Source: our choice; about what RocksDB writes out at a time.
 pub(super) const LEAST_FREE: u64 = 64 << 20;
 
 /// What the two threads and the readers share.

@@ -174,8 +174,8 @@ impl Store {
     }
 
     /// As [`Self::write`], also where less than `free_space_floor` is free. For the few small rows without which somebody
-    /// could not go on reading.
-    pub async fn write_for_reader<R, E, F>(&self, work: F) -> Result<Written<R>, E>
+    /// could not go on reading, and for what removes others: else a full disk would stay full.
+    pub async fn write_when_full<R, E, F>(&self, work: F) -> Result<Written<R>, E>
     where
         R: Send + 'static,
         E: From<Error> + Send + 'static,
@@ -193,6 +193,16 @@ impl Store {
         F: FnOnce(&mut Transaction<'_>) -> Result<R, E> + Send + 'static,
     {
         Ok(self.write(work).await?.durable().await?)
+    }
+
+    /// As [`Self::write_when_full`], and waits until the changes are durable.
+    pub async fn commit_when_full<R, E, F>(&self, work: F) -> Result<R, E>
+    where
+        R: Send + 'static,
+        E: From<Error> + Send + 'static,
+        F: FnOnce(&mut Transaction<'_>) -> Result<R, E> + Send + 'static,
+    {
+        Ok(self.write_when_full(work).await?.durable().await?)
     }
 
     /// As [`Self::commit`], outside of tokio.
@@ -438,8 +448,14 @@ mod tests {
         assert!(matches!(store.commit_blocking(write), Err(Error::NoSpace { .. })));
         assert!(store.snapshot().contains::<Notes>(&("a", 1)).unwrap());
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(store.write_for_reader(write)).unwrap();
+        runtime.block_on(store.write_when_full(write)).unwrap();
         assert!(store.snapshot().contains::<Notes>(&("b", 1)).unwrap());
+        let remove = |tx: &mut Transaction<'_>| {
+            tx.delete::<Notes>(&("b", 1));
+            Ok::<_, Error>(())
+        };
+        runtime.block_on(store.commit_when_full(remove)).unwrap();
+        assert!(!store.snapshot().contains::<Notes>(&("b", 1)).unwrap());
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub async fn forget(server: &Arc<Server>) -> Result<usize> {
             }
             Ok::<_, store::Error>(())
         };
-        server.store.write(delete).await?;
+        server.store.write_when_full(delete).await?;
     }
     Ok(forgotten.len())
 }

@@ -101,7 +101,7 @@ async fn sweep_room(server: &Arc<Server>, room: RoomNid) -> Result<usize> {
                 tx.put::<Purges>(&room, &after);
                 Ok::<_, Error>(())
             };
-            server.store.commit(note).await?;
+            server.store.commit_when_full(note).await?;
         }
         if is_all {
             return Ok(removed);
@@ -211,7 +211,7 @@ async fn purge(server: &Arc<Server>, room: RoomNid, found: Vec<(u64, EventNid)>)
             changes.iter().try_for_each(|change| change.write(tx, room))?;
             Ok::<_, Error>(tx.pos())
         };
-        let written = server.store.write(write).await?;
+        let written = server.store.write_when_full(write).await?;
         for &event in &purged {
             server.rooms.forget_pdu(room, event, written.value);
             server.unread.forget(room, event);

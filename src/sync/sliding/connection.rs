@@ -168,7 +168,7 @@ pub async fn write(
         session::check_device(device_id, || tx.before().contains::<Devices>(&(user_id, device_id)))?;
         change.write(tx, &asked, known, now_ms)
     };
-    let (at, rows) = server.store.write_for_reader(write).await?.value;
+    let (at, rows) = server.store.write_when_full(write).await?.value;
     server.sliding_told.0.insert(key, (at, Arc::new(rows)));
     Ok(at)
 }

@@ -594,7 +594,7 @@ pub async fn sweep(server: &Arc<Server>) -> Result<usize> {
             }
             Ok::<_, Error>(())
         };
-        server.store.commit(delete).await?;
+        server.store.commit_when_full(delete).await?;
     }
     Ok(removed)
 }

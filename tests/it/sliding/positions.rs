@@ -153,6 +153,11 @@ async fn a_full_disk_keeps_nobody_from_reading() {
     assert!(rooms(&client.next().await).is_empty(), "and it is kept that it was");
     client.pos = None;
     assert_eq!(rooms(&client.next().await), sorted([&one, &two]));
+
+    assert_ne!(kept(&alice), (0, 0));
+    alice.server.advance(Duration::from_secs(60 * 24 * 60 * 60));
+    chappe::sweep::once(alice.server.inside()).await.unwrap();
+    assert_eq!(kept(&alice), (0, 0), "nor what is old from making room");
 }
 
 #[tokio::test]
