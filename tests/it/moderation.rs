@@ -146,3 +146,27 @@ async fn new_passwords_follow_the_policy_that_clients_can_ask_for() {
     assert_eq!(refused.error(), (400, "M_PASSWORD_TOO_SHORT"));
     assert_eq!(TestServer::new().await.get("/v3/password_policy").await.ok(), json!({}));
 }
+
+#[tokio::test]
+async fn an_administrator_closes_accounts_for_good() {
+    let server = TestServer::new().await;
+    let (root, alice, bob) = (admin(&server).await, server.user("alice").await, server.user("bob").await);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&room).await;
+    let deactivate = async |by: &User, target: &str| {
+        by.post(&format!("/_synapse/admin/v1/deactivate/{target}"), json!({ "erase": true })).await
+    };
+    assert_eq!(deactivate(&bob, &alice.id).await.error(), (403, "M_FORBIDDEN"));
+    assert_eq!(deactivate(&root, &root.id).await.error(), (403, "M_FORBIDDEN"));
+    assert_eq!(deactivate(&root, "@nobody:example.org").await.error(), (404, "M_NOT_FOUND"));
+    assert_eq!(deactivate(&root, "@x:elsewhere.org").await.error(), (400, "M_INVALID_PARAM"));
+    assert_eq!(deactivate(&root, "alice").await.error(), (400, "M_INVALID_PARAM"));
+    assert_eq!(deactivate(&root, &bob.id).await.ok(), json!({ "id_server_unbind_result": "success" }));
+    assert_eq!(bob.get("/v3/account/whoami").await.error(), (401, "M_UNKNOWN_TOKEN"));
+    assert_eq!(alice.state(&room, "m.room.member", &bob.id).await.ok()["membership"], "leave");
+    let login = json!({
+        "type": "m.login.password", "identifier": { "type": "m.id.user", "user": "bob" }, "password": "password of bob",
+    });
+    assert_eq!(server.post("/v3/login", login).await.error(), (403, "M_USER_DEACTIVATED"));
+    assert_eq!(deactivate(&root, &bob.id).await.error(), (404, "M_NOT_FOUND"));
+}

@@ -1,5 +1,6 @@
 //! Administration by scripts, in the form that Synapse gave it.
 
+mod accounts;
 mod event_reports;
 mod federation;
 mod register;
@@ -13,6 +14,7 @@ use crate::Server;
 
 pub fn router() -> Router<Arc<Server>> {
     Router::new()
+        .merge(accounts::router())
         .merge(event_reports::router())
         .merge(federation::router())
         .merge(register::router())
