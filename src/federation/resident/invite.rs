@@ -24,7 +24,8 @@ pub struct Invite {
     pub origin: OwnedServerName,
     pub room_id: OwnedRoomId,
     pub event_id: OwnedEventId,
-    pub version: RoomVersionId,
+    /// `None` if the request does not say: then it is 1 or 2, of which the events look alike.
+    pub version: Option<RoomVersionId>,
     pub event: Box<RawValue>,
     /// What that server tells of the room.
     pub room_state: Vec<Box<RawValue>>,
@@ -36,22 +37,44 @@ pub struct Invite {
 /// is of, `M_INCOMPATIBLE_ROOM_VERSION`, `M_FORBIDDEN`, `M_LIMIT_EXCEEDED`, and those of [`invited::receive`].
 pub async fn receive(server: &Arc<Server>, invite: Invite) -> Result<CanonicalJsonObject> {
     server.limits.invite_of_server(&invite.origin)?;
-    let rules = rules::rules(&invite.version).ok_or_else(|| incompatible(invite.version.clone()))?;
-    let version = invite.version.clone();
-    let (received, room_state) = server.blocking(move |server| check(server, rules, invite)).await?;
+    let version = match invite.version.clone() {
+        Some(version) => version,
+        None => {
+            let room_id = invite.room_id.clone();
+            server.blocking(move |server| unsaid_version(server, &room_id)).await?
+        }
+    };
+    let rules = rules::rules(&version).ok_or_else(|| incompatible(version.clone()))?;
+    let of_version = version.clone();
+    let (received, room_state) = server.blocking(move |server| check(server, &of_version, rules, invite)).await?;
     let verified = verify(server, rules, &received).await?;
     let signed = verified.json().clone();
     invited::receive(server, version, verified, room_state).await?;
     Ok(signed)
 }
 
+/// The version of a room of which a request does not say it.
+fn unsaid_version(server: &Server, room_id: &RoomId) -> Result<RoomVersionId> {
+    let snapshot = server.store.snapshot();
+    let known = View::open(&server.rooms, &snapshot, room_id)?.map(|view| view.room.version.clone());
+    Ok(known.filter(|version| *version == RoomVersionId::V2).unwrap_or(RoomVersionId::V1))
+}
+
 /// Signs the event if it is an invite of one of our users to that room, by a user of that server, and nothing else.
-fn check(server: &Server, rules: &'static RoomVersionRules, invite: Invite) -> Result<(Received, Vec<Box<RawValue>>)> {
+fn check(
+    server: &Server,
+    version: &RoomVersionId,
+    rules: &'static RoomVersionRules,
+    invite: Invite,
+) -> Result<(Received, Vec<Box<RawValue>>)> {
     let mut received = parse(&invite.event, rules)?;
     check_event(server, received.pdu(), &invite)?;
     let snapshot = server.store.snapshot();
-    if let Some(view) = View::open(&server.rooms, &snapshot, &invite.room_id)? {
-        if view.is_resident()? && view.room.version != invite.version {
+    // What we know of a room that we left may be long out of date, its ACL too.
+    if let Some(view) = View::open(&server.rooms, &snapshot, &invite.room_id)?
+        && view.is_resident()?
+    {
+        if view.room.version != *version {
             return Err(Error::invalid_param("The room is not of that version"));
         }
         acl::check(&view, &invite.origin)?;

@@ -46,7 +46,7 @@ async fn invite_v2(
         invite_room_state: Option<Box<RawValue>>,
     }
     let Body { room_version, event, invite_room_state } = read(&raw)?;
-    let told = Told { version: room_version, event, room_state: invite_room_state };
+    let told = Told { version: Some(room_version), event, room_state: invite_room_state };
     Ok(Json(Signed { event: receive(&server, origin, body.path, told).await? }))
 }
 
@@ -68,13 +68,13 @@ async fn invite_v1(
     // What is not as it should be in `unsigned` is left out.
     let unsigned = serde_json::from_slice::<Body>(&raw).ok().and_then(|body| body.unsigned);
     let room_state = unsigned.and_then(|unsigned| unsigned.invite_room_state);
-    let told = Told { version: RoomVersionId::V1, event, room_state };
+    let told = Told { version: None, event, room_state };
     Ok(Json((200, Signed { event: receive(&server, origin, body.path, told).await? })))
 }
 
 /// What a request tells of an invite.
 struct Told {
-    version: RoomVersionId,
+    version: Option<RoomVersionId>,
     event: Box<RawValue>,
     room_state: Option<Box<RawValue>>,
 }

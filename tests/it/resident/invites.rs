@@ -73,6 +73,32 @@ async fn the_first_version_of_the_endpoint_takes_the_event_alone() {
 }
 
 #[tokio::test]
+async fn the_first_version_of_the_endpoint_is_for_known_rooms_of_version_2_too() {
+    let scene = Scene::new("2").await;
+    let carol = scene.server.user("carol").await;
+    let (event, id) = invite(&scene, |event| {
+        event["room_id"] = scene.room.as_str().into();
+        event["state_key"] = carol.id.as_str().into();
+    });
+    let uri = format!("/v1/invite/{}/{}", path(&scene.room), path(&id));
+    let answer = scene.peer.put(&scene.server, &uri, event).await.ok();
+    assert!(is_signed_by(&answer[1]["event"], "resident.test"));
+}
+
+#[tokio::test]
+async fn the_acl_of_a_room_that_we_left_keeps_no_invite_out() {
+    let scene = Scene::new("11").await;
+    let room = scene.room.as_str();
+    scene.join(&scene.bob()).await;
+    scene.alice.set(room, "m.room.server_acl", "", json!({ "allow": ["*"], "deny": ["peer.test"] })).await;
+    let (event, id) = invite(&scene, |event| event["room_id"] = room.into());
+    assert_eq!(send(&scene, room, &id, &event, stripped()).await.error(), (403, "M_FORBIDDEN"));
+    scene.alice.leave(room).await;
+    send(&scene, room, &id, &event, stripped()).await.ok();
+    assert!(find(&shown(&scene, room).await, "m.room.name", "").is_some());
+}
+
+#[tokio::test]
 async fn nothing_but_an_invite_of_ours_by_a_user_of_that_server_to_that_room_is_signed() {
     let scene = Scene::new("11").await;
     let changes: [(&str, Change); 10] = [
