@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use axum::{Router, extract::State};
-use ruma::api::federation::directory::{get_public_rooms, get_public_rooms_filtered};
+use ruma::{
+    UInt,
+    api::federation::directory::{get_public_rooms, get_public_rooms_filtered},
+};
 
 use crate::{
     Server,
@@ -31,7 +34,9 @@ async fn list(
     Federation { body, .. }: Federation<get_public_rooms::v1::Request>,
 ) -> Result<Json<RoomList>> {
     let network = network(body.room_network);
-    let query = Query { limit: body.limit, since: body.since, network, ..Query::default() };
+    // Here 0 means no limit but ours.
+    let limit = body.limit.filter(|limit| *limit > UInt::MIN);
+    let query = Query { limit, since: body.since, network, ..Query::default() };
     Ok(Json(page(&server, query).await?.into()))
 }
 

@@ -83,6 +83,8 @@ async fn the_directory_is_shown_to_other_servers_if_that_is_allowed() {
     let search = json!({ "filter": { "generic_search_term": "garden" } });
     let found = reader.post("/v3/publicRooms?server=a.example", search).await.ok();
     assert_eq!(found["chunk"][0]["name"], "Garden");
+    let unlimited = network.peer("d.example").get(&open, "/v1/publicRooms?limit=0").await.ok();
+    assert_eq!(unlimited["chunk"].as_array().unwrap().len(), 2);
     assert_eq!(reader.get("/v3/publicRooms?server=c.example").await.error(), (403, "M_FORBIDDEN"));
     let without_token = reader.server.get("/v3/publicRooms?server=a.example").await;
     assert_eq!(without_token.error(), (401, "M_MISSING_TOKEN"));
