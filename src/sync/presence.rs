@@ -72,7 +72,7 @@ fn event(context: &Context<'_>, user: &UserId, shown: &Shown) -> Result<Value> {
 pub fn shape(snapshot: &Snapshot<'_>, user: &UserId, shown: &Shown, now_ms: u64) -> Result<Value> {
     let mut content = Value::Object(member_profile::shown_fields(snapshot, user)?);
     content["presence"] = json!(shown.state.to_ruma());
-    content["currently_active"] = json!(shown.state == State::Online);
+    content["currently_active"] = json!(shown.currently_active);
     if let Some(status) = &shown.status_msg {
         content["status_msg"] = json!(status);
     }

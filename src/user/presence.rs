@@ -47,6 +47,7 @@ const SWEPT_EVERY: Duration = Duration::from_secs(5);
 pub struct Shown {
     pub state: State,
     pub status_msg: Option<String>,
+    pub currently_active: bool,
     /// Milliseconds since the Unix epoch; `None` if he was not active since the server started.
     pub last_active_ms: Option<u64>,
 }
@@ -107,12 +108,20 @@ struct Entry {
     last_active_ms: Option<u64>,
     /// The same without what he did to say that he is away: by this he is idle or not.
     last_here_ms: Option<u64>,
-    /// Of a user of another server: what it said, and until when that counts.
-    remote: Option<(State, u64)>,
+    /// Of a user of another server: what it said.
+    remote: Option<Remote>,
     /// As it was last told.
     state: State,
     changed: u64,
     changed_ms: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Remote {
+    state: State,
+    currently_active: bool,
+    /// Until when it counts.
+    until_ms: u64,
 }
 
 #[derive(Default)]
@@ -128,8 +137,8 @@ struct Device {
 impl Entry {
     /// What the user is at `now_ms`.
     fn state_at(&self, now_ms: u64) -> State {
-        if let Some((state, until_ms)) = self.remote {
-            return if until_ms > now_ms { state } else { State::Offline };
+        if let Some(remote) = self.remote {
+            return if remote.until_ms > now_ms { remote.state } else { State::Offline };
         }
         let is_here = |device: &&Device| device.syncing > 0 || device.last_seen_ms + OFFLINE_AFTER_MS > now_ms;
         let state = self.devices.values().filter(is_here).map(|device| device.state).max().unwrap_or_default();
@@ -142,8 +151,13 @@ impl Entry {
         (self.last_active_ms, self.last_here_ms) = (Some(now_ms), Some(now_ms));
     }
 
-    fn shown(&self) -> Shown {
-        Shown { state: self.state, status_msg: self.status_msg.clone(), last_active_ms: self.last_active_ms }
+    /// What others see of the user, who is `state`.
+    fn shown(&self, state: State) -> Shown {
+        let currently_active = match self.remote {
+            Some(remote) => remote.currently_active && state > State::Offline,
+            None => state == State::Online,
+        };
+        Shown { state, status_msg: self.status_msg.clone(), currently_active, last_active_ms: self.last_active_ms }
     }
 }
 
@@ -191,15 +205,15 @@ impl Presence {
     pub fn get(&self, user: &UserId) -> Shown {
         let known = self.known.lock();
         let Some(entry) = known.users.get(user) else {
-            return Shown { state: State::Offline, status_msg: None, last_active_ms: None };
+            return Entry::default().shown(State::Offline);
         };
-        Shown { state: entry.state_at(self.clock.now_ms()), ..entry.shown() }
+        entry.shown(entry.state_at(self.clock.now_ms()))
     }
 
     /// Whose presence changed after `since`; of everybody who is here, if that is `None`.
     pub fn news(&self, since: Option<u64>) -> Vec<(OwnedUserId, Shown)> {
         let known = self.known.lock();
-        let shown = |user: &OwnedUserId| known.users.get(user).map(|entry| (user.clone(), entry.shown()));
+        let shown = |user: &OwnedUserId| known.users.get(user).map(|entry| (user.clone(), entry.shown(entry.state)));
         match since {
             Some(since) => known.changes.range(since.saturating_add(1)..).filter_map(|(_, user)| shown(user)).collect(),
             None => known.users.keys().filter_map(shown).filter(|(_, shown)| shown.state > State::Offline).collect(),
@@ -254,7 +268,7 @@ impl Presence {
             {
                 gone.push((user.clone(), entry.changed));
             }
-            if entry.remote.is_some_and(|(_, until_ms)| until_ms <= now_ms) {
+            if entry.remote.is_some_and(|remote| remote.until_ms <= now_ms) {
                 entry.remote = None;
             }
             entry.devices.retain(|_, device| device.syncing > 0 || device.last_seen_ms + OFFLINE_AFTER_MS > now_ms);
@@ -372,16 +386,18 @@ pub fn set_remote(
     server: &Arc<Server>,
     user: &UserId,
     state: State,
+    currently_active: bool,
     status: Option<String>,
     last_active_ago_ms: Option<u64>,
 ) {
     let status = status.filter(|status| status.len() <= MAX_STATUS_BYTES);
     let has_changed = server.presence.update(user, |entry, now_ms| {
-        let has_new_status = entry.status_msg != status;
+        let was_active = entry.remote.is_some_and(|remote| remote.currently_active);
+        let has_news = entry.status_msg != status || was_active != currently_active;
         entry.status_msg = status;
         entry.last_active_ms = last_active_ago_ms.map(|ago_ms| now_ms.saturating_sub(ago_ms));
-        entry.remote = Some((state, now_ms.saturating_add(REMOTE_TIMEOUT_MS)));
-        has_new_status
+        entry.remote = Some(Remote { state, currently_active, until_ms: now_ms.saturating_add(REMOTE_TIMEOUT_MS) });
+        has_news
     });
     tell(server, user, has_changed);
 }
@@ -467,7 +483,8 @@ mod tests {
     /// Another server says that a user of its is here, who was never active, and says no more for a minute.
     fn come(presence: &Presence, user: &UserId) {
         assert!(presence.update(user, |entry, now_ms| {
-            entry.remote = Some((State::Online, now_ms + 60_000));
+            let until_ms = now_ms + 60_000;
+            entry.remote = Some(Remote { state: State::Online, currently_active: true, until_ms });
             false
         }));
     }
@@ -485,7 +502,7 @@ mod tests {
         clock.advance(Duration::from_millis(REMEMBERED_MS));
         assert!(presence.expire().is_empty());
         let news = presence.news(Some(seen));
-        assert_eq!(news, [(alice.to_owned(), Shown { state: State::Offline, status_msg: None, last_active_ms: None })]);
+        assert_eq!(news, [(alice.to_owned(), Entry::default().shown(State::Offline))]);
         assert!(!presence.is_forgotten(alice));
 
         clock.advance(Duration::from_millis(1));

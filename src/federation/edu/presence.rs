@@ -30,6 +30,8 @@ struct Update {
     status_msg: Option<String>,
     /// In milliseconds. Synapse leaves it out for users who were never active.
     last_active_ago: Option<u64>,
+    #[serde(default)]
+    currently_active: bool,
 }
 
 pub async fn receive(server: &Arc<Server>, origin: &ServerName, content: Content) -> Result<()> {
@@ -52,9 +54,9 @@ pub async fn receive(server: &Arc<Server>, origin: &ServerName, content: Content
         Ok::<_, Error>(known)
     };
     for update in server.blocking(select).await? {
-        let Update { user_id, presence, status_msg, last_active_ago } = update;
+        let Update { user_id, presence, status_msg, last_active_ago, currently_active } = update;
         let Ok(state) = presence::State::of(&presence) else { continue };
-        presence::set_remote(server, &user_id, state, status_msg, last_active_ago);
+        presence::set_remote(server, &user_id, state, currently_active, status_msg, last_active_ago);
     }
     Ok(())
 }

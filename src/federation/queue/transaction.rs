@@ -201,14 +201,13 @@ fn transaction_id(rows: &[(StreamPos, u32)], pdus: &[Box<RawValue>], edus: &[Raw
 }
 
 fn presence(server: &Server, user: &UserId) -> Value {
-    use crate::user::presence::State;
     let shown = server.presence.get(user);
     let ago = shown.last_active_ms.map_or(0, |at| server.clock.now_ms().saturating_sub(at));
     let mut update = json!({
         "user_id": user,
         "presence": shown.state.to_ruma(),
         "last_active_ago": ago,
-        "currently_active": shown.state == State::Online,
+        "currently_active": shown.currently_active,
     });
     if let Some(status) = shown.status_msg {
         update["status_msg"] = json!(status);

@@ -48,7 +48,7 @@ async fn get(
     let shown = server.presence.get(&user_id);
     let mut response = get_presence::v3::Response::new(shown.state.to_ruma());
     response.status_msg = shown.status_msg;
-    response.currently_active = Some(shown.state == Shown::Online);
+    response.currently_active = Some(shown.currently_active);
     let now_ms = server.clock.now_ms();
     response.last_active_ago = shown.last_active_ms.map(|at| Duration::from_millis(now_ms.saturating_sub(at)));
     Ok(Matrix(response))

@@ -134,6 +134,23 @@ async fn presence_of_who_was_never_active_costs_nobody_elses() {
 }
 
 #[tokio::test]
+async fn who_is_active_on_another_server_is_what_that_server_says() {
+    let scripted = Scripted::new().await;
+    let alice = scripted.peer.user("alice");
+    for is_active in [true, false] {
+        let since = scripted.bob.now().await;
+        let push = json!([{ "user_id": alice, "presence": "online", "currently_active": is_active }]);
+        scripted.send(json!([{ "edu_type": "m.presence", "content": { "push": push } }])).await;
+        let answer = scripted.bob.sync(&since).await;
+        let events = answer["presence"]["events"].as_array().unwrap();
+        let told = events.iter().find(|event| event["sender"] == alice).unwrap();
+        assert_eq!(told["content"]["currently_active"], is_active);
+        let status = scripted.bob.get(&format!("/v3/presence/{alice}/status")).await.ok();
+        assert_eq!(status["currently_active"], is_active);
+    }
+}
+
+#[tokio::test]
 async fn to_device_messages_cross_once() {
     let pair = Pair::new().await;
     let Pair { alice, bob, .. } = &pair;
