@@ -44,8 +44,9 @@ const MAX_TOLD_BYTES: usize = 1 << 20;
 pub(super) const WALKS_OF_USER: usize = 10;
 /// How many other servers one page asks.
 const MAX_ASKED: usize = 20;
-/// How many children another server is told of. Source: our choice, as Synapse has it.
+/// Of how many children another server is told more than the link, and how many bytes of links. Source: our choice.
 const MAX_TOLD: usize = 50;
+const MAX_LINK_BYTES: usize = 4 << 20;
 
 /// Walks that may be gone on with, by the token of their next page.
 pub type Walks = Expiring<Arc<Walk>>;
@@ -251,12 +252,19 @@ fn walk_there(
         }
         let children = children::of_events(&found.room.children_state);
         let events = children.iter().map(Child::to_event).collect();
-        let told = |child: Child| {
+        let inaccessible: HashSet<_> = found.inaccessible_children.iter().collect();
+        let mut waiting = Vec::new();
+        for child in children {
+            // Nobody else is asked about them, except for who is in there or may come in.
+            if inaccessible.contains(&child.room_id) && !summary::is_joined_or_invited(&snapshot, user, &child.room_id)?
+            {
+                continue;
+            }
             let told = found.children.iter().find(|told| told.room_id == child.room_id).cloned();
-            (child, told)
-        };
+            waiting.push((child, told));
+        }
         let chunk = SpaceHierarchyRoomsChunk::new(found.room.summary.clone(), events);
-        return Ok(Some((chunk, next.depth, children.into_iter().map(told).collect())));
+        return Ok(Some((chunk, next.depth, waiting)));
     }
     // A space was not told whole, but is better than nothing.
     match next.told {
@@ -284,11 +292,15 @@ pub fn for_server(
     if !view.is_resident()? || !summary::is_open_to_server(server, &view, asking)? {
         return Err(unknown());
     }
-    let mut children = children::of(&view, suggested_only)?;
-    children.truncate(MAX_TOLD);
-    let events: Vec<Raw<HierarchySpaceChildEvent>> = children.iter().map(Child::to_event).collect();
+    let children = children::of(&view, suggested_only)?;
+    let mut bytes = 0;
+    let fits = |event: &Raw<HierarchySpaceChildEvent>| {
+        bytes += event.json().get().len();
+        bytes <= MAX_LINK_BYTES
+    };
+    let events: Vec<_> = children.iter().map(Child::to_event).take_while(fits).collect();
     let mut told = get_hierarchy::v1::Response::new(SpaceHierarchyParentSummary::new(summary::of(&view)?, events));
-    for child in children {
+    for child in children.into_iter().take(MAX_TOLD) {
         let Some(view) = View::open(&server.rooms, &snapshot, &child.room_id)? else { continue };
         if !view.is_resident()? {
             continue;

@@ -3,7 +3,7 @@
 //! <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1room_summaryroomidoralias>
 
 use ruma::{
-    OwnedRoomId, ServerName, UserId,
+    OwnedRoomId, RoomId, ServerName, UserId,
     events::{
         StateEventType,
         room::{encryption::RoomEncryptionEventContent, join_rules::RoomJoinRulesEventContent},
@@ -100,13 +100,18 @@ pub fn is_remote_open_to(
     room: &RoomSummary,
 ) -> Result<bool> {
     if let Some(user) = user
-        && let Some(nid) = snapshot.get::<tables::RoomIds>(&&*room.room_id)?
-        && let Some(row) = snapshot.get::<tables::UserRooms>(&(user, nid))?
-        && matches!(row.membership, Membership::Join | Membership::Invite)
+        && is_joined_or_invited(snapshot, user, &room.room_id)?
     {
         return Ok(true);
     }
     is_open(server, snapshot, user, &room.join_rule, room.world_readable)
+}
+
+/// Whether `user` is in a room or invited to it, be it one of other servers.
+pub fn is_joined_or_invited(snapshot: &Snapshot<'_>, user: &UserId, room_id: &RoomId) -> store::Result<bool> {
+    let Some(nid) = snapshot.get::<tables::RoomIds>(&room_id)? else { return Ok(false) };
+    let row = snapshot.get::<tables::UserRooms>(&(user, nid))?;
+    Ok(row.is_some_and(|row| matches!(row.membership, Membership::Join | Membership::Invite)))
 }
 
 fn is_open(

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use http::Method;
 use serde_json::{Value, json};
 
-use crate::support::{TestServer, User, query, room::path};
+use crate::support::{TestNetwork, TestServer, User, query, room::path};
 
 async fn space(user: &User, preset: &str) -> String {
     user.create_room(json!({ "preset": preset, "creation_content": { "type": "m.space" } })).await
@@ -205,4 +206,43 @@ async fn a_room_is_summarized_for_those_who_could_join_it() {
     assert_eq!(alice.get(&summary(&closed)).await.ok()["join_rule"], "invite");
     let wrong = server.request(http::Method::GET, &summary(&open), Some("wrong"), None).await;
     assert_eq!(wrong.error(), (401, "M_UNKNOWN_TOKEN"));
+}
+
+#[tokio::test]
+async fn another_server_is_told_of_all_children() {
+    let network = TestNetwork::new();
+    let (server, peer) = (network.server("here.test").await, network.peer("there.test"));
+    let alice = server.user("alice").await;
+    let root = space(&alice, "public_chat").await;
+    for number in 0..60 {
+        link(&alice, &root, &format!("!room{number}:example.org")).await;
+    }
+    let told = peer.get(&server, &format!("/v1/hierarchy/{}", path(&root))).await.ok();
+    assert_eq!(told["room"]["children_state"].as_array().unwrap().len(), 60);
+}
+
+#[tokio::test]
+async fn nobody_is_asked_about_children_that_are_said_to_be_inaccessible() {
+    const HIERARCHY: &str = "/_matrix/federation/v1/hierarchy/";
+    let network = TestNetwork::new();
+    let (server, peer) = (network.server("here.test").await, network.peer("there.test"));
+    let alice = server.user("alice").await;
+    let child = |id: &str| {
+        json!({
+            "type": "m.space.child", "state_key": id, "sender": "@bob:there.test",
+            "content": { "via": ["there.test"] }, "origin_server_ts": 1,
+        })
+    };
+    let root = json!({
+        "room_id": "!space:there.test", "room_type": "m.space", "join_rule": "public", "num_joined_members": 1,
+        "guest_can_join": false, "world_readable": false,
+        "children_state": [child("!open:there.test"), child("!closed:there.test")],
+    });
+    let answer = json!({ "room": root, "children": [], "inaccessible_children": ["!closed:there.test"] });
+    peer.on(Method::GET, HIERARCHY, move |_| answer.clone());
+    let page = alice.get(&hierarchy("!space:there.test", &[])).await.ok();
+    assert_eq!(page["rooms"][0]["children_state"].as_array().unwrap().len(), 2);
+    let asked: Vec<_> = peer.asked(HIERARCHY).into_iter().map(|asked| asked.uri).collect();
+    assert!(asked.iter().any(|uri| uri.contains("open")), "{asked:?}");
+    assert!(!asked.iter().any(|uri| uri.contains("closed")), "{asked:?}");
 }
