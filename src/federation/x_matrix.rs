@@ -2,13 +2,17 @@
 //!
 //! <https://spec.matrix.org/v1.19/server-server-api/#request-authentication>
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use http::{StatusCode, header};
 use ruma::{
-    OwnedServerName, ServerName,
+    OwnedServerName, OwnedServerSigningKeyId, ServerName,
     api::{error::ErrorKind, federation::authentication::XMatrix},
+    serde::Base64,
     signatures::{PublicKeyMap, verify_canonical_json_bytes},
 };
 
@@ -51,19 +55,86 @@ pub async fn authenticate(server: &Arc<Server>, request: &http::Request<Bytes>) 
     Ok(origin)
 }
 
-/// The signatures that the request has.
-fn claims(request: &http::Request<Bytes>) -> Result<Vec<XMatrix>> {
-    let headers = request.headers().get_all(header::AUTHORIZATION);
-    let parsed: Vec<_> = headers.iter().take(MAX_SIGNATURES).map(XMatrix::try_from).collect();
-    if parsed.is_empty() {
-        return Err(unauthorized("The request is not signed".to_owned()));
+/// What an `Authorization` header says: who signed, and for whom.
+struct Claim {
+    origin: OwnedServerName,
+    /// Older servers leave it out.
+    destination: Option<OwnedServerName>,
+    key: OwnedServerSigningKeyId,
+    sig: Base64,
+}
+
+impl Claim {
+    fn read(header: &str) -> Option<Self> {
+        let mut parameters = parameters(header)?;
+        let destination = parameters.remove("destination").map(OwnedServerName::try_from).transpose();
+        Some(Self {
+            origin: OwnedServerName::try_from(parameters.remove("origin")?).ok()?,
+            destination: destination.ok()?,
+            key: OwnedServerSigningKeyId::try_from(parameters.remove("key")?).ok()?,
+            sig: Base64::parse(parameters.remove("sig")?).ok()?,
+        })
     }
-    let parsed: Result<Vec<_>, _> = parsed.into_iter().collect();
-    parsed.map_err(|error| unauthorized(format!("The signature of the request can't be read: {error}")))
+}
+
+/// The parameters of the header, each of which is there once, by their names in small letters. ruma's parser takes
+/// neither several spaces after the scheme nor colons outside quotes, as the specification wants it.
+fn parameters(header: &str) -> Option<BTreeMap<String, String>> {
+    const SPACES: [char; 2] = [' ', '\t'];
+    let (scheme, mut rest) = header.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case(XMatrix::AUTH_SCHEME) {
+        return None;
+    }
+    let mut parameters = BTreeMap::new();
+    loop {
+        rest = rest.trim_start_matches([' ', '\t', ',']);
+        if rest.is_empty() {
+            return Some(parameters);
+        }
+        let (name, given) = rest.split_once('=')?;
+        let name = name.trim_end_matches(SPACES).to_ascii_lowercase();
+        let given = given.trim_start_matches(SPACES);
+        let (value, left) = match given.strip_prefix('"') {
+            Some(quoted) => unquoted(quoted)?,
+            None => {
+                let (value, left) = given.split_at(given.find([' ', '\t', ',']).unwrap_or(given.len()));
+                (value.to_owned(), left)
+            }
+        };
+        rest = left.trim_start_matches(SPACES);
+        let is_whole = rest.is_empty() || rest.starts_with(',');
+        if !is_whole || name.contains([' ', '\t', ',', '"']) || parameters.insert(name, value).is_some() {
+            return None;
+        }
+    }
+}
+
+/// What stands between quotes, of which the first was read, and what comes after them.
+fn unquoted(text: &str) -> Option<(String, &str)> {
+    let mut value = String::new();
+    let mut letters = text.chars();
+    loop {
+        match letters.next()? {
+            '"' => return Some((value, letters.as_str())),
+            '\\' => value.push(letters.next()?),
+            letter => value.push(letter),
+        }
+    }
+}
+
+/// The signatures that the request has.
+fn claims(request: &http::Request<Bytes>) -> Result<Vec<Claim>> {
+    let headers = request.headers().get_all(header::AUTHORIZATION).iter().take(MAX_SIGNATURES);
+    let claims: Option<Vec<_>> = headers.map(|header| Claim::read(header.to_str().ok()?)).collect();
+    match claims {
+        Some(claims) if claims.is_empty() => Err(unauthorized("The request is not signed".to_owned())),
+        Some(claims) => Ok(claims),
+        None => Err(unauthorized("The signature of the request can't be read".to_owned())),
+    }
 }
 
 /// The one server that claims to have signed, for us.
-fn origin(server: &Server, claims: &[XMatrix]) -> Result<OwnedServerName> {
+fn origin(server: &Server, claims: &[Claim]) -> Result<OwnedServerName> {
     let first = claims.first().ok_or_else(|| Error::internal("no signatures"))?;
     if claims.iter().any(|claim| claim.origin != first.origin) {
         return Err(unauthorized("The request is signed by several servers".to_owned()));
@@ -94,7 +165,7 @@ fn signed_text(request: &http::Request<Bytes>, origin: &ServerName, destination:
     Ok(text)
 }
 
-fn is_right(claim: &XMatrix, signed: &str, keys: &PublicKeyMap) -> bool {
+fn is_right(claim: &Claim, signed: &str, keys: &PublicKeyMap) -> bool {
     let key = keys.get(claim.origin.as_str()).and_then(|keys| keys.get(claim.key.as_str()));
     key.is_some_and(|key| {
         let algorithm = claim.key.algorithm();
@@ -104,4 +175,53 @@ fn is_right(claim: &XMatrix, signed: &str, keys: &PublicKeyMap) -> bool {
 
 fn unauthorized(message: String) -> Error {
     Error::refused(ErrorKind::Unauthorized, message).with_status(StatusCode::UNAUTHORIZED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_forms_of_the_specification_are_read() {
+        for header in [
+            r#"X-Matrix origin="a.test:8448",destination="b.test",key="ed25519:auto",sig="AAAA""#,
+            "X-Matrix origin=a.test:8448,destination=b.test,key=ed25519:auto,sig=AAAA",
+            "X-Matrix   sig=AAAA,key=ed25519:auto,destination=b.test,origin=a.test:8448",
+            r#"x-matrix Origin="a.test:8448" , DESTINATION=b.test	,	key=ed25519:auto,sig="AAAA""#,
+            r#"X-Matrix origin=a.test:8448,destination="b.test",key="ed25519:auto",sig=AAAA,other="a,b=\"c",more=1"#,
+            r#"X-Matrix origin="a\.test:8448",destination="b.test",key="ed25519\:auto",sig="AAA\A""#,
+            r#"X-Matrix origin = a.test:8448, destination="b.test",, key=ed25519:auto, sig=AAAA,"#,
+        ] {
+            let claim = Claim::read(header).expect(header);
+            assert_eq!((claim.origin.as_str(), claim.key.as_str()), ("a.test:8448", "ed25519:auto"), "{header}");
+            assert_eq!(
+                (claim.destination.unwrap().as_str(), claim.sig.as_bytes()),
+                ("b.test", &[0; 3][..]),
+                "{header}"
+            );
+        }
+        let old = Claim::read("X-Matrix origin=a.test,key=ed25519:auto,sig=AAAA").unwrap();
+        assert_eq!(old.destination, None);
+    }
+
+    #[test]
+    fn what_says_nothing_clear_is_not_read() {
+        for header in [
+            "",
+            "X-Matrix",
+            "X-Matrix ",
+            "Bearer AAAA",
+            "Bearer origin=a.test,key=ed25519:auto,sig=AAAA",
+            "X-Matrix origin=a.test,key=ed25519:auto",
+            "X-Matrix origin=a.test,origin=a.test,key=ed25519:auto,sig=AAAA",
+            "X-Matrix origin=a.test,key=ed25519:auto,sig=AAAA,destination=/",
+            r#"X-Matrix origin="a.test,key=ed25519:auto,sig=AAAA"#,
+            r#"X-Matrix origin="a.test"b,key=ed25519:auto,sig=AAAA"#,
+            r#"X-Matrix origin="a.test\"#,
+            "X-Matrix origin=a.test key=ed25519:auto,sig=AAAA",
+            "X-Matrix origin,key=ed25519:auto,sig=AAAA",
+        ] {
+            assert!(Claim::read(header).is_none(), "{header}");
+        }
+    }
 }
