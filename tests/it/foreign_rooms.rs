@@ -671,7 +671,7 @@ async fn a_knock_is_shown_with_what_the_other_server_told() {
     let room = world.room.clone();
     world.peer.on(Method::PUT, "/_matrix/federation/v1/send_knock/", move |asked| {
         room.keep(asked.body.clone());
-        json!({ "knock_room_state": [room.state_event("m.room.name", "").unwrap()] })
+        json!({ "knock_room_state": [null, room.state_event("m.room.name", "").unwrap()] })
     });
     let path = format!("/v3/knock/{}{}", world.room.id, query(&[("via", "there")]));
     world.bob.post(&path, json!({ "reason": "please" })).await.ok();
