@@ -42,6 +42,8 @@ pub struct Document {
     keys: BTreeMap<String, VerifyKey>,
     /// Without our limit.
     valid_until_ms: u64,
+    /// The server says it itself, and now: what a notary has may be older than what is stored.
+    pub is_current: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +74,7 @@ impl Document {
             id.starts_with("ed25519:") && key.len() == KEY_BYTES && !is_weak(key)
         };
         let valid_until_ms: u64 = said.valid_until_ts.get().into();
-        let believed_until_ms = valid_until_ms.min(now_ms.saturating_add(BELIEVED.as_millis() as u64));
+        let believed_until_ms = believed_until_ms(valid_until_ms, now_ms);
         let mut keys = BTreeMap::new();
         for (id, old) in said.old_verify_keys.iter().filter(|(id, old)| is_usable(id.as_str(), &old.key)) {
             let expired_ms = Some(old.expired_ts.get().into());
@@ -86,7 +88,7 @@ impl Document {
             let key = VerifyKey { key: bytes, valid_until_ms: believed_until_ms, expired_ms: None };
             keys.insert(id.to_string(), key);
         }
-        let document = Self { server: said.server_name, json, keys, valid_until_ms };
+        let document = Self { server: said.server_name, json, keys, valid_until_ms, is_current: false };
         if document.is_signed_by(&document.server, own) {
             Ok(document)
         } else {
@@ -138,7 +140,9 @@ impl Document {
             tx.put::<VerifyKeys>(&(server, &id), &key);
         }
         let known = tx.get::<KeyDocuments>(&server)?;
-        if known.is_none_or(|known| known.valid_until_ms <= self.valid_until_ms) {
+        let until_ms = believed_until_ms(self.valid_until_ms, now_ms);
+        let is_last = |known: &KeyDocument| believed_until_ms(known.valid_until_ms, known.fetched_ms) <= until_ms;
+        if self.is_current || known.as_ref().is_none_or(is_last) {
             keep_signatures(&mut self.json, &self.server);
             let json = CanonicalJsonValue::Object(self.json).to_string();
             let document = KeyDocument { json, fetched_ms: now_ms, valid_until_ms: self.valid_until_ms };
@@ -146,6 +150,11 @@ impl Document {
         }
         Ok(())
     }
+}
+
+/// Until when a document counts that was told at a time, in milliseconds since the Unix epoch.
+pub fn believed_until_ms(valid_until_ms: u64, told_ms: u64) -> u64 {
+    valid_until_ms.min(told_ms.saturating_add(BELIEVED.as_millis() as u64))
 }
 
 /// Adds what was said of the same key elsewhere.

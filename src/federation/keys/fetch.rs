@@ -159,7 +159,8 @@ async fn from_itself(server: &Arc<Server>, other: &ServerName, is_calling: bool)
     };
     let malformed = |why: String| Error::remote(other, RemoteError::Malformed(why));
     let document = Document::read(response.server_key.json(), server.clock.now_ms());
-    let document = document.map_err(|error| malformed(error.to_string()))?;
+    let mut document = document.map_err(|error| malformed(error.to_string()))?;
+    document.is_current = true;
     if document.server == other { Ok(document) } else { Err(malformed(format!("keys of {}", document.server))) }
 }
 

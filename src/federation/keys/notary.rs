@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use ruma::{OwnedServerName, api::federation::discovery::ServerSigningKeys, serde::Raw};
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::{Wanted, fetch, publish};
+use super::{Wanted, document::believed_until_ms, fetch, publish};
 use crate::{
     Server,
     error::Result,
@@ -18,16 +18,18 @@ use crate::{
 const MAX_SERVERS: usize = 200;
 const MAX_ASKED: usize = 20;
 
-/// The keys of the servers in `asked`. Those that are not valid at the time that is wanted, or lack a key that is, are
-/// asked for anew; if there are no others, the answer has them all the same.
+/// The keys of the servers in `asked`. Those that are not valid at the time that is wanted, lack a key that is, or have
+/// been here for half of the time that they are believed for, are asked for anew; if there are no others, the answer has
+/// them all the same.
 pub async fn answer(
     server: &Arc<Server>,
     asked: BTreeMap<OwnedServerName, Wanted>,
 ) -> Result<Vec<Raw<ServerSigningKeys>>> {
+    let now_ms = server.clock.now_ms();
     let asked: Vec<_> = asked.into_iter().take(MAX_SERVERS).collect();
     let known = documents(server, asked.iter().map(|(other, _)| other.clone()).collect()).await?;
     let is_wanting = |(other, wanted): &&(OwnedServerName, Wanted)| {
-        other != server.name() && known.get(other).is_none_or(|document| !has(document, wanted))
+        other != server.name() && known.get(other).is_none_or(|document| !has(document, wanted, now_ms))
     };
     let wanting: Vec<_> = asked.iter().filter(is_wanting).map(|(other, _)| other.clone()).take(MAX_ASKED).collect();
     let mut answer = Vec::new();
@@ -46,14 +48,16 @@ pub async fn answer(
     Ok(answer)
 }
 
-fn has(document: &KeyDocument, wanted: &Wanted) -> bool {
+fn has(document: &KeyDocument, wanted: &Wanted, now_ms: u64) -> bool {
     #[derive(Deserialize)]
     struct Keys {
         verify_keys: BTreeMap<String, IgnoredAny>,
         #[serde(default)]
         old_verify_keys: BTreeMap<String, IgnoredAny>,
     }
-    document.valid_until_ms >= wanted.valid_at_ms
+    let until_ms = believed_until_ms(document.valid_until_ms, document.fetched_ms);
+    until_ms >= wanted.valid_at_ms
+        && now_ms <= document.fetched_ms.midpoint(until_ms)
         && serde_json::from_str(&document.json).is_ok_and(|Keys { verify_keys, old_verify_keys }| {
             wanted.key_ids.iter().all(|id| verify_keys.contains_key(id) || old_verify_keys.contains_key(id))
         })
@@ -83,9 +87,10 @@ mod tests {
             valid_at_ms: at,
             is_calling: false,
         };
-        assert!(has(&document, &wanted(10, &[])));
-        assert!(has(&document, &wanted(10, &["ed25519:old", "ed25519:new"])));
-        assert!(!has(&document, &wanted(11, &["ed25519:new"])));
-        assert!(!has(&document, &wanted(10, &["ed25519:newer"])));
+        assert!(has(&document, &wanted(10, &[]), 0));
+        assert!(has(&document, &wanted(10, &["ed25519:old", "ed25519:new"]), 5));
+        assert!(!has(&document, &wanted(10, &["ed25519:old", "ed25519:new"]), 6));
+        assert!(!has(&document, &wanted(11, &["ed25519:new"]), 0));
+        assert!(!has(&document, &wanted(10, &["ed25519:newer"]), 0));
     }
 }

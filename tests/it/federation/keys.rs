@@ -227,6 +227,23 @@ async fn a_notary_may_have_a_document_for_each_key_of_a_server() {
 }
 
 #[tokio::test]
+async fn what_is_said_to_be_valid_for_years_is_passed_on_for_some_days() {
+    let network = TestNetwork::new();
+    let (server, peer) = (network.server("a.example").await, network.peer("b.example"));
+    let told = async || {
+        let answer = server.get("/_matrix/key/v2/query/b.example").await.ok();
+        answer["server_keys"][0]["valid_until_ts"].as_u64().unwrap()
+    };
+    peer.set_valid_until(START + 1_000 * DAY);
+    assert_eq!(told().await, START + 1_000 * DAY);
+    peer.set_valid_until(START + 5 * DAY);
+    server.advance(Duration::from_millis(3 * DAY));
+    assert_eq!(told().await, START + 1_000 * DAY, "for half of seven days");
+    server.advance(Duration::from_millis(DAY));
+    assert_eq!(told().await, START + 5 * DAY, "the server says so now");
+}
+
+#[tokio::test]
 async fn as_a_notary_it_passes_on_what_servers_signed_with_its_own_signature() {
     let network = TestNetwork::new();
     let (server, peer) = (network.server("a.example").await, network.peer("b.example"));
