@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
+use ruma::{EventId, ID_MAX_BYTES, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
@@ -100,10 +100,13 @@ pub async fn room(server: &Arc<Server>, reporter: &UserId, room_id: OwnedRoomId,
     keep(server, reporter, Subject::Room(room_id), Some(reason)).await
 }
 
-/// Reports a user, of whatever server. One of ours who does not exist is not kept, and that is not told.
+/// Reports a user, of whatever server. One of ours who does not exist is not kept, nor who can't exist, and that is not
+/// told.
 pub async fn user(server: &Arc<Server>, reporter: &UserId, user_id: OwnedUserId, reason: String) -> Result<()> {
     server.limits.message(reporter)?;
-    if server.is_ours(&user_id) && account::get(&server.store.snapshot(), &user_id)?.is_none() {
+    let is_nobody = user_id.as_str().len() > ID_MAX_BYTES
+        || server.is_ours(&user_id) && account::get(&server.store.snapshot(), &user_id)?.is_none();
+    if is_nobody {
         return Ok(());
     }
     keep(server, reporter, Subject::User(user_id), Some(reason)).await

@@ -9,7 +9,7 @@ use std::{
 
 use parking_lot::Mutex;
 use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, ServerName, UserId,
+    ID_MAX_BYTES, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, ServerName, UserId,
     api::{error::ErrorKind, federation::transactions::send_transaction_message::v1::Request},
     room_version_rules::RoomVersionRules,
 };
@@ -73,9 +73,6 @@ pub const TRANSACTIONS_KEPT_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
 /// Of how many transactions of each server that is remembered: it waits for an answer before it sends another one. Source:
 /// our choice.
 pub const TRANSACTIONS_KEPT: usize = 8;
-
-/// The longest id of a transaction. Source: our choice, as for messages to devices.
-const MAX_ID_BYTES: usize = 255;
 
 /// Events that were acknowledged and are not part of their rooms yet, in the order in which they came.
 pub struct Staged;
@@ -601,8 +598,8 @@ pub fn check_size(origin: &ServerName, transaction: &Request) -> Result<()> {
     if transaction.origin != origin {
         return Err(Error::forbidden("The transaction is of another server than sent it"));
     }
-    if transaction.transaction_id.as_str().len() > MAX_ID_BYTES {
-        return Err(Error::invalid_param(format!("A transaction id may have {MAX_ID_BYTES} bytes at most")));
+    if transaction.transaction_id.as_str().len() > ID_MAX_BYTES {
+        return Err(Error::invalid_param(format!("A transaction id may have {ID_MAX_BYTES} bytes at most")));
     }
     if transaction.pdus.len() > MAX_PDUS || transaction.edus.len() > MAX_EDUS {
         let message = format!("A transaction has at most {MAX_PDUS} PDUs and {MAX_EDUS} EDUs");

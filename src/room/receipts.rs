@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use ruma::{EventId, OwnedEventId, OwnedServerName, OwnedUserId, RoomId, UserId};
+use ruma::{EventId, ID_MAX_BYTES, OwnedEventId, OwnedServerName, OwnedUserId, RoomId, UserId};
 use serde_json::json;
 
 use super::{
@@ -73,8 +73,8 @@ impl Thread {
         if thread_id == threads::MAIN {
             return Ok(Self::Main);
         }
-        let root = OwnedEventId::try_from(thread_id);
-        root.map(Self::Of).map_err(|_| Error::invalid_param("thread_id is neither `main` nor an event id"))
+        let root = OwnedEventId::try_from(thread_id).ok().filter(|root| root.as_str().len() <= ID_MAX_BYTES);
+        root.map(Self::Of).ok_or_else(|| Error::invalid_param("thread_id is neither `main` nor an event id"))
     }
 
     fn key(&self) -> &str {

@@ -36,7 +36,7 @@ pub async fn redact(
     txn_id: &str,
 ) -> Result<OwnedEventId> {
     let room = membership::known(server, room_id)?;
-    let key = send::transaction(caller, format!("redact/{target}"), txn_id);
+    let key = send::transaction(caller, format!("redact/{target}"), txn_id)?;
     let sender = caller.user_id.clone();
     append::act(server, room, &caller.user_id, Some(key), move |_, view| {
         check(view, &sender, &target)?;

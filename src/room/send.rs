@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ruma::{
-    CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, UserId,
+    CanonicalJsonObject, ID_MAX_BYTES, MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, UserId,
     api::error::ErrorKind,
     events::{StateEventType, TimelineEventType},
 };
@@ -70,7 +70,7 @@ pub async fn message_with(
     options: Options,
 ) -> Result<OwnedEventId> {
     let room = membership::known(server, room_id)?;
-    let key = transaction(caller, format!("send/{event_type}"), txn_id);
+    let key = transaction(caller, format!("send/{event_type}"), txn_id)?;
     let sender = caller.user_id.clone();
     append::act(server, room, &caller.user_id, Some(key), move |_, view| {
         let draft = message_draft(view, &sender, event_type, content)?;
@@ -137,9 +137,12 @@ pub(super) struct Asked {
     pub options: Options,
 }
 
-/// What a device asks for with a transaction id.
-pub(super) fn transaction(caller: &Caller, scope: String, txn_id: &str) -> TransactionKey {
-    TransactionKey { device_id: caller.device_id.clone(), scope, txn_id: txn_id.to_owned() }
+/// What a device asks for with a transaction id; `M_INVALID_PARAM` if that is longer than ids of other kinds are.
+pub(super) fn transaction(caller: &Caller, scope: String, txn_id: &str) -> Result<TransactionKey> {
+    if txn_id.len() > ID_MAX_BYTES {
+        return Err(Error::invalid_param(format!("A transaction id has at most {ID_MAX_BYTES} bytes")));
+    }
+    Ok(TransactionKey { device_id: caller.device_id.clone(), scope, txn_id: txn_id.to_owned() })
 }
 
 fn check_annotation(

@@ -36,7 +36,8 @@ const MAX_CONTENT_BYTES: usize = 65_536;
 const MAX_MESSAGES: usize = 10_000;
 const MAX_REQUEST_BYTES: usize = 32 << 20;
 
-/// The longest event type and transaction id, in bytes. Source: our choice, the limit of other identifiers.
+/// The longest event type, transaction id and id of a receiver, in bytes. Source: our choice, the limit of other
+/// identifiers.
 const MAX_ID_BYTES: usize = 255;
 
 /// How many messages wait for a device at most. One that is over it loses its oldest, `DROPPED_AT_ONCE` of them: it has
@@ -175,12 +176,15 @@ impl Batch {
 fn for_others(server: &Server, sender: &UserId, event_type: &str, others: Contents) -> Result<Additions> {
     let mut parts = BTreeMap::<OwnedServerName, Vec<(usize, Contents)>>::new();
     for (user, contents) in others {
-        if !queue::may_tell(server, user.server_name()) {
+        if user.as_str().len() > MAX_ID_BYTES || !queue::may_tell(server, user.server_name()) {
             continue;
         }
         let of_server = parts.entry(user.server_name().to_owned()).or_default();
         for (device, content) in contents {
             check_content(content.get())?;
+            if matches!(&device, DeviceIdOrAllDevices::DeviceId(id) if id.as_str().len() > MAX_ID_BYTES) {
+                continue;
+            }
             let size = content.get().len() + user.as_str().len() + MAX_ID_BYTES;
             match of_server.last_mut().filter(|(used, _)| used + size <= MAX_PART_BYTES) {
                 Some((used, part)) => {

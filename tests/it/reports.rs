@@ -67,7 +67,8 @@ async fn rooms_and_users_are_reported_without_telling_whether_they_exist() {
     for room in [&*room, "!unknown:example.org"] {
         report(&bob, &format!("/rooms/{room}/report"), json!({ "reason": "spam" })).await.ok();
     }
-    for user in [&*alice.id, "@nobody:example.org", "@spammer:elsewhere.org"] {
+    let long = format!("@{}:elsewhere.org", "x".repeat(255));
+    for user in [&*alice.id, "@nobody:example.org", "@spammer:elsewhere.org", &*long] {
         report(&bob, &format!("/users/{}/report", path(user)), json!({ "reason": "x".repeat(5_000) })).await.ok();
     }
     let rooms = boss.get("/_synapse/admin/v1/room_reports").await.ok();

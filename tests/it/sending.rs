@@ -34,6 +34,8 @@ async fn what_is_sent_is_there_as_it_was_sent() {
 #[tokio::test]
 async fn a_repeated_transaction_of_a_device_is_one_event() {
     let (alice, bob, _, room) = room().await;
+    let long = format!("/v3/rooms/{room}/send/m.room.message/{}", "x".repeat(256));
+    assert_eq!(alice.put(&long, json!({ "body": "x" })).await.error(), (400, "M_INVALID_PARAM"));
     let send = async |user: &User, kind: &str, body: &str| {
         event_id(user.put(&format!("/v3/rooms/{room}/send/{kind}/1"), json!({ "body": body })).await)
     };

@@ -10,7 +10,7 @@ mod typing;
 
 use std::sync::Arc;
 
-use ruma::{RoomId, ServerName, UserId, api::federation::transactions::edu::Edu, serde::Raw};
+use ruma::{ID_MAX_BYTES, RoomId, ServerName, UserId, api::federation::transactions::edu::Edu, serde::Raw};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use tracing::debug;
@@ -65,9 +65,12 @@ fn read<T: DeserializeOwned>(content: &RawValue) -> Result<T> {
     serde_json::from_str(content.get()).map_err(|e| Error::bad_json(e.to_string()))
 }
 
-/// `M_FORBIDDEN` if `user` is not one of `origin`'s.
+/// `M_FORBIDDEN` if `user` is not one of `origin`'s, `M_INVALID_PARAM` if nobody can have such an id: ruma takes ids of any
+/// length.
 fn check_owner(origin: &ServerName, user: &UserId) -> Result<()> {
-    if user.server_name() == origin {
+    if user.as_str().len() > ID_MAX_BYTES {
+        Err(Error::invalid_param(format!("a user id has more than {ID_MAX_BYTES} bytes")))
+    } else if user.server_name() == origin {
         Ok(())
     } else {
         Err(Error::forbidden(format!("{user} is not a user of the server that sends this")))

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use ruma::{OwnedRoomId, OwnedUserId, ServerName};
+use ruma::{ID_MAX_BYTES, OwnedRoomId, OwnedUserId, ServerName};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -23,9 +23,6 @@ use crate::{
 
 /// How many receipts one EDU may bring. Source: our choice.
 const MAX_RECEIPTS: usize = 1_000;
-
-/// The longest event id, in bytes. Source: the specification's appendices, section "Event IDs".
-const MAX_ID_BYTES: usize = 255;
 
 /// The content of an `m.receipt`: room, receipt type, user.
 pub type Content = BTreeMap<OwnedRoomId, BTreeMap<String, BTreeMap<OwnedUserId, Receipt>>>;
@@ -89,7 +86,7 @@ pub async fn receive(server: &Arc<Server>, origin: &ServerName, content: BTreeMa
             for (user, receipt) in users {
                 let Ok(user) = OwnedUserId::try_from(user) else { continue };
                 let Ok(Receipt { data, event_ids }) = serde_json::from_value(receipt) else { continue };
-                let event_id = event_ids.into_iter().next().filter(|id| (1..=MAX_ID_BYTES).contains(&id.len()));
+                let event_id = event_ids.into_iter().next().filter(|id| (1..=ID_MAX_BYTES).contains(&id.len()));
                 let Some(event_id) = event_id else { continue };
                 let Ok(thread) = data.thread_id.as_deref().map_or(Ok(Thread::Any), Thread::parse) else { continue };
                 if selected.len() >= MAX_RECEIPTS {

@@ -35,7 +35,10 @@ use crate::{
         servers::{RemoteRooms, shared_rooms},
     },
     store::{self, Family, Record, Row, Snapshot, StreamPos, Table, Transaction},
-    user::{device::check_display_name, tables::LastKeyChange},
+    user::{
+        device::{check_display_name, check_id},
+        tables::LastKeyChange,
+    },
 };
 
 /// How many devices of one user are kept. Source: our choice; more than anybody has in use.
@@ -123,14 +126,15 @@ struct GivenDevice {
 }
 
 impl GivenDevice {
-    /// `None` if it is malformed, or another device. Its name may be told beside the keys, or in them.
+    /// `None` if it is malformed, or another device, or its id is longer than ours may be. Its name may be told beside the
+    /// keys, or in them.
     fn read(user: &UserId, device: &DeviceId, json: &str, name: Option<&str>) -> Option<Self> {
         let keys = SignedObject::parse(json).ok()?;
         let is_of_device =
             keys.text("user_id") == Some(user.as_str()) && keys.text("device_id") == Some(device.as_str());
         let name = name.map(str::to_owned).or_else(|| name_in(json));
         let name = name.filter(|name| check_display_name(Some(name)).is_ok());
-        is_of_device.then_some(Self { keys, name })
+        (is_of_device && check_id(device).is_ok()).then_some(Self { keys, name })
     }
 
     fn write(&self, tx: &mut Transaction<'_>, user: &UserId, device: &DeviceId) {

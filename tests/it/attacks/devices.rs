@@ -42,6 +42,7 @@ async fn a_message_that_would_spoil_a_sync_is_left_out() {
             to_device(&siege.mallory, "list", to(json!([]))),
             to_device(&siege.mallory, "deep", to(nested)),
             to_device(&siege.mallory, &"long id".repeat(100), to(json!({}))),
+            to_device(&siege.evil.user(&"x".repeat(250)), "long sender", to(json!({}))),
         ])
         .await;
     siege.send_edus(vec![to_device(&siege.mallory, "good", to(json!({ "n": 1 })))]).await;
@@ -50,6 +51,25 @@ async fn a_message_that_would_spoil_a_sync_is_left_out() {
         sync["to_device"]["events"],
         json!([{ "type": "my.type", "sender": siege.mallory, "content": { "n": 1 } }])
     );
+}
+
+#[tokio::test]
+async fn no_messages_wait_for_whom_nobody_can_be() {
+    use chappe::federation::queue::tables::{Item, Queue};
+    let siege = Siege::new().await;
+    siege.network.cut_off("evil.test");
+    let long = "x".repeat(300);
+    let messages = json!({
+        siege.evil.user(&long): { "D": {} },
+        &siege.mallory: { &long: {}, "D": {} },
+    });
+    siege.alice.put("/v3/sendToDevice/my.type/1", json!({ "messages": messages })).await.ok();
+    let snapshot = siege.home.inside().store.snapshot();
+    let waiting = snapshot.list::<Queue>(&()).filter_map(|row| match row.unwrap().value {
+        Item::ToDevice { content } => Some(serde_json::from_str::<Value>(&content).unwrap()["messages"].clone()),
+        _ => None,
+    });
+    assert_eq!(waiting.collect::<Vec<_>>(), [json!({ &siege.mallory: { "D": {} } })]);
 }
 
 #[tokio::test]

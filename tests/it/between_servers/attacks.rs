@@ -93,7 +93,10 @@ async fn a_receipt_for_what_is_no_event_id_spoils_no_other() {
         let receipt = json!({ "data": { "ts": 1 }, "event_ids": [id] });
         json!({ "edu_type": "m.receipt", "content": { &room: { "m.read": { &alice: receipt } } } })
     };
-    scripted.send(json!([of("odd"), of(""), of(&"x".repeat(256))])).await;
+    let data = json!({ "ts": 1, "thread_id": format!("${}", "x".repeat(255)) });
+    let threaded = json!({ &room: { "m.read": { &alice: { "data": data, "event_ids": ["threaded"] } } } });
+    let threaded = json!({ "edu_type": "m.receipt", "content": threaded });
+    scripted.send(json!([of("odd"), of(""), of(&"x".repeat(256)), threaded])).await;
     let answer = scripted.bob.sync(&since).await;
     let events = answer["rooms"]["join"][&room]["ephemeral"]["events"].as_array().unwrap();
     assert_eq!(events.len(), 2, "{answer}");
