@@ -118,6 +118,8 @@ struct Batch {
     at_ms: u64,
     messages: Messages,
     to_others: Additions,
+    /// Those of the other servers that the sender may have made up.
+    strangers: BTreeSet<OwnedServerName>,
     /// The application services that are told what their users get.
     services: Vec<Arc<Appservice>>,
 }
@@ -139,6 +141,7 @@ impl Batch {
         let (ours, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
             contents.into_iter().partition(|(user, _)| server.is_ours(user));
         let to_others = for_others(server, &sender.user_id, &event_type, others)?;
+        let strangers = queue::strangers(&server.store.snapshot(), &sender.user_id, to_others.destinations())?;
         let mut messages = BTreeMap::new();
         for (user, contents) in ours {
             let to_user: Result<_> = contents
@@ -148,15 +151,17 @@ impl Batch {
             messages.insert(user, to_user?);
         }
         let services = server.appservices.told_to_device().cloned().collect();
-        Ok(Self { sender, event_type, txn_id, at_ms: server.clock.now_ms(), messages, to_others, services })
+        let at_ms = server.clock.now_ms();
+        Ok(Self { sender, event_type, txn_id, at_ms, messages, to_others, strangers, services })
     }
 
     /// Gives the users who have news, and the servers that have.
-    fn write(self, tx: &mut Transaction<'_>) -> Result<(BTreeSet<OwnedUserId>, Vec<OwnedServerName>)> {
+    fn write(mut self, tx: &mut Transaction<'_>) -> Result<(BTreeSet<OwnedUserId>, Vec<OwnedServerName>)> {
         if !self.begin_transaction(tx)? {
             return Ok((BTreeSet::new(), Vec::new()));
         }
         let woken = enqueue_all(tx, &self.messages, &self.services)?;
+        self.to_others.limit(tx, &self.strangers)?;
         Ok((woken, self.to_others.write(tx)?))
     }
 
@@ -360,7 +365,32 @@ pub fn delete_device(tx: &mut Transaction<'_>, user: &UserId, device: &DeviceId)
 
 #[cfg(test)]
 mod tests {
+    use ruma::user_id;
+
     use super::*;
+    use crate::room::testing::{TestRoom, user};
+
+    #[test]
+    fn servers_that_may_be_made_up_get_a_thousand_queues_at_most() {
+        let room = TestRoom::new();
+        let (bob, carol) = (user_id!("@bob:b.test"), user_id!("@carol:c.test"));
+        room.receive_member(bob, "join");
+        room.state("alice", "m.room.member", carol.as_str(), &json!({ "membership": "invite" }));
+        let send = |txn_id: &str, receivers: Vec<OwnedUserId>| {
+            let message = || RawValue::from_string("{}".to_owned()).unwrap();
+            let contents = receivers
+                .into_iter()
+                .map(|receiver| (receiver, BTreeMap::from([(DeviceIdOrAllDevices::AllDevices, message())])))
+                .collect();
+            let sending = Sending { event_type: "my.type".to_owned(), txn_id: txn_id.to_owned(), contents };
+            let batch = Batch::new(&room.server, Caller::on_device(user("alice"), "D".into()), sending).unwrap();
+            room.server.store.commit_blocking(move |tx| batch.write(tx)).unwrap().1
+        };
+        let made_up = |number: usize| UserId::parse(format!("@x:s{number}.test")).unwrap();
+        assert_eq!(send("1", (0..1_500).map(made_up).collect()).len(), 1_000);
+        let others = vec![made_up(2_000), made_up(1), bob.to_owned(), carol.to_owned()];
+        assert_eq!(send("2", others), ["b.test", "c.test", "s1.test"], "those who are known, and whose queue is there");
+    }
 
     #[test]
     fn contents_that_a_parser_may_refuse_are_refused() {

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use ruma::{OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::tables::{Backlog, Destinations, Item, Queue, rows_from};
 use crate::{
+    federation::tables::{Backoffs, Deliveries},
     room::{sticky::StickyEvents, tables::Rooms},
     store::{self, EventNid, RoomNid, Row, StreamPos, Transaction},
 };
@@ -17,6 +18,9 @@ const LONG: u64 = 1_000;
 
 /// How many to-device messages wait for a server at most; the oldest make room. Source: our choice, docs/security.md.
 const MAX_TO_DEVICE: usize = 5_000;
+
+/// With how many queues none begins any more for a server that may be made up. Source: our choice, docs/security.md.
+const MAX_QUEUES: usize = 1_000;
 
 /// What one transaction puts into queues. A transaction writes one of these at most.
 #[derive(Debug, Default)]
@@ -34,6 +38,34 @@ impl Additions {
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    pub fn destinations(&self) -> impl Iterator<Item = &OwnedServerName> {
+        self.0.keys()
+    }
+
+    /// Leaves out those of `strangers`, servers that may be made up, for which there is no place: each has a queue, a task
+    /// and attempts to reach it.
+    pub fn limit(&mut self, tx: &Transaction<'_>, strangers: &BTreeSet<OwnedServerName>) -> store::Result<()> {
+        let mut new = Vec::new();
+        for stranger in strangers {
+            if !tx.before().contains::<Destinations>(&&**stranger)? {
+                new.push(stranger);
+            }
+        }
+        if new.is_empty() {
+            return Ok(());
+        }
+        let mut queues = 0;
+        for row in tx.before().list::<Destinations>(&()).take(MAX_QUEUES) {
+            row?;
+            queues += 1;
+        }
+        for destination in new.into_iter().skip(MAX_QUEUES - queues) {
+            debug!(%destination, "too many servers wait: a stranger is told nothing");
+            self.0.remove(destination);
+        }
+        Ok(())
     }
 
     /// Gives the servers whose senders must be woken.
@@ -84,6 +116,30 @@ pub fn remove(tx: &mut Transaction<'_>, destination: &ServerName, rows: &[(Strea
         Some(first) => tx.put::<Destinations>(&destination, &Backlog { rows: left, first, ..backlog }),
     }
     Ok(())
+}
+
+/// Removes the queue of a server that never took anything, if nothing but to-device messages is in it: a server with which
+/// somebody has a room is told more. Whether it is gone.
+pub fn give_up(tx: &mut Transaction<'_>, destination: &ServerName) -> store::Result<bool> {
+    let Some(backlog) = tx.get::<Destinations>(&destination)? else { return Ok(false) };
+    if tx.before().contains::<Deliveries>(&destination)? {
+        return Ok(false);
+    }
+    let mut places = Vec::new();
+    for row in rows_from(tx.before(), destination, backlog.first) {
+        let row = row?;
+        if !matches!(row.value, Item::ToDevice { .. }) {
+            return Ok(false);
+        }
+        let (_, pos, number) = row.key()?;
+        places.push((pos, number));
+    }
+    for (pos, number) in places {
+        tx.delete::<Queue>(&(destination, pos, number));
+    }
+    tx.delete::<Destinations>(&destination);
+    tx.delete::<Backoffs>(&destination.as_str());
+    Ok(true)
 }
 
 /// Where the first row from `first` on is that is none of `removed`.

@@ -27,7 +27,12 @@ pub use self::{
 use crate::{
     Server,
     error::Result,
-    room::{Membership, servers::servers_in, tables::UserRooms},
+    federation::tables::Deliveries,
+    room::{
+        Membership,
+        servers::{invited_to, servers_in},
+        tables::UserRooms,
+    },
     store::{self, RoomNid, Snapshot, Transaction},
     user::presence::State,
 };
@@ -107,6 +112,35 @@ pub fn others_of(server: &Server, snapshot: &Snapshot<'_>, user: &UserId) -> sto
     }
     servers.retain(|name| may_tell(server, name));
     Ok(servers)
+}
+
+/// Those of `servers` that `user`, who wants to send them something, may have made up: none of them ever took
+/// anything from us, and nobody of theirs is in a room that he is joined to, or invited to one.
+pub fn strangers<'a>(
+    snapshot: &Snapshot<'_>,
+    user: &UserId,
+    servers: impl Iterator<Item = &'a OwnedServerName>,
+) -> store::Result<BTreeSet<OwnedServerName>> {
+    let mut strangers = BTreeSet::new();
+    for name in servers {
+        if !snapshot.contains::<Deliveries>(&&**name)? {
+            strangers.insert(name.clone());
+        }
+    }
+    if strangers.is_empty() {
+        return Ok(strangers);
+    }
+    for row in snapshot.list::<UserRooms>(&user) {
+        let row = row?;
+        if row.value.membership == Membership::Join {
+            let room = row.key()?.1;
+            let known = servers_in(snapshot, room)?.into_iter().chain(invited_to(snapshot, room)?);
+            for name in known {
+                strangers.remove(&name);
+            }
+        }
+    }
+    Ok(strangers)
 }
 
 /// Whether a server is another one, which our configuration lets us talk to.

@@ -14,7 +14,7 @@ use ruma::{
     OwnedServerName, ServerName,
     api::error::{Error as MatrixError, ErrorBody, ErrorKind, LimitExceededErrorData, RetryAfter},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tracing::{debug, error, info, warn};
 
 use super::{
@@ -42,9 +42,26 @@ const LONGEST_LATER: Duration = Duration::from_secs(60 * 60);
 /// How often a transaction of one row is refused before the row is thrown away, so that the others can go.
 const REFUSALS: u32 = 3;
 
+/// How many servers that did not take what they were told last, or were never told anything, are tried at a time: many may
+/// not be there, or never answer. The others wait for none of them. Source: our choice.
+const TRIED_AT_ONCE: usize = 256;
+
+/// How often a server is tried in vain until it is given up, if it may be made up: for about a day. Source: our choice,
+/// docs/security.md.
+const GIVEN_UP_AFTER: u32 = 30;
+
 /// The senders that run.
-#[derive(Default)]
-pub struct Senders(Mutex<HashMap<OwnedServerName, Arc<Destination>>>);
+pub struct Senders {
+    running: Mutex<HashMap<OwnedServerName, Arc<Destination>>>,
+    /// For servers of which it is not known that they are there.
+    places: Semaphore,
+}
+
+impl Default for Senders {
+    fn default() -> Self {
+        Self { running: Mutex::default(), places: Semaphore::new(TRIED_AT_ONCE) }
+    }
+}
 
 /// What a sender is told from outside.
 #[derive(Default)]
@@ -63,14 +80,14 @@ pub fn wake(server: &Arc<Server>, destination: OwnedServerName) {
 
 /// A server that failed us works again, since it has just sent us something: sends it at once what waits for it.
 pub fn is_alive(server: &Server, destination: &ServerName) {
-    if let Some(sender) = server.senders.0.lock().get(destination) {
+    if let Some(sender) = server.senders.running.lock().get(destination) {
         sender.awake.notify_one();
     }
 }
 
 /// Whether something is being sent, or waits for a server to work again.
 pub fn is_sending(server: &Server, destination: &ServerName) -> bool {
-    server.senders.0.lock().contains_key(destination)
+    server.senders.running.lock().contains_key(destination)
 }
 
 /// Adds what is sent only if the server can be reached now.
@@ -85,7 +102,7 @@ pub(super) fn add_ephemeral(
 }
 
 fn with_sender(server: &Arc<Server>, name: OwnedServerName, tell: impl FnOnce(&Destination)) {
-    let mut senders = server.senders.0.lock();
+    let mut senders = server.senders.running.lock();
     let (sender, is_new) = match senders.get(&name) {
         Some(running) => (Arc::clone(running), false),
         None => (Arc::default(), true),
@@ -119,7 +136,7 @@ async fn run(server: Arc<Server>, name: OwnedServerName, sender: Arc<Destination
             match sending.send_next().await {
                 Ok(true) => {}
                 Ok(false) => {
-                    let mut senders = server.senders.0.lock();
+                    let mut senders = server.senders.running.lock();
                     if !sender.has_news.load(Ordering::Acquire) {
                         senders.remove(&name);
                         return;
@@ -160,14 +177,22 @@ impl Sending<'_> {
         if let Some(until) = self.left_alone_until()? {
             return Err(Error::remote(self.name, RemoteError::BackingOff { until_ms: until }));
         }
+        let server = self.server;
+        // Before the transaction is read, which would be in memory as long as it waits.
+        let place = match self.is_there()? {
+            true => None,
+            false => Some(server.senders.places.acquire().await.map_err(Error::internal)?),
+        };
         let (name, at_most) = (self.name.to_owned(), self.at_most);
         let ephemeral = std::mem::take(&mut *self.sender.ephemeral.lock());
         let prepare = move |server: &Server| Prepared::read(server, &name, ephemeral, at_most);
-        let Some(prepared) = self.server.blocking(prepare).await? else { return Ok(false) };
+        let Some(prepared) = server.blocking(prepare).await? else { return Ok(false) };
         let Prepared { request: transaction, rows } = prepared;
         let is_delivered = transaction.is_some();
         if let Some(transaction) = transaction {
-            match request(self.server, self.name, transaction).await {
+            let answer = request(server, self.name, transaction).await;
+            drop(place);
+            match answer {
                 Ok(answer) => self.report(&answer),
                 Err(Error::Remote { source: RemoteError::Refused(refusal), .. }) if is_offended(&refusal) => {
                     return self.refused(&refusal, rows).await.map(|()| true);
@@ -178,6 +203,12 @@ impl Sending<'_> {
         (self.turned_away, self.refusals, self.at_most) = (0, 0, usize::MAX);
         self.remove(rows, is_delivered).await?;
         Ok(true)
+    }
+
+    /// Whether the server took what it was told last.
+    fn is_there(&self) -> Result<bool> {
+        let snapshot = self.server.store.snapshot();
+        Ok(snapshot.contains::<Deliveries>(&self.name)? && backoff::get(&snapshot, self.name)?.is_none())
     }
 
     fn report(&self, answer: &ruma::api::federation::transactions::send_transaction_message::v1::Response) {
@@ -232,6 +263,9 @@ impl Sending<'_> {
         let Error::Remote { source, .. } = &cause else { return Err(cause) };
         if !matches!(source, RemoteError::BackingOff { .. }) {
             info!(destination = %self.name, "a server can't be told anything: {source}");
+            if self.give_up().await? {
+                return Ok(());
+            }
         }
         // Not all senders at the same moment, after an outage of our own.
         let jitter = Duration::from_millis(u64::from(self.server.random.bytes::<1>()[0]) * 4);
@@ -256,6 +290,21 @@ impl Sending<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Throws away what waits for a server that nobody may ever have run; whether it was given up.
+    async fn give_up(&self) -> Result<bool> {
+        let backoff = backoff::get(&self.server.store.snapshot(), self.name)?;
+        let failures = backoff.map_or(0, |backoff| backoff.failures);
+        if failures.max(self.turned_away) < GIVEN_UP_AFTER {
+            return Ok(false);
+        }
+        let name = self.name.to_owned();
+        let is_given_up = self.server.store.write(move |tx| additions::give_up(tx, &name)).await?.value;
+        if is_given_up {
+            warn!(destination = %self.name, "thrown away: to-device messages for a server that never took anything");
+        }
+        Ok(is_given_up)
     }
 
     async fn wait(&self, time: Duration) {

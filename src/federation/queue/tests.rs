@@ -6,6 +6,7 @@ use super::{
     transaction::{Ephemeral, Prepared},
 };
 use crate::{
+    federation::tables::{Deliveries, Delivery},
     room::{
         receipts::{Remote, Thread},
         testing::{TestRoom, user},
@@ -196,4 +197,24 @@ fn a_row_that_belongs_before_those_that_wait_is_found() {
     assert_eq!(rows(&room), [event]);
     let prepared = Prepared::read(&room.server, &other(), Ephemeral::default(), usize::MAX).unwrap().unwrap();
     assert_eq!(prepared.rows, [(before, 0)]);
+}
+
+#[test]
+fn only_a_server_that_may_be_made_up_is_given_up() {
+    let room = TestRoom::new();
+    let give_up = || room.server.store.commit_blocking(|tx| super::additions::give_up(tx, &other())).unwrap();
+    assert!(!give_up(), "nothing waits");
+    fill(&room, vec![to_device(1), to_device(2)]);
+    assert!(give_up());
+    assert!(rows(&room).is_empty());
+    fill(&room, vec![to_device(1)]);
+    room.change(|tx| {
+        let pos = tx.pos();
+        tx.put::<Deliveries>(&&*other(), &Delivery { at_ms: 1, pos });
+    });
+    assert!(!give_up(), "it took something");
+    room.change(|tx| tx.delete::<Deliveries>(&&*other()));
+    fill(&room, vec![Item::SigningKeys { user: user("alice") }]);
+    assert!(!give_up(), "alice has a room with it");
+    assert_eq!(rows(&room).len(), 2);
 }

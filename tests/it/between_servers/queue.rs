@@ -1,7 +1,14 @@
 use std::time::Duration;
 
-use chappe::federation::queue as outgoing;
+use chappe::{
+    federation::{
+        queue::{self as outgoing, tables::Destinations},
+        tables::{Backoff, Backoffs},
+    },
+    store,
+};
 use http::{Method, StatusCode};
+use ruma::server_name;
 use serde_json::json;
 
 use super::{Pair, SEND, Scripted, until, until_seen};
@@ -143,4 +150,25 @@ async fn an_event_that_came_in_is_not_sent_back() {
     let hello = pair.alice.say(&pair.room, "hello").await;
     until_seen(&pair.bob, &pair.room, &hello).await;
     assert_eq!(pair.network.count("a.test", SEND), 0);
+}
+
+#[tokio::test]
+async fn a_server_that_is_never_there_is_given_up_in_the_end() {
+    let scripted = Scripted::new().await;
+    let nowhere = server_name!("nowhere");
+    let store = &scripted.here.inside().store;
+    let almost = Backoff { since_ms: 0, retry_at_ms: 0, failures: 29, reason: String::new() };
+    let fail = move |tx: &mut store::Transaction<'_>| {
+        tx.put::<Backoffs>(&nowhere.as_str(), &almost);
+        Ok::<_, store::Error>(())
+    };
+    store.commit(fail).await.unwrap();
+    let messages = json!({ "@alice:nowhere": { "D": {} } });
+    scripted.bob.put("/v3/sendToDevice/my.type/1", json!({ "messages": messages })).await.ok();
+    until("nothing waits for it", async || {
+        let waits = store.snapshot().contains::<Destinations>(&nowhere).unwrap();
+        (!waits && !outgoing::is_sending(scripted.here.inside(), nowhere)).then_some(())
+    })
+    .await;
+    assert!(!store.snapshot().contains::<Backoffs>(&nowhere.as_str()).unwrap());
 }
