@@ -24,7 +24,7 @@ use super::{
     cross_signing::NewKey,
     name_in, query,
     signed::SignedObject,
-    tables::{CrossSigningKeys, DeviceKeys, OwnSignatures, Usage},
+    tables::{CrossSigningKeys, DeviceKeys, OwnSignatures, Usage, UserSignatures},
 };
 use crate::{
     Server,
@@ -181,7 +181,22 @@ impl Given {
         }
     }
 
-    fn into_keys(self) -> Result<UserKeys> {
+    /// As `asker` may see them: of signatures those of the user himself, and that of the asker, which his own server keeps.
+    fn into_keys(mut self, snapshot: &Snapshot<'_>, asker: &UserId, user: &UserId) -> Result<UserKeys> {
+        for given in self.devices.values_mut() {
+            given.keys.signatures.retain(|signer, _| signer == user);
+        }
+        let by_asker = snapshot.get::<UserSignatures>(&(asker, user))?;
+        for (key, object) in &mut self.signing_keys {
+            object.signatures.retain(|signer, _| signer == user);
+            if let Some(row) = &by_asker
+                && key.usage == Usage::Master
+                && key.key.public_key == row.master_key
+            {
+                let signature = BTreeMap::from([(row.key_id.clone(), row.signature.clone())]);
+                object.signatures.insert(asker.to_owned(), signature);
+            }
+        }
         let json = |object: &SignedObject| RawValue::from_string(object.with_signatures()).map_err(Error::internal);
         let mut keys = UserKeys::default();
         for (device, given) in self.devices {
@@ -346,7 +361,8 @@ async fn fetch(
             found.insert(user, keys);
         }
         for (user, given) in rest {
-            found.insert(user, given.into_keys()?);
+            let keys = given.into_keys(snapshot, &asker, &user)?;
+            found.insert(user, keys);
         }
         Ok(found)
     };

@@ -100,6 +100,41 @@ async fn cross_signing_keys_reach_the_other_server_and_so_do_new_ones() {
 }
 
 #[tokio::test]
+async fn ones_own_signature_is_among_keys_that_are_not_kept() {
+    const SIGNING_KEYS: &str = "/v3/keys/device_signing/upload";
+    let pair = Pair::new().await;
+    let Pair { alice, bob, room, .. } = &pair;
+    let [of_bob, of_alice, user_signing] = [(); 3].map(|()| Signer::cross_signing());
+    upload(bob).await;
+    let master = of_bob.as_cross_signing_key(bob, "master");
+    bob.post(SIGNING_KEYS, json!({ "master_key": master })).await.ok();
+    let mut signed = user_signing.as_cross_signing_key(alice, "user_signing");
+    of_alice.sign(alice, &mut signed);
+    let body = json!({ "master_key": of_alice.as_cross_signing_key(alice, "master"), "user_signing_key": signed });
+    alice.post(SIGNING_KEYS, body).await.ok();
+    until("the key is known", async || query(alice, &bob.id).await["master_keys"].get(&bob.id).is_some().then_some(()))
+        .await;
+    let mut signed = master.clone();
+    user_signing.sign(alice, &mut signed);
+    let body = json!({ &bob.id: { of_bob.public_key(): signed } });
+    let answer = alice.post("/v3/keys/signatures/upload", body).await.ok();
+    assert!(answer["failures"].as_object().is_none_or(serde_json::Map::is_empty), "{answer}");
+    let is_signed = async || {
+        let answer = query(alice, &bob.id).await;
+        answer["master_keys"][&bob.id]["signatures"][&alice.id][user_signing.key_id()].is_string()
+    };
+    assert!(is_signed().await);
+    bob.leave(room).await;
+    until("no room is shared", async || {
+        let members = alice.get(&format!("/v3/rooms/{room}/joined_members")).await.ok();
+        members["joined"].get(&bob.id).is_none().then_some(())
+    })
+    .await;
+    assert!(is_signed().await);
+    pair.check();
+}
+
+#[tokio::test]
 async fn names_of_devices_stay_at_home() {
     let pair = Pair::new().await;
     let Pair { alice, bob, .. } = &pair;
