@@ -414,20 +414,24 @@ impl Change {
         !self.prev_id.is_empty() && self.prev_id.iter().all(|before| Some(*before) == list.stream_id)
     }
 
-    /// `false` if it can't be read.
-    fn write(&self, tx: &mut Transaction<'_>, user: &UserId) -> bool {
+    /// `false` if it can't be read. A device beyond `MAX_DEVICES` is passed over, as in a list.
+    fn write(&self, tx: &mut Transaction<'_>, user: &UserId) -> store::Result<bool> {
         match &self.told {
-            Told::Keys(json, name) => match GivenDevice::read(user, &self.device, json.get(), name.as_deref()) {
-                Some(given) => given.write(tx, user, &self.device),
-                None => return false,
-            },
+            Told::Keys(json, name) => {
+                let given = GivenDevice::read(user, &self.device, json.get(), name.as_deref());
+                let Some(given) = given else { return Ok(false) };
+                let is_known = tx.before().contains::<DeviceKeys>(&(user, &self.device))?;
+                if is_known || tx.before().list::<DeviceKeys>(&user).nth(MAX_DEVICES - 1).transpose()?.is_none() {
+                    given.write(tx, user, &self.device);
+                }
+            }
             Told::Deleted | Told::NoKeys => {
                 tx.delete::<DeviceKeys>(&(user, &self.device));
                 tx.delete::<RemoteDeviceNames>(&(user, &self.device));
                 tx.delete_all::<OwnSignatures>(&(user, self.device.as_str()));
             }
         }
-        true
+        Ok(true)
     }
 }
 
@@ -441,7 +445,7 @@ pub async fn change(server: &Arc<Server>, user: OwnedUserId, change: Change) -> 
         if list.stream_id == Some(change.stream_id) {
             return Ok(Noted { list: None, is_news }); // told twice
         }
-        let is_whole = !list.is_stale && change.follows(&list) && change.write(tx, &owner);
+        let is_whole = !list.is_stale && change.follows(&list) && change.write(tx, &owner)?;
         let stream_id = if is_whole { Some(change.stream_id) } else { list.stream_id };
         Ok(Noted { list: Some(RemoteList { stream_id, is_stale: !is_whole, ..list }), is_news })
     };
@@ -690,4 +694,36 @@ fn asked_for(
         }
     }
     kept
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::user_id;
+
+    use super::*;
+    use crate::room::testing::TestRoom;
+
+    #[test]
+    fn updates_bring_no_more_devices_than_a_list_may_have() {
+        let room = TestRoom::new();
+        let user = user_id!("@alice:b.test");
+        room.change(move |tx| {
+            for number in 0..MAX_DEVICES {
+                let device = OwnedDeviceId::from(format!("D{number}"));
+                tx.put::<DeviceKeys>(&(user, &device), &"{}".to_owned());
+            }
+        });
+        let kept_after = |device: &str| {
+            let keys = json!({ "user_id": user, "device_id": device, "keys": {} }).to_string();
+            let told = Told::Keys(RawValue::from_string(keys).unwrap(), None);
+            let device = OwnedDeviceId::from(device);
+            let change = Change { device: device.clone(), stream_id: 2, prev_id: vec![1], told };
+            assert!(room.server.store.commit_blocking(move |tx| change.write(tx, user)).unwrap());
+            let snapshot = room.server.store.snapshot();
+            let keys = snapshot.get::<DeviceKeys>(&(user, &device)).unwrap();
+            (snapshot.list::<DeviceKeys>(&user).count(), keys.map(|keys| keys.contains("alice")))
+        };
+        assert_eq!(kept_after("ANOTHER"), (MAX_DEVICES, None));
+        assert_eq!(kept_after("D0"), (MAX_DEVICES, Some(true)), "one that is known");
+    }
 }
