@@ -16,7 +16,7 @@ use ruma::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 use tracing::debug;
 
 use super::{
@@ -29,7 +29,7 @@ use super::{
 use crate::{
     Server,
     error::{Error, RemoteError, Result},
-    federation::{request, request_json},
+    federation::{request, request_json, turns::Turns},
     room::{
         partial,
         servers::{RemoteRooms, shared_rooms},
@@ -44,8 +44,9 @@ use crate::{
 /// How many devices of one user are kept. Source: our choice; more than anybody has in use.
 const MAX_DEVICES: usize = 2_000;
 
-/// How many servers one request of a client asks at a time.
-const SERVERS_AT_ONCE: usize = 20;
+/// How many servers are asked at a time for one request of a client, and for keys of all that one user asks for, be it that
+/// he waits for them or not. Source: our choice; those of a large room are to answer within the time of one request.
+const SERVERS_AT_ONCE: usize = 50;
 
 /// How many users' devices are fetched again at a time, because something was missed, and how many more wait for that.
 /// Who finds no place is fetched when somebody asks for him.
@@ -92,8 +93,11 @@ impl Table for RemoteDeviceNames {
 const SUSPECTED_FOR_MS: u64 = 10 * 60 * 1_000;
 const MAX_SUSPECTED: usize = 1_000;
 
-/// Whose devices are being fetched again.
+/// Whose devices are being fetched.
 pub struct Resyncs {
+    /// Those that somebody of ours asks for, by him.
+    asked_for: Turns<OwnedUserId>,
+    /// Those that are fetched again.
     users: Mutex<HashSet<OwnedUserId>>,
     places: Semaphore,
     /// Who sent something from a device that was not known, and when.
@@ -102,7 +106,12 @@ pub struct Resyncs {
 
 impl Default for Resyncs {
     fn default() -> Self {
-        Self { users: Mutex::default(), places: Semaphore::new(RESYNCS_AT_ONCE), suspected: Mutex::default() }
+        Self {
+            asked_for: Turns::new(SERVERS_AT_ONCE),
+            users: Mutex::default(),
+            places: Semaphore::new(RESYNCS_AT_ONCE),
+            suspected: Mutex::default(),
+        }
     }
 }
 
@@ -254,7 +263,7 @@ pub struct Answers<T> {
 }
 
 /// The keys of other servers' users as `asker` may see them, of these devices, or of all if none is named. Servers that
-/// must be asked and do not answer within `timeout` are among the failures.
+/// must be asked and do not answer within `timeout`, or whose turn does not come, are among the failures.
 pub async fn query_remote(
     server: &Arc<Server>,
     asker: &UserId,
@@ -278,13 +287,22 @@ pub async fn query_remote(
         Ok((answers, unknown))
     };
     let (mut answers, unknown) = server.blocking(look).await?;
+    let deadline = Instant::now() + timeout;
     let asked = unknown.into_iter().map(|(name, users)| {
         let (server, asker) = (Arc::clone(server), asker.clone());
         async move {
             let asked = name.clone();
-            // Who does not wait for it finds it the next time, or that the server can't be reached.
-            let fetch = Server::detached(async move { fetch(&server, &asked, users, asker).await });
-            let fetched = tokio::time::timeout(timeout, fetch).await;
+            let fetching = async move {
+                let turn = server.resyncs.asked_for.take(asker.clone()).await;
+                // Who does not wait for it finds it the next time, or that the server can't be reached.
+                let work = async move {
+                    let fetched = fetch(&server, &asked, users, asker).await;
+                    drop(turn);
+                    fetched
+                };
+                Server::detached(work).await
+            };
+            let fetched = tokio::time::timeout_at(deadline, fetching).await;
             (fetched.unwrap_or_else(|_| Err(too_late(&name))), name)
         }
     });
@@ -653,11 +671,12 @@ pub async fn claim_remote(
     for (user, devices) in wanted {
         by_server.entry(user.server_name().to_owned()).or_default().insert(user, devices);
     }
+    let deadline = Instant::now() + timeout;
     let asked = by_server.into_iter().map(|(name, wanted)| {
         let server = Arc::clone(server);
         async move {
             let ask = request(&server, &name, claim_keys::v1::Request::new(wanted.clone()));
-            let answer = tokio::time::timeout(timeout, ask).await.unwrap_or_else(|_| Err(too_late(&name)));
+            let answer = tokio::time::timeout_at(deadline, ask).await.unwrap_or_else(|_| Err(too_late(&name)));
             (answer.map(|answer| asked_for(&wanted, answer.one_time_keys)), name)
         }
     });

@@ -110,6 +110,23 @@ async fn device_lists_without_end_are_not_kept() {
 }
 
 #[tokio::test]
+async fn who_does_not_wait_for_keys_asks_no_more_servers_at_a_time() {
+    let network = TestNetwork::new();
+    let home = network.server("home.test").await;
+    let bob = home.user("bob").await;
+    let silent: Vec<_> = (0..200).map(|number| format!("s{number}.test")).collect();
+    silent.iter().for_each(|name| network.swallow(name));
+    let users: serde_json::Map<_, _> = silent.iter().map(|name| (format!("@x:{name}"), json!([]))).collect();
+    for timeout_ms in [0, 100] {
+        let query = json!({ "device_keys": users, "timeout": timeout_ms });
+        let answer = bob.post("/v3/keys/query", query).await.ok();
+        assert_eq!(answer["failures"].as_object().unwrap().len(), silent.len(), "{answer}");
+    }
+    let asked: usize = silent.iter().map(|name| network.count(name, "/")).sum();
+    assert!((1..=50).contains(&asked), "{asked}");
+}
+
+#[tokio::test]
 async fn no_keys_are_given_out_of_others_or_of_nobody() {
     let network = TestNetwork::new();
     let home = network.server("home.test").await;
