@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     device::{self, Selection},
     keys::{self, Upload},
-    session::Caller,
+    session::{self, Caller},
     tables::{Device, Devices, ToDevice},
 };
 use crate::{
@@ -68,30 +68,34 @@ pub fn get(snapshot: &Snapshot<'_>, user: &UserId) -> Result<Dehydrated> {
     found.ok_or_else(|| Error::not_found("You have no dehydrated device"))
 }
 
-/// Makes a dehydrated device in place of the one that `user` may have.
+/// Makes a dehydrated device in place of the one that the caller may have.
 ///
 /// Errors: `M_INVALID_PARAM` if the user is logged in on a device of that name, and where keys or data are not as they
 /// have to be.
-pub async fn put(server: &Arc<Server>, user: OwnedUserId, new: New) -> Result<()> {
+pub async fn put(server: &Arc<Server>, caller: Caller, new: New) -> Result<()> {
     let New { device_id, display_name, data, keys } = new;
     device::check_id(&device_id)?;
     device::check_display_name(display_name.as_deref())?;
     check_data(&data)?;
-    let device = Caller::on_device(user.clone(), device_id.clone());
+    let device = Caller::on_device(caller.user_id.clone(), device_id.clone());
     let keys = keys::check(server, &device, keys).await?;
     let server = Arc::clone(server);
     // Two transactions: the keys belong to a device that is there. A device without keys, which a crash may leave, gets no
     // messages.
     Server::detached(async move {
         let row = Dehydrated { device_id, data };
-        server.store.commit(move |tx| write(tx, &user, display_name, &row)).await?;
+        server.store.commit(move |tx| write(tx, &caller, display_name, &row)).await?;
         keys::store(&server, device, keys).await?;
         Ok(())
     })
     .await
 }
 
-fn write(tx: &mut Transaction<'_>, user: &UserId, display_name: Option<String>, new: &Dehydrated) -> Result<()> {
+fn write(tx: &mut Transaction<'_>, caller: &Caller, display_name: Option<String>, new: &Dehydrated) -> Result<()> {
+    let user = &*caller.user_id;
+    // Logged out meanwhile, or the account was given up: a device that came now would outlive that.
+    session::check_in_use(tx.before(), user)?;
+    session::check_device(&caller.device_id, || tx.before().contains::<Devices>(&(user, &caller.device_id)))?;
     let old = tx.get::<DehydratedDevices>(&user)?.map(|old| old.device_id);
     let is_logged_in = device::get(tx.before(), user, &new.device_id)?.is_some();
     if is_logged_in && old.as_ref() != Some(&new.device_id) {

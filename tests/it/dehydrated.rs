@@ -1,8 +1,15 @@
 //! Dehydrated devices: <https://github.com/matrix-org/matrix-spec-proposals/pull/3814>
 
+use chappe::user::{
+    dehydrated::{self, New},
+    keys::Upload,
+    session::Caller,
+    tables::Devices,
+};
+use ruma::OwnedUserId;
 use serde_json::{Value, json};
 
-use crate::support::{Signer, TestServer, User};
+use crate::support::{Signer, TestServer, User, auth_of};
 
 const PATH: &str = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device";
 
@@ -135,4 +142,25 @@ async fn what_is_no_device_is_refused_and_changes_nothing() {
     assert_eq!(alice.get(PATH).await.ok()["device_id"], "ASLEEP");
     let empty = alice.get(&format!("{PATH}/ASLEEP/events")).await.ok();
     assert_eq!(empty, json!({ "events": [] }));
+}
+
+#[tokio::test]
+async fn one_that_is_under_way_does_not_outlive_a_log_out_or_the_account() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    alice.post("/v3/logout/all", json!({})).await.ok();
+    bob.post("/v3/account/deactivate", json!({ "auth": auth_of("bob") })).await.ok();
+    // By an application service bob acts on no device.
+    for (user, device) in [(&alice, &*alice.device_id), (&bob, "")] {
+        let user_id = OwnedUserId::try_from(user.id.as_str()).unwrap();
+        let new = New {
+            device_id: "ASLEEP".into(),
+            display_name: None,
+            data: json!({ "algorithm": "org.matrix.msc3814.v2" }).to_string(),
+            keys: Upload { device_keys: None, one_time_keys: [].into(), fallback_keys: [].into() },
+        };
+        let caller = Caller::on_device(user_id.clone(), device.into());
+        assert!(dehydrated::put(server.inside(), caller, new).await.is_err(), "{user_id}");
+        assert_eq!(server.inside().store.snapshot().list::<Devices>(&&*user_id).count(), 0, "{user_id}");
+    }
 }

@@ -55,7 +55,7 @@ async fn put(
             fallback_keys: body.fallback_keys,
         },
     };
-    dehydrated::put(&server, sender.user_id, new).await?;
+    dehydrated::put(&server, sender, new).await?;
     Ok(Matrix(put_dehydrated_device::unstable::Response::new(body.device_id)))
 }
 
