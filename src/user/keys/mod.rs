@@ -63,13 +63,16 @@ pub fn announce(server: &Server, user: &UserId) {
     server.wakers.room_mates(server, user);
 }
 
-/// Forgets the keys of a device that is being deleted, and notes the change if it had any.
+/// Forgets the keys of a device that is being deleted, and notes the change: if it had none, for other servers only, which
+/// were told that it is there.
 pub fn delete_device(tx: &mut Transaction<'_>, user: &UserId, device: &DeviceId) -> Result<()> {
     one_time::delete_all(tx, user, device);
     if tx.get::<tables::DeviceKeys>(&(user, device))?.is_some() {
         tx.delete::<tables::DeviceKeys>(&(user, device));
         delete_signatures_of_device(tx, user, device)?;
         changed(tx, user, Changed::Device(device))?;
+    } else {
+        queue::note_device_update(tx, user, device.as_str());
     }
     Ok(())
 }

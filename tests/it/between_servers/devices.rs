@@ -229,6 +229,18 @@ async fn a_device_without_keys_is_no_news() {
 }
 
 #[tokio::test]
+async fn that_a_device_without_keys_is_gone_is_told() {
+    let scripted = Scripted::new().await;
+    let tablet = scripted.here.log_in("bob").await;
+    tablet.post("/v3/logout", json!({})).await.ok();
+    until("it is told", async || {
+        let told = scripted.edus("m.device_list_update");
+        told.iter().any(|edu| edu["device_id"] == *tablet.device_id && edu["deleted"] == true).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_message_from_an_unknown_device_has_the_devices_fetched_again_and_not_each_time() {
     const DEVICES: &str = "/_matrix/federation/v1/user/devices/";
     let scripted = Scripted::new().await;
