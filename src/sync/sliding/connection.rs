@@ -180,6 +180,13 @@ impl Change {
         let key = (user, device, conn_id);
         let now = Position { at: tx.pos(), extensions: self.extensions };
         let Known { base, rows } = known;
+        if base.is_none()
+            && let Some((at, mut connection)) = self.kept(tx, &key)?
+        {
+            connection.used_ms = now_ms;
+            tx.put::<Connections>(&key, &connection);
+            return Ok((at, Rows::new()));
+        }
         let mut rows = Arc::unwrap_or_clone(rows);
         let (mut connection, base) = match base {
             None => {
@@ -219,6 +226,19 @@ impl Change {
         connection.used_ms = now_ms;
         tx.put::<Connections>(&key, &connection);
         Ok((now.at, rows))
+    }
+
+    /// The connection and its last position, if neither it nor this answer tells of anything that is kept. Nothing has to begin
+    /// anew then, and a client may ask from two processes that do not know each other's position: one of them is for notifications.
+    fn kept(&self, tx: &Transaction<'_>, key: &(&UserId, &DeviceId, &str)) -> Result<Option<(StreamPos, Connection)>> {
+        let nothing = Extended::default();
+        if !self.rooms.is_empty() || self.extensions != nothing {
+            return Ok(None);
+        }
+        let Some(connection) = tx.get::<Connections>(key)? else { return Ok(None) };
+        let Some(last) = connection.positions.last().filter(|last| last.extensions == nothing) else { return Ok(None) };
+        let tells_rooms = tx.before().list::<SentRooms>(key).next().transpose()?.is_some();
+        Ok((!tells_rooms).then_some((last.at, connection)))
     }
 }
 

@@ -79,6 +79,24 @@ async fn the_first_request_can_be_repeated_too() {
 }
 
 #[tokio::test]
+async fn two_processes_of_a_client_may_share_a_connection_without_rooms() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let extensions = json!({ "to_device": { "enabled": true }, "e2ee": { "enabled": true } });
+    let body = json!({ "conn_id": "encryption", "extensions": extensions });
+    let (mut app, mut notifications) = (Connection::new(&alice, body.clone()), Connection::new(&alice, body));
+    app.next().await;
+    notifications.next().await;
+    app.next().await;
+    notifications.next().await;
+    let shared = app.pos.clone();
+    app.body["extensions"]["receipts"] = json!({ "enabled": true });
+    app.pos = None;
+    app.next().await;
+    assert_eq!(app.try_at(shared.as_deref()).await.error(), (400, "M_UNKNOWN_POS"), "it began anew");
+}
+
+#[tokio::test]
 async fn positions_that_are_too_old_or_of_others_are_unknown() {
     let server = TestServer::new().await;
     let (alice, bob) = (server.user("alice").await, server.user("bob").await);
