@@ -142,6 +142,7 @@ impl Answer {
                 after: room.after(),
                 was_away: sent.is_some_and(|sent| sent.until.is_some()),
                 events: told.events,
+                is_expanded: told.is_expanded,
             });
             if let Some(sent) = told.sent {
                 if sent.required == wanted.config.fingerprint {

@@ -54,6 +54,8 @@ pub struct Seen<'a> {
     pub was_away: bool,
     /// The events that the answer tells.
     pub events: Vec<OwnedEventId>,
+    /// Older ones are among them.
+    pub is_expanded: bool,
 }
 
 /// What a client wants of one of the extensions that are about rooms.
@@ -240,20 +242,23 @@ fn write_account_data(context: &Context<'_>, part: &Part<'_>, seen: &[Seen<'_>],
     Ok(has_news)
 }
 
-/// Of a room that the client did not know, the user's own receipts and those for the events that are told.
+/// Of a room that the client did not know, the user's own receipts and those for the events that are told. Of one of which it is
+/// told older events, these as well: they were left out before.
 fn write_receipts(context: &Context<'_>, part: &Part<'_>, seen: &[Seen<'_>], out: &mut Vec<u8>) -> Result<bool> {
     write_ephemeral(part, seen, out, |room| {
         let after = part.after(room);
         // Most rooms that are looked at have an event and nothing else.
         if let Some(after) = after
+            && !room.is_expanded
             && !context.may_have_changed::<ReceiptChanges>(Group::of(room.nid), after)
         {
             return Ok(None);
         }
-        let mut receipts = ephemeral::receipts(context, &context.view(room.nid)?, after)?;
+        let all_after = after.filter(|_| !room.is_expanded);
+        let mut receipts = ephemeral::receipts(context, &context.view(room.nid)?, all_after)?;
+        let is_news = |row: &ephemeral::Row| after.is_some_and(|after| row.receipt.changed > after);
         let is_shown = |row: &ephemeral::Row| room.events.iter().any(|event| *event == row.receipt.event_id);
-        receipts
-            .retain(|row| row.is_of_event() && (after.is_some() || row.user_id == context.user_id() || is_shown(row)));
+        receipts.retain(|row| row.is_of_event() && (is_news(row) || row.user_id == context.user_id() || is_shown(row)));
         // One event is all that there is a place for. Who has read two threads up to one event is told of the first,
         // which is none in particular if there is such a receipt.
         Ok(ephemeral::contents(receipts).into_iter().next().map(ephemeral::receipt_event))

@@ -51,6 +51,8 @@ pub struct Told {
     pub sent: Option<Sent>,
     /// The events of the timeline that were told.
     pub events: Vec<OwnedEventId>,
+    /// They are more than the client wanted before.
+    pub is_expanded: bool,
 }
 
 impl Sent {
@@ -116,7 +118,7 @@ impl Room<'_> {
             Ok::<_, Error>(())
         })?;
         room.end();
-        Ok(Told { has_news: true, sent: Some(Sent::default()), events: Vec::new() })
+        Ok(Told { has_news: true, sent: Some(Sent::default()), ..Told::default() })
     }
 
     fn write_left(&self, context: &Context<'_>, view: &View<'_>, out: &mut Vec<u8>) -> Result<Told> {
@@ -155,7 +157,7 @@ impl Room<'_> {
         }
         room.end();
         let sent = Sent { members: Vec::new(), ..self.sent_now(false) };
-        Ok(Told { has_news: true, sent: Some(sent), events: vec![event.event_id] })
+        Ok(Told { has_news: true, sent: Some(sent), events: vec![event.event_id], is_expanded: false })
     }
 
     /// Whether the client wants older events or other state than it was told.
@@ -265,6 +267,7 @@ impl Room<'_> {
                 || counts.is_some(),
             sent: Some(sent).filter(|sent| self.sent != Some(sent)),
             events: timeline.events.iter().map(|entry| entry.event.event_id.clone()).collect(),
+            is_expanded,
         };
         if !told.has_news {
             return Ok(told);

@@ -157,6 +157,28 @@ async fn receipts_of_new_rooms_are_the_own_ones_and_those_of_the_timeline() {
 }
 
 #[tokio::test]
+async fn receipts_come_with_the_older_events_that_they_are_for() {
+    let server = TestServer::new().await;
+    let (alice, bob, carol) = (server.user("alice").await, server.user("bob").await, server.user("carol").await);
+    let room = public(&alice).await;
+    bob.join(&room).await;
+    carol.join(&room).await;
+    let first = alice.say(&room, "first").await;
+    let second = alice.say(&room, "second").await;
+    alice.say(&room, "third").await;
+    for (user, event) in [(&bob, &second), (&carol, &first)] {
+        user.post(&format!("/v3/rooms/{room}/receipt/m.read/{event}"), json!({})).await.ok();
+    }
+    let mut client = client(&alice, json!({ "receipts": { "enabled": true } }));
+    assert_eq!(client.next().await["extensions"], json!({}));
+    client.list()["timeline_limit"] = json!(2);
+    let content = client.next().await["extensions"]["receipts"]["rooms"][&room]["content"].take();
+    assert!(content[&second]["m.read"][&bob.id].is_object(), "{content}");
+    assert_eq!(content.get(&first), None, "its event is not there");
+    assert_eq!(client.next().await["extensions"], json!({}));
+}
+
+#[tokio::test]
 async fn who_types_is_told_and_when_it_ends() {
     let server = TestServer::new().await;
     let (alice, bob) = (server.user("alice").await, server.user("bob").await);
