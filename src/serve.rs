@@ -63,6 +63,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         }
     };
     tokio::join!(listeners.serve(http::router(Arc::clone(&server)), shutdown.clone()), metrics);
+    if let Err(error) = server.typing.keep(&server.store).await {
+        warn!(?error, "clients will not hear who stopped typing");
+    }
     Ok(())
 }
 

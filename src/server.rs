@@ -36,8 +36,14 @@ use crate::{
     rate_limit::RateLimits,
     rendezvous, restored,
     room::{
-        Rooms, delayed::Delayed, founding, hierarchy, local_members::LocalMembers, partial, relationships,
-        retention::Retention, search, sticky, typing::Typing,
+        Rooms,
+        delayed::Delayed,
+        founding, hierarchy,
+        local_members::LocalMembers,
+        partial, relationships,
+        retention::Retention,
+        search, sticky,
+        typing::{self, Typing},
     },
     sso::Sso,
     store::{self, Snapshot, Store, Transaction},
@@ -222,12 +228,13 @@ impl Server {
         let oauth = OAuth::new(&random);
         let sso = Sso::new(&config);
         let ephemeral = Arc::new(Order::new(&clock));
+        let kept_typing = typing::Kept::take(&store)?;
         let memory = config.memory_budget.bytes(); // docs/architecture.md says who has which part
         // What is parsed of a body takes several times as much. One of the largest must fit, however small the machine.
         let body_memory = (config.memory_budget.as_usize() / 8).max(config.max_request_size.as_usize());
         let body_memory = SharedMemory::new(body_memory);
         let server = Arc::new(Self {
-            typing: Typing::new(&ephemeral, &clock),
+            typing: Typing::new(&ephemeral, &clock, kept_typing),
             delayed: Delayed::default(),
             presence: Presence::new(config.allow_presence, &ephemeral, &clock),
             unread: Unread::new(memory / 32),

@@ -16,7 +16,7 @@ use crate::{
     push, reports,
     room::{
         delayed::tables as delayed, founding, partial::tables as partial, related_redactions, relationships,
-        retention::purge, sticky, tables as room,
+        retention::purge, sticky, tables as room, typing,
     },
     sso::tables as sso,
     store::{Family, Migration, Record, Store, Table, TableInfo},
@@ -56,6 +56,7 @@ pub fn all() -> impl Iterator<Item = &'static TableInfo> {
         .chain(&purge::TABLES)
         .chain(partial::ALL)
         .chain(&founding::TABLES)
+        .chain(&typing::TABLES)
 }
 
 const OWN: [TableInfo; 2] = [TableInfo::of::<SigningKey>(), TableInfo::of::<OldSigningKeys>()];

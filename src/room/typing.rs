@@ -1,19 +1,30 @@
-//! Who is typing, where. In memory only.
+//! Who is typing, where. In memory only; what of it clients have yet to hear outlives an orderly end of the server.
 //!
 //! <https://spec.matrix.org/v1.19/client-server-api/#typing-notifications>
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Bound,
     sync::{Arc, Weak},
     time::Duration,
 };
 
 use parking_lot::Mutex;
 use ruma::{OwnedUserId, RoomId, UserId};
+use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
 use super::{Membership, View, visibility::not_in_room};
-use crate::{Server, appservice, clock::Clock, ephemeral::Order, error::Result, federation::queue, store::RoomNid};
+use crate::{
+    Server, appservice,
+    clock::Clock,
+    ephemeral::Order,
+    error::Result,
+    federation::queue,
+    store::{self, Family, Record, RoomNid, Store, Table, TableInfo, Transaction},
+};
+
+pub const TABLES: [TableInfo; 1] = [TableInfo::of::<KeptTyping>()];
 
 /// The longest that somebody counts as typing without saying so again. Source: our choice; clients ask for 30 seconds.
 const MAX_TIMEOUT: Duration = Duration::from_secs(120);
@@ -21,8 +32,9 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long somebody on another server counts as typing. Source: our choice, as Synapse has it.
 const REMOTE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a room in which nobody types any more is remembered, so that clients hear of the end.
-const REMEMBERED: Duration = Duration::from_secs(600);
+/// How long a room in which nobody types any more is remembered, so that clients hear of the end. Source: our choice; a
+/// phone may be without a network for a night.
+const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Everybody who is typing.
 pub struct Typing {
@@ -33,6 +45,8 @@ pub struct Typing {
 
 struct State {
     rooms: HashMap<RoomNid, RoomState>,
+    /// The same by the numbers of their last changes.
+    by_change: BTreeMap<u64, RoomNid>,
     /// Of rooms that are not in `rooms` a client that has seen no more than this may believe anything.
     forgotten: u64,
     /// The next moment at which something ends by itself, in milliseconds since the Unix epoch.
@@ -50,17 +64,90 @@ struct RoomState {
     users: BTreeMap<OwnedUserId, u64>,
 }
 
+/// The last changes in rooms at the end of the server, by which everybody has stopped. The next start removes it.
+struct KeptTyping;
+impl Table for KeptTyping {
+    const NAME: &'static str = "kept_typing";
+    const FAMILY: Family = Family::Meta;
+    const ID: u8 = 252;
+    type Key<'a> = ();
+    type Value = Kept;
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Kept {
+    forgotten: u64,
+    /// `changed` and `changed_ms` of each room.
+    rooms: Vec<(RoomNid, u64, u64)>,
+}
+
+impl Record for Kept {}
+
+impl Kept {
+    /// Takes what the last run of the server has kept; `None` if that did not end in order.
+    pub fn take(store: &Store) -> store::Result<Option<Self>> {
+        let kept = store.snapshot().get::<KeptTyping>(&())?;
+        let remove = |tx: &mut Transaction<'_>| {
+            tx.delete::<KeptTyping>(&());
+            Ok::<_, store::Error>(())
+        };
+        // With a full disk it stays, and may count once more. By that clients miss what they would without it.
+        if kept.is_some()
+            && let Err(error) = store.commit_blocking(remove)
+        {
+            warn!(?error, "who was typing in the last run can't be removed");
+        }
+        Ok(kept)
+    }
+}
+
 impl Typing {
-    pub fn new(order: &Arc<Order>, clock: &Clock) -> Self {
-        let state = State { rooms: HashMap::new(), forgotten: order.newest(), next_end_ms: u64::MAX, over: Vec::new() };
+    /// `kept`: by the last run of the server.
+    pub fn new(order: &Arc<Order>, clock: &Clock, kept: Option<Kept>) -> Self {
+        let start = order.newest();
+        let Kept { forgotten, rooms } = kept.unwrap_or(Kept { forgotten: start, rooms: Vec::new() });
+        let mut state = State {
+            rooms: HashMap::with_capacity(rooms.len()),
+            by_change: BTreeMap::new(),
+            forgotten: forgotten.min(start),
+            next_end_ms: u64::MAX,
+            over: Vec::new(),
+        };
+        for (room, changed, changed_ms) in rooms {
+            // If the clock was set back, it would be newer than everything that clients see of this run.
+            let changed = if changed < start { changed } else { order.next() };
+            state.by_change.insert(changed, room);
+            state.rooms.insert(room, RoomState { changed, changed_ms, users: BTreeMap::new() });
+        }
         Self { order: Arc::clone(order), clock: clock.clone(), state: Mutex::new(state) }
+    }
+
+    /// Keeps what clients have yet to hear of, for the next run: at the end of this one, when nobody can type any more.
+    pub async fn keep(&self, store: &Store) -> store::Result<()> {
+        let kept = self.kept();
+        let put = move |tx: &mut Transaction<'_>| {
+            tx.put::<KeptTyping>(&(), &kept);
+            Ok::<_, store::Error>(())
+        };
+        store.write_for_reader(put).await?.durable().await
+    }
+
+    fn kept(&self) -> Kept {
+        let state = self.state.lock();
+        let now_ms = self.clock.now_ms();
+        let rooms = state.rooms.iter().map(|(room, typists)| {
+            let is_over = typists.users.is_empty();
+            let (changed, changed_ms) =
+                if is_over { (typists.changed, typists.changed_ms) } else { (self.order.next(), now_ms) };
+            (*room, changed, changed_ms)
+        });
+        Kept { forgotten: state.forgotten, rooms: rooms.collect() }
     }
 
     /// The rooms in which somebody began or stopped after `since`.
     pub fn changed_rooms(&self, since: u64) -> Vec<RoomNid> {
         let state = self.state.lock();
-        let changed = state.rooms.iter().filter(|(_, state)| state.changed > since);
-        changed.map(|(room, _)| *room).collect()
+        state.by_change.range((Bound::Excluded(since), Bound::Unbounded)).map(|(_, room)| *room).collect()
     }
 
     /// Who is typing in `room`, if a client that has seen the changes up to `since` should be told.
@@ -78,16 +165,12 @@ impl Typing {
     /// `until_ms`: `None` ends it.
     fn set(&self, room: RoomNid, user: &UserId, until_ms: Option<u64>) {
         let mut state = self.state.lock();
-        if until_ms.is_none() && !state.rooms.contains_key(&room) {
-            return;
-        }
-        let typists = state.rooms.entry(room).or_default();
         let has_changed = match until_ms {
-            Some(until) => typists.users.insert(user.to_owned(), until).is_none(),
-            None => typists.users.remove(user).is_some(),
+            Some(until) => state.rooms.entry(room).or_default().users.insert(user.to_owned(), until).is_none(),
+            None => state.rooms.get_mut(&room).is_some_and(|typists| typists.users.remove(user).is_some()),
         };
         if has_changed {
-            (typists.changed, typists.changed_ms) = (self.order.next(), self.clock.now_ms());
+            state.note_change(room, self.order.next(), self.clock.now_ms());
         }
         state.next_end_ms = state.next_end_ms.min(until_ms.unwrap_or(u64::MAX));
     }
@@ -104,10 +187,12 @@ impl Typing {
             let stopped: Vec<_> =
                 typists.users.extract_if(.., |_, until| *until <= now_ms).map(|(user, _)| user).collect();
             if !stopped.is_empty() {
-                (typists.changed, typists.changed_ms) = (self.order.next(), now_ms);
                 ended.push(*room);
                 over.extend(stopped.into_iter().map(|user| (*room, user)));
             }
+        }
+        for room in &ended {
+            state.note_change(*room, self.order.next(), now_ms);
         }
         state.over.extend(over);
         state.forget(now_ms);
@@ -121,19 +206,26 @@ impl Typing {
 }
 
 impl State {
+    fn note_change(&mut self, room: RoomNid, number: u64, now_ms: u64) {
+        let typists = self.rooms.entry(room).or_default();
+        self.by_change.remove(&typists.changed);
+        (typists.changed, typists.changed_ms) = (number, now_ms);
+        self.by_change.insert(number, room);
+    }
+
     /// Removes the rooms in which nobody has typed for long.
     fn forget(&mut self, now_ms: u64) {
         let remembered_ms = u64::try_from(REMEMBERED.as_millis()).unwrap_or(u64::MAX);
         let is_old = |room: &RoomState| room.users.is_empty() && room.changed_ms.saturating_add(remembered_ms) < now_ms;
-        let mut forgotten = self.forgotten;
+        let (by_change, forgotten) = (&mut self.by_change, &mut self.forgotten);
         self.rooms.retain(|_, room| {
             let is_old = is_old(room);
             if is_old {
-                forgotten = forgotten.max(room.changed);
+                by_change.remove(&room.changed);
+                *forgotten = (*forgotten).max(room.changed);
             }
             !is_old
         });
-        self.forgotten = forgotten;
         let ends = self.rooms.values().flat_map(|room| room.users.values().copied());
         self.next_end_ms = ends.min().unwrap_or(u64::MAX);
     }
@@ -218,7 +310,7 @@ mod tests {
 
     fn typing() -> (Typing, Clock) {
         let clock = Clock::manual(1_000_000);
-        (Typing::new(&Arc::new(Order::new(&clock)), &clock), clock)
+        (Typing::new(&Arc::new(Order::new(&clock)), &clock, None), clock)
     }
 
     #[test]
@@ -250,10 +342,54 @@ mod tests {
         before.set(ROOM, user_id!("@alice:x"), Some(u64::MAX));
         let seen = before.order.newest();
         clock.advance(Duration::from_millis(1));
-        let after = Typing::new(&Arc::new(Order::new(&clock)), &clock);
+        let after = Typing::new(&Arc::new(Order::new(&clock)), &clock, None);
         assert!(after.order.newest() > seen);
         assert!(after.news(ROOM, Some(seen)).unwrap().is_empty());
         assert_eq!(after.news(ROOM, Some(after.order.newest())), None);
+    }
+
+    #[test]
+    fn an_orderly_end_is_an_end_of_typing_where_somebody_did() {
+        const OTHER: RoomNid = RoomNid(2);
+        let (before, clock) = typing();
+        let (alice, start) = (user_id!("@alice:x"), before.order.newest());
+        before.set(OTHER, alice, Some(u64::MAX));
+        before.set(OTHER, alice, None);
+        let seen_other = before.order.newest();
+        before.set(ROOM, alice, Some(u64::MAX));
+        let seen = before.order.newest();
+        clock.advance(Duration::from_secs(1));
+        let after = Typing::new(&Arc::new(Order::new(&clock)), &clock, Some(before.kept()));
+        assert_eq!(after.changed_rooms(seen), [ROOM]);
+        assert!(after.news(ROOM, Some(seen)).unwrap().is_empty());
+        assert_eq!(after.news(RoomNid(3), Some(start)), None, "nobody did there");
+        assert_eq!(after.changed_rooms(start), [OTHER, ROOM], "who was away longer");
+        assert_eq!(after.changed_rooms(seen_other), [ROOM]);
+        assert!(after.changed_rooms(after.order.newest()).is_empty());
+        clock.advance(REMEMBERED);
+        after.set(ROOM, alice, Some(clock.now_ms()));
+        after.expire();
+        assert_eq!(after.changed_rooms(start), [ROOM]);
+
+        let early = Clock::manual(1_000);
+        let set_back = Typing::new(&Arc::new(Order::new(&early)), &early, Some(before.kept()));
+        assert!(set_back.changed_rooms(set_back.order.newest()).is_empty());
+        assert_eq!(set_back.changed_rooms(0).len(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_counts_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&store::Options::for_tests(directory.path())).unwrap();
+        let (typing, clock) = typing();
+        typing.set(ROOM, user_id!("@alice:x"), Some(u64::MAX));
+        let seen = typing.order.newest();
+        typing.keep(&store).await.unwrap();
+        clock.advance(Duration::from_secs(1));
+        let take = tokio::task::spawn_blocking(move || [(); 2].map(|()| Kept::take(&store).unwrap()));
+        let [kept, again] = take.await.unwrap();
+        assert_eq!(Typing::new(&Arc::new(Order::new(&clock)), &clock, kept).changed_rooms(seen), [ROOM]);
+        assert!(again.is_none());
     }
 
     #[test]

@@ -184,11 +184,14 @@ impl Answer {
     /// Notes of the rooms that the client did not want this time, and that had news, that it does not know these.
     fn note_away(&mut self, context: &Context<'_>, selected: &Selected) -> Result<()> {
         let Some(since) = context.since else { return Ok(()) };
-        let with_data = account_data::changed_rooms(context)?;
+        let mut with_news = account_data::changed_rooms(context)?;
+        if self.change.extensions.typing != 0 {
+            with_news.extend(context.server.typing.changed_rooms(context.ephemeral_since.unwrap_or_default()));
+        }
         let mut away = Vec::new();
         for (nid, sent) in self.known.rooms() {
             let is_up_to_date = sent.until.is_none() && !selected.rooms.contains_key(&nid);
-            if is_up_to_date && (with_data.contains(&nid) || has_changed(context, nid, since)?) {
+            if is_up_to_date && (with_news.contains(&nid) || has_changed(context, nid, since)?) {
                 away.push((nid, Sent { until: Some(since), ..sent.clone() }));
             }
         }

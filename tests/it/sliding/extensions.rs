@@ -197,6 +197,29 @@ async fn who_types_is_told_and_when_it_ends() {
 }
 
 #[tokio::test]
+async fn who_stopped_typing_while_the_room_was_not_wanted_is_told_when_it_is() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = public(&alice).await;
+    bob.join(&room).await;
+    let newer = public(&alice).await;
+    let mut client = client(&alice, json!({ "typing": { "enabled": true } }));
+    client.next().await;
+    let path = format!("/v3/rooms/{room}/typing/{}", bob.id);
+    bob.put(&path, json!({ "typing": true, "timeout": 30_000 })).await.ok();
+    let typing = client.next().await["extensions"]["typing"]["rooms"].take();
+    assert_eq!(typing[&room]["content"]["user_ids"], json!([bob.id]));
+    client.list()["ranges"] = json!([[0, 0]]);
+    bob.put(&path, json!({ "typing": false })).await.ok();
+    alice.say(&newer, "x").await;
+    assert_eq!(client.next().await["extensions"], json!({}));
+    client.list()["ranges"] = json!([[0, 9]]);
+    let typing = client.next().await["extensions"]["typing"]["rooms"].take();
+    assert_eq!(typing[&room]["content"]["user_ids"], json!([]));
+    assert_eq!(client.next().await["extensions"], json!({}));
+}
+
+#[tokio::test]
 async fn extensions_are_about_the_lists_and_rooms_that_they_name() {
     let server = TestServer::new().await;
     let alice = server.user("alice").await;
