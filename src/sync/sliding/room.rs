@@ -248,9 +248,6 @@ impl Room<'_> {
         let has_gap = timeline.is_limited && after.is_none_or(|after| timeline.start > after.into());
         let (mut state, members, mut changed) = self.state(view, &timeline, has_gap, &log, stay)?;
         changed.members |= completed.is_some();
-        if stay.is_over && after.is_none_or(|after| row.since > after) {
-            add_own_event(view, context.user_id(), row.event, &mut state)?;
-        }
         let has_events = match after {
             Some(after) if stay.is_over => row.since > after, // and nothing of what happens in the room since
             Some(after) => changes::has_events(context, view.nid, after)?,
@@ -271,6 +268,9 @@ impl Room<'_> {
         };
         if !told.has_news {
             return Ok(told);
+        }
+        if stay.is_over {
+            add_own_event(view, context.user_id(), row.event, &mut state)?;
         }
 
         let mut room = Object::begin(out);
@@ -433,7 +433,8 @@ fn shown_users(timeline: &Timeline) -> HashSet<String> {
     senders.chain(member_events.filter_map(|entry| entry.event.state_key.clone())).collect()
 }
 
-/// A client must learn that its user is out, whatever state it asked for.
+/// A client must learn that its user is out, whatever state it asked for. It may take a room that comes without this for
+/// one that he is in.
 fn add_own_event(view: &View<'_>, user: &UserId, nid: EventNid, state: &mut State) -> Result<()> {
     state.retain(|(_, event)| !(event.event_type == MEMBER && event.state_key.as_deref() == Some(user.as_str())));
     state.push((nid, view.event(nid)?));

@@ -173,7 +173,9 @@ async fn who_left_is_told_nothing_of_what_came_later() {
         client.list()["timeline_limit"] = json!(100);
         client.body["room_subscriptions"] =
             json!({ &room: { "timeline_limit": 100, "required_state": [["m.room.topic", ""]] } });
-        assert!(!client.next().await.to_string().contains("secret"));
+        let answer = client.next().await;
+        assert!(!answer.to_string().contains("secret"));
+        assert_eq!(required(&answer["rooms"][&room]), [("m.room.member", &*bob.id)], "{how}: he still is out");
         client.pos = None;
         let anew = client.next().await;
         assert!(!anew.to_string().contains("secret"), "{how}: {anew}");
