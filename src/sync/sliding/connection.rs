@@ -228,8 +228,9 @@ impl Change {
         Ok((now.at, rows))
     }
 
-    /// The connection and its last position, if neither it nor this answer tells of anything that is kept. Nothing has to begin
-    /// anew then, and a client may ask from two processes that do not know each other's position: one of them is for notifications.
+    /// The connection and its last position, if neither it nor this answer tells of anything that is kept. Nothing has
+    /// to begin anew then, and a client may ask from two processes that do not know each other's position, as where
+    /// one of them is for notifications.
     fn kept(&self, tx: &Transaction<'_>, key: &(&UserId, &DeviceId, &str)) -> Result<Option<(StreamPos, Connection)>> {
         let nothing = Extended::default();
         if !self.rooms.is_empty() || self.extensions != nothing {

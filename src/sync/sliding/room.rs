@@ -246,7 +246,9 @@ impl Room<'_> {
         };
         let log = self.log(view, stay, completed)?;
         let has_gap = timeline.is_limited && after.is_none_or(|after| timeline.start > after.into());
-        let (mut state, members, mut changed) = self.state(view, &timeline, has_gap, &log, stay)?;
+        // Who wants no timeline misses nothing of it, so all members who changed are told.
+        let lacks_events = has_gap && config.timeline_limit > 0;
+        let (mut state, members, mut changed) = self.state(view, &timeline, lacks_events, &log, stay)?;
         changed.members |= completed.is_some();
         let has_events = match after {
             Some(after) if stay.is_over => row.since > after, // and nothing of what happens in the room since

@@ -155,3 +155,18 @@ async fn without_a_gap_all_members_who_changed_are_told() {
     let shown = client.next().await["rooms"][&room].take();
     assert_eq!(members(&shown), [&*bob.id], "what the client had of him is old");
 }
+
+#[tokio::test]
+async fn without_a_timeline_all_members_who_changed_are_told() {
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let room = public(&alice).await;
+    let mut client = client(&alice, 0, json!([[MEMBER, "$LAZY"]]));
+    assert_eq!(members(&client.next().await["rooms"][&room]), Vec::<&str>::new());
+    bob.join(&room).await;
+    assert_eq!(members(&client.next().await["rooms"][&room]), [&*bob.id]);
+    bob.leave(&room).await;
+    let shown = client.next().await["rooms"][&room].take();
+    assert_eq!(members(&shown), [&*bob.id]);
+    assert_eq!(shown["required_state"][0]["content"]["membership"], "leave");
+}
