@@ -4,13 +4,13 @@ use std::collections::HashMap;
 
 use super::{
     connection::{Change, Known},
-    extensions::{self, Seen},
+    extensions::{self, Parts, Seen},
     lists::{self, Selected, Wanted},
     pos::{self, Pos},
     request::Asked,
     required_state::RequiredState,
     room::{Room, Told},
-    tables::Sent,
+    tables::{Covered, Sent},
 };
 use crate::{
     Server,
@@ -100,10 +100,12 @@ impl Answer {
             }
             lists.end();
         }
+        let before = self.known.extensions();
+        let parts = Parts::of(asked, before);
         let mut seen = Vec::with_capacity(selected.rooms.len());
-        self.has_news = object.member_if("rooms", |out| self.write_rooms(context, asked, selected, &mut seen, out))?;
+        self.has_news = object.member_if("rooms", |out| self.write_rooms(context, &parts, selected, &mut seen, out))?;
         let extensions = object.key("extensions");
-        self.has_news |= extensions::write(context, asked, self.known.extensions(), selected, &seen, extensions)?;
+        self.has_news |= extensions::write(context, asked, before, &parts, selected, &seen, extensions)?;
         object.end();
         self.body = body;
         Ok(())
@@ -112,7 +114,7 @@ impl Answer {
     fn write_rooms<'a>(
         &mut self,
         context: &Context<'_>,
-        asked: &Asked,
+        parts: &Parts<'_>,
         selected: &'a Selected,
         seen: &mut Vec<Seen<'a>>,
         out: &mut Vec<u8>,
@@ -120,8 +122,9 @@ impl Answer {
         let nothing = RequiredState::default();
         let mut required: HashMap<u64, RequiredState> = HashMap::new();
         let mut any = false;
+        let with_data = account_data::changed_rooms(context)?;
         let mut rooms = Object::begin(out);
-        for (nid, wanted) in self.rooms_to_look_at(context, asked, selected)? {
+        for (nid, wanted) in self.rooms_to_look_at(context, parts, selected)? {
             let view = context.view(nid)?;
             let sent = self.known.sent(nid);
             let had = match sent.map(|sent| sent.required) {
@@ -129,7 +132,8 @@ impl Answer {
                 None => &nothing,
             };
             let is_direct = selected.direct.contains(view.room_id());
-            let room = Room { wanted, sent, had, since: context.since, is_direct };
+            let mut room = Room { wanted, sent, had, since: context.since, is_direct, covered: Covered::default() };
+            room.covered = parts.covered_by(context, nid, &room, with_data.contains(&nid));
             let mut told = Told::default();
             any |= rooms.member_if(view.room_id().as_str(), |out| {
                 told = room.write(context, &view, out)?;
@@ -141,6 +145,7 @@ impl Answer {
                 wanted,
                 after: room.after(),
                 was_away: sent.is_some_and(|sent| sent.until.is_some()),
+                covered: sent.map(|sent| sent.covered).unwrap_or_default(),
                 events: told.events,
                 is_expanded: told.is_expanded,
             });
@@ -160,18 +165,20 @@ impl Answer {
     fn rooms_to_look_at<'a>(
         &self,
         context: &Context<'_>,
-        asked: &Asked,
+        parts: &Parts<'_>,
         selected: &'a Selected,
     ) -> Result<Vec<(RoomNid, &'a Wanted)>> {
         let rooms = selected.rooms.iter().map(|(nid, wanted)| (*nid, wanted));
-        let is_extended = extensions::extended(asked) != self.known.extensions();
+        let is_extended = self.change.extensions != self.known.extensions();
         let Some(since) = context.since.filter(|_| !is_extended) else { return Ok(rooms.collect()) };
         let mut changed = account_data::changed_rooms(context)?;
         changed.extend(context.server.typing.changed_rooms(context.ephemeral_since.unwrap_or_default()));
         let recent = context.server.store.recent();
         let is_quiet = |nid: RoomNid, wanted: &Wanted| {
             let group = Group::of(nid);
-            self.known.sent(nid).is_some_and(|sent| sent.is_up_to_date_with(&wanted.config))
+            let is_up_to_date =
+                |sent: &Sent| sent.is_up_to_date_with(&wanted.config) && !parts.lack(sent.covered, wanted);
+            self.known.sent(nid).is_some_and(is_up_to_date)
                 && wanted.row.since <= since
                 && !changed.contains(&nid)
                 && !recent.may_have_changed::<Timeline>(group, since)

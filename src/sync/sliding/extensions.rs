@@ -4,16 +4,15 @@ use std::collections::{BTreeMap, HashSet};
 
 use ruma::{
     OwnedEventId, OwnedRoomId,
-    api::client::sync::sync_events::v5::request::{
-        AccountData, ExtensionRoomConfig, Extensions, Receipts, ThreadSubscriptions, Typing,
-    },
+    api::client::sync::sync_events::v5::request::{ExtensionRoomConfig, Extensions, ThreadSubscriptions},
 };
 use serde::Serialize;
 
 use super::{
     lists::{Selected, Wanted},
     request::{Asked, Profiles, StickyEvents},
-    tables::Extended,
+    room::Room,
+    tables::{Covered, Extended},
 };
 use crate::{
     error::Result,
@@ -52,6 +51,8 @@ pub struct Seen<'a> {
     pub after: Option<StreamPos>,
     /// It was not wanted for some time, and had news then.
     pub was_away: bool,
+    /// Of which extensions the client had all, up to there.
+    pub covered: Covered,
     /// The events that the answer tells.
     pub events: Vec<OwnedEventId>,
     /// Older ones are among them.
@@ -64,32 +65,109 @@ struct Part<'s> {
     rooms: Option<&'s Vec<ExtensionRoomConfig>>,
     /// The client did not ask for it before, or about other rooms.
     is_new: bool,
+    /// Whether the client had all of it.
+    is_covered: fn(Covered) -> bool,
 }
 
 impl Part<'_> {
     /// The rooms that it is about.
     fn of<'r, 'a>(&'r self, seen: &'r [Seen<'a>]) -> impl Iterator<Item = &'r Seen<'a>> {
-        seen.iter().filter(|room| self.contains(room))
+        seen.iter().filter(|room| self.contains(room.wanted))
     }
 
     /// Without lists, or rooms, all that the request has are meant.
-    fn contains(&self, seen: &Seen<'_>) -> bool {
-        let Wanted { lists, is_subscribed, .. } = seen.wanted;
+    fn contains(&self, wanted: &Wanted) -> bool {
+        let Wanted { lists, subscribed, .. } = wanted;
         let by_list = match self.lists {
             None => !lists.is_empty(),
             Some(names) => names.iter().any(|name| lists.contains(name) || name == "*" && !lists.is_empty()),
         };
-        let is_meant = |room: &ExtensionRoomConfig| match room {
+        let is_meant = |named: &ExtensionRoomConfig, subscribed: &OwnedRoomId| match named {
             ExtensionRoomConfig::AllSubscribed => true,
-            ExtensionRoomConfig::Room(room_id) => *room_id == seen.room_id,
+            ExtensionRoomConfig::Room(room_id) => room_id == subscribed,
             _ => false,
         };
-        by_list || *is_subscribed && self.rooms.is_none_or(|rooms| rooms.iter().any(is_meant))
+        let by_name = |subscribed: &OwnedRoomId| {
+            self.rooms.is_none_or(|rooms| rooms.iter().any(|named| is_meant(named, subscribed)))
+        };
+        by_list || subscribed.as_ref().is_some_and(by_name)
     }
 
     /// Up to where the client was told this of a room.
     fn after(&self, room: &Seen<'_>) -> Option<StreamPos> {
-        room.after.filter(|_| !self.is_new)
+        room.after.filter(|_| !self.is_new && (self.is_covered)(room.covered))
+    }
+}
+
+/// The extensions about rooms that a client asks for.
+pub struct Parts<'s> {
+    account_data: Option<Part<'s>>,
+    receipts: Option<Part<'s>>,
+    typing: Option<Part<'s>>,
+    profiles: Option<Part<'s>>,
+    /// The client asks for other profiles than before.
+    are_profiles_new: bool,
+}
+
+impl<'s> Parts<'s> {
+    /// `before`: what the client was told last.
+    pub fn of(asked: &'s Asked, before: Extended) -> Self {
+        let now = extended(asked);
+        let Extensions { account_data, receipts, typing, .. } = &asked.extensions;
+        let profiles = &asked.profiles;
+        let are_profiles_new = before.profiles != now.profiles;
+        Self {
+            account_data: (account_data.enabled == Some(true)).then(|| Part {
+                lists: account_data.lists.as_ref(),
+                rooms: account_data.rooms.as_ref(),
+                is_new: before.account_data != now.account_data,
+                is_covered: |covered| covered.account_data,
+            }),
+            receipts: (receipts.enabled == Some(true)).then(|| Part {
+                lists: receipts.lists.as_ref(),
+                rooms: receipts.rooms.as_ref(),
+                is_new: before.receipts != now.receipts,
+                is_covered: |covered| covered.receipts,
+            }),
+            typing: (typing.enabled == Some(true)).then(|| Part {
+                lists: typing.lists.as_ref(),
+                rooms: typing.rooms.as_ref(),
+                is_new: before.typing != now.typing,
+                is_covered: |_| true,
+            }),
+            profiles: profiles.enabled.then(|| Part {
+                lists: profiles.lists.as_ref(),
+                rooms: profiles.rooms.as_ref(),
+                is_new: are_profiles_new,
+                is_covered: |covered| covered.profiles,
+            }),
+            are_profiles_new,
+        }
+    }
+
+    /// Whether one of them is about a room of which it has not told all.
+    pub fn lack(&self, covered: Covered, wanted: &Wanted) -> bool {
+        let mut parts = [&self.account_data, &self.receipts, &self.profiles].into_iter().flatten();
+        parts.any(|part| !(part.is_covered)(covered) && part.contains(wanted))
+    }
+
+    /// Of which of them the client has all of a room after this answer. `has_data`: the user changed data of the room.
+    pub fn covered_by(&self, context: &Context<'_>, nid: RoomNid, room: &Room<'_>, has_data: bool) -> Covered {
+        let contains = |part: &Option<Part<'_>>| part.as_ref().is_some_and(|part| part.contains(room.wanted));
+        let covers = Covered {
+            account_data: contains(&self.account_data),
+            receipts: contains(&self.receipts),
+            profiles: contains(&self.profiles),
+        };
+        // What it had before is still all if nothing came to it that it is not told now.
+        let Some((sent, after)) = room.sent.zip(room.after()) else { return covers };
+        let has_receipts = || context.may_have_changed::<ReceiptChanges>(Group::of(nid), after);
+        Covered {
+            account_data: covers.account_data || sent.covered.account_data && !has_data && sent.until.is_none(),
+            receipts: covers.receipts || sent.covered.receipts && !has_receipts(),
+            // Changes are told whosever rooms these are.
+            profiles: covers.profiles || sent.covered.profiles && !self.are_profiles_new,
+        }
     }
 }
 
@@ -122,11 +200,11 @@ pub fn write(
     context: &Context<'_>,
     asked: &Asked,
     before: Extended,
+    parts: &Parts<'_>,
     selected: &Selected,
     seen: &[Seen<'_>],
     out: &mut Vec<u8>,
 ) -> Result<bool> {
-    let now = extended(asked);
     let wanted = &asked.extensions;
     let mut object = Object::begin(out);
     let mut has_news = false;
@@ -136,31 +214,22 @@ pub fn write(
     if wanted.e2ee.enabled == Some(true) {
         has_news |= write_e2ee(context, object.key("e2ee"))?;
     }
-    if let account_data @ AccountData { enabled: Some(true), .. } = &wanted.account_data {
-        let is_new = before.account_data != now.account_data;
-        let part = Part { lists: account_data.lists.as_ref(), rooms: account_data.rooms.as_ref(), is_new };
-        has_news |= object.member_if("account_data", |out| write_account_data(context, &part, seen, out))?;
+    if let Some(part) = &parts.account_data {
+        has_news |= object.member_if("account_data", |out| write_account_data(context, part, seen, out))?;
     }
-    if let receipts @ Receipts { enabled: Some(true), .. } = &wanted.receipts {
-        let is_new = before.receipts != now.receipts;
-        let part = Part { lists: receipts.lists.as_ref(), rooms: receipts.rooms.as_ref(), is_new };
-        has_news |= object.member_if("receipts", |out| write_receipts(context, &part, seen, out))?;
+    if let Some(part) = &parts.receipts {
+        has_news |= object.member_if("receipts", |out| write_receipts(context, part, seen, out))?;
     }
-    if let typing @ Typing { enabled: Some(true), .. } = &wanted.typing {
-        let part =
-            Part { lists: typing.lists.as_ref(), rooms: typing.rooms.as_ref(), is_new: before.typing != now.typing };
-        has_news |= object.member_if("typing", |out| write_typing(context, &part, seen, out))?;
+    if let Some(part) = &parts.typing {
+        has_news |= object.member_if("typing", |out| write_typing(context, part, seen, out))?;
     }
     if wanted.thread_subscriptions.enabled == Some(true) {
-        let is_new = before.thread_subscriptions != now.thread_subscriptions;
+        let is_new = before.thread_subscriptions == 0;
         let write = |out: &mut Vec<u8>| write_thread_subscriptions(context, &wanted.thread_subscriptions, is_new, out);
         has_news |= object.member_if(THREAD_SUBSCRIPTIONS, write)?;
     }
-    if asked.profiles.enabled {
-        let Profiles { lists, rooms, .. } = &asked.profiles;
-        let is_new = before.profiles != now.profiles;
-        let part = Part { lists: lists.as_ref(), rooms: rooms.as_ref(), is_new };
-        has_news |= object.member_if(PROFILES, |out| write_profiles(context, &asked.profiles, &part, seen, out))?;
+    if let Some(part) = &parts.profiles {
+        has_news |= object.member_if(PROFILES, |out| write_profiles(context, &asked.profiles, part, seen, out))?;
     }
     if let Some(listed) = &selected.listed {
         let write = |out: &mut Vec<u8>| write_sticky_events(context, &asked.sticky_events, listed, selected, seen, out);

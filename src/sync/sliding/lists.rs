@@ -42,7 +42,8 @@ pub struct Wanted {
     pub config: Arc<RoomConfig>,
     /// The lists that it is in.
     pub lists: BTreeSet<String>,
-    pub is_subscribed: bool,
+    /// Its id, if the client named it.
+    pub subscribed: Option<OwnedRoomId>,
 }
 
 /// A room that may be in lists.
@@ -76,7 +77,7 @@ pub fn select(context: &Context<'_>, asked: &Asked, known: &Known) -> Result<Sel
         if let Some(row) = all.get(nid).filter(|row| may_know(row) || known.sent(nid).is_some())
             && !is_unwanted_invite(context, nid, &row)?
         {
-            selected.add(nid, row, config).is_subscribed = true;
+            selected.add(nid, row, config).subscribed = Some(room_id);
         }
     }
     Ok(selected)
@@ -84,7 +85,7 @@ pub fn select(context: &Context<'_>, asked: &Asked, known: &Known) -> Result<Sel
 
 impl Selected {
     fn add(&mut self, nid: RoomNid, row: UserRoom, config: &Arc<RoomConfig>) -> &mut Wanted {
-        let new = || Wanted { row, config: Arc::clone(config), lists: BTreeSet::new(), is_subscribed: false };
+        let new = || Wanted { row, config: Arc::clone(config), lists: BTreeSet::new(), subscribed: None };
         let wanted = self.rooms.entry(nid).or_insert_with(new);
         if !Arc::ptr_eq(&wanted.config, config) {
             Arc::make_mut(&mut wanted.config).add(config);

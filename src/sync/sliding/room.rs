@@ -6,7 +6,12 @@ use ruma::{OwnedEventId, UserId, api::client::filter::RoomEventFilter, events::S
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{lists::Wanted, request::RoomConfig, required_state::RequiredState, tables::Sent};
+use super::{
+    lists::Wanted,
+    request::RoomConfig,
+    required_state::RequiredState,
+    tables::{Covered, Sent},
+};
 use crate::{
     error::{Error, Result},
     event::{StateRoot, StoredEvent},
@@ -40,6 +45,8 @@ pub struct Room<'r> {
     /// The moment of the client's last answer; `None` if there was none.
     pub since: Option<StreamPos>,
     pub is_direct: bool,
+    /// Of which extensions the client has all, after this answer.
+    pub covered: Covered,
 }
 
 /// What came of telling.
@@ -118,7 +125,8 @@ impl Room<'_> {
             Ok::<_, Error>(())
         })?;
         room.end();
-        Ok(Told { has_news: true, sent: Some(Sent::default()), ..Told::default() })
+        let sent = Sent { covered: self.covered, ..Sent::default() };
+        Ok(Told { has_news: true, sent: Some(sent), ..Told::default() })
     }
 
     fn write_left(&self, context: &Context<'_>, view: &View<'_>, out: &mut Vec<u8>) -> Result<Told> {
@@ -181,7 +189,9 @@ impl Room<'_> {
 
     /// Without news: the client now knows all up to this answer, if that was not so before.
     fn caught_up(&self) -> Option<Sent> {
-        self.sent.filter(|sent| sent.until.is_some()).map(|sent| Sent { until: None, ..sent.clone() })
+        let covered = self.covered;
+        let changed = self.sent.filter(|sent| sent.until.is_some() || sent.covered != covered);
+        changed.map(|sent| Sent { until: None, covered, ..sent.clone() })
     }
 
     /// What the client knows after this answer; `members` are to be added.
@@ -194,6 +204,7 @@ impl Room<'_> {
             timeline_limit: limit.max(before),
             required: self.wanted.config.fingerprint,
             members: Vec::new(),
+            covered: self.covered,
         }
     }
 }

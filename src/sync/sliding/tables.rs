@@ -73,7 +73,30 @@ impl Table for SentRooms {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SentRoom(pub Vec<(StreamPos, Sent)>);
 
-impl Record for SentRoom {}
+impl Record for SentRoom {
+    const VERSION: u8 = 2;
+
+    /// What extensions had told was kept of the connection only, and counts as told of each of its rooms.
+    fn upgrade(version: u8, body: &[u8]) -> Result<Self, String> {
+        /// As the first version wrote it.
+        #[derive(Deserialize)]
+        struct First {
+            until: Option<StreamPos>,
+            timeline_limit: u32,
+            required: u64,
+            members: Vec<StateKeyNid>,
+        }
+        if version != 1 {
+            return Err(format!("unknown value version {version}: was it written by a newer chappe?"));
+        }
+        let rows: Vec<(StreamPos, First)> = postcard::from_bytes(body).map_err(|error| error.to_string())?;
+        let covered = Covered { account_data: true, receipts: true, profiles: true };
+        let upgraded = rows.into_iter().map(|(at, First { until, timeline_limit, required, members })| {
+            (at, Sent { until, timeline_limit, required, members, covered })
+        });
+        Ok(Self(upgraded.collect()))
+    }
+}
 
 impl SentRoom {
     pub fn at(&self, position: StreamPos) -> Option<&Sent> {
@@ -93,4 +116,31 @@ pub struct Sent {
     pub required: u64,
     /// Members who were told because they said something. Of the rest it is not known: they are told when they do.
     pub members: Vec<StateKeyNid>,
+    pub covered: Covered,
+}
+
+/// The extensions by which a client was told all that they have of a room, as far as it knows the room. The others were
+/// not asked for, or about other rooms: if they come to be about this one, they begin from the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Covered {
+    pub account_data: bool,
+    pub receipts: bool,
+    pub profiles: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Value;
+
+    #[test]
+    fn rooms_that_the_first_version_kept_can_be_read() {
+        let (until, members) = (Some(StreamPos(3)), vec![StateKeyNid(9)]);
+        let rows: &[_] = &[(StreamPos(5), (until, 20_u32, 7_u64, &members))];
+        let first = postcard::to_stdvec(rows).unwrap();
+        let covered = Covered { account_data: true, receipts: true, profiles: true };
+        let expected = Sent { until, timeline_limit: 20, required: 7, members, covered };
+        assert_eq!(<SentRoom as Value>::read(1, &first).unwrap().0, [(StreamPos(5), expected)]);
+        assert!(<SentRoom as Value>::read(3, &first).is_err());
+    }
 }

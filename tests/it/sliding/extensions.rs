@@ -250,6 +250,46 @@ async fn extensions_are_about_the_lists_and_rooms_that_they_name() {
 }
 
 #[tokio::test]
+async fn a_room_that_an_extension_comes_to_be_about_is_told_from_the_start() {
+    let server = TestServer::new().await;
+    let alice = server.user("alice").await;
+    let room = public(&alice).await;
+    let put = async |n: usize| {
+        let path = format!("/v3/user/{}/rooms/{room}/account_data/org.room", alice.id);
+        alice.put(&path, json!({ "n": n })).await.ok();
+    };
+    put(1).await;
+    let event = alice.say(&room, "x").await;
+    alice.post(&format!("/v3/rooms/{room}/receipt/m.read/{event}"), json!({})).await.ok();
+    let scope = json!({ "enabled": true, "lists": [], "rooms": ["*"] });
+    let mut client = client(&alice, json!({ "account_data": scope, "receipts": scope }));
+    let first = client.next().await["extensions"].take();
+    assert_eq!((first["account_data"].get("rooms"), first.get("receipts")), (None, None));
+    let (none, subscription) = (json!({}), json!({ &room: { "timeline_limit": 1 } }));
+    client.body["room_subscriptions"] = subscription.clone();
+    let before = client.pos.clone();
+    for _ in 0..2 {
+        client.pos = before.clone(); // the first answer gets lost
+        let told = client.next().await["extensions"].take();
+        assert_eq!(told["account_data"]["rooms"][&room][0]["content"]["n"], 1);
+        assert!(told["receipts"]["rooms"][&room]["content"][&event]["m.read"][&alice.id].is_object(), "{told}");
+    }
+    for scope in [&subscription, &none, &subscription, &none] {
+        client.body["room_subscriptions"] = scope.clone();
+        assert_eq!(client.next().await["extensions"], json!({}), "nothing was missed");
+    }
+    put(2).await;
+    assert_eq!(client.next().await["extensions"], json!({}));
+    client.body["room_subscriptions"] = subscription;
+    let told = client.next().await["extensions"].take();
+    assert_eq!(told["account_data"]["rooms"][&room][0]["content"]["n"], 2);
+    assert_eq!(told.get("receipts"), None);
+    let pos = server.inside().store.snapshot().pos().unwrap();
+    assert_eq!(client.next().await["extensions"], json!({}));
+    assert_eq!(server.inside().store.snapshot().pos().unwrap(), pos, "nothing is written of it any more");
+}
+
+#[tokio::test]
 async fn an_extension_wakes_who_waits() {
     let server = TestServer::new().await;
     let (alice, bob) = (server.user("alice").await, server.user("bob").await);
