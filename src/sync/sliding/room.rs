@@ -266,15 +266,13 @@ impl Room<'_> {
             Some(after) => changes::has_events(context, view.nid, after)?,
             None => true,
         };
-        let counts = self.counts(context, view, stay, after)?;
+        let has_read = match after {
+            Some(after) if !stay.is_over => self.has_read(context, view, after)?,
+            _ => false,
+        };
         let sent = Sent { members, ..self.sent_now(has_gap) };
         let told = Told {
-            has_news: is_initial
-                || has_events
-                || is_expanded
-                || completed.is_some()
-                || !state.is_empty()
-                || counts.is_some(),
+            has_news: is_initial || has_events || is_expanded || completed.is_some() || !state.is_empty() || has_read,
             sent: Some(sent).filter(|sent| self.sent != Some(sent)),
             events: timeline.events.iter().map(|entry| entry.event.event_id.clone()).collect(),
             is_expanded,
@@ -297,7 +295,9 @@ impl Room<'_> {
             room.member("joined_count", &view.room.joined);
             room.member("invited_count", &view.room.invited);
         }
-        if let Some(counts) = counts {
+        if !stay.is_over {
+            // Always: clients take them for zero if they are not there.
+            let counts = unread::counts(context.server, view, context.user_id(), row, context.now)?.total();
             room.member("notification_count", &counts.notifications);
             room.member("highlight_count", &counts.highlights);
         }
@@ -343,27 +343,6 @@ impl Room<'_> {
             room.member("unstable_expanded_timeline", &true);
         }
         Ok(())
-    }
-
-    /// How much the user has not read, if that may be other than what he was told.
-    fn counts(
-        &self,
-        context: &Context<'_>,
-        view: &View<'_>,
-        stay: &Stay,
-        after: Option<StreamPos>,
-    ) -> Result<Option<unread::Count>> {
-        if stay.is_over {
-            return Ok(None);
-        }
-        if let Some(after) = after
-            && !changes::has_events(context, view.nid, after)?
-            && !self.has_read(context, view, after)?
-        {
-            return Ok(None);
-        }
-        let counts = unread::counts(context.server, view, context.user_id(), &self.wanted.row, context.now)?;
-        Ok(Some(counts.total()))
     }
 
     /// The larger, the later something happened that counts. Who is not in the room learns when he left it.

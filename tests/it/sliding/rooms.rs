@@ -71,6 +71,13 @@ async fn unread_counts_come_with_news_and_with_what_was_read() {
     let event = bob.say(&room, "look").await;
     let shown = client.next().await["rooms"][&room].take();
     assert_eq!((&shown["notification_count"], &shown["highlight_count"]), (&json!(1), &json!(0)));
+    client.list()["timeline_limit"] = json!(20);
+    let shown = client.next().await["rooms"][&room].take();
+    assert_eq!(
+        (&shown["notification_count"], bodies(&shown)),
+        (&json!(1), vec!["look"]),
+        "nothing new, but older events"
+    );
     alice.post(&format!("/v3/rooms/{room}/receipt/m.read/{event}"), json!({})).await.ok();
     let shown = client.next().await["rooms"][&room].take();
     assert_eq!(shown["notification_count"], 0, "she read it on another device");
