@@ -30,6 +30,12 @@ pub fn changed_rooms(context: &Context<'_>) -> Result<HashSet<RoomNid>> {
     Ok(changes.into_iter().map(|(room, _)| room).filter(|room| *room != GLOBAL).collect())
 }
 
+/// Whether the user's global account data of a type changed; `false` where everything is told anyway.
+pub fn has_changed(context: &Context<'_>, event_type: &str) -> Result<bool> {
+    let Some(since) = context.since else { return Ok(false) };
+    Ok(changes(context, since)?.iter().any(|(room, changed)| *room == GLOBAL && changed == event_type))
+}
+
 /// Writes the global account data that the client does not have; `false` if there is none.
 pub fn write_global(context: &Context<'_>, out: &mut Vec<u8>) -> Result<bool> {
     let mut data = global(context, context.since)?;

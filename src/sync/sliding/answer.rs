@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::{
     connection::{Change, Known},
     extensions::{self, Parts, Seen},
+    filters,
     lists::{self, Selected, Wanted},
     pos::{self, Pos},
     request::Asked,
@@ -170,7 +171,9 @@ impl Answer {
     ) -> Result<Vec<(RoomNid, &'a Wanted)>> {
         let rooms = selected.rooms.iter().map(|(nid, wanted)| (*nid, wanted));
         let is_extended = self.change.extensions != self.known.extensions();
-        let Some(since) = context.since.filter(|_| !is_extended) else { return Ok(rooms.collect()) };
+        // Both are rare, and which rooms are direct chats is known by their ids only.
+        let may_be_all = is_extended || filters::has_new_direct_rooms(context)?;
+        let Some(since) = context.since.filter(|_| !may_be_all) else { return Ok(rooms.collect()) };
         let mut changed = account_data::changed_rooms(context)?;
         changed.extend(context.server.typing.changed_rooms(context.ephemeral_since.unwrap_or_default()));
         let recent = context.server.store.recent();
@@ -195,10 +198,19 @@ impl Answer {
         if self.change.extensions.typing != 0 {
             with_news.extend(context.server.typing.changed_rooms(context.ephemeral_since.unwrap_or_default()));
         }
+        let has_new = filters::has_new_direct_rooms(context)?;
+        let direct = has_new.then(|| filters::direct_rooms(context)).transpose()?;
         let mut away = Vec::new();
         for (nid, sent) in self.known.rooms() {
             let is_up_to_date = sent.until.is_none() && !selected.rooms.contains_key(&nid);
-            if is_up_to_date && (with_news.contains(&nid) || has_changed(context, nid, since)?) {
+            if !is_up_to_date {
+                continue;
+            }
+            let is_other_kind = match &direct {
+                Some(direct) => sent.is_direct != direct.contains(context.view(nid)?.room_id()),
+                None => false,
+            };
+            if is_other_kind || with_news.contains(&nid) || has_changed(context, nid, since)? {
                 away.push((nid, Sent { until: Some(since), ..sent.clone() }));
             }
         }

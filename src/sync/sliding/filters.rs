@@ -21,17 +21,24 @@ use crate::{
         visibility::{Sight, Standing},
     },
     store::{Group, RoomNid, StreamPos},
-    sync::answer::Context,
+    sync::{self, answer::Context},
     user::{account_data, tags},
 };
+
+const DIRECT: &str = "m.direct";
 
 /// The rooms that a user's account data calls direct chats. It is his client's word: what is no list of rooms there
 /// names none.
 pub fn direct_rooms(context: &Context<'_>) -> Result<HashSet<OwnedRoomId>> {
-    let content = account_data::get(context.snapshot, context.user_id(), account_data::GLOBAL, "m.direct")?;
+    let content = account_data::get(context.snapshot, context.user_id(), account_data::GLOBAL, DIRECT)?;
     let content: Option<BTreeMap<String, Value>> = content.and_then(|content| serde_json::from_str(&content).ok());
     let rooms = content.iter().flat_map(BTreeMap::values).filter_map(Value::as_array).flatten();
     Ok(rooms.filter_map(Value::as_str).filter_map(|room| RoomId::parse(room).ok()).collect())
+}
+
+/// Whether these may be others than at the client's last answer.
+pub fn has_new_direct_rooms(context: &Context<'_>) -> Result<bool> {
+    sync::account_data::has_changed(context, DIRECT)
 }
 
 /// A list's filters, with what they need to know.

@@ -101,6 +101,7 @@ impl Room<'_> {
             && !changes::has_events(context, view.nid, after)?
             && changes::completed_after(context, view.nid, after)?.is_none()
             && !self.has_read(context, view, after)?
+            && !self.is_other_kind()
         {
             return Ok(Told { sent: self.caught_up(), ..Told::default() });
         }
@@ -125,7 +126,7 @@ impl Room<'_> {
             Ok::<_, Error>(())
         })?;
         room.end();
-        let sent = Sent { covered: self.covered, ..Sent::default() };
+        let sent = Sent { covered: self.covered, is_direct: self.is_direct, ..Sent::default() };
         Ok(Told { has_news: true, sent: Some(sent), ..Told::default() })
     }
 
@@ -173,6 +174,11 @@ impl Room<'_> {
         self.sent.is_none_or(|sent| sent.lacks_of(&self.wanted.config))
     }
 
+    /// Whether the user has come to call the room a direct chat, or does so no more.
+    fn is_other_kind(&self) -> bool {
+        self.sent.is_some_and(|sent| sent.is_direct != self.is_direct)
+    }
+
     /// Whether the room was told with other required state, or not at all.
     fn had_other_state(&self) -> bool {
         self.sent.is_none_or(|sent| sent.required != self.wanted.config.fingerprint)
@@ -205,6 +211,7 @@ impl Room<'_> {
             required: self.wanted.config.fingerprint,
             members: Vec::new(),
             covered: self.covered,
+            is_direct: self.is_direct,
         }
     }
 }
@@ -270,9 +277,16 @@ impl Room<'_> {
             Some(after) if !stay.is_over => self.has_read(context, view, after)?,
             _ => false,
         };
+        let is_other_kind = !stay.is_over && self.is_other_kind();
         let sent = Sent { members, ..self.sent_now(has_gap) };
         let told = Told {
-            has_news: is_initial || has_events || is_expanded || completed.is_some() || !state.is_empty() || has_read,
+            has_news: is_initial
+                || has_events
+                || is_expanded
+                || completed.is_some()
+                || !state.is_empty()
+                || has_read
+                || is_other_kind,
             sent: Some(sent).filter(|sent| self.sent != Some(sent)),
             events: timeline.events.iter().map(|entry| entry.event.event_id.clone()).collect(),
             is_expanded,

@@ -76,7 +76,8 @@ pub struct SentRoom(pub Vec<(StreamPos, Sent)>);
 impl Record for SentRoom {
     const VERSION: u8 = 2;
 
-    /// What extensions had told was kept of the connection only, and counts as told of each of its rooms.
+    /// What extensions had told was kept of the connection only, and counts as told of each of its rooms. Which of them are
+    /// direct chats was not kept.
     fn upgrade(version: u8, body: &[u8]) -> Result<Self, String> {
         /// As the first version wrote it.
         #[derive(Deserialize)]
@@ -92,7 +93,7 @@ impl Record for SentRoom {
         let rows: Vec<(StreamPos, First)> = postcard::from_bytes(body).map_err(|error| error.to_string())?;
         let covered = Covered { account_data: true, receipts: true, profiles: true };
         let upgraded = rows.into_iter().map(|(at, First { until, timeline_limit, required, members })| {
-            (at, Sent { until, timeline_limit, required, members, covered })
+            (at, Sent { until, timeline_limit, required, members, covered, is_direct: false })
         });
         Ok(Self(upgraded.collect()))
     }
@@ -117,6 +118,8 @@ pub struct Sent {
     /// Members who were told because they said something. Of the rest it is not known: they are told when they do.
     pub members: Vec<StateKeyNid>,
     pub covered: Covered,
+    /// It was called a direct chat.
+    pub is_direct: bool,
 }
 
 /// The extensions by which a client was told all that they have of a room, as far as it knows the room. The others were
@@ -139,7 +142,7 @@ mod tests {
         let rows: &[_] = &[(StreamPos(5), (until, 20_u32, 7_u64, &members))];
         let first = postcard::to_stdvec(rows).unwrap();
         let covered = Covered { account_data: true, receipts: true, profiles: true };
-        let expected = Sent { until, timeline_limit: 20, required: 7, members, covered };
+        let expected = Sent { until, timeline_limit: 20, required: 7, members, covered, is_direct: false };
         assert_eq!(<SentRoom as Value>::read(1, &first).unwrap().0, [(StreamPos(5), expected)]);
         assert!(<SentRoom as Value>::read(3, &first).is_err());
     }

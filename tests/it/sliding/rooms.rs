@@ -56,8 +56,23 @@ async fn direct_chats_are_told_as_such() {
     let server = TestServer::new().await;
     let (alice, bob) = (server.user("alice").await, server.user("bob").await);
     let room = alice.create_room(json!({ "is_direct": true, "invite": [bob.id] })).await;
-    alice.put(&format!("/v3/user/{}/account_data/m.direct", alice.id), json!({ &bob.id: [&room] })).await.ok();
-    assert_eq!(Connection::with_list(&alice, [0, 9]).next().await["rooms"][&room]["is_dm"], true);
+    let call_direct = async |rooms: &[&String]| {
+        let path = format!("/v3/user/{}/account_data/m.direct", alice.id);
+        alice.put(&path, json!({ &bob.id: rooms })).await.ok();
+    };
+    call_direct(&[&room]).await;
+    let mut client = Connection::with_list(&alice, [0, 9]);
+    assert_eq!(client.next().await["rooms"][&room]["is_dm"], true);
+    call_direct(&[]).await;
+    let shown = client.next().await["rooms"][&room].take();
+    assert_eq!((&shown["is_dm"], shown.get("initial")), (&json!(false), None));
+    assert!(rooms(&client.next().await).is_empty(), "it is told once");
+    client.list()["ranges"] = json!([[5, 9]]);
+    call_direct(&[&room]).await;
+    assert!(rooms(&client.next().await).is_empty(), "it is not wanted");
+    client.list()["ranges"] = json!([[0, 9]]);
+    assert_eq!(client.next().await["rooms"][&room]["is_dm"], true);
+    assert!(rooms(&client.next().await).is_empty());
 }
 
 #[tokio::test]
