@@ -246,7 +246,7 @@ impl Asker {
                 }
             }
             if is_outlier || !lacking.prev.is_empty() {
-                lacking.is_old = gaps::depth(view)?.is_some_and(|depth| u64::from(pdu.depth) < depth);
+                lacking.is_old = gaps::depth(view)?.is_some_and(|depth| pdu.depth < depth);
             }
             Ok(lacking)
         })

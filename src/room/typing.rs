@@ -129,7 +129,7 @@ impl Typing {
             tx.put::<KeptTyping>(&(), &kept);
             Ok::<_, store::Error>(())
         };
-        store.write_for_reader(put).await?.durable().await
+        store.write_when_full(put).await?.durable().await
     }
 
     fn kept(&self) -> Kept {

@@ -117,25 +117,25 @@ impl<'s> Parts<'s> {
         let profiles = &asked.profiles;
         let are_profiles_new = before.profiles != now.profiles;
         Self {
-            account_data: (account_data.enabled == Some(true)).then(|| Part {
+            account_data: (account_data.enabled == Some(true)).then_some(Part {
                 lists: account_data.lists.as_ref(),
                 rooms: account_data.rooms.as_ref(),
                 is_new: before.account_data != now.account_data,
                 is_covered: |covered| covered.account_data,
             }),
-            receipts: (receipts.enabled == Some(true)).then(|| Part {
+            receipts: (receipts.enabled == Some(true)).then_some(Part {
                 lists: receipts.lists.as_ref(),
                 rooms: receipts.rooms.as_ref(),
                 is_new: before.receipts != now.receipts,
                 is_covered: |covered| covered.receipts,
             }),
-            typing: (typing.enabled == Some(true)).then(|| Part {
+            typing: (typing.enabled == Some(true)).then_some(Part {
                 lists: typing.lists.as_ref(),
                 rooms: typing.rooms.as_ref(),
                 is_new: before.typing != now.typing,
                 is_covered: |_| true,
             }),
-            profiles: profiles.enabled.then(|| Part {
+            profiles: profiles.enabled.then_some(Part {
                 lists: profiles.lists.as_ref(),
                 rooms: profiles.rooms.as_ref(),
                 is_new: are_profiles_new,
