@@ -247,7 +247,7 @@ fn a_wrong_value_names_its_key() {
 
 #[test]
 fn levels_and_modules_make_a_filter() {
-    for log in ["info", "WARN", "off", "3", "info, chappe::store=debug,", "chappe", "warn,hyper,[request]=debug"] {
+    for log in ["info", "WARN", "off", "3", "info,chappe::store=debug", "chappe", "warn,hyper,[request]=debug"] {
         load(&format!("[global]\nserver_name = 'a.example'\nlog = '{log}'"), &[]).unwrap();
     }
 }

@@ -148,7 +148,11 @@ impl Plan {
             Some((_, outlier)) if outlier.flags.rejected => {
                 Judged::by_auth_events("it was rejected by its auth events before")
             }
-            _ => judge(view, &mut tries, pdu, before, place, is_partial)?,
+            _ => {
+                // Who was away may not know the room as it is: what another server told counts as well.
+                let is_told = place == Place::Admitted || !given.is_empty();
+                judge(view, &mut tries, pdu, before, (place, is_told), is_partial)?
+            }
         };
         let Judged { verdict, is_final } = judged;
         if let (Verdict::Rejected(Refusal(reason)), false, true) = (&verdict, is_final, is_incomplete) {
@@ -624,7 +628,7 @@ fn judge(
     tries: &mut Tries<'_>,
     pdu: &Pdu,
     before: StateRoot,
-    place: Place,
+    (place, is_told): (Place, bool),
     is_partial: bool,
 ) -> Result<Judged> {
     if let Err(refusal) = authorize::check_only_create(pdu, create_event(view)?.as_deref()) {
@@ -639,7 +643,7 @@ fn judge(
         Ok(()) if is_partial || matches!(place, Place::Entry | Place::Past(_)) || before == view.current_state() => {
             Verdict::Accepted
         }
-        Ok(()) => match check_against_current(view, tries, pdu, before, place)? {
+        Ok(()) => match check_against_current(view, tries, pdu, before, is_told)? {
             Err(refusal) => Verdict::SoftFailed(refusal),
             Ok(()) => Verdict::Accepted,
         },
@@ -647,19 +651,21 @@ fn judge(
     Ok(Judged { verdict, is_final: false })
 }
 
-/// Whether the current state allows an event that comes at the end of a room that we are in.
+/// Whether the current state allows an event that comes at the end of a room that we are in; if `is_told`, that resolved
+/// with the state before the event, which another server told.
 fn check_against_current(
     view: &View<'_>,
     tries: &mut Tries<'_>,
     pdu: &Pdu,
     before: StateRoot,
-    place: Place,
+    is_told: bool,
 ) -> Result<Result<(), Refusal>> {
     let allowed = check_against(view, tries, pdu, view.current_state())?;
-    if allowed.is_ok() || place != Place::Admitted {
+    if allowed.is_ok() || !is_told {
         return Ok(allowed);
     }
-    // What the other server knows and we do not counts, such as an invite; that it leaves out a ban of ours does not.
+    // What the other server knows and we do not counts, such as an invite or a join; that it leaves out a ban of ours
+    // does not.
     let state = resolve(view, tries, &[view.current_state(), before])?;
     check_against(view, tries, pdu, state)
 }
