@@ -103,18 +103,23 @@ async fn fill_by(
     let events = events::check_read(server, asker.rules, &asker.room_id, told, format::parse_past).await?;
     // What is here already may have been put into the middle of the gap: what leads on from there does not belong before
     // the gap's end, but before that.
-    let events = before(unplaced(server, room, events).await?, wanted);
-    put(&asker, gap, events).await
+    let mut events = before(unplaced(server, room, events).await?, wanted);
+    let fitting = events.len().min(usize::try_from(gap.free()).unwrap_or(usize::MAX));
+    events.drain(..events.len() - fitting);
+    put(&asker, gap, first_of(gap, fitting), events).await
 }
 
-/// Makes events, the oldest first, part of the room just before the end of a gap; whether any came into the timeline.
-async fn put(asker: &Asker, gap: &Gap, events: Vec<Verified>) -> Result<bool> {
+/// The place of the first of so many events that end where a gap ends.
+fn first_of(gap: &Gap, count: usize) -> i64 {
+    gap.last_place() + 1 - i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// Makes events, the oldest first, part of the room in a gap, from the place `first` on; whether any came into the
+/// timeline.
+async fn put(asker: &Asker, gap: &Gap, first: i64, events: Vec<Verified>) -> Result<bool> {
     let (server, room) = (&asker.server, asker.room);
-    let fitting = events.len().min(usize::try_from(gap.free()).unwrap_or(usize::MAX));
-    let events = events.into_iter().rev().take(fitting).rev();
-    let first = gap.last_place() + 1 - i64::try_from(fitting).unwrap_or(i64::MAX);
     let mut any = false;
-    for (event, pos) in events.zip(first..) {
+    for (event, pos) in std::iter::zip(events, first..) {
         let id = event.pdu().event_id.clone();
         match take_in(asker, event, RoomPos(pos)).await {
             Ok(is_placed) => any |= is_placed,
@@ -135,44 +140,77 @@ async fn put(asker: &Asker, gap: &Gap, events: Vec<Verified>) -> Result<bool> {
     Ok(any)
 }
 
+/// Events that belong into a gap.
+struct Behind {
+    gap: Gap,
+    /// The place of the first of them.
+    first: i64,
+    /// The oldest first.
+    events: Vec<Verified>,
+}
+
+impl Behind {
+    /// At the end of the gap if nothing is missing after them there; `None` if there is no room for them.
+    fn new(gap: Gap, is_at_end: bool, events: Vec<Verified>) -> Option<Self> {
+        let first = if is_at_end { first_of(&gap, events.len()) } else { gap.first_place() };
+        (events.len() as u64 <= gap.free()).then_some(Self { gap, first, events })
+    }
+
+    fn find(view: &View<'_>, events: Vec<Verified>) -> Result<Vec<Self>> {
+        let mut rest = Vec::with_capacity(events.len());
+        let mut stale = Vec::new();
+        for event in events {
+            let id = &event.pdu().event_id;
+            if gaps::placed(view, id)?.is_some() {
+                continue;
+            }
+            if let Some(nid) = view.event_nid(id)?
+                && gaps::is_behind(view, nid, &view.event(nid)?)?
+            {
+                stale.push(id.clone());
+            }
+            rest.push(event);
+        }
+        let known = if rest.is_empty() { Vec::new() } else { gaps::with_missing(view)? };
+        let mut found = Vec::new();
+        for (gap, wanted) in &known {
+            let old = before(rest.clone(), wanted);
+            let ids: HashSet<OwnedEventId> = old.iter().map(|event| event.pdu().event_id.clone()).collect();
+            rest.retain(|event| !ids.contains(&event.pdu().event_id));
+            let is_at_end = wanted.iter().all(|id| ids.contains(id));
+            found.extend(if old.is_empty() { None } else { Self::new(*gap, is_at_end, old) });
+        }
+        let old = before(rest, &stale);
+        if let (Some((newest, _)), false) = (known.first(), old.is_empty()) {
+            // First, while there is room before what comes to its end.
+            found.splice(0..0, Self::new(*newest, false, old));
+        }
+        Ok(found)
+    }
+}
+
 /// Of events that another server says are missing, those that are from before a gap get their places there, and the
 /// others are answered: old ones are no news, and their state is not that of another branch.
-pub(super) async fn put_aside(asker: &Asker, events: Vec<Verified>) -> Result<Vec<Verified>> {
-    if events.is_empty() {
+pub(super) async fn put_aside(asker: &Asker, mut events: Vec<Verified>) -> Result<Vec<Verified>> {
+    let find = async || {
+        let (room, events) = (asker.room, events.clone());
+        let find = move |server: &Server| {
+            let snapshot = server.store.snapshot();
+            Behind::find(&View::of(&server.rooms, &snapshot, room)?, events)
+        };
+        asker.server.blocking(find).await
+    };
+    if events.is_empty() || find().await?.is_empty() {
         return Ok(events);
     }
-    let (server, room) = (&asker.server, asker.room);
-    let told: Vec<OwnedEventId> = events.iter().map(|event| event.pdu().event_id.clone()).collect();
-    let find = move |server: &Server| {
-        let snapshot = server.store.snapshot();
-        let view = View::of(&server.rooms, &snapshot, room)?;
-        let Some(newest) = gaps::newest_first(&view).next().transpose()? else { return Ok(None) };
-        let mut wanted = gaps::missing(&view)?;
-        for id in told {
-            if let Some(nid) = view.event_nid(&id)?
-                && outliers::is_in_state(&view, nid, &view.event(nid)?)?
-            {
-                wanted.push(id);
-            }
-        }
-        Ok(Some((newest, wanted)))
-    };
-    let Some((newest, wanted)) = server.blocking(find).await? else { return Ok(events) };
-    let old = before(events.clone(), &wanted);
-    if old.is_empty() {
-        return Ok(events);
+    // Rather told as news than lost: whoever reads that far may have them fetched at the moment, which takes its time.
+    let turn = asker.server.inbox.backfills.take(asker.room);
+    let Ok(_turn) = tokio::time::timeout(TURN, turn).await else { return Ok(events) };
+    let found = find().await?;
+    for Behind { gap, first, events: old } in found {
+        events.retain(|event| !old.iter().any(|old| old.pdu().event_id == event.pdu().event_id));
+        put(asker, &gap, first, old).await?;
     }
-    let ids: HashSet<OwnedEventId> = old.iter().map(|event| event.pdu().event_id.clone()).collect();
-    let events = events.into_iter().filter(|event| !ids.contains(&event.pdu().event_id)).collect();
-    // Who reads that far has them fetched at the moment, or will.
-    let Ok(_turn) = tokio::time::timeout(TURN, server.inbox.backfills.take(room)).await else { return Ok(events) };
-    let old = unplaced(server, room, old).await?;
-    let find = move |server: &Server| {
-        let snapshot = server.store.snapshot();
-        Ok(gaps::at(&View::of(&server.rooms, &snapshot, room)?, newest)?)
-    };
-    let gap = server.blocking(find).await?;
-    put(asker, &gap, old).await?;
     Ok(events)
 }
 

@@ -2,7 +2,7 @@
 //! several at a time. What was acknowledged survives a restart.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -74,6 +74,9 @@ pub const TRANSACTIONS_KEPT_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
 /// our choice.
 pub const TRANSACTIONS_KEPT: usize = 8;
 
+/// Of how many servers that is known without a look into the database.
+const SERVERS_REMEMBERED: usize = 10_000;
+
 /// Events that were acknowledged and are not part of their rooms yet, in the order in which they came.
 pub struct Staged;
 impl Table for Staged {
@@ -135,6 +138,8 @@ pub struct Inbox {
     pub asking: Semaphore,
     pub asked: Turns<OwnedServerName>,
     waiting: Waiting,
+    /// Which transactions of each server are remembered, the oldest first; those of before the start are removed by age.
+    remembered: Mutex<HashMap<OwnedServerName, VecDeque<String>>>,
 }
 
 impl Default for Inbox {
@@ -150,11 +155,24 @@ impl Default for Inbox {
             asking: Semaphore::new(ASKING_AT_A_TIME),
             asked: Turns::new(ASKED_AT_A_TIME),
             waiting: Waiting::default(),
+            remembered: Mutex::default(),
         }
     }
 }
 
 impl Inbox {
+    /// Which transaction of a server need not be remembered any more beside this one.
+    fn outdated(&self, origin: &ServerName, txn_id: &str) -> Option<String> {
+        let mut remembered = self.remembered.lock();
+        if remembered.len() >= SERVERS_REMEMBERED && !remembered.contains_key(origin) {
+            remembered.clear();
+        }
+        let of_origin = remembered.entry(origin.to_owned()).or_default();
+        of_origin.retain(|known| known != txn_id);
+        of_origin.push_back(txn_id.to_owned());
+        if of_origin.len() > TRANSACTIONS_KEPT { of_origin.pop_front() } else { None }
+    }
+
     /// How many events wait to be worked on.
     pub fn waiting(&self) -> usize {
         self.waiting.all()
@@ -239,8 +257,7 @@ async fn stage(
     if answer.is_empty() {
         return Ok(());
     }
-    let of_origin = origin.clone();
-    let outdated = server.read(move |snapshot| outdated(snapshot, &of_origin)).await?;
+    let outdated = server.inbox.outdated(&origin, &txn_id);
     let mut rooms: HashMap<RoomNid, usize> = HashMap::new();
     events.iter().for_each(|(room, _)| *rooms.entry(*room).or_default() += 1);
     let sender = origin.clone();
@@ -251,8 +268,8 @@ async fn stage(
             let json = serde_json::to_string(event.json()).map_err(Error::internal)?;
             tx.put::<Staged>(&(room, tx.pos(), number), &StagedEvent { origin: origin.clone(), json });
         }
-        for old in &outdated {
-            tx.delete::<ReceivedTransactions>(&(origin.as_str(), old));
+        if let Some(outdated) = outdated {
+            tx.delete::<ReceivedTransactions>(&(origin.as_str(), &outdated));
         }
         tx.put::<ReceivedTransactions>(&(origin.as_str(), &txn_id), &transaction);
         Ok::<_, Error>(())
@@ -267,18 +284,6 @@ async fn stage(
         }
     }
     written
-}
-
-/// The ids of those transactions of a server that need not be remembered beside the next one.
-fn outdated(snapshot: &Snapshot<'_>, origin: &ServerName) -> Result<Vec<String>> {
-    let mut known = Vec::new();
-    for row in snapshot.list::<ReceivedTransactions>(&origin.as_str()) {
-        let row = row?;
-        known.push((row.value.at_ms, row.key()?.1.to_owned()));
-    }
-    known.sort_unstable();
-    known.truncate((known.len() + 1).saturating_sub(TRANSACTIONS_KEPT));
-    Ok(known.into_iter().map(|(_, txn_id)| txn_id).collect())
 }
 
 /// Where an event goes.

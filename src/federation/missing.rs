@@ -81,10 +81,9 @@ pub struct Told {
 
 /// What we lack of what an event names, and of what the room wants of it.
 struct Lacking {
-    /// It is part of the room, or something that is came after it.
     is_known: bool,
-    /// It is from before what we have of the room, by its depth, and what came after it is not known.
-    is_old: bool,
+    /// It is old state that was told with something later.
+    is_behind: bool,
     auth: Vec<OwnedEventId>,
     prev: Vec<OwnedEventId>,
     /// Whose signature it should have and has not.
@@ -96,13 +95,16 @@ struct Lacking {
 /// what is missing before it can't be had.
 pub async fn receive(asker: &Asker, event: Verified, turn: Duration, patience: &mut Duration) -> Result<bool> {
     let lacking = asker.lacking(&event).await?;
+    if lacking.is_behind {
+        // At the end of the room it would count again as the state of another branch, whoever sends it.
+        if !event.pdu().prev_events.is_empty() && lacking.prev.is_empty() {
+            backfill::put_aside(asker, vec![event]).await?;
+        }
+        return Ok(true);
+    }
     if lacking.is_known || lacking.prev.is_empty() && lacking.auth.is_empty() {
         asker.take_in_next(event, lacking).await?;
         return Ok(true);
-    }
-    // Else anybody, also who was thrown out, could have old state count again as that of another branch.
-    if lacking.is_old && event.pdu().sender.server_name() != asker.asked {
-        return Err(Error::not_found("It is older than what we have of the room, and not told by its own server"));
     }
     let late = || Error::not_found("What is missing before the event did not come in time");
     if patience.is_zero() {
@@ -190,7 +192,7 @@ impl Asker {
 
     /// Makes an event part of the room. The state after those of its previous events that are not there is asked for.
     async fn take_in_next(&self, mut event: Verified, lacking: Lacking) -> Result<()> {
-        if lacking.is_known {
+        if lacking.is_known || lacking.is_behind {
             return Ok(());
         }
         let mut given = Vec::with_capacity(lacking.prev.len());
@@ -218,14 +220,12 @@ impl Asker {
             let pdu = event.pdu();
             let known =
                 view.event_nid(&pdu.event_id)?.map(|nid| Ok::<_, Error>((nid, view.event(nid)?))).transpose()?;
-            let is_outlier = known.as_ref().is_some_and(|(_, event)| event.flags.outlier);
-            let is_known = match &known {
-                Some((nid, event)) => !is_outlier || outliers::is_in_state(view, *nid, event)?,
-                None => false,
-            };
             let mut lacking = Lacking {
-                is_known,
-                is_old: false,
+                is_known: known.as_ref().is_some_and(|(_, known)| !known.flags.outlier),
+                is_behind: match &known {
+                    Some((nid, known)) => gaps::is_behind(view, *nid, known)?,
+                    None => false,
+                },
                 auth: Vec::new(),
                 prev: Vec::new(),
                 signature: policy::lacking(view, &event)?,
@@ -244,9 +244,6 @@ impl Asker {
                 if gaps::placed(view, id)?.is_none() {
                     lacking.prev.push(id.clone());
                 }
-            }
-            if is_outlier || !lacking.prev.is_empty() {
-                lacking.is_old = gaps::depth(view)?.is_some_and(|depth| pdu.depth < depth);
             }
             Ok(lacking)
         })

@@ -1,6 +1,6 @@
 //! Where a room's timeline lacks what came before: events whose previous events we do not have.
 
-use super::{View, timeline::beyond};
+use super::{View, outliers, timeline::beyond};
 use crate::{
     event::StoredEvent,
     store::{EventNid, Family, Group, Result, RoomNid, RoomPos, Scan, Table},
@@ -52,6 +52,17 @@ impl Gap {
         let before = self.pos.0.saturating_sub(1);
         if self.last_before.is_none() { before.min(-1) } else { before }
     }
+
+    /// The first place after what is before the gap; far from its end, if nothing is.
+    pub fn first_place(&self) -> i64 {
+        self.last_before.map_or_else(|| self.middle(), |last| last.0.saturating_add(1))
+    }
+
+    /// A place far from both ends.
+    pub fn middle(&self) -> i64 {
+        let below = if self.last_before.is_none() { PLACES } else { self.free() / 2 };
+        self.last_place().saturating_sub_unsigned(below)
+    }
 }
 
 /// The highest gap at or before the place `until`, counting the one that the first event after `until` may have.
@@ -68,7 +79,7 @@ pub fn below(view: &View<'_>, until: RoomPos) -> Result<Option<Gap>> {
 }
 
 /// The gap just before the event at `pos`.
-pub fn at(view: &View<'_>, pos: RoomPos) -> Result<Gap> {
+pub(super) fn at(view: &View<'_>, pos: RoomPos) -> Result<Gap> {
     let scan = Scan::before::<super::tables::Timeline>(&(view.nid, pos), &view.nid).backward();
     let last = view.snapshot.scan::<super::tables::Timeline>(scan).next().transpose()?;
     let last_before = last.map(|row| row.key().map(|key| key.1)).transpose()?;
@@ -104,25 +115,37 @@ pub fn newest_first(view: &View<'_>) -> impl Iterator<Item = Result<RoomPos>> {
     rows.map(|row| row?.key().map(|key| key.1))
 }
 
-/// How deep in its graph the deepest of the events is before which others are missing.
-pub fn depth(view: &View<'_>) -> Result<Option<u64>> {
-    let mut deepest = None;
+/// Some of the gaps, the newest first, each with the previous events that are missing there.
+pub fn with_missing(view: &View<'_>) -> Result<Vec<(Gap, Vec<ruma::OwnedEventId>)>> {
+    let mut found = Vec::new();
     for pos in newest_first(view).take(MAX_LOOKED_AT) {
-        let event = view.snapshot.get::<super::tables::Timeline>(&(view.nid, pos?))?;
-        deepest = deepest.max(event.map(|event| view.event(event)).transpose()?.map(|event| event.depth));
-    }
-    Ok(deepest)
-}
-
-/// The previous events that are missing at all gaps.
-pub fn missing(view: &View<'_>) -> Result<Vec<ruma::OwnedEventId>> {
-    let mut missing = Vec::new();
-    for pos in newest_first(view).take(MAX_LOOKED_AT) {
-        if let Some(event) = view.snapshot.get::<super::tables::Timeline>(&(view.nid, pos?))? {
-            missing.extend(missing_before(view, event)?);
+        let pos = pos?;
+        if let Some(event) = view.snapshot.get::<super::tables::Timeline>(&(view.nid, pos))? {
+            found.push((at(view, pos)?, missing_before(view, event)?));
         }
     }
-    Ok(missing)
+    Ok(found)
+}
+
+/// Whether a state event without a place is from before something that has one: it is part of the current state, or less
+/// deep than an event at a gap.
+pub fn is_behind(view: &View<'_>, nid: EventNid, event: &StoredEvent) -> crate::error::Result<bool> {
+    let Some(state_key) = event.state_key.as_deref().filter(|_| event.flags.outlier) else { return Ok(false) };
+    if outliers::is_out_of_band(view, nid, event)? {
+        return Ok(false);
+    }
+    let key = view.state_key_nid(&event.event_type, state_key)?;
+    let current = key.map(|key| view.tries().get(view.current_state(), key)).transpose()?.flatten();
+    if current == Some(nid) {
+        return Ok(true);
+    }
+    for pos in newest_first(view).take(MAX_LOOKED_AT) {
+        let at_gap = view.snapshot.get::<super::tables::Timeline>(&(view.nid, pos?))?;
+        if at_gap.map(|at_gap| view.event(at_gap)).transpose()?.is_some_and(|at_gap| event.depth < at_gap.depth) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// A place for an event of that time that follows nothing we have: in the newest gap after whose beginning it was sent,
@@ -130,13 +153,11 @@ pub fn missing(view: &View<'_>) -> Result<Vec<ruma::OwnedEventId>> {
 pub fn place_for(view: &View<'_>, ts_ms: u64) -> Result<Option<RoomPos>> {
     for pos in newest_first(view).take(MAX_LOOKED_AT) {
         let gap = at(view, pos?)?;
-        let Some(last) = gap.last_before else {
-            return Ok(Some(RoomPos(gap.last_place().saturating_sub_unsigned(PLACES))));
-        };
+        let Some(last) = gap.last_before else { return Ok(Some(RoomPos(gap.middle()))) };
         let before = view.snapshot.get::<super::tables::Timeline>(&(view.nid, last))?;
         let is_later = before.map(|before| view.event(before)).transpose()?.is_none_or(|b| b.origin_server_ts <= ts_ms);
         if is_later && gap.free() > 0 {
-            return Ok(Some(RoomPos(gap.last_place().saturating_sub_unsigned(gap.free() / 2))));
+            return Ok(Some(RoomPos(gap.middle())));
         }
     }
     Ok(None)

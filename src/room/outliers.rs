@@ -72,14 +72,6 @@ pub fn is_in_auth_graph(view: &View<'_>, id: &EventId) -> Result<bool> {
     Ok(!is_out_of_band(view, nid, &view.event(nid)?)?)
 }
 
-/// Whether an outlier is part of the current state: something with a place came after it, though it has none itself.
-pub fn is_in_state(view: &View<'_>, nid: EventNid, event: &StoredEvent) -> Result<bool> {
-    let Some(state_key) = event.state_key.as_deref().filter(|_| event.flags.outlier) else { return Ok(false) };
-    let key = view.state_key_nid(&event.event_type, state_key)?;
-    let current = key.map(|key| view.tries().get(view.current_state(), key)).transpose()?.flatten();
-    Ok(current == Some(nid))
-}
-
 /// The events, each after its auth events as far as those are among them.
 pub fn in_auth_order(mut events: Vec<Verified>) -> Vec<Verified> {
     // Since version 12 nobody names the create event, which allows all others nonetheless.

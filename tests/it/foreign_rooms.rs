@@ -424,6 +424,44 @@ async fn what_was_before_the_join_and_comes_with_what_is_missing_is_no_news() {
 }
 
 #[tokio::test]
+async fn old_events_come_into_the_gap_that_they_are_missing_in() {
+    let world = world().await;
+    let room = &world.room;
+    let old: Vec<String> = (0..3).map(|number| room.say(&format!("old {number}"))).collect();
+    world.join(&["there"]).await;
+    for number in 0..2 {
+        room.say(&format!("missed {number}"));
+    }
+    let (told, after) = (room.say("told"), room.say("after"));
+    let missing = |events: Vec<Value>| {
+        let path = "/_matrix/federation/v1/get_missing_events/";
+        world.peer.on(Method::POST, path, move |_| json!({ "events": events }));
+    };
+    missing(room.events(std::slice::from_ref(&told)));
+    room.send(&world.here, vec![room.event(&after)]).await.ok();
+    world.until_seen(&after).await;
+    // A branch of before the join.
+    let text = |text: &str| json!({ "msgtype": "m.text", "body": text });
+    let beside = room.build("@alice:there", "m.room.message", None, text("beside"), &old[2..]);
+    let last = room.build("@alice:there", "m.room.message", None, text("last"), &[id_of(&beside), after]);
+    missing([room.events(&old), vec![beside]].concat());
+    room.send(&world.here, vec![last.clone()]).await.ok();
+    world.until_seen(&id_of(&last)).await;
+    let expected =
+        ["old 0", "old 1", "old 2", "m.room.member", "missed 0", "missed 1", "told", "after", "beside", "last"];
+    let mut history = Vec::new();
+    for _ in 0..100 {
+        history = world.history().await;
+        if history.len() >= expected.len() + 5 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(history.iter().rev().take(10).rev().map(String::as_str).collect::<Vec<_>>(), expected);
+    world.check();
+}
+
+#[tokio::test]
 async fn old_state_that_is_sent_again_does_not_count_as_another_branch() {
     let world = world().await;
     let World { network, here, bob, peer, room } = &world;
@@ -444,7 +482,22 @@ async fn old_state_that_is_sent_again_does_not_count_as_another_branch() {
         evil.put(here, &format!("/v1/send/{number}"), body).await.ok();
         until_worked_on(here).await;
     }
+    assert_eq!(evil.asked("/_matrix/federation/v1/get_missing_events/").len(), 0);
     room.send(here, vec![create]).await.ok();
+    // Nor as what is missing before something else, whatever state is told of there.
+    let junk = json!({ "body": "junk" });
+    let mut junk = room.build(&evil.user("mallory"), "m.room.message", None, junk, std::slice::from_ref(&old_levels));
+    for field in ["hashes", "signatures"] {
+        junk.as_object_mut().unwrap().remove(field);
+    }
+    evil.sign_event(&mut junk, &ruma::room_version_rules::RoomVersionRules::V11);
+    let missing = room.event(&old_levels);
+    evil.on(Method::POST, "/_matrix/federation/v1/get_missing_events/", move |_| json!({ "events": [missing] }));
+    room.share_states(&evil);
+    let body = json!({ "origin": "evil", "origin_server_ts": 1, "pdus": [junk] });
+    evil.put(here, "/v1/send/junk", body).await.ok();
+    until_worked_on(here).await;
+    assert_eq!(evil.asked("/_matrix/federation/v1/get_missing_events/").len(), 1);
     let last = room.say("last");
     room.send(here, vec![room.event(&last)]).await.ok();
     world.until_seen(&last).await;
@@ -452,7 +505,6 @@ async fn old_state_that_is_sent_again_does_not_count_as_another_branch() {
     let timeline = &answer["rooms"]["join"][&room.id]["timeline"];
     assert_eq!(timeline["events"].as_array().unwrap().iter().map(what).collect::<Vec<_>>(), ["last"], "{answer}");
     assert_eq!(bob.state(&room.id, "m.room.member", &bob.id).await.ok()["membership"], "join");
-    assert_eq!(evil.asked("/_matrix/federation/v1/get_missing_events/").len(), 0);
     bob.say(&room.id, "still here").await;
     world.check();
 }

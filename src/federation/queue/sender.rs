@@ -14,7 +14,7 @@ use ruma::{
     OwnedServerName, ServerName,
     api::error::{Error as MatrixError, ErrorBody, ErrorKind, LimitExceededErrorData, RetryAfter},
 };
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tracing::{debug, error, info, warn};
 
 use super::{
@@ -181,7 +181,7 @@ impl Sending<'_> {
         // Before the transaction is read, which would be in memory as long as it waits.
         let place = match self.is_there()? {
             true => None,
-            false => Some(server.senders.places.acquire().await.map_err(Error::internal)?),
+            false => self.take_place(server).await?,
         };
         let (name, at_most) = (self.name.to_owned(), self.at_most);
         let ephemeral = std::mem::take(&mut *self.sender.ephemeral.lock());
@@ -203,6 +203,17 @@ impl Sending<'_> {
         (self.turned_away, self.refusals, self.at_most) = (0, 0, usize::MAX);
         self.remove(rows, is_delivered).await?;
         Ok(true)
+    }
+
+    /// A place among those that are tried, unless the server turns out to be there meanwhile.
+    async fn take_place<'s>(&self, server: &'s Server) -> Result<Option<SemaphorePermit<'s>>> {
+        let mut place = std::pin::pin!(server.senders.places.acquire());
+        loop {
+            tokio::select! {
+                place = &mut place => return place.map(Some).map_err(Error::internal),
+                () = self.sender.awake.notified() => if self.is_there()? { return Ok(None) },
+            }
+        }
     }
 
     /// Whether the server took what it was told last.
