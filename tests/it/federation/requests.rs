@@ -64,6 +64,34 @@ async fn a_request_without_a_right_signature_stays_out() {
 }
 
 #[tokio::test]
+async fn a_request_that_is_signed_with_a_key_that_ran_out_stays_out() {
+    let network = TestNetwork::new();
+    let (server, peer) = (network.server("a.example").await, network.peer("b.example"));
+    assert_eq!(peer.get(&server, SIGNED).await.error(), (404, "M_NOT_FOUND"));
+    server.advance(Duration::from_secs(2 * 24 * 60 * 60));
+    assert_eq!(peer.get(&server, SIGNED).await.error(), (401, "M_UNAUTHORIZED"));
+    assert_eq!(peer.asked("/_matrix/key/v2/server").len(), 2, "it is asked again, and says nothing new");
+}
+
+#[tokio::test]
+async fn a_request_that_is_signed_with_a_key_that_was_replaced_stays_out() {
+    let network = TestNetwork::new();
+    let server = network.server("a.example").await;
+    let (old, new) = (Peer::with_key("b.example", "old"), Peer::with_key("b.example", "new"));
+    network.add("b.example", old.router());
+    assert_eq!(old.get(&server, SIGNED).await.error(), (404, "M_NOT_FOUND"));
+    let mut keys = new.keys();
+    let key = old.keys()["verify_keys"][old.key_id()]["key"].clone();
+    keys["old_verify_keys"] = json!({ old.key_id(): { "key": key, "expired_ts": START_MS + 1_000 } });
+    keys["signatures"] = json!({});
+    new.sign(&mut keys);
+    old.on(Method::GET, "/_matrix/key/v2/server", move |_| keys.clone());
+    server.advance(Duration::from_secs(61));
+    assert_eq!(new.get(&server, SIGNED).await.error(), (404, "M_NOT_FOUND"));
+    assert_eq!(old.get(&server, SIGNED).await.error(), (401, "M_UNAUTHORIZED"), "it was valid until tomorrow");
+}
+
+#[tokio::test]
 async fn who_is_not_on_the_list_is_neither_asked_nor_heard() {
     let network = TestNetwork::new();
     let allowed = vec!["b.example".parse().unwrap(), "*.gouv.example".parse().unwrap()];
