@@ -256,8 +256,12 @@ async fn an_acl_that_is_made_to_cost_time_costs_little_and_holds_for_everything(
     let started = Instant::now();
     let since = siege.alice.now().await;
     let typing = json!({ "edu_type": "m.typing", "content": { "room_id": siege.room, "user_id": siege.mallory, "typing": true } });
+    let receipt = json!({ "data": { "ts": 1 }, "event_ids": ["$x"] });
+    let receipt =
+        json!({ "edu_type": "m.receipt", "content": { &siege.room: { "m.read": { &siege.mallory: receipt } } } });
     for _ in 0..20 {
-        let answer = siege.try_send(&siege.evil, vec![before.clone()], vec![typing.clone()]).await.ok();
+        let edus = vec![typing.clone(), receipt.clone()];
+        let answer = siege.try_send(&siege.evil, vec![before.clone()], edus).await.ok();
         assert!(answer["pdus"][id_of(&before)]["error"].is_string(), "{answer}");
     }
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());

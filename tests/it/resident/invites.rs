@@ -143,6 +143,27 @@ async fn our_signature_is_not_the_one_that_an_id_of_ours_asks_for() {
 }
 
 #[tokio::test]
+async fn nothing_is_signed_for_a_server_that_the_acl_of_our_room_bars() {
+    let scene = Scene::new("1").await;
+    let (room, carol) = (scene.room.as_str(), scene.server.user("carol").await);
+    let (event, id) = invite(&scene, |event| {
+        event["room_id"] = room.into();
+        event["state_key"] = carol.id.as_str().into();
+    });
+    scene.alice.set(room, "m.room.server_acl", "", json!({ "allow": ["*"], "deny": ["peer.test"] })).await;
+    let first_version = format!("/v1/invite/{}/{}", path(room), path(&id));
+    let by_v1 = scene.peer.put(&scene.server, &first_version, event.clone()).await;
+    let by_v2 = send(&scene, room, &id, &event, stripped()).await;
+    for answer in [by_v1, by_v2] {
+        assert_eq!(answer.error(), (403, "M_FORBIDDEN"));
+        assert!(!answer.body.to_string().contains("ed25519"), "{}", answer.body);
+    }
+    scene.alice.set(room, "m.room.server_acl", "", json!({ "allow": ["*"] })).await;
+    let answer = send(&scene, room, &id, &event, stripped()).await.ok();
+    assert!(is_signed_by(&answer["event"], "resident.test"), "it was the ACL");
+}
+
+#[tokio::test]
 async fn an_invite_to_a_room_of_a_version_that_nobody_knows_is_refused_with_that_version() {
     let scene = Scene::new("11").await;
     let (event, id) = invite(&scene, |_| {});

@@ -140,6 +140,21 @@ async fn no_template_is_made_for_whom_the_room_does_not_let_in() {
 }
 
 #[tokio::test]
+async fn a_template_from_before_an_acl_lets_nobody_in_whose_server_it_bars() {
+    let scene = Scene::new("11").await;
+    let template = scene.make("make_join", &scene.room, &scene.bob()).await.ok();
+    let (event, id) = scene.complete(&template, |_| {});
+    let acl = json!({ "allow": ["*"], "deny": ["peer.test"] });
+    scene.alice.set(&scene.room, "m.room.server_acl", "", acl).await;
+    for endpoint in ["v1/send_join", "v2/send_join"] {
+        let answer = scene.send(endpoint, &scene.room, &id, &event).await;
+        assert_eq!(answer.error(), (403, "M_FORBIDDEN"), "{endpoint}");
+        assert!(!answer.body.to_string().contains("ed25519"), "{}", answer.body);
+    }
+    assert_eq!(scene.membership(&scene.bob()).await, None);
+}
+
+#[tokio::test]
 async fn a_room_that_we_left_is_no_longer_ours_to_let_anybody_into() {
     let scene = Scene::new("11").await;
     let template = scene.make("make_join", &scene.room, &scene.bob()).await.ok();
