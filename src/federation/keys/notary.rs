@@ -77,6 +77,7 @@ async fn documents(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::room::testing::TestRoom;
 
     #[test]
     fn a_document_is_enough_while_it_is_valid_and_has_the_keys_that_are_wanted() {
@@ -92,5 +93,22 @@ mod tests {
         assert!(!has(&document, &wanted(10, &["ed25519:old", "ed25519:new"]), 6));
         assert!(!has(&document, &wanted(11, &["ed25519:new"]), 0));
         assert!(!has(&document, &wanted(10, &["ed25519:newer"]), 0));
+    }
+
+    #[test]
+    fn one_query_is_answered_for_so_many_servers_only() {
+        let room = TestRoom::new();
+        let name = |number: usize| OwnedServerName::try_from(format!("s{number}.test")).unwrap();
+        let names: Vec<_> = (0..=MAX_SERVERS).map(name).collect();
+        let (known, now) = (names.clone(), room.server.clock.now_ms());
+        room.change(move |tx| {
+            let json = r#"{"verify_keys":{}}"#.to_owned();
+            let document = KeyDocument { json, fetched_ms: now, valid_until_ms: now + 1_000 };
+            for name in &known {
+                tx.put::<KeyDocuments>(&name.as_str(), &document);
+            }
+        });
+        let asked = names.into_iter().map(|name| (name, Wanted::default())).collect();
+        assert_eq!(room.block_on(answer(&room.server, asked)).unwrap().len(), MAX_SERVERS);
     }
 }

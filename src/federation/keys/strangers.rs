@@ -71,3 +71,48 @@ fn too_many(snapshot: &Snapshot<'_>) -> store::Result<Vec<OwnedServerName>> {
     strangers.sort_by_key(|(fetched_ms, _)| Reverse(*fetched_ms));
     Ok(strangers.into_iter().skip(KEPT).map(|(_, name)| name).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        federation::tables::{KeyDocument, VerifyKey},
+        room::{servers::Presence, testing::TestRoom},
+    };
+
+    fn name(number: usize) -> OwnedServerName {
+        format!("s{number}.test").try_into().unwrap()
+    }
+
+    #[test]
+    fn of_servers_in_none_of_our_rooms_only_the_keys_that_were_fetched_last_are_kept() {
+        const STRANGERS: usize = KEPT + 10;
+        let room = TestRoom::new();
+        let nid = room.nid;
+        room.change(move |tx| {
+            let key = VerifyKey { key: vec![1; 32], valid_until_ms: 1, expired_ms: None };
+            // The larger its number, the earlier it came; the very first is of a server in our room.
+            for number in 0..=STRANGERS {
+                let (name, fetched_ms) = (name(number), (STRANGERS - number) as u64);
+                let document = KeyDocument { json: "{}".to_owned(), fetched_ms, valid_until_ms: 1 };
+                tx.put::<KeyDocuments>(&name.as_str(), &document);
+                tx.put::<VerifyKeys>(&(name.as_str(), "ed25519:1"), &key);
+            }
+            let since = tx.pos();
+            tx.put::<RoomServers>(&(nid, &*name(STRANGERS)), &Presence { joined: 1, since });
+        });
+        let kept = |number| {
+            let (snapshot, name) = (room.server.store.snapshot(), name(number));
+            let document = snapshot.contains::<KeyDocuments>(&name.as_str()).unwrap();
+            (document, snapshot.list::<VerifyKeys>(&name.as_str()).count())
+        };
+        room.block_on(note(&room.server, KEPT)).unwrap();
+        assert_eq!(kept(KEPT), (true, 1), "so many newcomers are looked at together");
+        room.block_on(note(&room.server, 1)).unwrap();
+        assert_eq!(
+            [KEPT - 1, KEPT, STRANGERS - 1, STRANGERS].map(kept),
+            [(true, 1), (false, 0), (false, 0), (true, 1)]
+        );
+        assert_eq!(room.block_on(forget(&room.server)).unwrap(), 0);
+    }
+}

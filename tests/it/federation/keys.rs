@@ -261,3 +261,29 @@ async fn as_a_notary_it_passes_on_what_servers_signed_with_its_own_signature() {
     assert!(is_signed(document, "b.example", &peer.key_id(), &of_peer));
     assert_eq!(peer.asked("/_matrix/key").len(), 1, "it asks once");
 }
+
+#[tokio::test]
+async fn as_a_notary_it_asks_a_server_that_tells_no_keys_once_a_minute() {
+    let network = TestNetwork::new();
+    let (server, peer) = (network.server("a.example").await, network.peer("b.example"));
+    peer.refuse(Method::GET, "/_matrix/key/v2/server", 404, "M_NOT_FOUND");
+    for minute in 1..=2 {
+        for _ in 0..50 {
+            let answer = server.get("/_matrix/key/v2/query/b.example").await.ok();
+            assert_eq!(answer["server_keys"], json!([]));
+        }
+        assert_eq!(peer.asked("/_matrix/key").len(), minute);
+        server.advance(Duration::from_secs(61));
+    }
+}
+
+#[tokio::test]
+async fn as_a_notary_it_asks_only_a_few_of_the_servers_that_one_query_names() {
+    let network = TestNetwork::new();
+    let server = network.server("a.example").await;
+    let names: Vec<_> = (0..300).map(|number| format!("s{number}.example")).collect();
+    let wanted: serde_json::Map<_, _> = names.iter().map(|name| (name.clone(), json!({}))).collect();
+    let answer = server.post("/_matrix/key/v2/query", json!({ "server_keys": wanted })).await.ok();
+    assert_eq!(answer["server_keys"], json!([]));
+    assert_eq!(names.iter().map(|name| network.count(name, "/")).sum::<usize>(), 20);
+}
