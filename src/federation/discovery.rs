@@ -168,9 +168,14 @@ async fn fetch_well_known(server: &Server, name: &ServerName) -> Found {
         Err(Failure::TooLarge(_)) => return Found::Nothing,
         Err(_) => return Found::NoAnswer,
     };
-    let said = discover_homeserver::Response::try_from_http_response(http::Response::new(body.as_ref()));
+    delegation(&parts.headers, &body)
+}
+
+/// What an answer says.
+fn delegation(headers: &HeaderMap, body: &[u8]) -> Found {
+    let said = discover_homeserver::Response::try_from_http_response(http::Response::new(body));
     match said {
-        Ok(said) if !said.server.host().ends_with('.') => Found::Delegation(said.server, kept_for(&parts.headers)),
+        Ok(said) if !said.server.host().ends_with('.') => Found::Delegation(said.server, kept_for(headers)),
         _ => Found::Nothing,
     }
 }
@@ -188,7 +193,10 @@ fn kept_for(headers: &HeaderMap) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use ruma::api::federation::query::get_profile_information;
+
     use super::*;
+    use crate::{federation::request, room::testing::TestRoom};
 
     fn place(name: &str) -> Option<(String, String)> {
         written_out(name.try_into().unwrap()).map(|place| (place.authority, place.host))
@@ -203,6 +211,46 @@ mod tests {
         assert_eq!(place("[::1]:99"), of("[::1]:99", "[::1]:99"));
         assert_eq!(place("example.org:443"), of("example.org:443", "example.org:443"));
         assert_eq!(place("example.org"), None);
+    }
+
+    #[test]
+    fn a_name_with_a_final_dot_is_nobodys() {
+        let room = TestRoom::new();
+        for name in ["b.test.:8448", "b.test."] {
+            let failure = room.block_on(find(&room.server, name.try_into().unwrap())).unwrap_err();
+            let Error::Remote { source: RemoteError::Unreachable(why), .. } = failure else { unreachable!("{name}") };
+            assert!(why.contains("dot"), "{name}: {why}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_delegated_to_a_name_with_a_final_dot() {
+        let delegated = |body: &str| match delegation(&HeaderMap::new(), body.as_bytes()) {
+            Found::Delegation(name, _) => Some(name.to_string()),
+            Found::Nothing | Found::NoAnswer => None,
+        };
+        assert_eq!(delegated(r#"{"m.server":"b.test:443"}"#).as_deref(), Some("b.test:443"));
+        for name in ["b.test.", "b.test.:443"] {
+            assert_eq!(delegated(&format!(r#"{{"m.server":"{name}"}}"#)), None);
+        }
+    }
+
+    #[test]
+    fn a_delegation_to_a_private_address_is_not_connected_to() {
+        let room = TestRoom::new();
+        let WellKnownCache(cache) = &room.server.federation.well_known;
+        for (number, address) in ["127.0.0.1", "10.1.2.3:443", "[::1]", "[::ffff:7f00:1]:443"].into_iter().enumerate() {
+            let name = OwnedServerName::try_from(format!("s{number}.test")).unwrap();
+            let delegated = Some(address.try_into().unwrap());
+            cache.insert(name.clone(), Said { delegated, until_ms: u64::MAX, grace_until_ms: 0 });
+            let user = format!("@x:{name}").try_into().unwrap();
+            let asked = request(&room.server, &name, get_profile_information::v1::Request::new(user));
+            let failure = room.block_on(asked).unwrap_err();
+            let Error::Remote { source: RemoteError::Unreachable(why), .. } = failure else {
+                unreachable!("{address}")
+            };
+            assert!(why.contains("to which this server does not connect"), "{address}: {why}");
+        }
     }
 
     #[test]

@@ -85,24 +85,28 @@ impl Network {
                 .pool_max_idle_per_host(IDLE_CONNECTIONS_PER_HOST)
         };
         let denied = self.denied.clone();
-        let follow = redirect::Policy::custom(move |attempt| {
-            if attempt.previous().len() > MAX_REDIRECTS {
-                return attempt.error(Failure::Unreachable("too many redirects".to_owned()));
-            }
-            let was_encrypted = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
-            if was_encrypted && attempt.url().scheme() != "https" {
-                return attempt.error(Failure::Unreachable("a redirect leads out of encryption".to_owned()));
-            }
-            match check(&denied, attempt.url()) {
+        let follow =
+            redirect::Policy::custom(move |attempt| match check_step(&denied, attempt.previous(), attempt.url()) {
                 Ok(()) => attempt.follow(),
                 Err(failure) => attempt.error(failure),
-            }
-        });
+            });
         Ok(Clients {
             direct: builder().redirect(redirect::Policy::none()).build()?,
             following: builder().redirect(follow).build()?,
         })
     }
+}
+
+/// Whether a redirect may be followed to `next`.
+fn check_step(denied: &Denied, previous: &[Url], next: &Url) -> Result<(), Failure> {
+    if previous.len() > MAX_REDIRECTS {
+        return Err(Failure::Unreachable("too many redirects".to_owned()));
+    }
+    let was_encrypted = previous.last().is_some_and(|url| url.scheme() == "https");
+    if was_encrypted && next.scheme() != "https" {
+        return Err(Failure::Unreachable("a redirect leads out of encryption".to_owned()));
+    }
+    check(denied, next)
 }
 
 /// A host that is written as an address is not resolved, so it is checked here. The URL's parser has made one address
@@ -184,6 +188,18 @@ mod tests {
         let port = listen(moved).await;
         let failure = get(&network(&["127.0.0.1"]), &format!("http://127.0.0.1:{port}/")).await.err();
         assert!(matches!(failure, Some(Failure::Denied(_))), "{failure:?}");
+    }
+
+    #[test]
+    fn a_redirect_leads_into_encryption_and_not_out_of_it() {
+        let network = network(&[]);
+        let [open, encrypted] = ["http://a.test/", "https://a.test/"].map(|url| Url::parse(url).unwrap());
+        let step = |from: &Url, to: &Url| check_step(&network.denied, std::slice::from_ref(from), to);
+        for (from, to) in [(&open, &open), (&open, &encrypted), (&encrypted, &encrypted)] {
+            step(from, to).unwrap();
+        }
+        let failure = step(&encrypted, &open).unwrap_err();
+        assert!(failure.to_string().contains("out of encryption"), "{failure}");
     }
 
     #[tokio::test]
