@@ -120,6 +120,11 @@ fn malformed() -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
     use proptest::prelude::*;
 
     use super::*;
@@ -160,6 +165,29 @@ mod tests {
         let moved = b"--b\r\n\r\n{}\r\n--b\r\nLocation: https://cdn.example/x\r\n\r\n\r\n--b--";
         let part = read(body(moved, 100), "b").await.unwrap();
         assert_eq!(part.location.as_deref(), Some("https://cdn.example/x"));
+    }
+
+    #[tokio::test]
+    async fn a_head_that_does_not_end_is_read_no_further() {
+        const HEADS: [(&[u8], &[u8]); 5] = [
+            (b"", b"preamble\r\n"),
+            (b"--b", b"x"),
+            (b"--b\r\n", b"metadata"),
+            (b"--b\r\n\r\n{}\r\n--b\r\n", b"X-Header: x\r\n"),
+            (b"--b\r\n\r\n{}\r\n--b\r\nContent-Type: ", b"x"),
+        ];
+        for (start, more) in HEADS {
+            let taken = Arc::new(AtomicUsize::new(0));
+            let (counter, piece) = (Arc::clone(&taken), Bytes::from(more.repeat(1_000)));
+            let pieces = stream::repeat_with(move || {
+                counter.fetch_add(1, Ordering::Relaxed);
+                Ok(piece.clone())
+            });
+            let whole = stream::iter([Ok(Bytes::from_static(start))]).chain(pieces.take(1_000)).boxed();
+            assert!(read(whole, "b").await.is_err());
+            let read_bytes = taken.load(Ordering::Relaxed) * more.len() * 1_000;
+            assert!(read_bytes <= MAX_HEAD + more.len() * 1_000, "{read_bytes} bytes of {start:?}");
+        }
     }
 
     #[test]
