@@ -168,3 +168,27 @@ async fn updates_of_devices_and_keys_in_the_name_of_others_are_passed_over() {
     assert!(answer["master_keys"].as_object().is_none_or(serde_json::Map::is_empty), "{answer}");
     assert_eq!(siege.alice.get("/v3/account/whoami").await.status, 200, "her session goes on");
 }
+
+#[tokio::test]
+async fn updates_of_users_with_whom_nobody_here_shares_a_room_leave_nothing() {
+    use chappe::user::tables::{KeyChanges, LastKeyChange};
+    let siege = Siege::new().await;
+    let rows = || {
+        let snapshot = siege.home.inside().store.snapshot();
+        (snapshot.list::<KeyChanges>(&()).count(), snapshot.list::<LastKeyChange>(&()).count())
+    };
+    let updates = |user: &str| {
+        let device = json!({ "user_id": user, "device_id": "D", "stream_id": 1, "prev_id": [], "deleted": true });
+        [
+            json!({ "edu_type": "m.device_list_update", "content": device }),
+            json!({ "edu_type": "m.signing_key_update", "content": { "user_id": user } }),
+        ]
+    };
+    let (since, before) = (siege.alice.now().await, rows());
+    let made_up = (0..20).flat_map(|number| updates(&siege.evil.user(&format!("nobody{number}"))));
+    siege.send_edus(made_up.collect()).await;
+    assert_eq!(rows(), before);
+    siege.send_edus(updates(&siege.mallory).to_vec()).await;
+    let news = siege.alice.sync(&since).await;
+    assert_eq!(news["device_lists"]["changed"], json!([siege.mallory]));
+}

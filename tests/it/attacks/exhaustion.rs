@@ -227,6 +227,73 @@ async fn an_auth_chain_that_never_ends_is_not_walked() {
 }
 
 #[tokio::test]
+async fn of_missing_events_no_more_are_taken_than_were_asked_for() {
+    let abroad = Abroad::joined().await;
+    let room = &abroad.room;
+    let missing: Vec<String> = (0..80).map(|number| room.say(&format!("missing {number}"))).collect();
+    let last = room.say("last");
+    let told = room.events(&missing);
+    abroad.evil.on(Method::POST, MISSING, move |_| json!({ "events": told }));
+    room.send(&abroad.home, vec![room.event(&last)]).await.ok();
+    until_worked_on(&abroad.home).await;
+    let asked = abroad.evil.asked(MISSING);
+    let wanted: usize = asked.iter().map(|asked| asked.body["limit"].as_u64().unwrap() as usize).sum();
+    let taken = known(&abroad, &missing).await;
+    assert!((1..=wanted).contains(&taken), "{taken} of {wanted}");
+    abroad.check();
+}
+
+#[tokio::test]
+async fn of_the_past_no_more_is_taken_at_once_than_one_answer_may_have() {
+    let abroad = Abroad::new().await;
+    let room = &abroad.room;
+    let before: Vec<String> = (0..250).map(|number| room.say(&format!("before {number}"))).collect();
+    abroad.try_join().await.ok();
+    abroad.bob.get(&format!("/v3/rooms/{}/messages?dir=b&limit=2", room.id)).await.ok();
+    assert_eq!(abroad.evil.asked("/_matrix/federation/v1/backfill/").len(), 1);
+    let taken = known(&abroad, &before).await;
+    assert!((1..=200).contains(&taken), "{taken}");
+    abroad.check();
+}
+
+/// How many of these events bob can see.
+async fn known(abroad: &Abroad, events: &[String]) -> usize {
+    let mut known = 0;
+    for id in events {
+        known += usize::from(abroad.bob.event(&abroad.room.id, id).await.status == StatusCode::OK);
+    }
+    known
+}
+
+#[tokio::test]
+async fn a_state_of_more_events_than_a_room_has_is_none() {
+    const STATE_IDS: &str = "/_matrix/federation/v1/state_ids/";
+    let abroad = Abroad::joined().await;
+    let room = &abroad.room;
+    room.say("kept back");
+    let (told, last) = (room.say("told"), room.say("last"));
+    let missing = room.events(std::slice::from_ref(&told));
+    abroad.evil.on(Method::POST, MISSING, move |_| json!({ "events": missing }));
+    let of_room = room.clone();
+    abroad.evil.on(Method::GET, STATE_IDS, move |asked| {
+        let mut state = of_room.state_ids(asked);
+        state["pdu_ids"].as_array_mut().unwrap().resize(200_001, json!("$x"));
+        state
+    });
+    abroad.evil.refuse(Method::GET, "/_matrix/federation/v1/event/", 404, "M_NOT_FOUND");
+    room.send(&abroad.home, vec![room.event(&last)]).await.ok();
+    until_worked_on(&abroad.home).await;
+    assert_ne!(abroad.evil.asked(STATE_IDS).len(), 0);
+    assert_eq!(abroad.evil.asked("/_matrix/federation/v1/event/").len(), 0);
+    assert_eq!(known(&abroad, &[told.clone(), last.clone()]).await, 0);
+    room.share_states(&abroad.evil);
+    room.send(&abroad.home, vec![room.event(&last)]).await.ok();
+    until_worked_on(&abroad.home).await;
+    assert_eq!(known(&abroad, &[told, last]).await, 2, "it was the size of the state");
+    abroad.check();
+}
+
+#[tokio::test]
 async fn a_compressed_answer_is_not_unpacked() {
     let network = TestNetwork::new();
     let (home, evil) = (network.server("home.test").await, network.peer("evil.test"));
