@@ -40,11 +40,6 @@ pub fn is_set(server: &Server, admin: &UserId, target: &UserId, measure: Measure
     Ok(*measure.of(&mut account))
 }
 
-/// Whether `admin` may deactivate an account. Errors: as [`set`].
-pub fn check(server: &Server, admin: &UserId, target: &UserId) -> Result<()> {
-    checked(server, &server.store.snapshot(), admin, target).map(drop)
-}
-
 /// Takes a measure, or takes it back.
 ///
 /// Errors: `M_FORBIDDEN` unless `admin` administers the server and `target` does not; `M_INVALID_PARAM` for users of

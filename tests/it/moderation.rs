@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Method;
 use serde_json::json;
 
-use crate::support::{TestServer, User, auth_of, room::event_id};
+use crate::support::{TestNetwork, TestServer, User, auth_of, room::event_id};
 
 async fn admin(server: &TestServer) -> User {
     chappe::user::account::create(server.inside(), "root", "password of root".to_owned(), true).await.unwrap();
@@ -169,4 +169,25 @@ async fn an_administrator_closes_accounts_for_good() {
     });
     assert_eq!(server.post("/v3/login", login).await.error(), (403, "M_USER_DEACTIVATED"));
     assert_eq!(deactivate(&root, &bob.id).await.error(), (404, "M_NOT_FOUND"));
+}
+
+#[tokio::test]
+async fn whom_an_administrator_deactivates_can_not_come_back_meanwhile() {
+    let network = TestNetwork::new();
+    let (here, there) = (network.server("here.test").await, network.server("there.test").await);
+    let (root, bob, alice) = (admin(&here).await, here.user("bob").await, there.user("alice").await);
+    let room = alice.create_room(json!({})).await;
+    alice.invite(&room, &bob).await;
+    network.swallow("there.test");
+    let until_leaving = async {
+        while network.count("there.test", "/_matrix/federation/v1/make_leave/") == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        () = until_leaving => {}
+        answer = root.post(&format!("/_synapse/admin/v1/deactivate/{}", bob.id), json!({})) => panic!("{answer:?}"),
+    }
+    let login = json!({ "type": "m.login.password", "user": "bob", "password": "password of bob" });
+    assert_eq!(here.post("/v3/login", login).await.error(), (401, "M_USER_LOCKED"));
 }
