@@ -4,7 +4,10 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
-    os::unix::{fs::PermissionsExt, net::UnixStream},
+    os::unix::{
+        fs::{PermissionsExt, symlink},
+        net::UnixStream,
+    },
     path::Path,
     process::{Child, Command, Output, Stdio},
 };
@@ -138,6 +141,18 @@ fn a_wrong_configuration_ends_with_78_and_says_what_to_do() {
     fs::create_dir(foreign.path().join("data")).unwrap();
     fs::write(foreign.path().join("data/thesis.tex"), "years of work").unwrap();
     assert_fails(&chappe(&foreign, "port = 0", &["serve"]).output().unwrap(), 78, "not a data directory");
+    let in_the_way = tempfile::tempdir().unwrap();
+    fs::write(in_the_way.path().join("data"), "").unwrap();
+    assert_fails(&chappe(&in_the_way, "port = 0", &["serve"]).output().unwrap(), 78, "exists");
+}
+
+#[test]
+fn what_another_attempt_may_mend_ends_with_1() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    fs::create_dir(&data).unwrap();
+    symlink("/dev/full", data.join("chappe.json.new")).unwrap();
+    assert_fails(&chappe(&directory, "port = 0", &["serve"]).output().unwrap(), 1, "No space left");
 }
 
 #[test]

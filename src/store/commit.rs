@@ -65,8 +65,7 @@ impl Shared {
 
     /// What is free for us on the disk, in bytes.
     pub fn free_bytes(&self) -> Result<u64> {
-        let stat = rustix::fs::statvfs(&self.path)
-            .map_err(|e| Error::Directory { path: self.path.clone(), reason: e.to_string() })?;
+        let stat = rustix::fs::statvfs(&self.path).map_err(|e| Error::io(&self.path, &e.into()))?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{Read, Write},
+    io::{ErrorKind::NotFound, Read, Write},
     os::unix::fs::MetadataExt,
     path::Path,
     thread,
@@ -37,7 +37,7 @@ impl Directory {
     /// Opens the directory of `server_name`, or makes it where nothing is.
     pub fn open(path: &Path, server_name: &str) -> Result<Self> {
         let refuse = |reason: String| Error::Directory { path: path.to_owned(), reason };
-        let io = |e: std::io::Error| refuse(e.to_string());
+        let io = |e: std::io::Error| Error::io(path, &e);
         fs::create_dir_all(path).map_err(io)?;
         let marker = path.join(MARKER);
         let is_there = marker.try_exists().map_err(io)?;
@@ -70,8 +70,10 @@ impl Directory {
     /// The `server_name` of an existing data directory, for commands that are given only the directory.
     pub fn server_name(path: &Path) -> Result<String> {
         let refuse = |reason: String| Error::Directory { path: path.to_owned(), reason };
-        let text = fs::read_to_string(path.join(MARKER))
-            .map_err(|e| refuse(format!("is not a data directory of chappe ({MARKER}: {e})")))?;
+        let text = fs::read_to_string(path.join(MARKER)).map_err(|e| match e.kind() {
+            NotFound => refuse(format!("is not a data directory of chappe ({MARKER}: {e})")),
+            _ => Error::io_because(path, &e, format!("{MARKER}: {e}")),
+        })?;
         let found: Marker = serde_json::from_str(&text).map_err(|e| refuse(format!("{MARKER} can't be read: {e}")))?;
         Ok(found.server_name)
     }

@@ -1,4 +1,7 @@
-use std::path::PathBuf;
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use rocksdb::ErrorKind;
 
@@ -12,8 +15,12 @@ pub enum Error {
     Corrupt { table: &'static str, key: String, reason: String },
     #[error("RocksDB: {0}{advice}", advice = advice(.0, ""))]
     RocksDb(#[from] rocksdb::Error),
+    /// It is not what the configuration says, or not for us: so will each attempt find it, until somebody changes that.
     #[error("{path}: {reason}")]
     Directory { path: PathBuf, reason: String },
+    /// The system refused something that it may grant at the next attempt.
+    #[error("{path}: {reason}")]
+    Io { path: PathBuf, reason: String },
     #[error("{path}: another chappe process is using it: stop that one first")]
     InUse { path: PathBuf },
     /// Writing is refused before the disk is full, so that RocksDB can still compact and the server can still start.
@@ -44,5 +51,42 @@ fn advice(cause: &rocksdb::Error, otherwise: &'static str) -> &'static str {
 impl Error {
     pub fn corrupt(table: &'static str, key: &[u8], reason: impl ToString) -> Self {
         Self::Corrupt { table, key: key.escape_ascii().to_string(), reason: reason.to_string() }
+    }
+
+    pub(super) fn io(path: &Path, error: &io::Error) -> Self {
+        Self::io_because(path, error, error.to_string())
+    }
+
+    /// As [`Self::io`], with more words on what happened.
+    pub(super) fn io_because(path: &Path, error: &io::Error, reason: String) -> Self {
+        let path = path.to_owned();
+        match error.kind() {
+            io::ErrorKind::PermissionDenied
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::AlreadyExists // a file, where `mkdir` should make a directory
+            | io::ErrorKind::ReadOnlyFilesystem => Self::Directory { path, reason },
+            _ => Self::Io { path, reason },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind::{
+        AlreadyExists, NotADirectory, Other, PermissionDenied, ReadOnlyFilesystem, StaleNetworkFileHandle, StorageFull,
+        WouldBlock,
+    };
+
+    use super::*;
+
+    #[test]
+    fn only_what_no_other_attempt_mends_is_the_directory_s_fault() {
+        let error = |kind: io::ErrorKind| Error::io(Path::new("/data"), &kind.into());
+        for kind in [PermissionDenied, NotADirectory, AlreadyExists, ReadOnlyFilesystem] {
+            assert!(matches!(error(kind), Error::Directory { .. }), "{kind:?}");
+        }
+        for kind in [StorageFull, StaleNetworkFileHandle, WouldBlock, Other] {
+            assert!(matches!(error(kind), Error::Io { .. }), "{kind:?}");
+        }
     }
 }

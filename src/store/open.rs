@@ -93,8 +93,7 @@ impl Store {
         let (db, gauges) = open_rocksdb(options)?;
         let last_pos = Snapshot::new(&db).get::<LastPos>(&())?.unwrap_or_default();
         let shared = Arc::new(Shared::new(db, options.path.clone(), last_pos, options.free_space_floor));
-        let committer = Committer::start(&shared)
-            .map_err(|e| Error::Directory { path: options.path.clone(), reason: e.to_string() })?;
+        let committer = Committer::start(&shared).map_err(|e| Error::io(&options.path, &e))?;
         let mut store = Self { committer, shared, gauges, lost: Vec::new(), _directory: directory };
         migrate(&store, options.migrations)?;
         place::settle(&store, options, last_pos)?;

@@ -140,7 +140,7 @@ fn is_at_its_place(snapshot: &Snapshot<'_>, path: &Path) -> Result<bool> {
 }
 
 fn refused(path: &Path, error: &io::Error) -> Error {
-    Error::Directory { path: path.to_owned(), reason: format!("{FILE}: {error}") }
+    Error::io_because(path, error, format!("{FILE}: {error}"))
 }
 
 fn unfinished() -> String {
