@@ -10,6 +10,7 @@ use chappe::{
     http::{self, listen::Listeners, tls::Certificates},
     logging,
     random::Random,
+    room::typing::Kept,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
@@ -48,6 +49,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let for_metrics = Listeners::bind_metrics(&config)?;
     let opened = tokio::task::spawn_blocking(|| Server::open(config, Clock::System, Random::from_system()));
     let server = opened.await??;
+    Kept::remove(&server.store).await;
     tokio::spawn(reload(hang_up, listeners.certificates()));
     background::start(&server);
     let shutdown = server.shutdown.clone();

@@ -228,7 +228,7 @@ impl Server {
         let oauth = OAuth::new(&random);
         let sso = Sso::new(&config);
         let ephemeral = Arc::new(Order::new(&clock));
-        let kept_typing = typing::Kept::take(&store)?;
+        let kept_typing = typing::Kept::read(&store)?;
         let memory = config.memory_budget.bytes(); // docs/architecture.md says who has which part
         // What is parsed of a body takes several times as much. One of the largest must fit, however small the machine.
         let body_memory = (config.memory_budget.as_usize() / 8).max(config.max_request_size.as_usize());

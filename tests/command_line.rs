@@ -207,6 +207,14 @@ fn an_administrator_makes_accounts_that_can_log_in() {
     }
     kill_process(Pid::from_child(&server), Signal::TERM).unwrap();
     server.wait().unwrap();
+
+    run(&["user", "list"]);
+    let kept = || text(&run(&["inspect", "kept_typing"]).stdout).lines().count();
+    assert_eq!(kept(), 1, "what the server kept for its next run is not for a command");
+    let mut server = serve(&directory, &socket);
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert_eq!(kept(), 0, "nor for the run after that");
 }
 
 #[test]

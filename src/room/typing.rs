@@ -64,7 +64,8 @@ struct RoomState {
     users: BTreeMap<OwnedUserId, u64>,
 }
 
-/// The last changes in rooms at the end of the server, by which everybody has stopped. The next start removes it.
+/// The last changes in rooms at the end of the server, by which everybody has stopped. The next run of the server
+/// removes it when it has read it; commands that open its database leave it.
 struct KeptTyping;
 impl Table for KeptTyping {
     const NAME: &'static str = "kept_typing";
@@ -84,20 +85,21 @@ pub struct Kept {
 impl Record for Kept {}
 
 impl Kept {
-    /// Takes what the last run of the server has kept; `None` if that did not end in order.
-    pub fn take(store: &Store) -> store::Result<Option<Self>> {
-        let kept = store.snapshot().get::<KeptTyping>(&())?;
+    /// What the last run of the server has kept; `None` if that did not end in order.
+    pub fn read(store: &Store) -> store::Result<Option<Self>> {
+        store.snapshot().get::<KeptTyping>(&())
+    }
+
+    /// Removes it when this run has read it: should this one not end in order, the next must not take it for its own.
+    pub async fn remove(store: &Store) {
         let remove = |tx: &mut Transaction<'_>| {
             tx.delete::<KeptTyping>(&());
             Ok::<_, store::Error>(())
         };
         // With a full disk it stays, and may count once more. By that clients miss what they would without it.
-        if kept.is_some()
-            && let Err(error) = store.commit_blocking(remove)
-        {
+        if let Err(error) = store.commit_when_full(remove).await {
             warn!(?error, "who was typing in the last run can't be removed");
         }
-        Ok(kept)
     }
 }
 
@@ -384,11 +386,16 @@ mod tests {
         let (typing, clock) = typing();
         typing.set(ROOM, user_id!("@alice:x"), Some(u64::MAX));
         let seen = typing.order.newest();
-        tokio::runtime::Runtime::new().unwrap().block_on(typing.keep(&store)).unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(typing.keep(&store)).unwrap();
         clock.advance(Duration::from_secs(1));
-        let [kept, again] = [(); 2].map(|()| Kept::take(&store).unwrap());
-        assert_eq!(Typing::new(&Arc::new(Order::new(&clock)), &clock, kept).changed_rooms(seen), [ROOM]);
-        assert!(again.is_none());
+        for reader in ["a command", "the server"] {
+            let kept = Kept::read(&store).unwrap();
+            let after = Typing::new(&Arc::new(Order::new(&clock)), &clock, kept);
+            assert_eq!(after.changed_rooms(seen), [ROOM], "{reader}");
+        }
+        runtime.block_on(Kept::remove(&store));
+        assert!(Kept::read(&store).unwrap().is_none());
     }
 
     #[test]
