@@ -89,7 +89,8 @@ enum Command {
     },
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong arguments, 78 wrong configuration.";
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 failed, 2 wrong arguments, 78 wrong configuration, or a data directory that can't be used.";
 
 fn main() -> ExitCode {
     umask(Mode::RWXG | Mode::RWXO); // what we write, messages and keys, is for nobody else on this machine
@@ -104,16 +105,19 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             eprintln!("chappe: {error:#}");
-            ExitCode::from(FAILURE)
+            ExitCode::from(if is_of_directory(&error) { BAD_CONFIGURATION } else { FAILURE })
         }
     }
 }
 
-/// Whether each attempt fails so, until somebody changes the configuration or the files and folders that it names.
+/// Whether each attempt fails so, until somebody changes the configuration or the files that it names.
 fn is_of_configuration(error: &anyhow::Error) -> bool {
-    error.is::<ConfigError>()
-        || matches!(error.downcast_ref::<ListenError>(), Some(ListenError::Tls(_)))
-        || matches!(error.downcast_ref::<store::Error>(), Some(store::Error::Directory { .. }))
+    error.is::<ConfigError>() || matches!(error.downcast_ref::<ListenError>(), Some(ListenError::Tls(_)))
+}
+
+/// Whether each attempt fails so, until somebody changes the data directory or names another one.
+fn is_of_directory(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref::<store::Error>(), Some(store::Error::Directory { .. }))
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {

@@ -121,6 +121,7 @@ fn a_wrong_configuration_ends_with_78_and_says_what_to_do() {
     let directory = tempfile::tempdir().unwrap();
     let output = chappe(&directory, "db_cache_capacity_mb = 100", &["serve"]).output().unwrap();
     assert_fails(&output, 78, "set `memory_budget`");
+    assert!(text(&output.stderr).starts_with("The configuration is wrong."), "{}", text(&output.stderr));
     let output = chappe(&directory, "allow_registration = true", &["config"]).output().unwrap();
     assert_fails(&output, 78, "would let anyone in the world register");
     let output = chappe(&directory, "", &["config", "--set", "registration_token=s3cret"]).output().unwrap();
@@ -137,10 +138,16 @@ fn a_wrong_configuration_ends_with_78_and_says_what_to_do() {
         let output = chappe(&directory, &format!("port = 0\n{lines}"), &["serve"]).output().unwrap();
         assert_fails(&output, 78, complaint);
     }
+}
+
+#[test]
+fn a_data_directory_that_can_not_be_used_ends_with_78_and_is_not_called_the_configuration() {
     let foreign = tempfile::tempdir().unwrap();
     fs::create_dir(foreign.path().join("data")).unwrap();
     fs::write(foreign.path().join("data/thesis.tex"), "years of work").unwrap();
-    assert_fails(&chappe(&foreign, "port = 0", &["serve"]).output().unwrap(), 78, "not a data directory");
+    let output = chappe(&foreign, "port = 0", &["serve"]).output().unwrap();
+    assert_fails(&output, 78, "not a data directory");
+    assert!(text(&output.stderr).contains("chappe: cannot open `database_path`"), "{}", text(&output.stderr));
     let in_the_way = tempfile::tempdir().unwrap();
     fs::write(in_the_way.path().join("data"), "").unwrap();
     assert_fails(&chappe(&in_the_way, "port = 0", &["serve"]).output().unwrap(), 78, "exists");
