@@ -34,7 +34,7 @@ impl Config {
         if self.registration_token.as_ref().is_some_and(|token| !is_opaque_id(token.expose())) {
             warn(
                 "registration_token",
-                "is none that all clients take",
+                "is not one that all clients accept",
                 "write it with up to 64 of 0-9, A-Z, a-z and -._~, such as `openssl rand -hex 16` prints",
             );
         }
