@@ -184,9 +184,10 @@ async fn whom_an_administrator_deactivates_can_not_come_back_meanwhile() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
+    let path = format!("/_synapse/admin/v1/deactivate/{}", bob.id);
     tokio::select! {
         () = until_leaving => {}
-        answer = root.post(&format!("/_synapse/admin/v1/deactivate/{}", bob.id), json!({})) => panic!("{answer:?}"),
+        answer = root.post(&path, json!({})) => panic!("{answer:?}"),
     }
     let login = json!({ "type": "m.login.password", "user": "bob", "password": "password of bob" });
     assert_eq!(here.post("/v3/login", login).await.error(), (401, "M_USER_LOCKED"));
