@@ -21,6 +21,7 @@ use crate::{
     clock::Clock,
     config,
     error::{Error, Result},
+    user::session::Caller,
 };
 
 /// A limit forgets clients that are back at full allowance when it knows this many.
@@ -42,18 +43,11 @@ pub struct RateLimits {
     join_per_room: Option<Limit<OwnedRoomId>>,
     invite_per_server: Option<Limit<OwnedServerName>>,
     rendezvous: Option<Limit<IpAddr>>,
-    /// Whom application services act for that no limit holds for.
-    is_unlimited: Box<dyn Fn(&UserId) -> bool + Send + Sync>,
 }
 
 impl RateLimits {
-    pub fn new(
-        config: &config::RateLimits,
-        clock: &Clock,
-        is_unlimited: impl Fn(&UserId) -> bool + Send + Sync + 'static,
-    ) -> Self {
+    pub fn new(config: &config::RateLimits, clock: &Clock) -> Self {
         Self {
-            is_unlimited: Box::new(is_unlimited),
             login_per_address: config.login_per_address().map(|quota| Limit::new(quota, clock)),
             login_per_account: config.login_per_account().map(|quota| Guesses::new(quota, clock)),
             shared_secret: config.login_per_account().map(|quota| Guesses::new(quota, clock)),
@@ -85,26 +79,24 @@ impl RateLimits {
         self.letter.as_ref().map_or(Ok(()), |limit| limit.check(&address.to_owned()))
     }
 
-    /// An event that this user wants to send.
-    pub fn message(&self, user: &UserId) -> Result<()> {
-        self.of_user(self.message.as_ref(), user)
+    /// An event that somebody wants to send.
+    pub fn message(&self, caller: &Caller) -> Result<()> {
+        of_caller(self.message.as_ref(), caller)
     }
 
-    /// A file that this user wants to upload or announce.
-    pub fn upload(&self, user: &UserId) -> Result<()> {
-        self.of_user(self.upload.as_ref(), user)
+    /// An event that this user, who has limits, wanted to be sent now.
+    pub fn delayed_message(&self, user: &UserId) -> Result<()> {
+        self.message.as_ref().map_or(Ok(()), |limit| limit.check(&user.to_owned()))
     }
 
-    /// A thumbnail that has to be made for this user.
-    pub fn thumbnail(&self, user: &UserId) -> Result<()> {
-        self.of_user(self.thumbnail.as_ref(), user)
+    /// A file that somebody wants to upload or announce.
+    pub fn upload(&self, caller: &Caller) -> Result<()> {
+        of_caller(self.upload.as_ref(), caller)
     }
 
-    fn of_user(&self, limit: Option<&Limit<OwnedUserId>>, user: &UserId) -> Result<()> {
-        match limit {
-            Some(limit) if !(self.is_unlimited)(user) => limit.check(&user.to_owned()),
-            _ => Ok(()),
-        }
+    /// A thumbnail that has to be made for somebody.
+    pub fn thumbnail(&self, caller: &Caller) -> Result<()> {
+        of_caller(self.thumbnail.as_ref(), caller)
     }
 
     /// One-time keys, as many as `count`, that another server claims: all or none.
@@ -114,9 +106,11 @@ impl RateLimits {
 
     /// As [`Self::key_claim`], of one of our users. For a room of very many devices his client may ask for more than is
     /// ever allowed, and could not do with less: that counts as all that is allowed.
-    pub fn key_claim_of(&self, user: &UserId, count: usize) -> Result<()> {
+    pub fn key_claim_of(&self, caller: &Caller, count: usize) -> Result<()> {
         match &self.key_claim {
-            Some(limit) if !(self.is_unlimited)(user) => limit.check_many(&user.to_string(), count.min(limit.burst)),
+            Some(limit) if !caller.is_unlimited() => {
+                limit.check_many(&caller.user_id.to_string(), count.min(limit.burst))
+            }
             _ => Ok(()),
         }
     }
@@ -163,6 +157,13 @@ impl RateLimits {
         if let Some(guesses) = &self.shared_secret {
             guesses.count(&network_of(address));
         }
+    }
+}
+
+fn of_caller(limit: Option<&Limit<OwnedUserId>>, caller: &Caller) -> Result<()> {
+    match limit {
+        Some(limit) if !caller.is_unlimited() => limit.check(&caller.user_id),
+        _ => Ok(()),
     }
 }
 
@@ -277,14 +278,17 @@ impl<K: Clone + Eq + Hash> Guesses<K> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use ruma::{room_id, server_name, user_id};
 
     use super::*;
+    use crate::appservice::Appservice;
 
     fn limits(toml: &str) -> (RateLimits, Clock) {
         let clock = Clock::manual(1_000_000);
         let config = toml::from_str(toml).unwrap();
-        (RateLimits::new(&config, &clock, |_| false), clock)
+        (RateLimits::new(&config, &clock), clock)
     }
 
     const TWO_EACH: &str = r#"
@@ -302,6 +306,10 @@ mod tests {
         invite_per_server = { burst = 2, every = "1 s" }
         rendezvous = { burst = 2, every = "1 s" }
     "#;
+
+    fn caller(name: &str) -> Caller {
+        Caller::on_device(UserId::parse(format!("@{name}:example.org")).unwrap(), "DEVICE".into())
+    }
 
     fn wait_of(error: Error) -> Duration {
         let Error::Refused { kind: ruma::api::error::ErrorKind::LimitExceeded(data), .. } = error else {
@@ -328,9 +336,31 @@ mod tests {
     #[test]
     fn a_wait_is_told_in_whole_seconds() {
         let (limits, _) = limits(TWO_EACH);
-        let alice = user_id!("@alice:example.org");
-        assert!(limits.message(alice).is_ok() && limits.message(alice).is_ok());
-        assert_eq!(wait_of(limits.message(alice).unwrap_err()), Duration::from_secs(1));
+        let alice = caller("alice");
+        assert!(limits.message(&alice).is_ok() && limits.message(&alice).is_ok());
+        assert_eq!(wait_of(limits.message(&alice).unwrap_err()), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_service_without_limits_frees_its_own_requests_only_and_its_sender_is_always_free() {
+        let service = |rate_limited: bool| {
+            let text = format!(
+                "id: x\nurl: null\nas_token: a\nhs_token: h\nsender_localpart: bot\nrate_limited: {rate_limited}\n\
+                 namespaces: {{ users: [{{ exclusive: false, regex: '@.*' }}] }}\n"
+            );
+            Some(Arc::new(Appservice::parse(&text, server_name!("example.org")).unwrap()))
+        };
+        let of = |rate_limited, name| Caller { appservice: service(rate_limited), ..caller(name) };
+        for (caller, is_free) in
+            [(caller("alice"), false), (of(true, "puppet"), false), (of(false, "alice"), true), (of(true, "bot"), true)]
+        {
+            let (limits, _) = limits(TWO_EACH);
+            let times = |check: &dyn Fn() -> Result<()>| (0..3).filter(|_| check().is_ok()).count() == 3;
+            assert_eq!(times(&|| limits.message(&caller)), is_free, "{caller:?}");
+            assert_eq!(times(&|| limits.upload(&caller)), is_free, "{caller:?}");
+            assert_eq!(times(&|| limits.thumbnail(&caller)), is_free, "{caller:?}");
+            assert_eq!(times(&|| limits.key_claim_of(&caller, 1)), is_free, "{caller:?}");
+        }
     }
 
     #[test]
@@ -380,15 +410,15 @@ mod tests {
     #[test]
     fn keys_are_claimed_one_by_one_or_many_at_once() {
         let (limits, clock) = limits(TWO_EACH);
-        let (server, alice) = (server_name!("example.org"), user_id!("@alice:example.org"));
+        let (server, alice) = (server_name!("example.org"), caller("alice"));
         limits.key_claim(server, 2).unwrap();
         assert_eq!(wait_of(limits.key_claim(server, 1).unwrap_err()), Duration::from_secs(1));
         clock.advance(Duration::from_secs(2));
         let too_many = limits.key_claim(server, 3).unwrap_err();
         assert!(!matches!(too_many, Error::Refused { kind: ruma::api::error::ErrorKind::LimitExceeded(_), .. }));
-        limits.key_claim_of(alice, 1_000).unwrap();
-        assert_eq!(wait_of(limits.key_claim_of(alice, 1).unwrap_err()), Duration::from_secs(1));
-        limits.key_claim_of(user_id!("@bob:example.org"), 0).unwrap();
+        limits.key_claim_of(&alice, 1_000).unwrap();
+        assert_eq!(wait_of(limits.key_claim_of(&alice, 1).unwrap_err()), Duration::from_secs(1));
+        limits.key_claim_of(&caller("bob"), 0).unwrap();
     }
 
     #[test]
@@ -402,7 +432,7 @@ mod tests {
     fn limits_can_be_switched_off() {
         let (limits, _) = limits(&TWO_EACH.replace("enabled = true", "enabled = false"));
         for _ in 0..10 {
-            limits.message(user_id!("@alice:example.org")).unwrap();
+            limits.message(&caller("alice")).unwrap();
             limits.wrong_password(user_id!("@alice:example.org"));
         }
         limits.password_guess(user_id!("@alice:example.org")).unwrap();

@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     room::{Membership, View, history, show::Reader, tables::RoomIds},
     store::{Family, Record, Scan, Snapshot, StreamPos, Table, TableInfo, Transaction},
-    user::account,
+    user::{account, session::Caller},
 };
 
 pub const TABLES: [TableInfo; 1] = [TableInfo::of::<Reports>()];
@@ -57,13 +57,13 @@ pub enum Subject {
 /// Reports an event. `M_NOT_FOUND` if there is none that the reporter may see, or he is not joined to the room.
 pub async fn event(
     server: &Arc<Server>,
-    reporter: &UserId,
+    reporter: &Caller,
     room_id: OwnedRoomId,
     event_id: OwnedEventId,
     reason: Option<String>,
 ) -> Result<()> {
     server.limits.message(reporter)?;
-    let by = reporter.to_owned();
+    let by = reporter.user_id.clone();
     let find = move |server: &Server| {
         let snapshot = server.store.snapshot();
         let sender = sender_of(server, &snapshot, &by, &room_id, &event_id)?;
@@ -71,7 +71,7 @@ pub async fn event(
         Ok(Subject::Event { room_id, event_id, sender })
     };
     let subject = server.blocking(find).await?;
-    keep(server, reporter, subject, reason).await
+    keep(server, &reporter.user_id, subject, reason).await
 }
 
 /// `None` if the reporter may not report the event.
@@ -92,24 +92,24 @@ fn sender_of(
 
 /// Reports a room, whether or not the reporter is in it. One that this server does not know is not kept, and that is
 /// not told: nobody shall learn by reports which rooms there are. So every report counts, and before anything is looked up.
-pub async fn room(server: &Arc<Server>, reporter: &UserId, room_id: OwnedRoomId, reason: String) -> Result<()> {
+pub async fn room(server: &Arc<Server>, reporter: &Caller, room_id: OwnedRoomId, reason: String) -> Result<()> {
     server.limits.message(reporter)?;
     if !server.store.snapshot().contains::<RoomIds>(&&*room_id)? {
         return Ok(());
     }
-    keep(server, reporter, Subject::Room(room_id), Some(reason)).await
+    keep(server, &reporter.user_id, Subject::Room(room_id), Some(reason)).await
 }
 
 /// Reports a user, of whatever server. One of ours who does not exist is not kept, nor who can't exist, and that is not
 /// told.
-pub async fn user(server: &Arc<Server>, reporter: &UserId, user_id: OwnedUserId, reason: String) -> Result<()> {
+pub async fn user(server: &Arc<Server>, reporter: &Caller, user_id: OwnedUserId, reason: String) -> Result<()> {
     server.limits.message(reporter)?;
     let is_nobody = user_id.as_str().len() > ID_MAX_BYTES
         || server.is_ours(&user_id) && account::get(&server.store.snapshot(), &user_id)?.is_none();
     if is_nobody {
         return Ok(());
     }
-    keep(server, reporter, Subject::User(user_id), Some(reason)).await
+    keep(server, &reporter.user_id, Subject::User(user_id), Some(reason)).await
 }
 
 async fn keep(server: &Arc<Server>, reporter: &UserId, subject: Subject, reason: Option<String>) -> Result<()> {

@@ -221,9 +221,7 @@ impl Server {
             ConfigError::one("mail", format!("cannot be used ({error:#})"), "correct it, or leave the section out")
         })?;
         let emails = Proofs::new(random.bytes());
-        let unlimited = appservices.unlimited();
-        let is_unlimited = move |user: &UserId| unlimited.iter().any(|service| service.has_user(user));
-        let limits = RateLimits::new(&config.rate_limits, &clock, is_unlimited);
+        let limits = RateLimits::new(&config.rate_limits, &clock);
         let login_tokens = Expiring::new(config.sessions.login_token_lifetime, MAX_LOGIN_TOKENS);
         let oauth = OAuth::new(&random);
         let sso = Sso::new(&config);

@@ -97,10 +97,13 @@ impl Appservices {
         registrations.filter(|service| service.wants_ephemeral && service.url.is_some())
     }
 
-    /// Those for whose users no limit holds.
-    pub fn unlimited(&self) -> Vec<Arc<Appservice>> {
-        let registrations = self.iter().map(|service| &service.registration);
-        registrations.filter(|service| !service.is_rate_limited).cloned().collect()
+    /// Whether no limit holds for what a service does as this user, where nobody knows any more who asked for it: so not
+    /// for users whom others may act as too.
+    pub fn is_unlimited(&self, user: &UserId) -> bool {
+        let mut registrations = self.iter().map(|service| &service.registration);
+        registrations.any(|service| {
+            service.is_unlimited_as(user) && service.user(user) == Interest::Exclusive // the sender is so too
+        })
     }
 
     /// `M_EXCLUSIVE` for the name of a new user that belongs to a service, other than `by`.

@@ -140,6 +140,12 @@ impl Appservice {
         }
     }
 
+    /// Whether no rate limit holds for its requests as `user`. "The sender is excluded."
+    /// <https://spec.matrix.org/v1.19/application-service-api/#registration>
+    pub fn is_unlimited_as(&self, user: &UserId) -> bool {
+        !self.is_rate_limited || user == self.bot
+    }
+
     pub fn has_user(&self, user: &UserId) -> bool {
         self.user(user) > Interest::None
     }

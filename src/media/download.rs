@@ -2,7 +2,7 @@
 
 use std::{fs::File, sync::Arc, time::Duration};
 
-use ruma::{ServerName, UserId, api::error::ErrorKind};
+use ruma::{ServerName, api::error::ErrorKind};
 
 use super::{
     check_id, check_ours, disk_failed, remote,
@@ -11,6 +11,7 @@ use super::{
 use crate::{
     Server,
     error::{Error, Result},
+    user::session::Caller,
 };
 
 /// The longest that a request waits for content that is not there yet, whatever its client asks for.
@@ -21,15 +22,15 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Errors: those of [`find_ours`] and [`remote::find`].
 pub async fn find(
     server: &Arc<Server>,
-    user: Option<&UserId>,
+    caller: Option<&Caller>,
     (server_name, media_id): (&ServerName, &str),
     patience: Duration,
 ) -> Result<Stored> {
     check_id(server_name, media_id)?;
-    match user {
+    match caller {
         // However our name is written, nobody is asked for what is ours.
-        Some(user) if !server_name.as_str().eq_ignore_ascii_case(server.name().as_str()) => {
-            remote::find(server, user, server_name, media_id, patience.min(LONGEST_WAIT)).await
+        Some(caller) if !server_name.as_str().eq_ignore_ascii_case(server.name().as_str()) => {
+            remote::find(server, caller, server_name, media_id, patience.min(LONGEST_WAIT)).await
         }
         _ => find_ours(server, server_name, media_id, patience).await,
     }

@@ -69,6 +69,11 @@ impl Caller {
         Self { user_id, device_id, appservice: None, is_guest: false, token: None }
     }
 
+    /// Whether no rate limit holds, which is a matter of who asks: a user whom a service may act as has his own limits.
+    pub fn is_unlimited(&self) -> bool {
+        self.appservice.as_ref().is_some_and(|service| service.is_unlimited_as(&self.user_id))
+    }
+
     pub fn has_device(&self) -> bool {
         !self.device_id.as_str().is_empty()
     }

@@ -27,7 +27,7 @@ async fn ban(
     State(server): State<Arc<Server>>,
     Client { sender, body, .. }: Client<ban_user::v3::Request>,
 ) -> Result<Matrix<ban_user::v3::Response>> {
-    server.limits.message(&sender.user_id)?;
+    server.limits.message(&sender)?;
     let room = membership::known(&server, &body.room_id)?;
     membership::ban(&server, &sender.user_id, &body.user_id, room, body.reason).await?;
     Ok(Matrix(ban_user::v3::Response::new()))
@@ -39,7 +39,7 @@ async fn unban(
     State(server): State<Arc<Server>>,
     Client { sender, body, .. }: Client<unban_user::v3::Request>,
 ) -> Result<Matrix<unban_user::v3::Response>> {
-    server.limits.message(&sender.user_id)?;
+    server.limits.message(&sender)?;
     let room = membership::known(&server, &body.room_id)?;
     membership::unban(&server, &sender.user_id, &body.user_id, room, body.reason).await?;
     Ok(Matrix(unban_user::v3::Response::new()))

@@ -42,7 +42,7 @@ async fn create_room(
     Client { sender, body, raw }: Client<Loose<Request>>,
 ) -> Result<Matrix<Response>> {
     let body = with_version(body, &raw, "room_version")?;
-    server.limits.message(&sender.user_id)?;
+    server.limits.message(&sender)?;
     let room = new_room(&server, body)?;
     if let Some(alias) = &room.alias {
         server.appservices.check_alias(alias, sender.appservice.as_deref())?;

@@ -44,7 +44,7 @@ async fn put(
     State(server): State<Arc<Server>>,
     Client { sender, body, .. }: Client<put_dehydrated_device::unstable::Request>,
 ) -> Result<Matrix<put_dehydrated_device::unstable::Response>> {
-    server.limits.upload(&sender.user_id)?;
+    server.limits.upload(&sender)?;
     let new = New {
         device_id: body.device_id.clone(),
         display_name: body.initial_device_display_name,

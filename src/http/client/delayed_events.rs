@@ -63,7 +63,7 @@ async fn send(
         state_key: Option<String>,
         content: Box<RawValue>,
     }
-    server.limits.message(&sender.user_id)?;
+    server.limits.message(&sender)?;
     let Body { delay, state_key, content } = serde_json::from_slice(&raw).map_err(|e| unreadable(e.into()))?;
     let [room_id, event_type, txn_id] =
         <[String; 3]>::try_from(body.path).map_err(|_| Error::internal("the path has three parameters"))?;

@@ -29,7 +29,7 @@ async fn invite(
     State(server): State<Arc<Server>>,
     Client { sender, body, .. }: Client<Request>,
 ) -> Result<Matrix<Response>> {
-    server.limits.message(&sender.user_id)?;
+    server.limits.message(&sender)?;
     let InvitationRecipient::UserId(invited) = body.recipient else { return Err(no_third_party_invites()) };
     let room = membership::known(&server, &body.room_id)?;
     membership::invite(&server, &sender.user_id, &invited.user_id, room, invited.reason).await?;

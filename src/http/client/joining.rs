@@ -36,7 +36,7 @@ async fn by_id(
     State(server): State<Arc<Server>>,
     GuestClient { sender, body, raw }: GuestClient<join_room_by_id::v3::Request>,
 ) -> Result<Matrix<join_room_by_id::v3::Response>> {
-    server.limits.message(&sender.user_id)?;
+    server.limits.message(&sender)?;
     refuse_signed(body.third_party_signed.as_ref())?;
     moderation::check_not_suspended(&server.store.snapshot(), &sender.user_id)?;
     joining::join(&server, &sender.user_id, &body.room_id, &[], extra(&raw)?).await?;
@@ -49,7 +49,7 @@ async fn by_id_or_alias(
     State(server): State<Arc<Server>>,
     GuestClient { sender, body, raw }: GuestClient<join_room_by_id_or_alias::v3::Request>,
 ) -> Result<Matrix<join_room_by_id_or_alias::v3::Response>> {
-    server.limits.message(&sender.user_id)?;
+    server.limits.message(&sender)?;
     refuse_signed(body.third_party_signed.as_ref())?;
     moderation::check_not_suspended(&server.store.snapshot(), &sender.user_id)?;
     if let Ok(alias) = <&RoomAliasId>::try_from(&*body.room_id_or_alias) {

@@ -112,7 +112,7 @@ async fn claim_keys(
 ) -> Result<Json<ClaimedKeys>> {
     let (ours, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
         body.one_time_keys.into_iter().partition(|(user, _)| server.is_ours(user));
-    server.limits.key_claim_of(&sender.user_id, ours.values().map(BTreeMap::len).sum())?;
+    server.limits.key_claim_of(&sender, ours.values().map(BTreeMap::len).sum())?;
     let wanted = ours.into_iter().map(|(user, devices)| {
         (user, devices.into_iter().map(|(device, algorithm)| (device, algorithm.to_string())).collect())
     });

@@ -25,7 +25,7 @@ async fn kick(
     State(server): State<Arc<Server>>,
     Client { sender, body, .. }: Client<Request>,
 ) -> Result<Matrix<Response>> {
-    server.limits.message(&sender.user_id)?;
+    server.limits.message(&sender)?;
     let room = membership::known(&server, &body.room_id)?;
     membership::kick(&server, &sender.user_id, &body.user_id, room, body.reason).await?;
     Ok(Matrix(Response::new()))

@@ -26,7 +26,7 @@ async fn knock(
     State(server): State<Arc<Server>>,
     Client { sender, body, .. }: Client<Request>,
 ) -> Result<Matrix<Response>> {
-    server.limits.message(&sender.user_id)?;
+    server.limits.message(&sender)?;
     moderation::check_not_suspended(&server.store.snapshot(), &sender.user_id)?;
     let (room_id, via) = joining::find(&server, &body.room_id_or_alias, body.via).await?;
     knocking::knock(&server, &sender.user_id, &room_id, &via, body.reason).await?;

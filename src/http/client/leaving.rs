@@ -30,7 +30,7 @@ async fn leave(
     State(server): State<Arc<Server>>,
     GuestClient { sender, body, .. }: GuestClient<leave_room::v3::Request>,
 ) -> Result<Matrix<leave_room::v3::Response>> {
-    server.limits.message(&sender.user_id)?;
+    server.limits.message(&sender)?;
     leaving::leave(&server, &sender.user_id, &body.room_id, body.reason).await?;
     Ok(Matrix(leave_room::v3::Response::new()))
 }

@@ -33,7 +33,7 @@ async fn request_token(
     if body.user_id != sender.user_id {
         return Err(Error::forbidden("You may only ask for a token of your own"));
     }
-    server.limits.message(&sender.user_id)?;
+    server.limits.message(&sender)?;
     let token = server.random.text(TOKEN_LENGTH);
     let is_his = |other: &OwnedUserId| *other == sender.user_id;
     server.openid_tokens.insert_among(server.clock.now_ms(), &token, sender.user_id.clone(), MAX_TOKENS, is_his);

@@ -63,7 +63,7 @@ async fn set_field(
 ) -> Result<Matrix<set_profile_field::v3::Response>> {
     let [user_id, field] = body.path.as_slice() else { return Err(Error::internal("the path has two parameters")) };
     check_own(&sender, user_id, field)?;
-    server.limits.message(&sender.user_id)?;
+    server.limits.message(&sender)?;
     let mut fields = plain_json::object(&raw)?; // `M_BAD_JSON` also for what is no JSON at all
     let value = fields.remove(field).ok_or_else(|| Error::missing_param(format!("The body has no `{field}`")))?;
     if !fields.is_empty() {
@@ -80,7 +80,7 @@ async fn delete_field(
     GuestClient { sender, body, .. }: GuestClient<delete_profile_field::v3::Request>,
 ) -> Result<Matrix<delete_profile_field::v3::Response>> {
     check_own(&sender, body.user_id.as_str(), body.field.as_str())?;
-    server.limits.message(&sender.user_id)?;
+    server.limits.message(&sender)?;
     profile::delete(&server, &sender.user_id, body.field.as_str()).await?;
     Ok(Matrix(delete_profile_field::v3::Response::new()))
 }

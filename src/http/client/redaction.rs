@@ -33,7 +33,7 @@ async fn redact_event(
         #[serde(default, alias = "org.matrix.msc3912.with_relations")]
         with_rel_types: BTreeSet<String>,
     }
-    server.limits.message(&sender.user_id)?;
+    server.limits.message(&sender)?;
     let Request { room_id, event_id, txn_id, reason, .. } = body;
     let raw: &[u8] = if raw.is_empty() { b"{}" } else { &raw };
     let Body { with_rel_types } = serde_json::from_slice(raw).map_err(|e| unreadable(e.into()))?;

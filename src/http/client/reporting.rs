@@ -31,7 +31,7 @@ async fn event(
     State(server): State<Arc<Server>>,
     Client { sender, body, .. }: Client<report_content::v3::Request>,
 ) -> Result<Matrix<report_content::v3::Response>> {
-    reports::event(&server, &sender.user_id, body.room_id, body.event_id, body.reason).await?;
+    reports::event(&server, &sender, body.room_id, body.event_id, body.reason).await?;
     Ok(Matrix(report_content::v3::Response::new()))
 }
 
@@ -41,7 +41,7 @@ async fn room(
     State(server): State<Arc<Server>>,
     Client { sender, body, .. }: Client<report_room::v3::Request>,
 ) -> Result<Matrix<report_room::v3::Response>> {
-    reports::room(&server, &sender.user_id, body.room_id, body.reason).await?;
+    reports::room(&server, &sender, body.room_id, body.reason).await?;
     Ok(Matrix(report_room::v3::Response::new()))
 }
 
@@ -51,6 +51,6 @@ async fn user(
     State(server): State<Arc<Server>>,
     Client { sender, body, .. }: Client<report_user::v3::Request>,
 ) -> Result<Matrix<report_user::v3::Response>> {
-    reports::user(&server, &sender.user_id, body.user_id, body.reason).await?;
+    reports::user(&server, &sender, body.user_id, body.reason).await?;
     Ok(Matrix(report_user::v3::Response::new()))
 }

@@ -32,7 +32,7 @@ async fn create(
     State(server): State<Arc<Server>>,
     Client { sender, body, .. }: Client<create_alias::v3::Request>,
 ) -> Result<Matrix<create_alias::v3::Response>> {
-    server.limits.message(&sender.user_id)?;
+    server.limits.message(&sender)?;
     server.appservices.check_alias(&body.room_alias, sender.appservice.as_deref())?;
     let by_service = sender.appservice.is_some();
     aliases::create(&server, &sender.user_id, by_service, body.room_alias, &body.room_id).await?;

@@ -55,7 +55,7 @@ async fn message_event(
     RawQuery(query): RawQuery,
     GuestClient { sender, body, raw }: GuestClient<send_message_event::v3::Request>,
 ) -> Result<Response> {
-    server.limits.message(&sender.user_id)?;
+    server.limits.message(&sender)?;
     let Asked { delay, sticky_ms } = asked_in(query.as_deref())?;
     if let Some(delay) = delay {
         let content = String::from_utf8_lossy(&raw).into_owned();
@@ -82,7 +82,7 @@ async fn state_event(
     RawQuery(query): RawQuery,
     GuestClient { sender, body, raw }: GuestClient<send_state_event::v3::Request>,
 ) -> Result<Response> {
-    server.limits.message(&sender.user_id)?;
+    server.limits.message(&sender)?;
     let Asked { delay, sticky_ms } = asked_in(query.as_deref())?;
     if let Some(delay) = delay {
         let content = String::from_utf8_lossy(&raw).into_owned();

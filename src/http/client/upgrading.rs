@@ -30,7 +30,7 @@ async fn upgrade_room(
     Client { sender, body, raw }: Client<Loose<Request>>,
 ) -> Result<Matrix<Response>> {
     let body = with_version(body, &raw, "new_version")?;
-    server.limits.message(&sender.user_id)?;
+    server.limits.message(&sender)?;
     // The new room gets the bans of the old one.
     partial::until_whole(&server, &sender.user_id, &body.room_id).await?;
     let wish = Upgrade { version: body.new_version, additional_creators: body.additional_creators };

@@ -12,7 +12,7 @@ use http::StatusCode;
 use image::{ImageFormat, ImageReader};
 use quick_cache::sync::Cache;
 use reqwest::Url;
-use ruma::{UserId, api::error::ErrorKind};
+use ruma::api::error::ErrorKind;
 use serde_json::{Map, Value};
 use tracing::debug;
 
@@ -22,6 +22,7 @@ use crate::{
     Server,
     error::{Error, Result},
     permits::Permits,
+    user::session::Caller,
 };
 
 /// How long a preview is the answer to the same question, and how many are remembered.
@@ -54,7 +55,7 @@ impl Default for Previews {
 /// Errors: `M_UNRECOGNIZED` if previews are off, `M_INVALID_PARAM` for what is no address of a web page, `M_FORBIDDEN` for
 /// one of a host that is not allowed, and a status of 502 if there is no page. That does not tell why: users shall not
 /// learn what is in networks that only we can reach.
-pub async fn get(server: &Arc<Server>, user: &UserId, url: &str) -> Result<Map<String, Value>> {
+pub async fn get(server: &Arc<Server>, caller: &Caller, url: &str) -> Result<Map<String, Value>> {
     if !server.config.url_previews.are_on() {
         return Err(Error::unrecognized("This server makes no previews of web pages"));
     }
@@ -65,8 +66,8 @@ pub async fn get(server: &Arc<Server>, user: &UserId, url: &str) -> Result<Map<S
     if let Some(known) = known(server, &url) {
         return Ok(known);
     }
-    server.limits.upload(user)?;
-    let _permit = server.previews.permits.acquire(user).await?;
+    server.limits.upload(caller)?;
+    let _permit = server.previews.permits.acquire(&caller.user_id).await?;
     if let Some(known) = known(server, &url) {
         return Ok(known); // somebody else asked at the same time
     }

@@ -8,7 +8,7 @@ pub mod tables;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
+use ruma::{OwnedServerName, OwnedUserId, ServerName};
 use tracing::warn;
 
 use self::tables::{Cached, RemoteFiles, RemoteMedia, RemoteUse};
@@ -23,6 +23,7 @@ use crate::{
     federation,
     keyed_locks::KeyedLocks,
     store::{self, Snapshot, Transaction},
+    user::session::Caller,
 };
 
 /// How exactly it is known when a file was last asked for, in milliseconds: each step is a write.
@@ -49,7 +50,7 @@ struct Bucket {
 /// Errors: `M_NOT_FOUND`, `M_TOO_LARGE`, `M_LIMIT_EXCEEDED`, `M_FORBIDDEN` for servers with which nothing is exchanged.
 pub async fn find(
     server: &Arc<Server>,
-    user: &UserId,
+    caller: &Caller,
     other: &ServerName,
     media_id: &str,
     patience: Duration,
@@ -62,9 +63,9 @@ pub async fn find(
     if let Some(found) = cached(server, other, media_id).await? {
         return Ok(found);
     }
-    check_bucket(server, user)?;
+    check_bucket(server, caller)?;
     let received = fetch::fetch(server, other, media_id, patience).await?;
-    fill_bucket(server, user, received.stored.size);
+    fill_bucket(server, caller, received.stored.size);
     let (stored, file) = received.settle(server).await?;
     let (server_, other, media_id) = (Arc::clone(server), other.to_owned(), media_id.to_owned());
     let keep = async move { keep(&server_, &other, &media_id, stored, file).await };
@@ -177,13 +178,13 @@ fn make_room(tx: &mut Transaction<'_>, room: u64) -> Result<Vec<(FileId, u64)>> 
 }
 
 /// `M_LIMIT_EXCEEDED` for who has fetched too much lately.
-fn check_bucket(server: &Server, user: &UserId) -> Result<()> {
-    if !server.config.rate_limits.enabled {
+fn check_bucket(server: &Server, caller: &Caller) -> Result<()> {
+    if !server.config.rate_limits.enabled || caller.is_unlimited() {
         return Ok(());
     }
     let (size, per_hour) = bucket_size(server);
     let buckets = server.media.fetching.buckets.lock();
-    let Some(bucket) = buckets.get(user) else { return Ok(()) };
+    let Some(bucket) = buckets.get(&caller.user_id) else { return Ok(()) };
     let bytes = bucket.left(server.clock.now_ms(), per_hour);
     if bytes < size {
         return Ok(());
@@ -192,14 +193,14 @@ fn check_bucket(server: &Server, user: &UserId) -> Result<()> {
     Err(Error::limit_exceeded(Duration::from_secs(seconds)))
 }
 
-fn fill_bucket(server: &Server, user: &UserId, bytes: u64) {
+fn fill_bucket(server: &Server, caller: &Caller, bytes: u64) {
     let (_, per_hour) = bucket_size(server);
     let mut buckets = server.media.fetching.buckets.lock();
     let now = server.clock.now_ms(); // here, where nobody else can have filled one later
     if buckets.len() >= REMEMBERED_USERS {
         buckets.retain(|_, bucket| bucket.left(now, per_hour) > 0);
     }
-    let bucket = buckets.entry(user.to_owned()).or_default();
+    let bucket = buckets.entry(caller.user_id.clone()).or_default();
     *bucket = Bucket { bytes: bucket.left(now, per_hour).saturating_add(bytes), at_ms: now };
 }
 

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use ruma::{UserId, api::error::ErrorKind, media::Method};
+use ruma::{api::error::ErrorKind, media::Method};
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -22,6 +22,7 @@ use super::{disk_failed, files::FileId, tables::Stored};
 use crate::{
     Server,
     error::{Error, Result},
+    user::session::Caller,
 };
 
 /// How long a request waits for its turn, and then for its thumbnail.
@@ -59,15 +60,15 @@ pub struct Thumbnail {
     pub file_name: String,
 }
 
-/// A thumbnail of `item`. Making a new one counts for `user`, if it is known who asks.
+/// A thumbnail of `item`. Making a new one counts for `caller`, if it is known who asks.
 ///
 /// Errors: `M_UNKNOWN` for what is no image, `M_TOO_LARGE`, `M_LIMIT_EXCEEDED`.
-pub async fn get(server: &Arc<Server>, user: Option<&UserId>, item: &Stored, request: Request) -> Result<Thumbnail> {
+pub async fn get(server: &Arc<Server>, caller: Option<&Caller>, item: &Stored, request: Request) -> Result<Thumbnail> {
     if let Some(kept) = kept(server, item.file, request).await? {
         return Ok(kept);
     }
-    if let Some(user) = user {
-        server.limits.thumbnail(user)?;
+    if let Some(caller) = caller {
+        server.limits.thumbnail(caller)?;
     }
     let busy = |_| Error::limit_exceeded(PATIENCE);
     timeout(PATIENCE, make_in_turn(server, item, request)).await.map_err(busy)??;

@@ -144,7 +144,9 @@ async fn restart(server: &Server, delay_id: String) -> Result<()> {
 
 /// Sends an event now. Errors: those of sending it without a delay, `M_LIMIT_EXCEEDED` too.
 async fn send(server: &Arc<Server>, delay_id: &str, event: DelayedEvent) -> Result<ruma::OwnedEventId> {
-    server.limits.message(&event.user_id)?;
+    if !server.appservices.is_unlimited(&event.user_id) {
+        server.limits.delayed_message(&event.user_id)?;
+    }
     let content = serde_json::value::RawValue::from_string(event.content).map_err(Error::internal)?;
     let key = TransactionKey { device_id: "".into(), scope: "delayed".to_owned(), txn_id: delay_id.to_owned() };
     let asked = send::Asked {

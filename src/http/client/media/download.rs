@@ -3,7 +3,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{Router, extract::State, response::Response};
 use http::HeaderMap;
 use ruma::{
-    ServerName, UserId,
+    ServerName,
     api::client::authenticated_media::{get_content, get_content_as_filename},
 };
 
@@ -13,6 +13,7 @@ use crate::{
     error::Result,
     http::{disposition, endpoint, extract::GuestClient},
     media::download,
+    user::session::Caller,
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -31,7 +32,7 @@ async fn download(
     GuestClient { sender, body, .. }: GuestClient<get_content::v1::Request>,
 ) -> Result<Response> {
     let uri = (&*body.server_name, body.media_id.as_str());
-    serve(&server, &headers, Some(&sender.user_id), uri, None, body.timeout_ms).await
+    serve(&server, &headers, Some(&sender), uri, None, body.timeout_ms).await
 }
 
 /// `GET /media/download/{serverName}/{mediaId}/{fileName}`
@@ -42,19 +43,19 @@ async fn download_as(
     GuestClient { sender, body, .. }: GuestClient<get_content_as_filename::v1::Request>,
 ) -> Result<Response> {
     let uri = (&*body.server_name, body.media_id.as_str());
-    serve(&server, &headers, Some(&sender.user_id), uri, Some(body.filename), body.timeout_ms).await
+    serve(&server, &headers, Some(&sender), uri, Some(body.filename), body.timeout_ms).await
 }
 
 /// The content of a URI, under the name it was uploaded with or another.
 pub async fn serve(
     server: &Arc<Server>,
     headers: &HeaderMap,
-    user: Option<&UserId>,
+    caller: Option<&Caller>,
     uri: (&ServerName, &str),
     other_name: Option<String>,
     patience: Duration,
 ) -> Result<Response> {
-    let item = download::find(server, user, uri, patience).await?;
+    let item = download::find(server, caller, uri, patience).await?;
     let content = Content {
         file: download::open(server, &item).await?,
         size: item.size,

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use axum::{Router, extract::State, response::Response};
 use http::HeaderMap;
 use ruma::{
-    ServerName, UserId,
+    ServerName,
     api::client::media::{get_content, get_content_as_filename, get_content_thumbnail},
 };
 
@@ -25,7 +25,6 @@ use crate::{
         extract::{MaybeClient, WithOptionalToken},
     },
     media,
-    user::session::Caller,
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -44,7 +43,7 @@ async fn get(
 ) -> Result<Response> {
     let uri = (&*body.server_name, body.media_id.as_str());
     check_not_frozen(&server, uri)?;
-    download::serve(&server, &headers, user(sender.as_ref()), uri, None, body.timeout_ms).await
+    download::serve(&server, &headers, sender.as_ref(), uri, None, body.timeout_ms).await
 }
 
 /// `GET /_matrix/media/v3/download/{serverName}/{mediaId}/{fileName}`
@@ -58,7 +57,7 @@ async fn get_as(
 ) -> Result<Response> {
     let uri = (&*body.server_name, body.media_id.as_str());
     check_not_frozen(&server, uri)?;
-    download::serve(&server, &headers, user(sender.as_ref()), uri, Some(body.filename), body.timeout_ms).await
+    download::serve(&server, &headers, sender.as_ref(), uri, Some(body.filename), body.timeout_ms).await
 }
 
 /// `GET /_matrix/media/v3/thumbnail/{serverName}/{mediaId}`
@@ -75,11 +74,7 @@ async fn get_thumbnail(
     let (width, height) = (body.width.into(), body.height.into());
     let animated = body.animated.unwrap_or_default();
     let request = media::thumbnail::Request::new(body.method.as_ref(), width, height, animated)?;
-    thumbnail::serve(&server, &headers, user(sender.as_ref()), uri, request, body.timeout_ms).await
-}
-
-fn user(sender: Option<&Caller>) -> Option<&UserId> {
-    sender.map(|sender| &*sender.user_id)
+    thumbnail::serve(&server, &headers, sender.as_ref(), uri, request, body.timeout_ms).await
 }
 
 /// The same answer for what exists and what does not: who is not logged in learns nothing.

@@ -29,7 +29,7 @@ async fn preview_url(
     State(server): State<Arc<Server>>,
     Client { sender, body, .. }: Client<new::v1::Request>,
 ) -> Result<Json<Map<String, Value>>> {
-    preview::get(&server, &sender.user_id, &body.url).await.map(Json)
+    preview::get(&server, &sender, &body.url).await.map(Json)
 }
 
 /// `GET /_matrix/media/v3/preview_url`, which needs a token as well.
@@ -38,5 +38,5 @@ async fn older_preview_url(
     State(server): State<Arc<Server>>,
     Client { sender, body, .. }: Client<old::v3::Request>,
 ) -> Result<Json<Map<String, Value>>> {
-    preview::get(&server, &sender.user_id, &body.url).await.map(Json)
+    preview::get(&server, &sender, &body.url).await.map(Json)
 }

@@ -3,7 +3,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{Router, extract::State, response::Response};
 use http::{HeaderMap, StatusCode};
 use ruma::{
-    ServerName, UserId,
+    ServerName,
     api::{client::authenticated_media::get_content_thumbnail, error::ErrorKind},
 };
 
@@ -13,6 +13,7 @@ use crate::{
     error::{Error, Result},
     http::{disposition, endpoint, extract::GuestClient},
     media::{download, thumbnail},
+    user::session::Caller,
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -29,20 +30,20 @@ async fn get(
     let animated = body.animated.unwrap_or_default();
     let request = thumbnail::Request::new(body.method.as_ref(), body.width.into(), body.height.into(), animated)?;
     let uri = (&*body.server_name, body.media_id.as_str());
-    serve(&server, &headers, Some(&sender.user_id), uri, request, body.timeout_ms).await
+    serve(&server, &headers, Some(&sender), uri, request, body.timeout_ms).await
 }
 
 /// A thumbnail of the content of a URI.
 pub async fn serve(
     server: &Arc<Server>,
     headers: &HeaderMap,
-    user: Option<&UserId>,
+    caller: Option<&Caller>,
     uri: (&ServerName, &str),
     request: thumbnail::Request,
     patience: Duration,
 ) -> Result<Response> {
-    let item = download::find(server, user, uri, patience).await?;
-    let thumbnail = thumbnail::get(server, user, &item, request).await.map_err(|error| match error {
+    let item = download::find(server, caller, uri, patience).await?;
+    let thumbnail = thumbnail::get(server, caller, &item, request).await.map_err(|error| match error {
         Error::Refused { kind: ErrorKind::TooLarge, .. } if uri.0 != server.name() => {
             error.with_status(StatusCode::BAD_GATEWAY)
         }

@@ -33,7 +33,7 @@ async fn upload(
     State(server): State<Arc<Server>>,
     Upload { sender, head, content, length }: Upload<create_content::v3::Request>,
 ) -> Result<Matrix<create_content::v3::Response>> {
-    server.limits.upload(&sender.user_id)?;
+    server.limits.upload(&sender)?;
     upload::check_size(&server, length.unwrap_or_default())?;
     let description = Description::new(head.content_type, head.filename)?;
     let uri = upload::upload(server, sender.user_id, description, content).await?;
@@ -46,7 +46,7 @@ async fn upload_to(
     State(server): State<Arc<Server>>,
     Upload { sender, head, content, length }: Upload<create_content_async::v3::Request>,
 ) -> Result<Json<Value>> {
-    server.limits.upload(&sender.user_id)?;
+    server.limits.upload(&sender)?;
     upload::check_size(&server, length.unwrap_or_default())?;
     let description = Description::new(head.content_type, head.filename)?;
     let uri = (&*head.server_name, head.media_id);
@@ -60,7 +60,7 @@ async fn create(
     State(server): State<Arc<Server>>,
     Client { sender, .. }: Client<create_mxc_uri::v1::Request>,
 ) -> Result<Matrix<create_mxc_uri::v1::Response>> {
-    server.limits.upload(&sender.user_id)?;
+    server.limits.upload(&sender)?;
     let (uri, expires_at_ms) = pending::create(&server, sender.user_id).await?;
     let mut response = create_mxc_uri::v1::Response::new(uri);
     response.unused_expires_at = Some(MilliSecondsSinceUnixEpoch(UInt::new_saturating(expires_at_ms)));
