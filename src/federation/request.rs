@@ -7,7 +7,7 @@ use ruma::{
     api::{
         IncomingResponseExt, OutgoingRequest, OutgoingRequestExt,
         auth_scheme::{AuthScheme, NoAuthentication},
-        error::{Error as MatrixError, FromHttpResponseError},
+        error::{Error as MatrixError, ErrorKind, FromHttpResponseError},
         federation::authentication::{ServerSignatures, XMatrix, XMatrixSigningInput},
         path_builder::SinglePath,
     },
@@ -198,20 +198,27 @@ async fn exchange_now(
             return Err(Error::remote(destination, failure.into()));
         }
     };
-    if response.status().is_server_error() {
-        backoff::failed(server, destination, &format!("it answered {}", response.status())).await?;
+    let status = response.status();
+    if status.is_success() {
+        backoff::succeeded(server, destination).await?;
+        return Ok(response);
+    }
+    let refusal = refusal(response).await;
+    // The specification has a status of 5xx for these, and yet they say that the server works.
+    let is_of_file = matches!(refusal.error_kind(), Some(ErrorKind::NotYetUploaded | ErrorKind::TooLarge));
+    if status.is_server_error() && !is_of_file {
+        backoff::failed(server, destination, &format!("it answered {status}")).await?;
     } else {
         backoff::succeeded(server, destination).await?;
     }
-    if response.status().is_success() { Ok(response) } else { Err(refusal(destination, response).await) }
+    Err(Error::remote(destination, RemoteError::Refused(Box::new(refusal))))
 }
 
-async fn refusal(destination: &ServerName, response: http::Response<Body>) -> Error {
+async fn refusal(response: http::Response<Body>) -> MatrixError {
     use ruma::api::EndpointError;
     let (parts, body) = response.into_parts();
     let body = outgoing::read(body).await.unwrap_or_default();
-    let error = MatrixError::from_http_response(http::Response::from_parts(parts, body.as_ref()));
-    Error::remote(destination, RemoteError::Refused(Box::new(error)))
+    MatrixError::from_http_response(http::Response::from_parts(parts, body.as_ref()))
 }
 
 async fn parsed<R: IncomingResponseExt<EndpointError = MatrixError>>(

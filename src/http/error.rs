@@ -63,7 +63,11 @@ fn remote_error(server: &ServerName, error: RemoteError) -> Response {
                 | ErrorKind::UnsupportedRoomVersion
         )
     {
-        return matrix_error(status_of(&body.kind), body.kind.clone(), body.message.clone());
+        let status = match &body.kind {
+            ErrorKind::TooLarge => StatusCode::BAD_GATEWAY, // what the client sent is not too large
+            kind => status_of(kind),
+        };
+        return matrix_error(status, body.kind.clone(), body.message.clone());
     }
     let message = format!("The server {server} failed: {error}");
     matrix_error(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, message)

@@ -204,10 +204,19 @@ async fn a_server_that_has_no_file_is_not_an_error_of_ours() {
     let network = TestNetwork::new();
     let (server, peer) = (network.server("a.example").await, network.peer("b.example"));
     let alice = server.user("alice").await;
-    peer.on_response(Method::GET, DOWNLOAD, |_| {
-        crate::support::reply(StatusCode::GATEWAY_TIMEOUT, &json!({ "errcode": "M_NOT_YET_UPLOADED", "error": "" }))
-    });
-    assert_eq!(download(&alice, "b.example/id").await.error(), (504, "M_NOT_YET_UPLOADED"));
+    for (id, status, errcode) in [
+        ("later", StatusCode::GATEWAY_TIMEOUT, "M_NOT_YET_UPLOADED"),
+        ("large", StatusCode::BAD_GATEWAY, "M_TOO_LARGE"),
+    ] {
+        peer.on_response(Method::GET, &format!("{DOWNLOAD}{id}"), move |_| {
+            crate::support::reply(status, &json!({ "errcode": errcode, "error": "" }))
+        });
+        for _ in 0..2 {
+            assert_eq!(download(&alice, &format!("b.example/{id}")).await.error(), (status.as_u16(), errcode));
+        }
+    }
+    serve(&peer, "here", "text/plain", b"hello".to_vec());
+    assert_eq!(download(&alice, "b.example/here").await.status, 200, "the server is not left alone");
 }
 
 #[tokio::test]
