@@ -37,6 +37,8 @@ pub struct RateLimits {
     message: Option<Limit<OwnedUserId>>,
     upload: Option<Limit<OwnedUserId>>,
     thumbnail: Option<Limit<OwnedUserId>>,
+    thumbnail_per_server: Option<Limit<OwnedServerName>>,
+    thumbnail_per_address: Option<Limit<IpAddr>>,
     /// By server or user id.
     key_claim: Option<Limit<String>>,
     join_per_server: Option<Limit<OwnedServerName>>,
@@ -56,6 +58,8 @@ impl RateLimits {
             message: config.message().map(|quota| Limit::new(quota, clock)),
             upload: config.upload().map(|quota| Limit::new(quota, clock)),
             thumbnail: config.thumbnail().map(|quota| Limit::new(quota, clock)),
+            thumbnail_per_server: config.thumbnail().map(|quota| Limit::new(quota, clock)),
+            thumbnail_per_address: config.thumbnail().map(|quota| Limit::new(quota, clock)),
             key_claim: config.key_claim().map(|quota| Limit::new(quota, clock)),
             join_per_server: config.join_per_server().map(|quota| Limit::new(quota, clock)),
             join_per_room: config.join_per_room().map(|quota| Limit::new(quota, clock)),
@@ -94,9 +98,19 @@ impl RateLimits {
         of_caller(self.upload.as_ref(), caller)
     }
 
-    /// A thumbnail that has to be made for somebody.
+    /// A thumbnail that has to be made for one of our users.
     pub fn thumbnail(&self, caller: &Caller) -> Result<()> {
         of_caller(self.thumbnail.as_ref(), caller)
+    }
+
+    /// The same, for another server.
+    pub fn thumbnail_for_server(&self, origin: &ServerName) -> Result<()> {
+        self.thumbnail_per_server.as_ref().map_or(Ok(()), |limit| limit.check(&origin.to_owned()))
+    }
+
+    /// The same, for somebody at this address who is not logged in.
+    pub fn thumbnail_for_address(&self, address: IpAddr) -> Result<()> {
+        self.thumbnail_per_address.as_ref().map_or(Ok(()), |limit| limit.check(&network_of(address)))
     }
 
     /// One-time keys, as many as `count`, that another server claims: all or none.

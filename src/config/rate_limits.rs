@@ -68,7 +68,7 @@ impl RateLimits {
         self.quota(self.upload)
     }
 
-    /// Thumbnails that are made because one user asked for them first.
+    /// Thumbnails that are made because one user, server, or address without a user, asked for them first.
     pub fn thumbnail(&self) -> Option<Quota> {
         self.quota(self.thumbnail)
     }

@@ -5,31 +5,30 @@ use std::{fs::File, sync::Arc, time::Duration};
 use ruma::{ServerName, api::error::ErrorKind};
 
 use super::{
-    check_id, check_ours, disk_failed, remote,
+    Asker, check_id, check_ours, disk_failed, remote,
     tables::{Media, MediaItem, PendingUploads, Stored},
 };
 use crate::{
     Server,
     error::{Error, Result},
-    user::session::Caller,
 };
 
 /// The longest that a request waits for content that is not there yet, whatever its client asks for.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// What that URI names, for one of our users: media of other servers are fetched. Nobody else makes this server do that.
+/// What that URI names. For one of our users media of other servers are fetched. Nobody else makes this server do that.
 ///
 /// Errors: those of [`find_ours`] and [`remote::find`].
 pub async fn find(
     server: &Arc<Server>,
-    caller: Option<&Caller>,
+    asker: Asker<'_>,
     (server_name, media_id): (&ServerName, &str),
     patience: Duration,
 ) -> Result<Stored> {
     check_id(server_name, media_id)?;
-    match caller {
+    match asker {
         // However our name is written, nobody is asked for what is ours.
-        Some(caller) if !server_name.as_str().eq_ignore_ascii_case(server.name().as_str()) => {
+        Asker::User(caller) if !server_name.as_str().eq_ignore_ascii_case(server.name().as_str()) => {
             remote::find(server, caller, server_name, media_id, patience.min(LONGEST_WAIT)).await
         }
         _ => find_ours(server, server_name, media_id, patience).await,

@@ -15,7 +15,7 @@ pub mod tables;
 pub mod thumbnail;
 pub mod upload;
 
-use std::{io, path::Path, sync::Arc};
+use std::{io, net::IpAddr, path::Path, sync::Arc};
 
 use ruma::{MxcUri, OwnedMxcUri, ServerName};
 use tokio::sync::{Notify, Semaphore};
@@ -26,10 +26,20 @@ use crate::{
     Server,
     cores::cores,
     error::{Error, Result},
+    user::session::Caller,
 };
 
 /// The length of the media ids that we make: more chance than anybody can guess.
 const ID_LENGTH: usize = 32;
+
+/// Who asks for a file.
+#[derive(Clone, Copy, Debug)]
+pub enum Asker<'a> {
+    User(&'a Caller),
+    Server(&'a ServerName),
+    /// Somebody who is not logged in.
+    Address(IpAddr),
+}
 
 /// What the content repository needs beside the store.
 pub struct Repository {

@@ -18,7 +18,7 @@ use crate::{
     Server,
     error::Result,
     http::{disposition, endpoint, extract::Federation},
-    media::{download, thumbnail},
+    media::{Asker, download, thumbnail},
 };
 
 /// How much of a file is in memory at a time. Bytes.
@@ -48,12 +48,12 @@ async fn content(
 /// <https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1mediathumbnailmediaid>
 async fn small(
     State(server): State<Arc<Server>>,
-    Federation { body, .. }: Federation<get_content_thumbnail::v1::Request>,
+    Federation { origin, body, .. }: Federation<get_content_thumbnail::v1::Request>,
 ) -> Result<Response> {
     let animated = body.animated.unwrap_or_default();
     let request = thumbnail::Request::new(body.method.as_ref(), body.width.into(), body.height.into(), animated)?;
     let item = download::find_ours(&server, server.name(), &body.media_id, body.timeout_ms).await?;
-    let made = thumbnail::get(&server, None, &item, request).await?;
+    let made = thumbnail::get(&server, Asker::Server(&origin), &item, request).await?;
     Ok(answer(&server, made.file, made.size, made.media_type, Some(made.file_name)))
 }
 

@@ -18,11 +18,10 @@ use self::{
     image::{Failure, Format, Image},
     size::{Shrink, Wanted},
 };
-use super::{disk_failed, files::FileId, tables::Stored};
+use super::{Asker, disk_failed, files::FileId, tables::Stored};
 use crate::{
     Server,
     error::{Error, Result},
-    user::session::Caller,
 };
 
 /// How long a request waits for its turn, and then for its thumbnail.
@@ -60,15 +59,17 @@ pub struct Thumbnail {
     pub file_name: String,
 }
 
-/// A thumbnail of `item`. Making a new one counts for `caller`, if it is known who asks.
+/// A thumbnail of `item`. Making a new one counts for who asks.
 ///
 /// Errors: `M_UNKNOWN` for what is no image, `M_TOO_LARGE`, `M_LIMIT_EXCEEDED`.
-pub async fn get(server: &Arc<Server>, caller: Option<&Caller>, item: &Stored, request: Request) -> Result<Thumbnail> {
+pub async fn get(server: &Arc<Server>, asker: Asker<'_>, item: &Stored, request: Request) -> Result<Thumbnail> {
     if let Some(kept) = kept(server, item.file, request).await? {
         return Ok(kept);
     }
-    if let Some(caller) = caller {
-        server.limits.thumbnail(caller)?;
+    match asker {
+        Asker::User(caller) => server.limits.thumbnail(caller)?,
+        Asker::Server(origin) => server.limits.thumbnail_for_server(origin)?,
+        Asker::Address(address) => server.limits.thumbnail_for_address(address)?,
     }
     let busy = |_| Error::limit_exceeded(PATIENCE);
     timeout(PATIENCE, make_in_turn(server, item, request)).await.map_err(busy)??;

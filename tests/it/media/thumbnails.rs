@@ -4,7 +4,7 @@ use http::{Method, header};
 use image::{Delay, DynamicImage, Frame, ImageFormat, Rgba, RgbaImage, codecs::gif::GifEncoder, metadata::Orientation};
 
 use super::{send, upload};
-use crate::support::{Answer, TestServer, User};
+use crate::support::{Answer, TestNetwork, TestServer, User};
 
 /// Red on the left, blue on the right; opaque, or with a transparent corner.
 fn picture(width: u32, height: u32, alpha: u8) -> RgbaImage {
@@ -111,6 +111,35 @@ async fn a_thumbnail_is_made_once() {
     // Sizes that have the same thumbnail.
     let near = path.replace("96", "64");
     assert_eq!(send(&alice, Method::GET, &near, &[], "".into()).await.bytes, first.bytes);
+}
+
+#[tokio::test]
+async fn servers_and_who_is_not_logged_in_have_limits_as_users_have() {
+    let network = TestNetwork::new();
+    let change = |config: &mut chappe::config::Config| {
+        config.media.allow_legacy_media = true;
+        let mut limits = toml::Table::try_from(&config.rate_limits).unwrap();
+        limits.extend(
+            "enabled = true
+thumbnail = { burst = 1, every = '1 s' }"
+                .parse::<toml::Table>()
+                .unwrap(),
+        );
+        config.rate_limits = limits.try_into().unwrap();
+    };
+    let server = network.server_with("a.example", change).await;
+    let (peer, alice) = (network.peer("b.example"), server.user("alice").await);
+    let address = upload(&alice, &png(900, 900), "image/png").await;
+    let federated = format!("/_matrix/federation/v1/media/thumbnail/{}", address.split_once('/').unwrap().1);
+    let legacy = format!("/_matrix/media/v3/thumbnail/{address}");
+    let [tiny, small, medium] = ["width=32&height=32", "width=320&height=240", "width=640&height=480"];
+    let for_server = async |query: &str| peer.get(&server, &format!("{federated}?{query}")).await;
+    let for_nobody = async |query: &str| server.get(&format!("{legacy}?{query}")).await;
+    assert_eq!(for_server(tiny).await.status, 200);
+    assert_eq!(for_server(small).await.error(), (429, "M_LIMIT_EXCEEDED"));
+    assert_eq!(for_nobody(small).await.status, 200);
+    assert_eq!(for_nobody(medium).await.error(), (429, "M_LIMIT_EXCEEDED"));
+    assert_eq!(for_server(small).await.status, 200, "what was made costs nothing");
 }
 
 #[tokio::test]

@@ -12,8 +12,7 @@ use crate::{
     Server,
     error::Result,
     http::{disposition, endpoint, extract::GuestClient},
-    media::download,
-    user::session::Caller,
+    media::{Asker, download},
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -32,7 +31,7 @@ async fn download(
     GuestClient { sender, body, .. }: GuestClient<get_content::v1::Request>,
 ) -> Result<Response> {
     let uri = (&*body.server_name, body.media_id.as_str());
-    serve(&server, &headers, Some(&sender), uri, None, body.timeout_ms).await
+    serve(&server, &headers, Asker::User(&sender), uri, None, body.timeout_ms).await
 }
 
 /// `GET /media/download/{serverName}/{mediaId}/{fileName}`
@@ -43,19 +42,19 @@ async fn download_as(
     GuestClient { sender, body, .. }: GuestClient<get_content_as_filename::v1::Request>,
 ) -> Result<Response> {
     let uri = (&*body.server_name, body.media_id.as_str());
-    serve(&server, &headers, Some(&sender), uri, Some(body.filename), body.timeout_ms).await
+    serve(&server, &headers, Asker::User(&sender), uri, Some(body.filename), body.timeout_ms).await
 }
 
 /// The content of a URI, under the name it was uploaded with or another.
 pub async fn serve(
     server: &Arc<Server>,
     headers: &HeaderMap,
-    caller: Option<&Caller>,
+    asker: Asker<'_>,
     uri: (&ServerName, &str),
     other_name: Option<String>,
     patience: Duration,
 ) -> Result<Response> {
-    let item = download::find(server, caller, uri, patience).await?;
+    let item = download::find(server, asker, uri, patience).await?;
     let content = Content {
         file: download::open(server, &item).await?,
         size: item.size,

@@ -7,7 +7,7 @@
 
 #![expect(deprecated, reason = "frozen, but part of the specification")]
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{Router, extract::State, response::Response};
 use http::HeaderMap;
@@ -24,7 +24,8 @@ use crate::{
         endpoint,
         extract::{MaybeClient, WithOptionalToken},
     },
-    media,
+    media::{self, Asker},
+    user::session::Caller,
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -39,11 +40,13 @@ pub fn router() -> Router<Arc<Server>> {
 async fn get(
     State(server): State<Arc<Server>>,
     headers: HeaderMap,
-    MaybeClient { sender, body: WithOptionalToken(body), .. }: MaybeClient<WithOptionalToken<get_content::v3::Request>>,
+    MaybeClient { sender, address, body: WithOptionalToken(body), .. }: MaybeClient<
+        WithOptionalToken<get_content::v3::Request>,
+    >,
 ) -> Result<Response> {
     let uri = (&*body.server_name, body.media_id.as_str());
     check_not_frozen(&server, uri)?;
-    download::serve(&server, &headers, sender.as_ref(), uri, None, body.timeout_ms).await
+    download::serve(&server, &headers, asker(sender.as_ref(), address), uri, None, body.timeout_ms).await
 }
 
 /// `GET /_matrix/media/v3/download/{serverName}/{mediaId}/{fileName}`
@@ -51,13 +54,13 @@ async fn get(
 async fn get_as(
     State(server): State<Arc<Server>>,
     headers: HeaderMap,
-    MaybeClient { sender, body: WithOptionalToken(body), .. }: MaybeClient<
+    MaybeClient { sender, address, body: WithOptionalToken(body), .. }: MaybeClient<
         WithOptionalToken<get_content_as_filename::v3::Request>,
     >,
 ) -> Result<Response> {
     let uri = (&*body.server_name, body.media_id.as_str());
     check_not_frozen(&server, uri)?;
-    download::serve(&server, &headers, sender.as_ref(), uri, Some(body.filename), body.timeout_ms).await
+    download::serve(&server, &headers, asker(sender.as_ref(), address), uri, Some(body.filename), body.timeout_ms).await
 }
 
 /// `GET /_matrix/media/v3/thumbnail/{serverName}/{mediaId}`
@@ -65,7 +68,7 @@ async fn get_as(
 async fn get_thumbnail(
     State(server): State<Arc<Server>>,
     headers: HeaderMap,
-    MaybeClient { sender, body: WithOptionalToken(body), .. }: MaybeClient<
+    MaybeClient { sender, address, body: WithOptionalToken(body), .. }: MaybeClient<
         WithOptionalToken<get_content_thumbnail::v3::Request>,
     >,
 ) -> Result<Response> {
@@ -74,7 +77,11 @@ async fn get_thumbnail(
     let (width, height) = (body.width.into(), body.height.into());
     let animated = body.animated.unwrap_or_default();
     let request = media::thumbnail::Request::new(body.method.as_ref(), width, height, animated)?;
-    thumbnail::serve(&server, &headers, sender.as_ref(), uri, request, body.timeout_ms).await
+    thumbnail::serve(&server, &headers, asker(sender.as_ref(), address), uri, request, body.timeout_ms).await
+}
+
+fn asker(sender: Option<&Caller>, address: IpAddr) -> Asker<'_> {
+    sender.map_or(Asker::Address(address), Asker::User)
 }
 
 /// The same answer for what exists and what does not: who is not logged in learns nothing.

@@ -12,8 +12,7 @@ use crate::{
     Server,
     error::{Error, Result},
     http::{disposition, endpoint, extract::GuestClient},
-    media::{download, thumbnail},
-    user::session::Caller,
+    media::{Asker, download, thumbnail},
 };
 
 pub fn router() -> Router<Arc<Server>> {
@@ -30,20 +29,20 @@ async fn get(
     let animated = body.animated.unwrap_or_default();
     let request = thumbnail::Request::new(body.method.as_ref(), body.width.into(), body.height.into(), animated)?;
     let uri = (&*body.server_name, body.media_id.as_str());
-    serve(&server, &headers, Some(&sender), uri, request, body.timeout_ms).await
+    serve(&server, &headers, Asker::User(&sender), uri, request, body.timeout_ms).await
 }
 
 /// A thumbnail of the content of a URI.
 pub async fn serve(
     server: &Arc<Server>,
     headers: &HeaderMap,
-    caller: Option<&Caller>,
+    asker: Asker<'_>,
     uri: (&ServerName, &str),
     request: thumbnail::Request,
     patience: Duration,
 ) -> Result<Response> {
-    let item = download::find(server, caller, uri, patience).await?;
-    let thumbnail = thumbnail::get(server, caller, &item, request).await.map_err(|error| match error {
+    let item = download::find(server, asker, uri, patience).await?;
+    let thumbnail = thumbnail::get(server, asker, &item, request).await.map_err(|error| match error {
         Error::Refused { kind: ErrorKind::TooLarge, .. } if uri.0 != server.name() => {
             error.with_status(StatusCode::BAD_GATEWAY)
         }
