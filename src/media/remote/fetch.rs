@@ -1,14 +1,14 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::StreamExt;
 use http::{HeaderMap, StatusCode, header};
 use ruma::{
     ServerName,
     api::{error::ErrorKind, federation::authenticated_media::get_content},
 };
 
-use super::multipart;
+use super::{multipart, take};
 use crate::{
     Server,
     error::{Error, RemoteError, Result},
@@ -20,6 +20,7 @@ use crate::{
         upload::{self, Description, Received},
     },
     outgoing::{Body, Failure, Limits},
+    user::session::Caller,
 };
 
 /// How long a whole file may take, beside the time until there is one.
@@ -49,7 +50,14 @@ struct Content {
     body: Body,
 }
 
-pub async fn fetch(server: &Arc<Server>, other: &ServerName, media_id: &str, patience: Duration) -> Result<Fetched> {
+/// Fetches a file, each piece of which counts for `caller`, whether or not it becomes whole.
+pub async fn fetch(
+    server: &Arc<Server>,
+    caller: &Caller,
+    other: &ServerName,
+    media_id: &str,
+    patience: Duration,
+) -> Result<Fetched> {
     let max = server.config.media.max_remote_file_size;
     let limits = Limits { time: TIME + patience, bytes: max.as_usize().saturating_add(AROUND), redirects: false };
     let Content { content_type, file_name, body } = match authenticated(server, other, media_id, patience, limits).await
@@ -57,7 +65,12 @@ pub async fn fetch(server: &Arc<Server>, other: &ServerName, media_id: &str, pat
         Err(error) if is_unrecognized(&error) => frozen(server, other, media_id, patience, limits).await?,
         other => other?,
     };
-    let body = body.map_err(|failure| failed(other, failure));
+    let mut taken = 0;
+    let body = body.map(|piece| {
+        let piece = piece.map_err(|failure| failed(other, failure))?;
+        take(server, caller, &mut taken, piece.len() as u64)?;
+        Ok::<_, Error>(piece)
+    });
     let received = upload::receive(server, body, max).await.map_err(|error| match error {
         Error::Refused { kind: ErrorKind::TooLarge, .. } => too_large(),
         error => error,

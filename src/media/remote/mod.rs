@@ -20,7 +20,7 @@ use super::{
 use crate::{
     Server,
     error::{Error, Result},
-    federation,
+    federation::{self, turns::Turns},
     keyed_locks::KeyedLocks,
     store::{self, Snapshot, Transaction},
     user::session::Caller,
@@ -31,11 +31,20 @@ const USE_STEP_MS: u64 = 60 * 60 * 1_000;
 /// How many users' downloads are remembered; who has not downloaded for long is forgotten first.
 const REMEMBERED_USERS: usize = 10_000;
 
+/// How many files are fetched at a time for one user: what one client shows at once.
+const AT_ONCE: usize = 16;
+
 /// What is being fetched, and by whom.
-#[derive(Default)]
 pub struct Fetching {
     locks: KeyedLocks<(OwnedServerName, String)>,
+    turns: Turns<OwnedUserId>,
     buckets: Mutex<HashMap<OwnedUserId, Bucket>>,
+}
+
+impl Default for Fetching {
+    fn default() -> Self {
+        Self { locks: KeyedLocks::default(), turns: Turns::new(AT_ONCE), buckets: Mutex::default() }
+    }
 }
 
 /// How much somebody has fetched: it leaks away with time.
@@ -59,13 +68,13 @@ pub async fn find(
     if let Some(found) = cached(server, other, media_id).await? {
         return Ok(found);
     }
+    let _turn = server.media.fetching.turns.take(caller.user_id.clone()).await;
     let _one_at_a_time = server.media.fetching.locks.lock(&(other.to_owned(), media_id.to_owned())).await;
     if let Some(found) = cached(server, other, media_id).await? {
         return Ok(found);
     }
-    check_bucket(server, caller)?;
-    let received = fetch::fetch(server, other, media_id, patience).await?;
-    fill_bucket(server, caller, received.stored.size);
+    check_bucket(server, caller, 0)?;
+    let received = fetch::fetch(server, caller, other, media_id, patience).await?;
     let (stored, file) = received.settle(server).await?;
     let (server_, other, media_id) = (Arc::clone(server), other.to_owned(), media_id.to_owned());
     let keep = async move { keep(&server_, &other, &media_id, stored, file).await };
@@ -177,15 +186,24 @@ fn make_room(tx: &mut Transaction<'_>, room: u64) -> Result<Vec<(FileId, u64)>> 
     Ok(removed)
 }
 
-/// `M_LIMIT_EXCEEDED` for who has fetched too much lately.
-fn check_bucket(server: &Server, caller: &Caller) -> Result<()> {
+/// Counts `bytes` of a file as they come, `taken` of which came before; `M_LIMIT_EXCEEDED` as [`check_bucket`] has it.
+fn take(server: &Server, caller: &Caller, taken: &mut u64, bytes: u64) -> Result<()> {
+    check_bucket(server, caller, *taken)?;
+    fill_bucket(server, caller, bytes);
+    *taken += bytes;
+    Ok(())
+}
+
+/// `M_LIMIT_EXCEEDED` for who has fetched too much lately. `taken` is what came of the file itself, which does not count
+/// against it: one that is larger than what is allowed at once would never be whole.
+fn check_bucket(server: &Server, caller: &Caller, taken: u64) -> Result<()> {
     if !server.config.rate_limits.enabled || caller.is_unlimited() {
         return Ok(());
     }
     let (size, per_hour) = bucket_size(server);
     let buckets = server.media.fetching.buckets.lock();
     let Some(bucket) = buckets.get(&caller.user_id) else { return Ok(()) };
-    let bytes = bucket.left(server.clock.now_ms(), per_hour);
+    let bytes = bucket.left(server.clock.now_ms(), per_hour).saturating_sub(taken);
     if bytes < size {
         return Ok(());
     }
@@ -197,7 +215,7 @@ fn fill_bucket(server: &Server, caller: &Caller, bytes: u64) {
     let (_, per_hour) = bucket_size(server);
     let mut buckets = server.media.fetching.buckets.lock();
     let now = server.clock.now_ms(); // here, where nobody else can have filled one later
-    if buckets.len() >= REMEMBERED_USERS {
+    if buckets.len() >= REMEMBERED_USERS && !buckets.contains_key(&caller.user_id) {
         buckets.retain(|_, bucket| bucket.left(now, per_hour) > 0);
     }
     let bucket = buckets.entry(caller.user_id.clone()).or_default();

@@ -185,6 +185,14 @@ async fn one_user_can_not_fetch_without_end() {
     assert_eq!(download(&alice, "b.example/two").await.error(), (429, "M_LIMIT_EXCEEDED"));
     assert_eq!(download(&alice, "b.example/one").await.status, 200, "what is here costs nothing");
     assert_eq!(download(&bob, "b.example/two").await.status, 200);
+    let carol = server.user("carol").await;
+    peer.on_response(Method::GET, &format!("{DOWNLOAD}half"), |_| {
+        let body = [b"--x\r\n\r\n{}\r\n--x\r\n\r\n".to_vec(), vec![b'x'; 2 << 20]].concat();
+        Response::builder().header(header::CONTENT_TYPE, "multipart/mixed; boundary=x").body(Body::from(body)).unwrap()
+    });
+    assert_eq!(download(&carol, "b.example/half").await.error(), (502, "M_UNKNOWN"));
+    let next = download(&carol, "b.example/three").await;
+    assert_eq!(next.error(), (429, "M_LIMIT_EXCEEDED"), "what came counts, whole or not");
     server.advance(Duration::from_secs(60 * 60));
     assert_eq!(download(&alice, "b.example/three").await.status, 200);
 }
