@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -194,7 +194,7 @@ impl Service<Request<Incoming>> for Counted {
         let mut request = request.map(|body| Body::new(TimeoutBody::new(self.body_patience, body)));
         request.extensions_mut().insert(self.peer);
         let answer = self.router.clone().oneshot(request);
-        Box::pin(async move { Ok(answer.await?.map(|body| Body::new(CountedBody { body, _under_way: under_way }))) })
+        Box::pin(async move { Ok(answer.await?.map(|body| Body::new(CountedBody::new(body, under_way)))) })
     }
 }
 
@@ -214,10 +214,19 @@ impl Drop for UnderWay {
     }
 }
 
-/// The body of an answer, whose request ends with it.
+/// The body of an answer, whose request ends with it. So hyper is never given more at once than it is to keep: of a body in
+/// one piece it would take all, and the request would count as ended while the client had read nothing yet.
 struct CountedBody {
     body: Body,
+    /// What was not handed over yet of the last piece.
+    rest: Bytes,
     _under_way: UnderWay,
+}
+
+impl CountedBody {
+    fn new(body: Body, under_way: UnderWay) -> Self {
+        Self { body, rest: Bytes::new(), _under_way: under_way }
+    }
 }
 
 impl hyper::body::Body for CountedBody {
@@ -228,14 +237,54 @@ impl hyper::body::Body for CountedBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        if self.rest.is_empty() {
+            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.rest = data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                end => return Poll::Ready(end),
+            }
+        }
+        let length = self.rest.len().min(BUFFER);
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(length)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (body, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(body.lower().saturating_add(rest));
+        if let Some(upper) = body.upper() {
+            hint.set_upper(upper.saturating_add(rest));
+        }
+        hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use hyper::body::Body as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_in_one_piece_is_handed_over_in_several() {
+        let whole = Bytes::from(vec![b'x'; 2 * BUFFER + 1]);
+        let mut body = CountedBody::new(Body::from(whole), UnderWay::begin(&Arc::default()));
+        for left in [2 * BUFFER + 1, BUFFER + 1, 1] {
+            assert!(!body.is_end_stream());
+            assert_eq!(body.size_hint().exact(), Some(left as u64));
+            let frame = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await.unwrap().unwrap();
+            assert_eq!(frame.into_data().unwrap().len(), left.min(BUFFER));
+        }
+        assert!(body.is_end_stream());
+        assert_eq!(body.size_hint().exact(), Some(0));
+        assert!(poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await.is_none());
     }
 }
