@@ -182,7 +182,7 @@ fn of_caller(limit: Option<&Limit<OwnedUserId>>, caller: &Caller) -> Result<()> 
 }
 
 /// Whom an address stands for: with IPv6 every customer has a whole /64 to send from.
-fn network_of(address: IpAddr) -> IpAddr {
+pub fn network_of(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),

@@ -9,6 +9,7 @@ use chappe::{
     config::Config,
     http::{self, listen::Listeners, tls::Certificates},
     logging,
+    media::open_files::MAX_OPEN,
     random::Random,
     room::typing::Kept,
 };
@@ -20,7 +21,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 /// File descriptors that are left to the database and to media when all places for connections are taken.
-const RESERVED_FILES: u64 = 1_024;
+const RESERVED_FILES: u64 = 1_024 + MAX_OPEN as u64;
 /// How many threads read the disk and make answers at a time, each with what it has read in memory; other requests wait for
 /// one. None of them waits for another, but up to sixteen for a server that reads a large answer slowly.
 const MAX_BLOCKING: usize = 64;

@@ -7,6 +7,7 @@
 
 pub mod download;
 pub mod files;
+pub mod open_files;
 mod orphans;
 pub mod pending;
 pub mod preview;
@@ -20,8 +21,8 @@ use std::{io, net::IpAddr, path::Path, sync::Arc};
 use ruma::{MxcUri, OwnedMxcUri, ServerName};
 use tokio::sync::{Notify, Semaphore};
 
-use self::files::Files;
 pub use self::orphans::{list_orphans, remove_orphans};
+use self::{files::Files, open_files::OpenFiles};
 use crate::{
     Server,
     cores::cores,
@@ -44,6 +45,8 @@ pub enum Asker<'a> {
 /// What the content repository needs beside the store.
 pub struct Repository {
     pub files: Files,
+    /// What is being downloaded.
+    pub open_files: OpenFiles,
     /// Rung whenever a pending upload got its content.
     arrivals: Notify,
     /// What is being fetched from other servers.
@@ -57,6 +60,7 @@ impl Repository {
         // Half of the cores, so that the other half goes on with messages.
         Ok(Self {
             files: Files::open(data_directory)?,
+            open_files: OpenFiles::default(),
             arrivals: Notify::new(),
             fetching: remote::Fetching::default(),
             image_workers: Arc::new(Semaphore::new(cores().div_ceil(2))),

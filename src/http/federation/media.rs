@@ -16,9 +16,9 @@ use tokio_util::io::ReaderStream;
 
 use crate::{
     Server,
-    error::Result,
+    error::{Error, Result},
     http::{disposition, endpoint, extract::Federation},
-    media::{Asker, download, thumbnail},
+    media::{Asker, download, open_files::Reading, thumbnail},
 };
 
 /// How much of a file is in memory at a time. Bytes.
@@ -37,10 +37,11 @@ pub fn router() -> Router<Arc<Server>> {
 /// <https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1mediadownloadmediaid>
 async fn content(
     State(server): State<Arc<Server>>,
-    Federation { body, .. }: Federation<get_content::v1::Request>,
+    Federation { origin, body, .. }: Federation<get_content::v1::Request>,
 ) -> Result<Response> {
     let item = download::find_ours(&server, server.name(), &body.media_id, body.timeout_ms).await?;
-    let file = download::open(&server, &item).await?;
+    let turn = server.media.open_files.turn(Asker::Server(&origin)).await?;
+    let file = Reading::begin(download::open(&server, &item).await?, 0, turn).await.map_err(Error::internal)?;
     Ok(answer(&server, file, item.size, &item.content_type, item.file_name))
 }
 
@@ -53,12 +54,15 @@ async fn small(
     let animated = body.animated.unwrap_or_default();
     let request = thumbnail::Request::new(body.method.as_ref(), body.width.into(), body.height.into(), animated)?;
     let item = download::find_ours(&server, server.name(), &body.media_id, body.timeout_ms).await?;
-    let made = thumbnail::get(&server, Asker::Server(&origin), &item, request).await?;
-    Ok(answer(&server, made.file, made.size, made.media_type, Some(made.file_name)))
+    let asker = Asker::Server(&origin);
+    let turn = server.media.open_files.turn(asker).await?;
+    let made = thumbnail::get(&server, asker, &item, request).await?;
+    let file = Reading::begin(made.file, 0, turn).await.map_err(Error::internal)?;
+    Ok(answer(&server, file, made.size, made.media_type, Some(made.file_name)))
 }
 
 /// Two parts: an object without anything in it, and the file as it is read.
-fn answer(server: &Server, file: std::fs::File, size: u64, media_type: &str, name: Option<String>) -> Response {
+fn answer(server: &Server, file: Reading, size: u64, media_type: &str, name: Option<String>) -> Response {
     let boundary = server.random.text(BOUNDARY_LENGTH);
     let disposition = disposition::of(media_type, name);
     // What came in as a header has no line breaks in it.
@@ -68,7 +72,7 @@ fn answer(server: &Server, file: std::fs::File, size: u64, media_type: &str, nam
     );
     let after = format!("\r\n--{boundary}--\r\n");
     let length = before.len() as u64 + size + after.len() as u64;
-    let file = ReaderStream::with_capacity(tokio::fs::File::from_std(file), READ_AT_ONCE);
+    let file = ReaderStream::with_capacity(file, READ_AT_ONCE);
     let piece = |text: String| stream::iter([Ok(Bytes::from(text))]);
     let body = Body::from_stream(piece(before).chain(file).chain(piece(after)));
     let headers = [

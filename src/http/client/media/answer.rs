@@ -1,6 +1,6 @@
 //! A file as an HTTP answer: its headers keep a browser from running what users uploaded.
 
-use std::{fs::File, io::SeekFrom};
+use std::fs::File;
 
 use axum::{
     body::Body,
@@ -8,11 +8,14 @@ use axum::{
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use ruma::http_headers::{APPLICATION_OCTET_STREAM, CROSS_ORIGIN_RESOURCE_POLICY, ContentDisposition};
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio::io::AsyncReadExt;
 use tokio_util::io::ReaderStream;
 
 use super::range::{self, Part};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    media::open_files::{Reading, Turn},
+};
 
 /// <https://spec.matrix.org/v1.19/client-server-api/#content-repository>
 const CONTENT_SECURITY_POLICY: &str = "sandbox; default-src 'none'; script-src 'none'; plugin-types application/pdf; \
@@ -27,6 +30,8 @@ const READ_AT_ONCE: usize = 64 << 10;
 /// What is served.
 pub struct Content {
     pub file: File,
+    /// For as long as it is open.
+    pub turn: Turn,
     /// Bytes.
     pub size: u64,
     /// From the uploader, or one of ours.
@@ -57,7 +62,7 @@ impl Content {
             }
         };
         headers.insert(header::CONTENT_LENGTH, length.into());
-        Ok((status, headers, read(self.file, first, length).await?).into_response())
+        Ok((status, headers, read(self.file, self.turn, first, length).await?).into_response())
     }
 
     fn headers(&self, etag: &str) -> Result<HeaderMap> {
@@ -80,10 +85,7 @@ fn value(text: &str) -> Result<HeaderValue> {
 }
 
 /// `length` bytes of a file from `first` on, read as the client takes them.
-async fn read(file: File, first: u64, length: u64) -> Result<Body> {
-    let mut file = tokio::fs::File::from_std(file);
-    if first > 0 {
-        file.seek(SeekFrom::Start(first)).await.map_err(Error::internal)?;
-    }
-    Ok(Body::from_stream(ReaderStream::with_capacity(file.take(length), READ_AT_ONCE)))
+async fn read(file: File, turn: Turn, first: u64, length: u64) -> Result<Body> {
+    let reading = Reading::begin(file, first, turn).await.map_err(Error::internal)?;
+    Ok(Body::from_stream(ReaderStream::with_capacity(reading.take(length), READ_AT_ONCE)))
 }

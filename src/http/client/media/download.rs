@@ -55,7 +55,9 @@ pub async fn serve(
     patience: Duration,
 ) -> Result<Response> {
     let item = download::find(server, asker, uri, patience).await?;
+    let turn = server.media.open_files.turn(asker).await?;
     let content = Content {
+        turn,
         file: download::open(server, &item).await?,
         size: item.size,
         tag: item.tag(),

@@ -42,6 +42,7 @@ pub async fn serve(
     patience: Duration,
 ) -> Result<Response> {
     let item = download::find(server, asker, uri, patience).await?;
+    let turn = server.media.open_files.turn(asker).await?;
     let thumbnail = thumbnail::get(server, asker, &item, request).await.map_err(|error| match error {
         Error::Refused { kind: ErrorKind::TooLarge, .. } if uri.0 != server.name() => {
             error.with_status(StatusCode::BAD_GATEWAY)
@@ -49,6 +50,7 @@ pub async fn serve(
         other => other,
     })?;
     let content = Content {
+        turn,
         size: thumbnail.size,
         file: thumbnail.file,
         tag: format!("{}-{}", item.tag(), request.name()),
