@@ -1,7 +1,7 @@
 //! Tells push gateways. Each pusher that has something to tell is a task of its own, so that a gateway which does not
 //! answer holds up its own pushers only. What is to be told is on disk until it was.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, thread, time::Duration};
 
 use http::header;
 use parking_lot::Mutex;
@@ -71,8 +71,24 @@ pub fn wake_user(server: &Arc<Server>, user: &UserId) {
     }
 }
 
+/// Takes the task that works for a pusher off the list if it panics: nobody would ever begin another one. Any other end
+/// is noted where it is decided, under the lock.
+struct Running<'t> {
+    deliveries: &'t Deliveries,
+    key: &'t PusherKey,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.deliveries.running.lock().remove(self.key);
+        }
+    }
+}
+
 /// Tells what there is, one after the other, until there is nothing left.
 async fn run(server: Arc<Server>, key: PusherKey) {
+    let _running = Running { deliveries: &server.pushes, key: &key };
     let mut pause = FIRST_PAUSE;
     loop {
         let worked = tokio::select! {
@@ -268,4 +284,30 @@ async fn call(server: &Server, url: Url, body: Vec<u8>) -> std::result::Result<V
     let answer = outgoing::read(response.into_body()).await.map_err(|failure| failure.to_string())?;
     // A gateway that answers something else has taken the notification all the same.
     Ok(serde_json::from_slice::<Answer>(&answer).unwrap_or_default().rejected)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic;
+
+    use super::*;
+    use crate::room::testing::{TestRoom, user};
+
+    #[test]
+    fn a_pusher_whose_task_panics_is_worked_for_again() {
+        let room = TestRoom::new();
+        let deliveries = &room.server.pushes;
+        let key = PusherKey { user: user("alice"), app_id: "app".to_owned(), pushkey: "key".to_owned() };
+        let end = |is_defect: bool| {
+            deliveries.running.lock().insert(key.clone(), false);
+            let task = || {
+                let _running = Running { deliveries, key: &key };
+                assert!(!is_defect, "as a defect would");
+            };
+            let ended = panic::catch_unwind(panic::AssertUnwindSafe(task));
+            (ended.is_err(), deliveries.running.lock().contains_key(&key))
+        };
+        assert_eq!(end(true), (true, false));
+        assert_eq!(end(false), (false, true), "it may be that of another task by now");
+    }
 }

@@ -5,7 +5,7 @@ use ruma::{
     api::push_gateway::send_event_notification::v1::{Device, Notification, NotificationCounts, NotificationPriority},
     push::{Action, PushFormat, Tweak},
 };
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, value::to_raw_value};
 
 use super::{
     names::Names,
@@ -26,7 +26,7 @@ pub fn of_event(
     actions: &[Action],
     unread: u64,
 ) -> Result<Notification> {
-    let tweaks: Vec<Tweak> = actions.iter().filter_map(|action| as_tweak(action).cloned()).collect();
+    let tweaks: Vec<Tweak> = actions.iter().filter_map(as_tweak).map(with_value).collect::<Result<_>>()?;
     let mut device = device(key, pusher)?;
     let is_short = device.data.format == Some(PushFormat::EventIdOnly);
     let is_urgent = actions.iter().any(|action| action.is_highlight() || action.sound().is_some())
@@ -80,6 +80,15 @@ fn as_tweak(action: &Action) -> Option<&Tweak> {
         Action::SetTweak(tweak) => Some(tweak),
         _ => None,
     }
+}
+
+/// The tweak with the value `true` if it has none, as `highlight` has it: ruma can't tell a gateway of one without.
+fn with_value(tweak: &Tweak) -> Result<Tweak> {
+    if tweak.value().is_some() {
+        return Ok(tweak.clone());
+    }
+    let value = to_raw_value(&true).map_err(Error::internal)?;
+    Tweak::new(tweak.set_tweak().to_owned(), Some(value)).map_err(Error::internal)
 }
 
 fn counts(unread: u64) -> NotificationCounts {

@@ -184,6 +184,11 @@ async fn a_gateway_is_told_of_what_the_rules_say() {
     let told = next(&gateway).await;
     assert_eq!(told["counts"], json!({ "unread": 2 }));
     assert!(told["devices"][0]["tweaks"].get("highlight").is_none_or(|highlight| highlight == false));
+    let rule = json!({ "pattern": "urgent", "actions": ["notify", { "set_tweak": "org.example.color" }] });
+    chat.bob.put("/v3/pushrules/global/content/urgent", rule).await.ok();
+    chat.alice.say(&chat.room, "an urgent one").await;
+    let told = next(&gateway).await;
+    assert_eq!(told["devices"][0]["tweaks"], json!({ "org.example.color": true }), "what has no value is true");
 }
 
 #[tokio::test]
