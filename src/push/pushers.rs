@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Result},
     mail,
     store::{Family, Group, Record, Snapshot, Table, Transaction},
-    user::email,
+    user::{email, session, tables::Devices},
 };
 
 /// Longest names, in bytes. Source: the specification for these two, for the others our choice.
@@ -119,10 +119,15 @@ pub fn list(snapshot: &Snapshot<'_>, user: &UserId) -> Result<Vec<(PusherKey, Pu
 /// Makes a pusher, or changes the one of that key. Unless `append` is set, others lose theirs of the same app and
 /// pushkey: the device has a new user.
 ///
-/// Errors: `M_INVALID_PARAM`.
+/// Errors: `M_INVALID_PARAM`; `M_UNKNOWN_TOKEN` and the like if the device was logged out meanwhile.
 pub async fn set(server: &Arc<Server>, key: PusherKey, pusher: Pusher, append: bool) -> Result<()> {
     check(server, &key, &pusher)?;
     let write = move |tx: &mut Transaction<'_>| {
+        // Logged out meanwhile, or the account was given up: a pusher that came now would outlive that.
+        session::check_in_use(tx.before(), &key.user)?;
+        if let Some(device) = &pusher.device_id {
+            session::check_device(device, || tx.before().contains::<Devices>(&(&key.user, device)))?;
+        }
         if !append {
             for other in owners(tx.before(), &key)?.into_iter().filter(|other| *other != key.user) {
                 delete(tx, &PusherKey { user: other, ..key.clone() });
@@ -231,4 +236,45 @@ pub fn gateway_url(server: &Server, url: &str) -> Result<Url> {
         return Err(Error::invalid_param(format!("The path of `data.url` must be {GATEWAY_PATH}")));
     }
     Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{api::error::ErrorKind, device_id};
+
+    use super::*;
+    use crate::{
+        room::testing::{TestRoom, user},
+        user::tables::{Account, Accounts, Device},
+    };
+
+    #[test]
+    fn a_pusher_does_not_outlive_the_log_out_that_it_raced() {
+        let room = TestRoom::new();
+        let key = PusherKey { user: user("alice"), app_id: "app".to_owned(), pushkey: "key".to_owned() };
+        let pusher = Pusher {
+            kind: Kind::Http,
+            app_display_name: String::new(),
+            device_display_name: String::new(),
+            profile_tag: None,
+            lang: "en".to_owned(),
+            data: format!(r#"{{"url":"https://push.example{GATEWAY_PATH}"}}"#),
+            device_id: Some("PHONE".into()),
+            is_enabled: true,
+            set_at_ms: 0,
+        };
+        let set = || room.block_on(set(&room.server, key.clone(), pusher.clone(), false));
+        let refused = |set: Result<()>| match set {
+            Err(Error::Refused { kind, .. }) => kind,
+            other => panic!("{other:?}"),
+        };
+        assert!(matches!(refused(set()), ErrorKind::UserDeactivated));
+        let account = Account::without_password(0);
+        room.change(move |tx| tx.put::<Accounts>(&&*user("alice"), &account));
+        assert!(matches!(refused(set()), ErrorKind::UnknownToken(_)));
+        let device = Device { display_name: None, last_seen: None };
+        room.change(move |tx| tx.put::<Devices>(&(&user("alice"), device_id!("PHONE")), &device));
+        set().unwrap();
+        assert_eq!(list(&room.server.store.snapshot(), &user("alice")).unwrap().len(), 1);
+    }
 }
