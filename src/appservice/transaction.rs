@@ -13,7 +13,7 @@ use serde_json::{
 };
 
 use super::{
-    Running, ephemeral, interest,
+    Interest, Running, ephemeral, interest,
     tables::{Cursor, Cursors, Invites, Receiver, ToDeviceRows, Transactions},
 };
 use crate::{
@@ -86,6 +86,8 @@ pub struct News {
     /// The last change of device lists that was looked at, if any was.
     key_changes: Option<StreamPos>,
     to_device: Vec<(StreamPos, u32, Receiver)>,
+    /// Those of their receivers who are the service's alone. Others may read their messages by themselves, too.
+    own: BTreeSet<OwnedUserId>,
     invites: Vec<(StreamPos, RoomNid)>,
     /// There may be more of what has no cursor in the log.
     has_more: bool,
@@ -117,6 +119,8 @@ impl News {
         let invites = invites(server, &snapshot, &registration.id, &mut body.events)?;
         let (to_device, messages) = to_device_messages(&snapshot, &registration.id)?;
         body.to_device = messages;
+        let receivers = to_device.iter().map(|(.., receiver)| &receiver.user_id);
+        let own = receivers.filter(|user| registration.user(user) == Interest::Exclusive).cloned().collect();
         let (mut key_changes, mut has_more) = (None, false);
         if registration.wants_encryption {
             let known = snapshot.get::<Cursors>(&&*registration.id)?.unwrap_or_default().key_changes;
@@ -132,7 +136,7 @@ impl News {
             body.ephemeral = service.mailbox.take(EPHEMERAL);
         }
         let body = (!body.is_empty()).then(|| serde_json::to_string(&body)).transpose().map_err(Error::internal)?;
-        Ok(Self { body, events: last, key_changes, to_device, invites, has_more })
+        Ok(Self { body, events: last, key_changes, to_device, own, invites, has_more })
     }
 
     /// How far the log was read, if there was anything to read.
@@ -168,7 +172,9 @@ impl News {
         let mut by_device = BTreeMap::<_, Vec<StreamPos>>::new();
         for (pos, number, receiver) in &self.to_device {
             tx.delete::<ToDeviceRows>(&(service, *pos, *number));
-            by_device.entry((&*receiver.user_id, &*receiver.device_id)).or_default().push(*pos);
+            if self.own.contains(&receiver.user_id) {
+                by_device.entry((&*receiver.user_id, &*receiver.device_id)).or_default().push(*pos);
+            }
         }
         for (pos, room) in &self.invites {
             tx.delete::<Invites>(&(service, *pos, *room));

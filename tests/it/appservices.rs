@@ -18,7 +18,8 @@ use crate::{
 
 const TOKEN: &str = "token of the bridge";
 
-/// A server with one service, `irc`, whose users begin with `_irc_` and whose aliases with `#irc_`.
+/// A server with one service, `irc`, whose users begin with `_irc_` and whose aliases with `#irc_`. It looks after users
+/// that begin with `shared_`, too.
 struct Bridge {
     network: TestNetwork,
     server: TestServer,
@@ -37,7 +38,8 @@ impl Bridge {
         let folder = tempfile::tempdir().unwrap();
         let registration = format!(
             "id: irc\nurl: http://{}\nas_token: {TOKEN}\nhs_token: token of the server\nsender_localpart: ircbot\n\
-             protocols: [irc]\nnamespaces:\n  users:\n    - exclusive: true\n      regex: '@_irc_.*:example\\.org'\n  \
+             protocols: [irc]\nnamespaces:\n  users:\n    - exclusive: true\n      regex: '@_irc_.*:example\\.org'\n    \
+             - exclusive: false\n      regex: '@shared_.*:example\\.org'\n  \
              aliases:\n    - exclusive: true\n      regex: '#irc_.*:example\\.org'\n  rooms: []\n{more}",
             service.address,
         );
@@ -361,6 +363,18 @@ async fn devices_of_ghosts_are_managed_and_get_messages() {
     bridge.act(&ghost, Method::DELETE, device, json!({})).await.ok();
     let devices = bridge.act(&ghost, Method::GET, "/v3/devices", json!({})).await.ok();
     assert_eq!(devices["devices"], json!([]));
+}
+
+#[tokio::test]
+async fn whom_a_service_shares_gets_his_messages_as_well() {
+    let bridge = Bridge::with("receive_ephemeral: true\n").await;
+    let (alice, carol) = (bridge.server.user("alice").await, bridge.server.user("shared_carol").await);
+    let messages = json!({ "messages": { &carol.id: { "*": { "secret": 1 } } } });
+    alice.put("/v3/sendToDevice/org.example.secret/1", messages).await.ok();
+    let told = bridge.told("de.sorunome.msc2409.to_device").await;
+    assert_eq!(told[0]["to_user_id"], carol.id);
+    let events = carol.get("/v3/sync").await.ok()["to_device"]["events"].clone();
+    assert_eq!(events[0]["content"], json!({ "secret": 1 }), "{events}");
 }
 
 #[tokio::test]
