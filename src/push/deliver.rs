@@ -207,10 +207,11 @@ impl Task {
 fn next(server: &Server, snapshot: &Snapshot<'_>, key: &PusherKey) -> Result<Option<Task>> {
     let Some(pusher) = snapshot.get::<Pushers>(&key.parts())? else { return Ok(None) };
     let badge = snapshot.get::<Badges>(&key.parts())?.unwrap_or_default();
+    let may_tell = pushers::may_tell(snapshot, key, &pusher)?;
     if let Some(waiting) = queue::first(snapshot, key)? {
         let unread = unread::total(server, snapshot, &key.user)?;
         let event = Some((waiting.pos, waiting.room));
-        let notification = match pusher.is_enabled {
+        let notification = match may_tell {
             true => of_event(server, snapshot, key, &pusher, &waiting, unread)?,
             false => None,
         };
@@ -221,7 +222,7 @@ fn next(server: &Server, snapshot: &Snapshot<'_>, key: &PusherKey) -> Result<Opt
         return Ok(None);
     }
     let unread = unread::total(server, snapshot, &key.user)?;
-    let is_new = pusher.is_enabled && pusher.kind == Kind::Http && badge.told != Some(unread);
+    let is_new = may_tell && pusher.kind == Kind::Http && badge.told != Some(unread);
     let notification = if is_new { Some(gateway::of_count(key, &pusher, unread)?) } else { None };
     Ok(Some(Task { pusher, notification, event: None, unread, badge }))
 }
@@ -290,14 +291,22 @@ async fn call(server: &Server, url: Url, body: Vec<u8>) -> std::result::Result<V
 mod tests {
     use std::panic;
 
+    use ruma::user_id;
+    use serde_json::value::to_raw_value;
+
     use super::*;
-    use crate::room::testing::{TestRoom, user};
+    use crate::{
+        event::Draft,
+        push::pushers::tests::{key, pusher},
+        room::testing::{TestRoom, user},
+        user::tables::{Account, Accounts},
+    };
 
     #[test]
     fn a_pusher_whose_task_panics_is_worked_for_again() {
         let room = TestRoom::new();
         let deliveries = &room.server.pushes;
-        let key = PusherKey { user: user("alice"), app_id: "app".to_owned(), pushkey: "key".to_owned() };
+        let key = key();
         let end = |is_defect: bool| {
             deliveries.running.lock().insert(key.clone(), false);
             let task = || {
@@ -309,5 +318,29 @@ mod tests {
         };
         assert_eq!(end(true), (true, false));
         assert_eq!(end(false), (false, true), "it may be that of another task by now");
+    }
+
+    #[test]
+    fn what_waits_while_an_account_is_locked_is_not_told() {
+        let room = TestRoom::new();
+        let bob = user_id!("@bob:b.test");
+        room.receive_member(bob, "join");
+        let content = to_raw_value(&json!({ "body": "hello" })).unwrap();
+        let event_id = room.receive(bob, Draft::message("m.room.message".into(), content));
+        let event = room.read("alice", |reader, _| reader.view().event_nid(&event_id).unwrap().unwrap());
+        let (pos, nid) = (room.server.store.durable_pos(), room.nid);
+        room.change(move |tx| {
+            let key = key();
+            let (user, app_id, pushkey) = key.parts();
+            let push = queue::Push { event, actions: r#"["notify"]"#.to_owned(), at_ms: 0 };
+            tx.put::<PushQueue>(&(user, app_id, pushkey, pos, nid), &push);
+            tx.put::<Pushers>(&key.parts(), &pusher());
+        });
+        let is_told = |is_locked: bool| {
+            let account = Account { is_locked, ..Account::without_password(0) };
+            room.change(move |tx| tx.put::<Accounts>(&&*user("alice"), &account));
+            next(&room.server, &room.server.store.snapshot(), &key()).unwrap().unwrap().notification.is_some()
+        };
+        assert_eq!([false, true, false].map(is_told), [true, false, true]);
     }
 }

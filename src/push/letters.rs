@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::{
     deliver::Step,
     names::Names,
-    pushers::{Pusher, PusherKey, Pushers},
+    pushers::{self, Pusher, PusherKey, Pushers},
     queue::{self, Badge, Badges, PushQueue, Waiting},
     reader,
 };
@@ -86,8 +86,9 @@ fn waiting(snapshot: &Snapshot<'_>, key: &PusherKey) -> Result<Vec<Waiting>> {
 fn write(server: &Server, key: &PusherKey, pusher: &Pusher, waiting: &[Waiting]) -> Result<Option<Letter>> {
     let snapshot = server.store.snapshot();
     let language = if pusher.lang.to_lowercase().starts_with("fr") { Language::French } else { Language::English };
+    let may_tell = pushers::may_tell(&snapshot, key, pusher)?;
     let (mut unread, mut count) = (Vec::new(), 0);
-    for Waiting { pos, room, push } in waiting.iter().filter(|_| pusher.is_enabled) {
+    for Waiting { pos, room, push } in waiting.iter().filter(|_| may_tell) {
         if !snapshot.contains::<Events>(&(*room, push.event))? {
             continue;
         }

@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Result},
     mail,
     store::{Family, Group, Record, Snapshot, Table, Transaction},
-    user::{email, session, tables::Devices},
+    user::{account, email, session, tables::Devices},
 };
 
 /// Longest names, in bytes. Source: the specification for these two, for the others our choice.
@@ -114,6 +114,12 @@ pub fn list(snapshot: &Snapshot<'_>, user: &UserId) -> Result<Vec<(PusherKey, Pu
         pushers.push((key, row.value));
     }
     Ok(pushers)
+}
+
+/// Whether a pusher is to tell anything now. Who can't use his account gets nothing of it by other ways either.
+pub fn may_tell(snapshot: &Snapshot<'_>, key: &PusherKey, pusher: &Pusher) -> Result<bool> {
+    let is_locked = account::get(snapshot, &key.user)?.is_some_and(|account| account.is_locked);
+    Ok(pusher.is_enabled && !is_locked)
 }
 
 /// Makes a pusher, or changes the one of that key. Unless `append` is set, others lose theirs of the same app and
@@ -239,7 +245,7 @@ pub fn gateway_url(server: &Server, url: &str) -> Result<Url> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use ruma::{api::error::ErrorKind, device_id};
 
     use super::*;
@@ -248,11 +254,12 @@ mod tests {
         user::tables::{Account, Accounts, Device},
     };
 
-    #[test]
-    fn a_pusher_does_not_outlive_the_log_out_that_it_raced() {
-        let room = TestRoom::new();
-        let key = PusherKey { user: user("alice"), app_id: "app".to_owned(), pushkey: "key".to_owned() };
-        let pusher = Pusher {
+    pub fn key() -> PusherKey {
+        PusherKey { user: user("alice"), app_id: "app".to_owned(), pushkey: "key".to_owned() }
+    }
+
+    pub fn pusher() -> Pusher {
+        Pusher {
             kind: Kind::Http,
             app_display_name: String::new(),
             device_display_name: String::new(),
@@ -262,8 +269,13 @@ mod tests {
             device_id: Some("PHONE".into()),
             is_enabled: true,
             set_at_ms: 0,
-        };
-        let set = || room.block_on(set(&room.server, key.clone(), pusher.clone(), false));
+        }
+    }
+
+    #[test]
+    fn a_pusher_does_not_outlive_the_log_out_that_it_raced() {
+        let room = TestRoom::new();
+        let set = || room.block_on(set(&room.server, key(), pusher(), false));
         let refused = |set: Result<()>| match set {
             Err(Error::Refused { kind, .. }) => kind,
             other => panic!("{other:?}"),
