@@ -510,6 +510,11 @@ async fn other_networks_are_looked_up() {
     assert_eq!(alice.get("/v3/thirdparty/protocol/xmpp").await.error(), (404, "M_NOT_FOUND"));
     let users = alice.get("/v3/thirdparty/user/irc?nick=bob").await.ok();
     assert_eq!(users[0]["userid"], "@_irc_bob:example.org");
+    // Who asks is not what is asked for.
+    let by_query = format!("/v3/thirdparty/user/irc?access_token={}&nick=bob", alice.token);
+    assert_eq!(bridge.server.get(&by_query).await.ok(), users);
+    let ghost = bridge.ghost("_irc_bob").await;
+    assert_eq!(bridge.act(&ghost, Method::GET, "/v3/thirdparty/user/irc?nick=bob", json!({})).await.ok(), users);
     assert_eq!(alice.get("/v3/thirdparty/location/irc").await.error(), (404, "M_NOT_FOUND"));
 }
 

@@ -2,7 +2,7 @@
 //!
 //! <https://spec.matrix.org/v1.19/application-service-api/#client-server-api-extensions>
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{Router, extract::State, response::Response};
 use http::{Method, StatusCode};
@@ -28,10 +28,14 @@ use crate::{
         extract::{ByAppservice, Client, Json, Matrix},
     },
     room::directory,
+    user::session::Caller,
 };
 
 /// The longest part of a service's answer to a ping that is passed on.
 const MAX_PASSED_ON: usize = 4_096;
+
+/// As whom a service acts, in the query of its request.
+const ASSERTED: [&str; 3] = ["user_id", "device_id", "org.matrix.msc3202.device_id"];
 
 pub fn router() -> Router<Arc<Server>> {
     Router::new()
@@ -121,9 +125,9 @@ async fn protocol(
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3thirdpartylocationprotocol>
 async fn locations(
     State(server): State<Arc<Server>>,
-    Client { body, .. }: Client<get_location_for_protocol::v3::Request>,
+    Client { sender, body, .. }: Client<get_location_for_protocol::v3::Request>,
 ) -> Result<Json<Vec<Value>>> {
-    let (protocol, fields) = (body.protocol, body.fields.into_iter().collect());
+    let (protocol, fields) = (body.protocol, fields_of(&sender, body.fields));
     Ok(Json(third_party::look_up(&server, Some(&protocol), &["location", &protocol], fields).await?))
 }
 
@@ -141,9 +145,9 @@ async fn locations_of_alias(
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3thirdpartyuserprotocol>
 async fn users(
     State(server): State<Arc<Server>>,
-    Client { body, .. }: Client<get_user_for_protocol::v3::Request>,
+    Client { sender, body, .. }: Client<get_user_for_protocol::v3::Request>,
 ) -> Result<Json<Vec<Value>>> {
-    let (protocol, fields) = (body.protocol, body.fields.into_iter().collect());
+    let (protocol, fields) = (body.protocol, fields_of(&sender, body.fields));
     Ok(Json(third_party::look_up(&server, Some(&protocol), &["user", &protocol], fields).await?))
 }
 
@@ -155,4 +159,13 @@ async fn users_of_id(
 ) -> Result<Json<Vec<Value>>> {
     let query = vec![("userid".to_owned(), body.userid.to_string())];
     Ok(Json(third_party::look_up(&server, None, &["user"], query).await?))
+}
+
+/// What a service is asked for: all of the query but what says who asks, his access token above all.
+fn fields_of(sender: &Caller, mut fields: BTreeMap<String, String>) -> Vec<(String, String)> {
+    fields.remove("access_token");
+    if sender.appservice.is_some() {
+        ASSERTED.iter().for_each(|name| drop(fields.remove(*name)));
+    }
+    fields.into_iter().collect()
 }
