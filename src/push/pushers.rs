@@ -126,7 +126,7 @@ pub fn may_tell(snapshot: &Snapshot<'_>, key: &PusherKey, pusher: &Pusher) -> Re
 /// pushkey: the device has a new user.
 ///
 /// Errors: `M_INVALID_PARAM`; `M_UNKNOWN_TOKEN` and the like if the device was logged out meanwhile.
-pub async fn set(server: &Arc<Server>, key: PusherKey, pusher: Pusher, append: bool) -> Result<()> {
+pub async fn set(server: &Arc<Server>, key: PusherKey, mut pusher: Pusher, append: bool) -> Result<()> {
     check(server, &key, &pusher)?;
     let write = move |tx: &mut Transaction<'_>| {
         // Logged out meanwhile, or the account was given up: a pusher that came now would outlive that.
@@ -139,9 +139,15 @@ pub async fn set(server: &Arc<Server>, key: PusherKey, pusher: Pusher, append: b
                 delete(tx, &PusherKey { user: other, ..key.clone() });
             }
         }
-        let is_new = tx.get::<Pushers>(&key.parts())?.is_none();
-        if is_new && tx.before().list::<Pushers>(&&*key.user).count() >= MAX_PUSHERS {
+        let known = tx.get::<Pushers>(&key.parts())?;
+        if known.is_none() && tx.before().list::<Pushers>(&&*key.user).count() >= MAX_PUSHERS {
             return Err(Error::invalid_param(format!("A user has at most {MAX_PUSHERS} pushers")));
+        }
+        // One device may switch the pusher of another, and does not become its owner by that (MSC3881).
+        if let Some(maker) = known.and_then(|known| known.device_id)
+            && tx.before().contains::<Devices>(&(&key.user, &maker))?
+        {
+            pusher.device_id = Some(maker);
         }
         tx.put::<Pushers>(&key.parts(), &pusher);
         tx.put::<PushersByKey>(&(&key.app_id, &key.pushkey, &key.user), &());

@@ -131,6 +131,12 @@ async fn a_pusher_goes_with_its_device() {
     for (device, key) in [(&alice, "a"), (&phone, "p"), (&tablet, "t")] {
         set(device, pusher(key, data())).await;
     }
+    let mut switched = pusher("p", data());
+    switched["org.matrix.msc3881.enabled"] = json!(false);
+    set(&alice, switched).await;
+    let of_phone = pushers(&alice).await.into_iter().find(|pusher| pusher["pushkey"] == "p").unwrap();
+    assert_eq!(of_phone["org.matrix.msc3881.enabled"], false);
+    assert_eq!(of_phone["org.matrix.msc3881.device_id"], phone.device_id, "whoever switches it");
     phone.post("/v3/logout", json!({})).await.ok();
     let keys =
         |pushers: Vec<Value>| pushers.iter().map(|p| p["pushkey"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
