@@ -19,7 +19,7 @@ use super::{
     queue, refusal, relay, request,
 };
 use crate::{
-    Server,
+    Server, appservice,
     error::{Error, Result},
     event::{Pdu, Verified, rules},
     room::{
@@ -352,6 +352,7 @@ pub async fn find(
     match <&RoomId>::try_from(name) {
         Ok(room_id) => Ok((room_id.to_owned(), via)),
         Err(alias) => {
+            appservice::query::alias(server, alias).await?; // a service may make it only now
             let (room_id, servers) = aliases::room_of_any(server, alias).await?;
             via.extend(servers);
             Ok((room_id, via))

@@ -427,9 +427,18 @@ async fn unknown_users_and_aliases_are_asked_for() {
     let asked = bridge.service.next().await;
     assert_eq!((asked.method, asked.path.as_str()), (Method::GET, "/_matrix/app/v1/users/@_irc_eve:example.org"));
     let alias = path("#irc_office:example.org");
-    assert_eq!(alice.get(&format!("/v3/directory/room/{alias}")).await.error(), (404, "M_NOT_FOUND"));
-    let asked = bridge.service.next().await;
-    assert_eq!(asked.path, format!("/_matrix/app/v1/rooms/{alias}"));
+    let peer = bridge.network.peer("there");
+    let by_peer = format!("/v1/query/directory?room_alias={alias}");
+    let answers = [
+        alice.get(&format!("/v3/directory/room/{alias}")).await,
+        alice.post(&format!("/v3/join/{alias}"), json!({})).await,
+        alice.post(&format!("/v3/knock/{alias}"), json!({})).await,
+        peer.get(&bridge.server, &by_peer).await,
+    ];
+    for answer in answers {
+        assert_eq!(answer.error(), (404, "M_NOT_FOUND"));
+        assert_eq!(bridge.service.next().await.path, format!("/_matrix/app/v1/rooms/{alias}"));
+    }
 }
 
 #[tokio::test]

@@ -3,16 +3,13 @@
 use std::sync::Arc;
 
 use axum::{Router, extract::State};
-use ruma::{
-    RoomAliasId,
-    api::{
-        client::membership::{ThirdPartySigned, join_room_by_id, join_room_by_id_or_alias, joined_rooms},
-        error::ErrorKind,
-    },
+use ruma::api::{
+    client::membership::{ThirdPartySigned, join_room_by_id, join_room_by_id_or_alias, joined_rooms},
+    error::ErrorKind,
 };
 
 use crate::{
-    Server, appservice,
+    Server,
     error::{Error, Result},
     federation::joining,
     http::{
@@ -52,9 +49,6 @@ async fn by_id_or_alias(
     server.limits.message(&sender)?;
     refuse_signed(body.third_party_signed.as_ref())?;
     moderation::check_not_suspended(&server.store.snapshot(), &sender.user_id)?;
-    if let Ok(alias) = <&RoomAliasId>::try_from(&*body.room_id_or_alias) {
-        appservice::query::alias(&server, alias).await?;
-    }
     let (room_id, via) = joining::find(&server, &body.room_id_or_alias, body.via).await?;
     joining::join(&server, &sender.user_id, &room_id, &via, extra(&raw)?).await?;
     Ok(Matrix(join_room_by_id_or_alias::v3::Response::new(room_id)))

@@ -6,7 +6,7 @@ use axum::{Router, extract::State};
 use ruma::api::federation::query::{get_profile_information, get_room_information};
 
 use crate::{
-    Server,
+    Server, appservice,
     error::{Error, Result},
     http::{
         endpoint,
@@ -51,6 +51,7 @@ async fn alias(
     if body.room_alias.server_name() != server.name() {
         return Err(Error::not_found("The alias is not one of this server"));
     }
+    appservice::query::alias(&server, &body.room_alias).await?;
     let (room_id, servers) = server.blocking(move |server| aliases::room_of(server, &body.room_alias)).await?;
     Ok(Matrix(get_room_information::v1::Response::new(room_id, servers)))
 }
