@@ -72,7 +72,8 @@ struct MemoWeight;
 impl Weighter<(OwnedUserId, RoomNid), Arc<Memo>> for MemoWeight {
     fn weight(&self, _: &(OwnedUserId, RoomNid), memo: &Arc<Memo>) -> u64 {
         let name = memo.name.as_ref().map_or(0, |(_, name)| name.bytes());
-        MEMO_BYTES + (memo.unread.len() * size_of::<Notification>() + name) as u64
+        let spoke = memo.spoke.len() * size_of::<(Option<EventNid>, RoomPos)>();
+        MEMO_BYTES + (memo.unread.len() * size_of::<Notification>() + spoke + name) as u64
     }
 }
 
@@ -198,9 +199,14 @@ pub fn told(server: &Server, view: &View<'_>, user: &UserId, pos: RoomPos, event
     if subject.may_be_hidden && !situation.shows(event, &stored)? {
         return Ok(None);
     }
-    let reads = Reads::load(view, user, None)?;
-    let is_highlight = actions.iter().any(Action::is_highlight);
-    let has_read = reads.has(&Notification { pos, event, thread: subject.thread, is_highlight, sent_ms: None });
+    let row = view.snapshot.get::<UserRooms>(&(user, view.nid))?.filter(|row| row.membership == Membership::Join);
+    let has_read = match row.and_then(|row| row.joined_at) {
+        Some(joined_at) => {
+            let memo = recall(server, view, user, joined_at, view.snapshot.pos()?.into())?;
+            memo.has_read(pos, subject.thread)
+        }
+        None => Reads::load(view, user, None)?.has(pos, subject.thread), // an invitation
+    };
     Ok(Some(Told { actions: actions.to_vec(), has_read }))
 }
 
@@ -283,6 +289,8 @@ struct Memo {
     reads: Arc<Reads>,
     /// In the order of the room.
     unread: Vec<Notification>,
+    /// Where the user spoke last in the main timeline and in threads, beyond what his receipts say.
+    spoke: BTreeMap<Option<EventNid>, RoomPos>,
     /// What the user was called in a state of the room, if somebody's message made us look. Nearly all come while that
     /// state is the current one.
     name: Option<(StateRoot, Name)>,
@@ -324,18 +332,24 @@ impl Reads {
         Ok(Arc::new(reads))
     }
 
-    fn has(&self, notification: &Notification) -> bool {
-        let in_thread = match notification.thread {
+    fn has(&self, pos: RoomPos, thread: Option<EventNid>) -> bool {
+        let in_thread = match thread {
             None => Some(self.main),
             Some(root) => self.threads.get(&root).copied(),
         };
-        notification.pos <= self.everywhere || in_thread.is_some_and(|read| notification.pos <= read)
+        pos <= self.everywhere || in_thread.is_some_and(|read| pos <= read)
     }
 }
 
 /// What `user`, whose room this is by `row`, has not read of its events up to `upto`. Nothing if he is not joined.
 pub fn counts(server: &Server, view: &View<'_>, user: &UserId, row: &UserRoom, upto: StreamPos) -> Result<Counts> {
     let Some(joined_at) = row.joined_at else { return Ok(Counts::default()) };
+    let upto = RoomPos::from(upto);
+    recall(server, view, user, joined_at, upto)?.counts(view, upto)
+}
+
+/// What is known of `user`, who joined then, once all events up to `upto` have been looked at.
+fn recall(server: &Server, view: &View<'_>, user: &UserId, joined_at: StreamPos, upto: RoomPos) -> Result<Arc<Memo>> {
     let rules = server.unread.rules(server, view.snapshot, user)?;
     let key = (user.to_owned(), view.nid);
     let known = server.unread.memos.get(&key);
@@ -349,9 +363,8 @@ pub fn counts(server: &Server, view: &View<'_>, user: &UserId, row: &UserRoom, u
         Some(memo) if !has_read(memo.as_of) => Arc::clone(&memo.reads),
         known => Reads::load(view, user, known.as_ref().map(|memo| &memo.reads))?,
     };
-    let upto = RoomPos::from(upto);
     if let Some(memo) = known.as_ref().filter(|memo| memo.upto >= upto && memo.reads.changed == reads.changed) {
-        return memo.counts(view, upto);
+        return Ok(Arc::clone(memo));
     }
     let known = known.unwrap_or_else(|| Arc::new(Memo::new(joined_at, rules.version)));
     let new = newest(server, view, known.upto.max(reads.everywhere), upto)?;
@@ -359,27 +372,34 @@ pub fn counts(server: &Server, view: &View<'_>, user: &UserId, row: &UserRoom, u
     (memo.reads, memo.as_of) = (reads, as_of);
     memo.look_at_new(view, user, &rules, &new)?;
     memo.upto = memo.upto.max(upto);
-    memo.unread.retain(|notification| !memo.reads.has(notification));
+    memo.unread.retain(|notification| !memo.reads.has(notification.pos, notification.thread));
+    memo.spoke.retain(|thread, pos| !memo.reads.has(*pos, *thread));
     if memo.unread.len() < memo.unread.capacity() / 2 {
         memo.unread.shrink_to_fit(); // what was read takes no memory
     }
     let memo = Arc::new(memo);
     server.unread.memos.insert(key, Arc::clone(&memo));
-    memo.counts(view, upto)
+    Ok(memo)
 }
 
 impl Memo {
     /// Of somebody who has just joined.
     fn new(joined_at: StreamPos, rules: (StreamPos, StreamPos)) -> Self {
-        let reads = Arc::default();
-        Self { joined_at, rules, upto: joined_at.into(), as_of: joined_at, reads, unread: Vec::new(), name: None }
+        let (upto, as_of, reads) = (joined_at.into(), joined_at, Arc::default());
+        Self { joined_at, rules, upto, as_of, reads, unread: Vec::new(), spoke: BTreeMap::new(), name: None }
     }
 
     /// The same, with room for so many more events and not much else: it is for the newest message, in most cases.
     fn with_room_for(&self, more: usize) -> Self {
         let mut unread = Vec::with_capacity(self.unread.len() + more);
         unread.extend_from_slice(&self.unread);
-        Self { reads: Arc::clone(&self.reads), unread, name: self.name.clone(), ..*self }
+        let (reads, spoke, name) = (Arc::clone(&self.reads), self.spoke.clone(), self.name.clone());
+        Self { reads, unread, spoke, name, ..*self }
+    }
+
+    /// Whether the user has read as far as `pos`, by a receipt or by what he said himself.
+    fn has_read(&self, pos: RoomPos, thread: Option<EventNid>) -> bool {
+        self.reads.has(pos, thread) || self.spoke.get(&thread).is_some_and(|spoke| pos <= *spoke)
     }
 
     fn look_at_new(&mut self, view: &View<'_>, user: &UserId, rules: &Rules, new: &[Newest]) -> Result<()> {
@@ -393,6 +413,11 @@ impl Memo {
         self.name = situation.known_name().map(|name| (state, name.clone()));
         let excess = self.unread.len().saturating_sub(MAX_EVENTS);
         self.unread.drain(..excess);
+        if self.spoke.len() > MAX_EVENTS
+            && let Some(oldest) = self.spoke.values().min().copied()
+        {
+            self.spoke.retain(|_, pos| *pos > oldest);
+        }
         Ok(())
     }
 
@@ -409,6 +434,7 @@ impl Memo {
             // it sends as him to join the ends of the room.
             if !(subject.is_state || subject.may_be_hidden && view.event(*event)?.event_type == ends::DUMMY) {
                 self.unread.retain(|notification| notification.thread != subject.thread);
+                self.spoke.insert(subject.thread, *pos);
             }
             return Ok(());
         }

@@ -339,9 +339,11 @@ async fn what_was_said_is_listed_whether_read_or_not() {
     assert_eq!(all["notifications"][0]["actions"][0], "notify");
     assert_eq!(shown(&list("?only=highlight").await), [(second.clone(), true)]);
     let page = list("?limit=2").await;
-    assert_eq!(shown(&page), [(third, false), (second, true)]);
+    assert_eq!(shown(&page), [(third.clone(), false), (second, true)]);
     let rest = list(&format!("?limit=2&from={}", page["next_token"].as_str().unwrap())).await;
     assert_eq!(shown(&rest), [(first, true)]);
+    chat.bob.say(&chat.room, "his answer").await;
+    assert_eq!(shown(&list("?limit=1").await), [(third, true)], "who answers has read");
     let wrong = chat.bob.get("/v3/notifications?from=nonsense").await;
     assert_eq!(wrong.error(), (400, "M_INVALID_PARAM"));
 }
