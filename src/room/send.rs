@@ -13,7 +13,8 @@ use serde_json::{Map, Value, value::RawValue};
 use super::{
     Membership, View, aliases,
     append::{self, Step, TransactionKey},
-    membership, partial, power_levels, redact, relations, relationships,
+    membership, partial, power_levels, redact, relations, relationships, remote,
+    view::membership_in,
 };
 use crate::{
     Server,
@@ -24,7 +25,8 @@ use crate::{
     user::{account, moderation, session::Caller},
 };
 
-/// How long an invite that was asked for some time ago waits for the members of its room to be known. Source: our choice.
+/// How long a member event for somebody else that was asked for some time ago waits for the members of its room to be
+/// known. Source: our choice.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Sends an event that is no state. The same transaction of the same device again is answered with the same event.
@@ -110,13 +112,14 @@ pub(super) async fn later(
     account.as_ref().map_or(Ok(()), moderation::check_unlocked)?;
     let Asked { event_type, state_key, content, options } = asked;
     if event_type == TimelineEventType::RoomMember
-        && let Some((target, content)) =
-            state_key.as_ref().and_then(|target| membership::invited_elsewhere(server, target, &content))
+        && let Some(target) = state_key.as_deref().filter(|target| *target != sender.as_str())
     {
         // Nobody waits for the answer; and what has begun after that goes on.
         let is_whole = tokio::time::timeout(PATIENCE, partial::until_whole_for(server, sender, room)).await;
         is_whole.unwrap_or_else(|_| Err(Error::forbidden("The members of this room are not known yet")))?;
-        return inviting::invite(server, sender, &target, room, content).await;
+        if let Some((target, content)) = membership::invited_elsewhere(server, target, &content) {
+            return inviting::invite(server, sender, &target, room, content).await;
+        }
     }
     let user = sender.to_owned();
     append::act(server, room, sender, Some(key), move |server, view| match state_key {
@@ -212,10 +215,12 @@ pub async fn state_with(
     options: Options,
 ) -> Result<OwnedEventId> {
     let room = membership::known(server, room_id)?;
-    if event_type == StateEventType::RoomMember
-        && let Some((target, content)) = membership::invited_elsewhere(server, &state_key, &content)
-    {
-        return inviting::invite(server, sender, &target, room, content).await;
+    if event_type == StateEventType::RoomMember && state_key != sender.as_str() {
+        // What the other one is to the room may not be known yet.
+        partial::until_whole_for(server, sender, room).await?;
+        if let Some((target, content)) = membership::invited_elsewhere(server, &state_key, &content) {
+            return inviting::invite(server, sender, &target, room, content).await;
+        }
     }
     let user = sender.to_owned();
     append::act(server, room, sender, None, move |server, view| {
@@ -234,7 +239,8 @@ fn state_draft(
     content: Box<RawValue>,
 ) -> Result<Draft> {
     // By his own member event somebody comes in, knocks or declines.
-    if event_type != StateEventType::RoomMember || state_key != sender.as_str() {
+    let is_his_own = event_type == StateEventType::RoomMember && state_key == sender.as_str();
+    if !is_his_own || membership_in(content.get()) != Some(Membership::Leave) && !knows_who_may_come(view)? {
         membership::check_in_room(view, sender)?;
     }
     match event_type {
@@ -245,6 +251,11 @@ fn state_draft(
             Ok(Draft::state(event_type, state_key, content))
         }
     }
+}
+
+/// Whether somebody can come into a room, or knock, without another server being asked, as only the calls for that do.
+fn knows_who_may_come(view: &View<'_>) -> Result<bool> {
+    Ok(remote::is_resident(view)? && !partial::is_partial(view.snapshot, view.nid)?)
 }
 
 fn state_step(view: &View<'_>, sender: &UserId, draft: Draft) -> Result<Step> {

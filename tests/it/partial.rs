@@ -495,6 +495,9 @@ async fn whoever_joins_meanwhile_asks_the_other_server() {
     let world = joined().await;
     let World { here, room, peer, .. } = &world;
     let carol = here.user("carol").await;
+    let join = json!({ "membership": "join" });
+    let by_state = carol.set_state(&room.id, "m.room.member", &carol.id, join).await;
+    assert_eq!(by_state.error(), (403, "M_FORBIDDEN"), "that asks nobody");
     carol.post(&format!("/v3/join/{}?via=there", room.id), json!({})).await.ok();
     assert_eq!(peer.asked("/_matrix/federation/v2/send_join/").len(), 2, "nobody here knows who is banned");
     let said = room.say("hello");
@@ -602,4 +605,16 @@ async fn an_invite_of_later_that_waits_for_the_members_outlives_the_end_of_the_s
     done.unwrap();
     let waiting = bob.get("/_matrix/client/unstable/org.matrix.msc4140/delayed_events").await.ok();
     assert_eq!(waiting["delayed_events"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_one_does_to_others_by_a_state_event_waits_for_the_members() {
+    let World { here, bob, room, .. } = &joined().await;
+    let ban = bob.set_state(&room.id, "m.room.member", "@charlie:there", json!({ "membership": "ban" }));
+    let end = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        here.inside().shutdown.cancel();
+    };
+    let (answer, ()) = tokio::join!(ban, end);
+    assert_eq!(answer.error(), (503, "M_UNKNOWN"));
 }
