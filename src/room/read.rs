@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::{
     Membership, View,
     event_filter::EventFilter,
+    show::Reader,
     tables::StateKeys,
     timeline::Entry,
     view::BATCH,
@@ -94,13 +95,13 @@ pub fn senders(view: &View<'_>, entries: &[Entry]) -> Result<Vec<Found>> {
     load(view, nids)
 }
 
-/// The senders of `entries`, as they were then.
-pub fn profiles_of_senders(view: &View<'_>, entries: &[Entry]) -> Result<BTreeMap<OwnedUserId, Profile>> {
+/// The senders of `entries`, as they were then, and as the reader is shown them.
+pub fn profiles_of_senders(reader: &Reader<'_, '_>, entries: &[Entry]) -> Result<BTreeMap<OwnedUserId, Profile>> {
     let profile = |(_, event): Found| {
         let user = event.state_key.as_deref().and_then(|user| OwnedUserId::try_from(user).ok());
-        user.map(|user| Ok((user, profile(&event)?)))
+        user.map(|user| Ok((user, profile_in(reader.content(&event)?.get()))))
     };
-    senders(view, entries)?.into_iter().filter_map(profile).collect()
+    senders(reader.view(), entries)?.into_iter().filter_map(profile).collect()
 }
 
 /// What a member event says about its user, where it says it in the specification's form.

@@ -160,6 +160,11 @@ impl<'v, 's> Reader<'v, 's> {
         Ok(event.view().content().map_err(unreadable)?.to_owned())
     }
 
+    /// Whether the reader, who may see `event`, is shown nothing of what it says: its sender had his account erased.
+    pub fn hides_content(&self, event: &StoredEvent) -> Result<bool> {
+        Ok(matches!(self.without_erased(event)?, Cow::Owned(_)))
+    }
+
     /// As [`Self::show`], in the type that ruma has for the event.
     pub fn raw<T>(&self, nid: EventNid, event: &StoredEvent, format: Format) -> Result<Raw<T>> {
         self.show(nid, event, format).map(Raw::from_json)

@@ -192,9 +192,12 @@ async fn what_an_erased_user_said_is_gone_for_those_who_come_later() {
     let (alice, mallory) = (server.user("alice").await, server.user("mallory").await);
     let room = alice.create_public_room("shared").await;
     mallory.join(&room).await;
+    let named = json!({ "membership": "join", "displayname": "Mallory" });
+    mallory.set_state(&room, "m.room.member", &mallory.id, named).await.ok();
     let said = mallory.say(&room, "regretted").await;
+    alice.say(&room, "remembered").await;
     let (user_id, deactivated) =
-        (OwnedUserId::try_from(mallory.id).unwrap(), Deactivated { at_ms: 1, is_erased: true });
+        (OwnedUserId::try_from(&*mallory.id).unwrap(), Deactivated { at_ms: 1, is_erased: true });
     let erase = move |tx: &mut Transaction<'_>| {
         account::update(tx, &user_id, |account| account.deactivated = Some(deactivated))
     };
@@ -204,4 +207,16 @@ async fn what_an_erased_user_said_is_gone_for_those_who_come_later() {
     let content = async |user: &User| user.get(&format!("/v3/rooms/{room}/event/{said}")).await.ok()["content"].clone();
     assert_eq!(content(&late).await, json!({}));
     assert_eq!(content(&alice).await["body"], "regretted");
+    let search = async |user: &User, term: &str| {
+        let context = json!({ "before_limit": 1, "include_profile": true });
+        let criteria = json!({ "search_term": term, "event_context": context });
+        let body = json!({ "search_categories": { "room_events": criteria } });
+        user.post("/v3/search", body).await.ok()["search_categories"]["room_events"].clone()
+    };
+    assert_eq!(search(&late, "regretted").await["count"], 0);
+    assert_eq!(search(&alice, "regretted").await["count"], 1);
+    for (user, profile) in [(&late, json!({})), (&alice, json!({ "displayname": "Mallory" }))] {
+        let found = search(user, "remembered").await;
+        assert_eq!(found["results"][0]["context"]["profile_info"][&mallory.id], profile);
+    }
 }

@@ -225,7 +225,7 @@ fn context(
     let profiles = || {
         let mut entries = vec![found.entry.clone()];
         entries.extend(beside.before.iter().chain(&beside.after).cloned());
-        read::profiles_of_senders(reader.view(), &entries)
+        read::profiles_of_senders(reader, &entries)
     };
     let context = ResultContext {
         start: TimelineToken(beside.start).to_string(),

@@ -275,5 +275,7 @@ fn visible(reader: &Reader<'_, '_>, filter: &RoomEventFilter, place: &Place, nid
     let event = reader.view().event(nid)?;
     let is_wanted = EventFilter::new(filter, reader.view().room_id()).allows(&event).map_err(unreadable)?;
     let is_shown = is_wanted && !event.flags.redacted && !reader.ignored()?.hides(&event);
-    Ok(if is_shown && reader.sight.may_see(nid, &event)? { Some(Entry { pos: place.pos, nid, event }) } else { None })
+    // That it was found would tell what it said.
+    let is_found = is_shown && reader.sight.may_see(nid, &event)? && !reader.hides_content(&event)?;
+    Ok(is_found.then_some(Entry { pos: place.pos, nid, event }))
 }
