@@ -5,6 +5,7 @@ use chappe::{
     room::upgrade::carry_over,
     store::Scan,
 };
+use http::Method;
 use serde_json::{Value, json};
 
 use crate::support::{Answer, TestServer, User, room::path};
@@ -195,6 +196,14 @@ async fn push_rules_tags_and_direct_chats_go_with_their_users() {
         let tags = user.get(&format!("/v3/user/{}/rooms/{new}/tags", user.id)).await.ok();
         assert_eq!(tags["tags"], json!({ "m.favourite": { "order": 0.5 } }));
     }
+    // What he takes away afterwards does not come back with his next name.
+    let favourite = format!("/v3/user/{}/rooms/{new}/tags/m.favourite", bob.id);
+    bob.request(Method::DELETE, &favourite, None).await.ok();
+    let named = json!({ "membership": "join", "displayname": "Bob" });
+    bob.set_state(&new, "m.room.member", &bob.id, named).await.ok();
+    caught_up(&server).await;
+    let tags = bob.get(&format!("/v3/user/{}/rooms/{new}/tags", bob.id)).await.ok();
+    assert_eq!(tags["tags"], json!({}));
     // A room that only claims to replace another gets nothing.
     let creation = json!({ "predecessor": { "room_id": new, "event_id": "$x" } });
     let false_heir = alice.create_room(json!({ "creation_content": creation })).await;

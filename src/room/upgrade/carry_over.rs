@@ -15,13 +15,14 @@ use ruma::{
 use crate::{
     Server,
     error::{Error, Result},
+    event::StoredEvent,
     log::{self, Entry},
     room::{
         Membership, View,
         tables::{RoomIds, UserRooms},
         view::membership_in,
     },
-    store::{RoomNid, Transaction},
+    store::{EventNid, RoomNid, Transaction},
     user::{direct, push_rules, tags},
 };
 
@@ -92,8 +93,12 @@ fn moves(server: &Server, entries: &[Entry]) -> Result<Vec<Move>> {
         match (event.event_type.as_str(), event.state_key.as_deref()) {
             ("m.room.member", Some(user)) => {
                 let Ok(user) = <&UserId>::try_from(user) else { continue };
-                let content = event.view().content().map_err(|e| Error::internal(e.to_string()))?;
-                if server.is_ours(user) && membership_in(content.get()) == Some(Membership::Join) {
+                if !server.is_ours(user) || !is_join(&event)? {
+                    continue;
+                }
+                // Whoever changes his profile has gone along before.
+                let before = event.replaces.map(|before| view.event(EventNid(before))).transpose()?;
+                if !before.map_or(Ok(false), |before| is_join(&before))? {
                     moves.extend(move_of(server, &view, user)?);
                 }
             }
@@ -102,6 +107,11 @@ fn moves(server: &Server, entries: &[Entry]) -> Result<Vec<Move>> {
         }
     }
     Ok(moves)
+}
+
+fn is_join(event: &StoredEvent) -> Result<bool> {
+    let content = event.view().content().map_err(|e| Error::internal(e.to_string()))?;
+    Ok(membership_in(content.get()) == Some(Membership::Join))
 }
 
 /// What a user brings who joined `new`.
