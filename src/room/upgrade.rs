@@ -111,6 +111,11 @@ impl Plan {
         }
         let kept = kept_levels(&view, &levels, has_creators.then_some(&creators))?;
         let (first, last) = if has_creators { (kept, None) } else { raised_levels(kept, user) };
+        let is_below = |other: &UserId| match has_creators {
+            true => !creators.iter().any(|creator| creator == other),
+            false => level_in(&first, other) < level_in(&first, user),
+        };
+        let initial_state = initial_state(&view, &levels, user, is_below)?;
         let creators = if has_additional { &creators[1..] } else { &[] };
         let new = NewRoom {
             creation_content: creation_content(&view, creators, rules.authorization.room_create_event_id_as_room_id)?,
@@ -122,7 +127,7 @@ impl Plan {
             topic: None,
             invite: Vec::new(),
             is_direct: false,
-            initial_state: initial_state(&view, &levels, user)?,
+            initial_state,
             power_levels: first,
             replaces: Some(room),
         };
@@ -224,9 +229,7 @@ fn raised_levels(kept: Map<String, Value>, user: &UserId) -> (Map<String, Value>
     let events = kept.get("events").and_then(Value::as_object);
     let of_events = events.into_iter().flat_map(|events| events.values().filter_map(Value::as_i64));
     let needed = of_events.chain([level("state_default"), level("ban"), level("kick")]).max().unwrap_or(100);
-    let users = kept.get("users").and_then(Value::as_object);
-    let own = users.and_then(|users| users.get(user.as_str())).and_then(Value::as_i64);
-    if own.unwrap_or_else(|| level("users_default")) >= needed {
+    if level_in(&kept, user) >= needed {
         return (kept, None);
     }
     let mut raised = kept.clone();
@@ -234,7 +237,18 @@ fn raised_levels(kept: Map<String, Value>, user: &UserId) -> (Map<String, Value>
     (raised, Some(kept))
 }
 
-fn initial_state(view: &View<'_>, levels: &RoomPowerLevels, user: &UserId) -> Result<Vec<InitialState>> {
+fn level_in(levels: &Map<String, Value>, user: &UserId) -> i64 {
+    let own = levels.get("users").and_then(|users| users.get(user.as_str())).and_then(Value::as_i64);
+    own.or_else(|| levels.get("users_default").and_then(Value::as_i64)).unwrap_or_default()
+}
+
+/// `is_below`: whether somebody is less in the new room than `user`, who makes it.
+fn initial_state(
+    view: &View<'_>,
+    levels: &RoomPowerLevels,
+    user: &UserId,
+    is_below: impl Fn(&UserId) -> bool,
+) -> Result<Vec<InitialState>> {
     let mut transferred = Vec::new();
     let mut add = |event_type: StateEventType, state_key: String, content: Box<RawValue>| {
         transferred.push(InitialState { event_type, state_key, content });
@@ -256,6 +270,10 @@ fn initial_state(view: &View<'_>, levels: &RoomPowerLevels, user: &UserId) -> Re
     for row in view.snapshot.list::<tables::StateKeys>(&(view.nid, "m.space.child")).take(MAX_TRANSFERRED) {
         let row = row?;
         let (_, _, child) = row.key()?;
+        // The rules reserve a key that is a user id for that user.
+        if <&RoomId>::try_from(child).is_err() {
+            continue;
+        }
         let content: Option<Map<String, Value>> =
             view.state_content(view.current_state(), &StateEventType::SpaceChild, child)?;
         if let Some(content) = content.filter(|content| content.contains_key("via")) {
@@ -263,10 +281,12 @@ fn initial_state(view: &View<'_>, levels: &RoomPowerLevels, user: &UserId) -> Re
         }
     }
     // NOTSPEC: member events are not to go over, since nobody can speak for others. A ban is the word of whoever
-    // upgrades the room, and without it everybody who was banned could come back.
+    // upgrades the room, and without it everybody who was banned could come back. One that the new room's rules forbid
+    // would keep that room from being made.
     if levels.user_can_ban(user) {
         let room_for = MAX_TRANSFERRED.saturating_sub(transferred.len());
-        for (banned, event) in view.members(Membership::Ban)?.into_iter().take(room_for) {
+        let banned = view.members(Membership::Ban)?.into_iter().filter(|(banned, _)| is_below(banned));
+        for (banned, event) in banned.take(room_for) {
             let content: Map<String, Value> =
                 serde_json::from_str(view.pdu(event)?.content.get()).map_err(Error::internal)?;
             let kept = ["membership", "reason"].into_iter();

@@ -139,11 +139,13 @@ async fn levels_that_are_strings_are_integers_in_the_new_room() {
 #[tokio::test]
 async fn whoever_upgrades_keeps_no_more_power_than_he_had() {
     let server = TestServer::new().await;
-    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let (alice, bob, carol) = (server.user("alice").await, server.user("bob").await, server.user("carol").await);
     let old = alice.create_room(json!({ "preset": "public_chat", "room_version": "10" })).await;
     bob.join(&old).await;
+    alice.act(&old, "ban", json!({ "user_id": carol.id })).await.ok();
+    alice.set_state(&old, "m.space.child", &alice.id, json!({ "via": ["example.org"] })).await.ok();
     let levels = json!({
-        "users": { &alice.id: 100, &bob.id: 50 },
+        "users": { &alice.id: 100, &bob.id: 50, &carol.id: 100 },
         "events": { "m.room.tombstone": 50, "m.room.server_acl": 100 }, "state_default": 50,
     });
     alice.set_state(&old, "m.room.server_acl", "", json!({ "allow": ["*"] })).await.ok();
@@ -151,6 +153,10 @@ async fn whoever_upgrades_keeps_no_more_power_than_he_had() {
     let new = upgrade(&bob, &old, "11").await;
     assert_eq!(bob.state(&new, "m.room.server_acl", "").await.ok(), json!({ "allow": ["*"] }));
     assert_eq!(bob.state(&new, "m.room.power_levels", "").await.ok()["users"], levels["users"]);
+    for (event_type, user) in [("m.space.child", &alice), ("m.room.member", &carol)] {
+        let answer = bob.state(&new, event_type, &user.id).await;
+        assert_eq!(answer.error(), (404, "M_NOT_FOUND"), "bob may not set that, and it stops nothing: {event_type}");
+    }
 }
 
 /// Waits until the reader has done all that was sent so far.
