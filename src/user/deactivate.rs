@@ -1,8 +1,9 @@
 //! Giving an account up.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use ruma::{OwnedUserId, UserId};
+use futures_util::{StreamExt, stream};
+use ruma::{OwnedRoomId, OwnedUserId, UserId};
 use tracing::warn;
 
 use super::{
@@ -17,10 +18,15 @@ use super::{
 use crate::{
     Server,
     error::{Error, Result},
+    federation::leaving,
     push::pushers,
-    room::{Membership, delayed, membership, server_notices::NoticeRooms, tables::UserRooms},
+    room::{Membership, View, delayed, invited, membership, server_notices::NoticeRooms, tables::UserRooms},
     store::{Group, RoomNid, Snapshot},
 };
+
+/// How many rooms of other servers are left at a time, and how long an account stays open for them. Source: our choice.
+const ROOMS_AT_ONCE: usize = 16;
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Logs all devices out, leaves all rooms, then closes the account for good. Runs to its end even if the client hangs up;
 /// should the server stop in the middle, the account is still open and its user can log in and ask again.
@@ -42,7 +48,12 @@ pub async fn deactivate(server: Arc<Server>, user_id: OwnedUserId, is_erased: bo
 async fn leave_rooms(server: &Arc<Server>, user_id: &UserId) -> Result<()> {
     let user = user_id.to_owned();
     let rooms = server.read(move |snapshot| open_rooms(snapshot, &user)).await?;
+    let mut elsewhere = Vec::new();
     for room in rooms {
+        if invited::is_out_of_band(server, user_id, room).await? {
+            elsewhere.push(room);
+            continue;
+        }
         match membership::leave(server, user_id, room, None).await {
             Ok(()) => {}
             // A room that does not let him go must not keep the account open.
@@ -52,6 +63,26 @@ async fn leave_rooms(server: &Arc<Server>, user_id: &UserId) -> Result<()> {
             Err(other) => return Err(other),
         }
     }
+    // What takes longer goes on without being waited for.
+    let leaving = Server::detached(leave_elsewhere(Arc::clone(server), user_id.to_owned(), elsewhere));
+    tokio::time::timeout(PATIENCE, leaving).await.unwrap_or(Ok(()))
+}
+
+/// Rejects invites and takes back knocks of which the rooms' servers have to be told.
+async fn leave_elsewhere(server: Arc<Server>, user_id: OwnedUserId, rooms: Vec<RoomNid>) -> Result<()> {
+    let ids = move |server: &Server| {
+        let snapshot = server.store.snapshot();
+        let id = |room| Ok::<_, Error>(View::of(&server.rooms, &snapshot, room)?.room_id().to_owned());
+        rooms.into_iter().map(id).collect::<Result<Vec<_>>>()
+    };
+    let ids = server.blocking(ids).await?;
+    let (server, user_id) = (&server, &*user_id);
+    let leave = |room_id: OwnedRoomId| async move {
+        if let Err(error) = leaving::leave(server, user_id, &room_id, None).await {
+            warn!(%user_id, %room_id, ?error, "a deactivated user stays in a room");
+        }
+    };
+    stream::iter(ids).for_each_concurrent(ROOMS_AT_ONCE, leave).await;
     Ok(())
 }
 

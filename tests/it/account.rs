@@ -16,7 +16,7 @@ use chappe::{
 use ruma::{UserId, api::error::ErrorKind};
 use serde_json::{Value, json};
 
-use crate::support::{TestServer, auth_of, password_of};
+use crate::support::{TestNetwork, TestServer, auth_of, password_of};
 
 fn log_in_with(password: &str) -> Value {
     let mut body = auth_of("alice");
@@ -133,6 +133,17 @@ async fn a_deactivated_user_has_left_his_rooms() {
     assert!(joined().await.get("@bob:example.org").is_none());
     let user = ruma::user_id!("@bob:example.org");
     assert!(chappe::user::erasure::is_erased(&server.inside().store.snapshot(), user).unwrap());
+}
+
+#[tokio::test]
+async fn a_deactivated_user_rejects_the_invites_of_other_servers() {
+    let network = TestNetwork::new();
+    let (a, b) = (network.server("a.example").await, network.server("b.example").await);
+    let (alice, bob) = (a.user("alice").await, b.user("bob").await);
+    let room = alice.create_room(json!({})).await;
+    alice.try_invite(&room, &bob).await.ok();
+    bob.post("/v3/account/deactivate", json!({ "auth": auth_of("bob") })).await.ok();
+    assert_eq!(alice.state(&room, "m.room.member", &bob.id).await.ok()["membership"], "leave");
 }
 
 #[tokio::test]
