@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use futures_util::{StreamExt, stream};
 use ruma::{
     OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomAliasId, RoomId, UserId,
     api::error::ErrorKind,
@@ -15,6 +16,7 @@ use serde_json::{
     Map, Value,
     value::{RawValue, to_raw_value},
 };
+use tracing::debug;
 
 use super::{
     Membership, View,
@@ -29,6 +31,9 @@ use crate::{
     store::{self, Family, Group, Record, RoomNid, Snapshot, Table, Transaction},
     user::account,
 };
+
+/// How many aliases of other servers one event can bring into a room. Source: our choice.
+const MAX_ELSEWHERE: usize = 10;
 
 /// The aliases of this server.
 pub struct Aliases;
@@ -282,22 +287,72 @@ pub fn is_world_readable(view: &View<'_>) -> Result<bool> {
     Ok(content.is_some_and(|content| content.history_visibility == HistoryVisibility::WorldReadable))
 }
 
-/// Whether the aliases that an `m.room.canonical_alias` event brings in are aliases, and of this room.
+/// The aliases of other servers that `content` brings into the room's `m.room.canonical_alias`, as far as those servers say
+/// that they are the room's. For whoever may not set it nobody is asked.
+///
+/// Errors: as [`check_canonical`].
+pub(super) async fn confirmed_elsewhere(
+    server: &Arc<Server>,
+    sender: &UserId,
+    room: RoomNid,
+    content: &RawValue,
+) -> Result<BTreeSet<OwnedRoomAliasId>> {
+    let (sender, content) = (sender.to_owned(), content.to_owned());
+    let to_ask = move |server: &Server| {
+        let snapshot = server.store.snapshot();
+        let view = View::of(&server.rooms, &snapshot, room)?;
+        let mut aliases = match may_set_canonical(&view, &sender)? {
+            true => brought_in(&view, &content)?,
+            false => Vec::new(),
+        };
+        aliases.retain(|alias| alias.server_name() != server.name());
+        aliases.truncate(MAX_ELSEWHERE);
+        Ok((view.room_id().to_owned(), aliases))
+    };
+    let (room_id, aliases) = server.blocking(to_ask).await?;
+    let room_id = &room_id;
+    let ask = |alias: OwnedRoomAliasId| async move {
+        match query::alias(server, &alias).await {
+            Ok((found, _)) => (found == *room_id).then_some(alias),
+            Err(error) => {
+                debug!(%alias, ?error, "nobody says of which room this is an alias");
+                None
+            }
+        }
+    };
+    let confirmed: Vec<_> = stream::iter(aliases).map(ask).buffer_unordered(MAX_ELSEWHERE).collect().await;
+    Ok(confirmed.into_iter().flatten().collect())
+}
+
+/// Whether the aliases that an `m.room.canonical_alias` event brings in are aliases, and of this room. `elsewhere`: those of
+/// other servers that are.
 ///
 /// Errors: `M_INVALID_PARAM`, `M_BAD_ALIAS`.
-pub(super) fn check_canonical(view: &View<'_>, content: &RawValue) -> Result<()> {
+pub(super) fn check_canonical(
+    view: &View<'_>,
+    content: &RawValue,
+    elsewhere: &BTreeSet<OwnedRoomAliasId>,
+) -> Result<()> {
+    for alias in brought_in(view, content)? {
+        let is_its = match resolve(view.snapshot, &alias)? {
+            Some(found) => found.room == view.nid,
+            None => elsewhere.contains(&alias),
+        };
+        if !is_its {
+            return Err(Error::refused(ErrorKind::BadAlias, format!("{alias} is no alias of this room")));
+        }
+    }
+    Ok(())
+}
+
+/// The aliases that `content` would bring into the room's `m.room.canonical_alias`.
+fn brought_in(view: &View<'_>, content: &RawValue) -> Result<Vec<OwnedRoomAliasId>> {
     let state_type = StateEventType::RoomCanonicalAlias;
     let before: Option<Map<String, Value>> = view.state_content(view.current_state(), &state_type, "")?;
     // Whatever an old event holds is not asked about again.
     let before = before.and_then(|content| aliases_in(&content).ok()).unwrap_or_default();
     let content = serde_json::from_str(content.get()).map_err(|_| Error::bad_json("The content is no JSON object"))?;
-    for alias in aliases_in(&content)?.difference(&before) {
-        let found = resolve(view.snapshot, &parse(alias)?)?;
-        if found.is_none_or(|found| found.room != view.nid) {
-            return Err(Error::refused(ErrorKind::BadAlias, format!("{alias} is no alias of this room")));
-        }
-    }
-    Ok(())
+    aliases_in(&content)?.difference(&before).map(|alias| parse(alias)).collect()
 }
 
 /// The canonical and the alternative aliases in the content of an `m.room.canonical_alias` event.

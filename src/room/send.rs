@@ -1,9 +1,9 @@
 //! What a user sends to a room that he is in.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use ruma::{
-    CanonicalJsonObject, ID_MAX_BYTES, MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, UserId,
+    CanonicalJsonObject, ID_MAX_BYTES, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomAliasId, RoomId, UserId,
     api::error::ErrorKind,
     events::{StateEventType, TimelineEventType},
 };
@@ -121,11 +121,17 @@ pub(super) async fn later(
             return inviting::invite(server, sender, &target, room, content).await;
         }
     }
+    let is_canonical = event_type == TimelineEventType::RoomCanonicalAlias && state_key.as_deref() == Some("");
+    let elsewhere = match is_canonical {
+        true => aliases::confirmed_elsewhere(server, sender, room, &content).await?,
+        false => BTreeSet::new(),
+    };
     let user = sender.to_owned();
     append::act(server, room, sender, Some(key), move |server, view| match state_key {
         None => Ok(Step::Send(options.of(message_draft(view, &user, event_type, content)?))),
         Some(state_key) => {
-            let draft = state_draft(server, view, &user, event_type.to_string().into(), state_key, content)?;
+            let event_type = event_type.to_string().into();
+            let draft = state_draft(server, view, &user, event_type, state_key, content, &elsewhere)?;
             state_step(view, &user, options.of(draft))
         }
     })
@@ -222,9 +228,13 @@ pub async fn state_with(
             return inviting::invite(server, sender, &target, room, content).await;
         }
     }
+    let elsewhere = match event_type == StateEventType::RoomCanonicalAlias && state_key.is_empty() {
+        true => aliases::confirmed_elsewhere(server, sender, room, &content).await?,
+        false => BTreeSet::new(),
+    };
     let user = sender.to_owned();
     append::act(server, room, sender, None, move |server, view| {
-        let draft = state_draft(server, view, &user, event_type, state_key, content)?;
+        let draft = state_draft(server, view, &user, event_type, state_key, content, &elsewhere)?;
         state_step(view, &user, options.of(draft))
     })
     .await
@@ -237,6 +247,7 @@ fn state_draft(
     event_type: StateEventType,
     state_key: String,
     content: Box<RawValue>,
+    elsewhere: &BTreeSet<OwnedRoomAliasId>,
 ) -> Result<Draft> {
     // By his own member event somebody comes in, knocks or declines.
     let is_his_own = event_type == StateEventType::RoomMember && state_key == sender.as_str();
@@ -246,7 +257,7 @@ fn state_draft(
     match event_type {
         StateEventType::RoomMember => membership::by_state(server, view, sender, &state_key, &content),
         _ => {
-            check_state(view, &event_type, &state_key, &content)?;
+            check_state(view, &event_type, &state_key, &content, elsewhere)?;
             relationships::check(view, sender, content.get())?;
             Ok(Draft::state(event_type, state_key, content))
         }
@@ -268,10 +279,18 @@ fn state_step(view: &View<'_>, sender: &UserId, draft: Draft) -> Result<Step> {
 }
 
 /// What is known to be wrong before the rules of the room are asked: they would only say that it is forbidden.
-fn check_state(view: &View<'_>, event_type: &StateEventType, state_key: &str, content: &RawValue) -> Result<()> {
+fn check_state(
+    view: &View<'_>,
+    event_type: &StateEventType,
+    state_key: &str,
+    content: &RawValue,
+    elsewhere: &BTreeSet<OwnedRoomAliasId>,
+) -> Result<()> {
     match event_type {
         StateEventType::RoomCreate => Err(Error::invalid_param("A room is created once, and by /createRoom")),
-        StateEventType::RoomCanonicalAlias if state_key.is_empty() => aliases::check_canonical(view, content),
+        StateEventType::RoomCanonicalAlias if state_key.is_empty() => {
+            aliases::check_canonical(view, content, elsewhere)
+        }
         StateEventType::RoomPowerLevels => check_power_levels(view, content),
         // Who may redact what is asked where redactions are sent; the rules of the room ask less.
         other if other.to_string() == "m.room.redaction" => Err(Error::invalid_param("A redaction is no state")),

@@ -49,6 +49,27 @@ async fn aliases_are_found_from_other_servers() {
 }
 
 #[tokio::test]
+async fn a_room_is_known_by_its_aliases_on_other_servers() {
+    let network = TestNetwork::new();
+    let (a, b) = (network.server("a.example").await, network.server("b.example").await);
+    let (alice, bob) = (a.user("alice").await, b.user("bob").await);
+    let room = alice.create_room(json!({ "room_alias_name": "hall", "preset": "public_chat" })).await;
+    bob.post("/v3/join/%23hall:a.example", json!({})).await.ok();
+    let other = bob.create_room(json!({})).await;
+    for (alias, room) in [("away", &room), ("other", &other)] {
+        bob.put(&format!("/v3/directory/room/%23{alias}:b.example"), json!({ "room_id": room })).await.ok();
+    }
+    let named = async |alias: &str| {
+        let content = json!({ "alias": "#hall:a.example", "alt_aliases": [alias] });
+        alice.set_state(&room, "m.room.canonical_alias", "", content).await
+    };
+    for alias in ["#other:b.example", "#none:b.example", "#away:nowhere.example"] {
+        assert_eq!(named(alias).await.error(), (400, "M_BAD_ALIAS"), "{alias}");
+    }
+    named("#away:b.example").await.ok();
+}
+
+#[tokio::test]
 async fn a_room_is_summarized_by_its_alias_on_another_server() {
     let network = TestNetwork::new();
     let (a, b) = (network.server("a.example").await, network.server("b.example").await);
