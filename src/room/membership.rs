@@ -362,6 +362,14 @@ pub fn because(reason: Option<String>) -> Content {
     reason.map(|reason| ("reason".to_owned(), reason.into())).into_iter().collect()
 }
 
+/// What `user`, who is one of ours, is to a room as he was told: of one that lives elsewhere the state may not say it.
+pub fn of_own_user(view: &View<'_>, user: &UserId) -> Result<Option<Membership>> {
+    match view.snapshot.get::<tables::UserRooms>(&(user, view.nid))? {
+        Some(row) => Ok(Some(row.membership)),
+        None => Ok(view.membership(view.current_state(), user)?),
+    }
+}
+
 /// The current membership of `user` and the event that made it.
 fn state_of(view: &View<'_>, user: &UserId) -> Result<Option<(Membership, OwnedEventId)>> {
     let event = view.state_pdu(view.current_state(), &StateEventType::RoomMember, user.as_str())?;

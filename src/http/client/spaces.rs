@@ -18,6 +18,7 @@ use crate::{
     room::{
         View, aliases,
         hierarchy::{self, Query},
+        membership,
     },
 };
 
@@ -68,7 +69,7 @@ async fn room_summary(
         let membership = move |server: &Server| {
             let snapshot = server.store.snapshot();
             let Some(view) = View::open(&server.rooms, &snapshot, &room_id)? else { return Ok(None) };
-            Ok(view.membership(view.current_state(), &user)?)
+            membership::of_own_user(&view, &user)
         };
         response.membership = server.blocking(membership).await?.map(|membership| membership.to_state());
     }

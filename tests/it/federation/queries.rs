@@ -80,6 +80,8 @@ async fn a_room_is_summarized_by_its_alias_on_another_server() {
     assert_eq!(network.count("a.example", "/_matrix/federation/v1/query/"), 0, "nobody is asked for strangers");
     let summary = bob.get(path).await.ok();
     assert_eq!((&summary["room_id"], &summary["num_joined_members"]), (&json!(room), &json!(1)));
+    alice.try_invite(&room, &bob).await.ok();
+    assert_eq!(bob.get(path).await.ok()["membership"], "invite");
     assert_eq!(a.get(path).await.ok()["room_id"], *room);
     assert_eq!(bob.get("/v1/room_summary/%23none:a.example").await.error(), (404, "M_NOT_FOUND"));
 }
