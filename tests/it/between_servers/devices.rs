@@ -117,8 +117,9 @@ async fn ones_own_signature_is_among_keys_that_are_not_kept() {
     let mut signed = master.clone();
     user_signing.sign(alice, &mut signed);
     let body = json!({ &bob.id: { of_bob.public_key(): signed } });
-    // What was asked for while it changed is told, and kept only when it is told anew.
+    // What was asked for while it changed is told, and kept only when it is asked for anew.
     until("the signature is taken", async || {
+        query(alice, &bob.id).await;
         let answer = alice.post("/v3/keys/signatures/upload", body.clone()).await.ok();
         answer["failures"].as_object().is_none_or(serde_json::Map::is_empty).then_some(())
     })
