@@ -106,12 +106,6 @@ pub fn is_invited(snapshot: &Snapshot<'_>, room: RoomNid, server: &ServerName) -
     snapshot.contains::<InvitedServers>(&(room, server))
 }
 
-/// The other servers whose users are invited to a room.
-pub fn invited_to(snapshot: &Snapshot<'_>, room: RoomNid) -> store::Result<Vec<OwnedServerName>> {
-    let rows = snapshot.list::<InvitedServers>(&room);
-    rows.map(|row| row.and_then(|row| Ok(row.key()?.1.to_owned()))).collect()
-}
-
 /// The servers with joined members in a room, ours too; where members are not known, those that are said to have some.
 pub fn servers_in(snapshot: &Snapshot<'_>, room: RoomNid) -> store::Result<Vec<OwnedServerName>> {
     with_unknown(snapshot, room, select(snapshot, room, |presence| presence.joined > 0)?)

@@ -47,6 +47,8 @@ struct State {
     rooms: HashMap<RoomNid, RoomState>,
     /// The same by the numbers of their last changes.
     by_change: BTreeMap<u64, RoomNid>,
+    /// Those in which somebody types.
+    busy: BTreeSet<RoomNid>,
     /// Of rooms that are not in `rooms` a client that has seen no more than this may believe anything.
     forgotten: u64,
     /// The next moment at which something ends by itself, in milliseconds since the Unix epoch.
@@ -111,6 +113,7 @@ impl Typing {
         let mut state = State {
             rooms: HashMap::with_capacity(rooms.len()),
             by_change: BTreeMap::new(),
+            busy: BTreeSet::new(),
             forgotten: forgotten.min(start),
             next_end_ms: u64::MAX,
             over: Vec::new(),
@@ -185,7 +188,9 @@ impl Typing {
             return Vec::new();
         }
         let (mut ended, mut over) = (Vec::new(), Vec::new());
-        for (room, typists) in &mut state.rooms {
+        let busy: Vec<RoomNid> = state.busy.iter().copied().collect();
+        for room in &busy {
+            let Some(typists) = state.rooms.get_mut(room) else { continue };
             let stopped: Vec<_> =
                 typists.users.extract_if(.., |_, until| *until <= now_ms).map(|(user, _)| user).collect();
             if !stopped.is_empty() {
@@ -212,23 +217,31 @@ impl State {
         let typists = self.rooms.entry(room).or_default();
         self.by_change.remove(&typists.changed);
         (typists.changed, typists.changed_ms) = (number, now_ms);
+        if typists.users.is_empty() {
+            self.busy.remove(&room)
+        } else {
+            self.busy.insert(room)
+        };
         self.by_change.insert(number, room);
     }
 
     /// Removes the rooms in which nobody has typed for long.
     fn forget(&mut self, now_ms: u64) {
         let remembered_ms = u64::try_from(REMEMBERED.as_millis()).unwrap_or(u64::MAX);
-        let is_old = |room: &RoomState| room.users.is_empty() && room.changed_ms.saturating_add(remembered_ms) < now_ms;
-        let (by_change, forgotten) = (&mut self.by_change, &mut self.forgotten);
-        self.rooms.retain(|_, room| {
-            let is_old = is_old(room);
-            if is_old {
-                by_change.remove(&room.changed);
-                *forgotten = (*forgotten).max(room.changed);
-            }
-            !is_old
-        });
-        let ends = self.rooms.values().flat_map(|room| room.users.values().copied());
+        let is_old = |room: &RoomState| room.changed_ms.saturating_add(remembered_ms) < now_ms;
+        let is_busy = |room: &RoomNid| self.busy.contains(room);
+        let oldest = self.by_change.iter().map(|(changed, room)| (*changed, *room));
+        let old: Vec<_> = oldest
+            .take_while(|(_, room)| is_busy(room) || self.rooms.get(room).is_none_or(is_old))
+            .filter(|(_, room)| !is_busy(room))
+            .collect();
+        for (changed, room) in old {
+            self.by_change.remove(&changed);
+            self.rooms.remove(&room);
+            self.forgotten = self.forgotten.max(changed);
+        }
+        let busy = self.busy.iter().filter_map(|room| self.rooms.get(room));
+        let ends = busy.flat_map(|room| room.users.values().copied());
         self.next_end_ms = ends.min().unwrap_or(u64::MAX);
     }
 }

@@ -30,7 +30,7 @@ use crate::{
     federation::tables::Deliveries,
     room::{
         Membership,
-        servers::{invited_to, servers_in},
+        servers::{is_in, is_invited, servers_in},
         tables::UserRooms,
     },
     store::{self, RoomNid, Snapshot, Transaction},
@@ -127,18 +127,22 @@ pub fn strangers<'a>(
             strangers.insert(name.clone());
         }
     }
-    if strangers.is_empty() {
-        return Ok(strangers);
-    }
     for row in snapshot.list::<UserRooms>(&user) {
+        if strangers.is_empty() {
+            break;
+        }
         let row = row?;
-        if row.value.membership == Membership::Join {
-            let room = row.key()?.1;
-            let known = servers_in(snapshot, room)?.into_iter().chain(invited_to(snapshot, room)?);
-            for name in known {
-                strangers.remove(&name);
+        if row.value.membership != Membership::Join {
+            continue;
+        }
+        let room = row.key()?.1;
+        let mut unknown = BTreeSet::new();
+        for name in strangers {
+            if !is_in(snapshot, room, &name)? && !is_invited(snapshot, room, &name)? {
+                unknown.insert(name);
             }
         }
+        strangers = unknown;
     }
     Ok(strangers)
 }
