@@ -26,9 +26,9 @@ use crate::{
     },
     log,
     room::{
-        Membership, View, show,
+        View, show,
         tables::{Events, Rooms},
-        visibility::{is_for_clients, membership_of, unreadable},
+        visibility::{comes_in, is_for_clients, unreadable},
     },
     store::{EventNid, Group, RoomNid, Row, Scan, Snapshot, StreamPos, Transaction},
     user::{
@@ -272,10 +272,7 @@ fn to_device_messages(snapshot: &Snapshot<'_>, service: &str) -> Result<(Waiting
 fn who_came(view: &View<'_>, event: &StoredEvent) -> Result<Option<OwnedUserId>> {
     let user = event.state_key.as_deref().filter(|_| event.event_type == "m.room.member");
     let Some(user) = user.and_then(|user| UserId::parse(user).ok()) else { return Ok(None) };
-    let before = event.replaces.map(|replaced| view.event(EventNid(replaced))).transpose()?;
-    let before = before.as_ref().map(membership_of).transpose()?.flatten();
-    let comes = before != Some(Membership::Join) && membership_of(event)? == Some(Membership::Join);
-    Ok(comes.then_some(user))
+    Ok(comes_in(view, event)?.then_some(user))
 }
 
 /// The users whose device lists changed after `after` and concern a service, up to where that is known, and whether there

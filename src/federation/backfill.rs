@@ -15,7 +15,6 @@ use crate::{
         append::{self, Incoming, Place},
         gaps::{self, Gap, Gaps},
         outliers, remote,
-        tables::Timeline,
     },
     store::{RoomNid, RoomPos, Transaction},
 };
@@ -51,8 +50,8 @@ pub async fn fill(server: &Arc<Server>, room: RoomNid, until: RoomPos) -> Result
             let view = View::of(&server.rooms, &snapshot, room)?;
             let is_here = view.is_resident()?;
             let Some(gap) = gaps::below(&view, until)?.filter(|_| is_here) else { return Ok(None) };
-            let Some(event) = snapshot.get::<Timeline>(&(room, gap.pos))? else { return Ok(None) };
-            Ok(Some((gap, gaps::missing_before(&view, event)?, remote::servers(&view, server.name())?)))
+            let Some(missing) = gaps::missing_at(&view, gap.pos)? else { return Ok(None) };
+            Ok(Some((gap, missing, remote::servers(&view, server.name())?)))
         };
         let Some((gap, wanted, servers)) = server.blocking(find).await? else { return Ok(false) };
         if wanted.is_empty() {
@@ -131,8 +130,7 @@ async fn put(asker: &Asker, gap: &Gap, first: i64, events: Vec<Verified>) -> Res
     let is_filled = server.blocking(move |server| {
         let snapshot = server.store.snapshot();
         let view = View::of(&server.rooms, &snapshot, room)?;
-        let Some(event) = snapshot.get::<Timeline>(&(room, gap))? else { return Ok(false) };
-        Ok(gaps::missing_before(&view, event)?.is_empty())
+        Ok(gaps::missing_at(&view, gap)?.is_some_and(|missing| missing.is_empty()))
     });
     if is_filled.await? {
         close(server, room, gap).await?;
@@ -161,13 +159,13 @@ impl Behind {
         let mut stale = Vec::new();
         for event in events {
             let id = &event.pdu().event_id;
-            if gaps::placed(view, id)?.is_some() {
-                continue;
-            }
-            if let Some(nid) = view.event_nid(id)?
-                && gaps::is_behind(view, nid, &view.event(nid)?)?
-            {
-                stale.push(id.clone());
+            if let Some((nid, known)) = gaps::known(view, id)? {
+                if known.state_after.is_some() {
+                    continue;
+                }
+                if gaps::is_behind(view, nid, &known)? {
+                    stale.push(id.clone());
+                }
             }
             rest.push(event);
         }
@@ -265,7 +263,7 @@ pub(super) async fn take_in(asker: &Asker, event: Verified, pos: RoomPos) -> Res
         is_incomplete = told.missing > 0;
         given.push(told.events.into());
     }
-    let incoming = Incoming { event, place: Place::Past(pos), given, lacks_members: false, is_incomplete };
+    let incoming = Incoming { place: Place::Past(pos), given, is_incomplete, ..Incoming::live(event) };
     let appended = append::take_in(&asker.server, room, vec![incoming]).await?;
     Ok(appended.iter().any(|appended| appended.verdict == append::Verdict::Accepted))
 }

@@ -320,7 +320,7 @@ async fn enter(
     }
     relay::mark(server, &event_id, through).await?;
     let lacks_members = lacks_members && !given.is_empty();
-    let incoming = Incoming { event, place, given, lacks_members, is_incomplete: false };
+    let incoming = Incoming { place, given, lacks_members, ..Incoming::live(event) };
     let appended = append::take_in(server, room, vec![incoming]).await?;
     let refused = match appended.into_iter().next().map(|appended| appended.verdict) {
         Some(Verdict::Accepted) | None => None,

@@ -34,7 +34,7 @@ use crate::{
     outgoing::Limits,
     room::{
         View,
-        append::{self, Incoming, Place},
+        append::{self, Incoming},
         gaps, outliers,
         policy_server::{self as policy, PolicyServer},
     },
@@ -208,7 +208,7 @@ impl Asker {
         if let Some(asked) = &lacking.signature {
             event = policy_server::sign_if_it_will(&self.server, self.rules, event, asked).await?;
         }
-        let incoming = Incoming { event, place: Place::Live, given, lacks_members: false, is_incomplete };
+        let incoming = Incoming { given, is_incomplete, ..Incoming::live(event) };
         let _permit = self.server.inbox.permits.acquire().await;
         append::take_in(&self.server, self.room, vec![incoming]).await?;
         Ok(())
@@ -218,8 +218,7 @@ impl Asker {
         let event = event.clone();
         self.view(move |view| {
             let pdu = event.pdu();
-            let known =
-                view.event_nid(&pdu.event_id)?.map(|nid| Ok::<_, Error>((nid, view.event(nid)?))).transpose()?;
+            let known = gaps::known(view, &pdu.event_id)?;
             let mut lacking = Lacking {
                 is_known: known.as_ref().is_some_and(|(_, known)| !known.flags.outlier),
                 is_behind: match &known {

@@ -69,13 +69,7 @@ impl Room {
         state.reverse();
         let ids: Arc<[OwnedEventId]> = state.iter().map(|event| event.pdu().event_id.clone()).collect();
         outliers::store(&room.server, room.nid, state).await.unwrap();
-        let entry = Incoming {
-            event: join.clone(),
-            place: Place::Entry,
-            given: vec![ids],
-            lacks_members: false,
-            is_incomplete: false,
-        };
+        let entry = Incoming { place: Place::Entry, given: vec![ids], ..Incoming::live(join.clone()) };
         assert_eq!(room.take_in(vec![entry]).await[0].verdict, Verdict::Accepted);
         (room, said, join)
     }
@@ -200,11 +194,9 @@ async fn what_lacks_its_previous_events_leaves_a_gap_and_what_fills_it_comes_bef
     let log_before = log::next(&room.server, &room.server.store.snapshot(), StreamPos(0), 100).unwrap();
     let given: Arc<[OwnedEventId]> = ids(&[&room.base[0], &room.base[1], &room.base[2]]).into();
     let past = |event: &Verified, pos, given| Incoming {
-        event: event.clone(),
         place: Place::Past(RoomPos(pos)),
         given,
-        lacks_members: false,
-        is_incomplete: false,
+        ..Incoming::live(event.clone())
     };
     room.take_in(vec![past(&said[3], -2, vec![given]), past(&said[4], -1, vec![])]).await;
     let timeline: Vec<_> = room.timeline().into_iter().map(|(_, id)| id).collect();
@@ -247,14 +239,7 @@ async fn what_was_rejected_as_an_outlier_stays_so_and_is_in_no_state() {
     assert!(room.stored(&mallory).flags.rejected);
     let next = room.say("next", &[&mallory]);
     let given: Arc<[OwnedEventId]> = ids(&[&room.base[0], &room.base[1], &room.base[2], &mallory]).into();
-    room.take_in(vec![Incoming {
-        event: next.clone(),
-        place: Place::Live,
-        given: vec![given],
-        lacks_members: false,
-        is_incomplete: false,
-    }])
-    .await;
+    room.take_in(vec![Incoming { given: vec![given], ..Incoming::live(next.clone()) }]).await;
     assert!(!room.state_ids().contains(&mallory.pdu().event_id));
     assert!(matches!(room.live(&mallory).await, Verdict::Rejected(_)));
     assert!(!room.state_ids().contains(&mallory.pdu().event_id));
@@ -296,13 +281,7 @@ async fn what_names_an_auth_event_of_another_room_is_rejected_and_what_follows_i
     let said = draft("m.room.message", None, &json!({ "body": "hers" }));
     let hers = room.forge.event("carol", said, &[&carol], &[&create, &rules, &carol]);
     let given: Arc<[OwnedEventId]> = ids(&[&room.base[0], &room.base[1], &room.base[2], &join]).into();
-    let incoming = Incoming {
-        event: hers.clone(),
-        place: Place::Live,
-        given: vec![given],
-        lacks_members: false,
-        is_incomplete: false,
-    };
+    let incoming = Incoming { given: vec![given], ..Incoming::live(hers.clone()) };
     assert!(matches!(room.take_in(vec![incoming]).await[0].verdict, Verdict::Rejected(_)));
     let next = room.say("next", &[&hers]);
     assert_eq!(room.live(&next).await, Verdict::Accepted);
@@ -374,11 +353,9 @@ async fn who_is_banned_is_let_in_by_another_server_only_if_it_knows_that_the_ban
         let ban = room.forge.member("alice", "carol", "ban", &[&join], &auth);
         assert_eq!(room.live(&ban).await, Verdict::Accepted, "{version}");
         let admitted = |event: &Verified, given: &[&Verified]| Incoming {
-            event: event.clone(),
             place: Place::Admitted,
             given: vec![ids(given).into()],
-            lacks_members: false,
-            is_incomplete: false,
+            ..Incoming::live(event.clone())
         };
         let old = room.base.clone();
         let before_the_ban = room.member("carol", "join", &old[2]);
@@ -439,14 +416,7 @@ async fn a_member_event_that_came_before_its_room_is_part_of_it_later() {
     let create = room.base[0].clone();
     let rules = room.base[2].clone();
     let join = room.forge.member("dave", "dave", "join", &[&invite], &[&create, &rules]);
-    room.take_in(vec![Incoming {
-        event: join,
-        place: Place::Entry,
-        given: vec![ids],
-        lacks_members: false,
-        is_incomplete: false,
-    }])
-    .await;
+    room.take_in(vec![Incoming { place: Place::Entry, given: vec![ids], ..Incoming::live(join) }]).await;
     assert_eq!((row().membership, row().since), (super::Membership::Invite, since), "carol was told before");
     assert_eq!(row().event, room.read(|view| view.event_nid(&invite.pdu().event_id).unwrap().unwrap()));
     assert_eq!(user("dave").server_name(), "domain");

@@ -120,8 +120,8 @@ pub fn with_missing(view: &View<'_>) -> Result<Vec<(Gap, Vec<ruma::OwnedEventId>
     let mut found = Vec::new();
     for pos in newest_first(view).take(MAX_LOOKED_AT) {
         let pos = pos?;
-        if let Some(event) = view.snapshot.get::<super::tables::Timeline>(&(view.nid, pos))? {
-            found.push((at(view, pos)?, missing_before(view, event)?));
+        if let Some(missing) = missing_at(view, pos)? {
+            found.push((at(view, pos)?, missing));
         }
     }
     Ok(found)
@@ -163,6 +163,12 @@ pub fn place_for(view: &View<'_>, ts_ms: u64) -> Result<Option<RoomPos>> {
     Ok(None)
 }
 
+/// The previous events that are missing before the event at `pos`, if there is one.
+pub fn missing_at(view: &View<'_>, pos: RoomPos) -> Result<Option<Vec<ruma::OwnedEventId>>> {
+    let event = view.snapshot.get::<super::tables::Timeline>(&(view.nid, pos))?;
+    event.map(|event| missing_before(view, event)).transpose()
+}
+
 /// The previous events of an event of the room that have no place in it.
 pub fn missing_before(view: &View<'_>, event: EventNid) -> Result<Vec<ruma::OwnedEventId>> {
     let pdu = view.pdu(event)?;
@@ -175,9 +181,12 @@ pub fn missing_before(view: &View<'_>, event: EventNid) -> Result<Vec<ruma::Owne
     Ok(missing)
 }
 
+/// An event of the room that we have, with or without a place.
+pub fn known(view: &View<'_>, id: &ruma::EventId) -> Result<Option<(EventNid, StoredEvent)>> {
+    view.event_nid(id)?.map(|nid| Ok((nid, view.event(nid)?))).transpose()
+}
+
 /// An event of the room with a place in its graph.
 pub fn placed(view: &View<'_>, id: &ruma::EventId) -> Result<Option<(EventNid, StoredEvent)>> {
-    let Some(nid) = view.event_nid(id)? else { return Ok(None) };
-    let event = view.event(nid)?;
-    Ok(event.state_after.is_some().then_some((nid, event)))
+    Ok(known(view, id)?.filter(|(_, event)| event.state_after.is_some()))
 }

@@ -133,7 +133,7 @@ impl Plan {
         let mut tries = view.tries();
         let prev = Previous::find(view, pdu)?;
         let is_partial = partial::is_partial(view.snapshot, view.nid)?;
-        if lacks_members && !given.is_empty() && !is_partial {
+        if lacks_members && !is_partial {
             let message = "The members of the room became known meanwhile: try again";
             return Err(Error::refused(ErrorKind::Unknown, message));
         }
@@ -467,12 +467,11 @@ impl Late {
 
 /// An event that we have and that has no place in the room yet.
 fn outlier(view: &View<'_>, id: &EventId) -> Result<Option<(EventNid, StoredEvent)>> {
-    let Some(nid) = view.event_nid(id)? else { return Ok(None) };
-    let event = view.event(nid)?;
-    if !event.flags.outlier {
+    let known = gaps::known(view, id)?;
+    if known.as_ref().is_some_and(|(_, event)| !event.flags.outlier) {
         return Err(Error::internal(format!("{id} is known already")));
     }
-    Ok(Some((nid, event)))
+    Ok(known)
 }
 
 /// An outlier that gets its place; what a redaction or its age has left of it stays as it is.

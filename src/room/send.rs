@@ -111,31 +111,20 @@ pub(super) async fn later(
     let account = account::get(&server.store.snapshot(), sender)?;
     account.as_ref().map_or(Ok(()), moderation::check_unlocked)?;
     let Asked { event_type, state_key, content, options } = asked;
-    if event_type == TimelineEventType::RoomMember
-        && let Some(target) = state_key.as_deref().filter(|target| *target != sender.as_str())
-    {
+    let Some(state_key) = state_key else {
+        let user = sender.to_owned();
+        return append::act(server, room, sender, Some(key), move |_, view| {
+            Ok(Step::Send(options.of(message_draft(view, &user, event_type, content)?)))
+        })
+        .await;
+    };
+    let event_type = StateEventType::from(event_type.to_string());
+    if event_type == StateEventType::RoomMember && state_key != sender.as_str() {
         // Nobody waits for the answer; and what has begun after that goes on.
         let is_whole = tokio::time::timeout(PATIENCE, partial::until_whole_for(server, sender, room)).await;
         is_whole.unwrap_or_else(|_| Err(Error::forbidden("The members of this room are not known yet")))?;
-        if let Some((target, content)) = membership::invited_elsewhere(server, target, &content) {
-            return inviting::invite(server, sender, &target, room, content).await;
-        }
     }
-    let is_canonical = event_type == TimelineEventType::RoomCanonicalAlias && state_key.as_deref() == Some("");
-    let elsewhere = match is_canonical {
-        true => aliases::confirmed_elsewhere(server, sender, room, &content).await?,
-        false => BTreeSet::new(),
-    };
-    let user = sender.to_owned();
-    append::act(server, room, sender, Some(key), move |server, view| match state_key {
-        None => Ok(Step::Send(options.of(message_draft(view, &user, event_type, content)?))),
-        Some(state_key) => {
-            let event_type = event_type.to_string().into();
-            let draft = state_draft(server, view, &user, event_type, state_key, content, &elsewhere)?;
-            state_step(view, &user, options.of(draft))
-        }
-    })
-    .await
+    set_state(server, sender, room, (event_type, state_key), content, options, Some(key)).await
 }
 
 /// An event that a user asked for some time ago.
@@ -224,16 +213,31 @@ pub async fn state_with(
     if event_type == StateEventType::RoomMember && state_key != sender.as_str() {
         // What the other one is to the room may not be known yet.
         partial::until_whole_for(server, sender, room).await?;
-        if let Some((target, content)) = membership::invited_elsewhere(server, &state_key, &content) {
-            return inviting::invite(server, sender, &target, room, content).await;
-        }
+    }
+    set_state(server, sender, room, (event_type, state_key), content, options, None).await
+}
+
+/// Sets one entry of the state, once what must be known of others for that is.
+async fn set_state(
+    server: &Arc<Server>,
+    sender: &UserId,
+    room: RoomNid,
+    (event_type, state_key): (StateEventType, String),
+    content: Box<RawValue>,
+    options: Options,
+    key: Option<TransactionKey>,
+) -> Result<OwnedEventId> {
+    if event_type == StateEventType::RoomMember
+        && let Some((target, content)) = membership::invited_elsewhere(server, &state_key, &content)
+    {
+        return inviting::invite(server, sender, &target, room, content).await;
     }
     let elsewhere = match event_type == StateEventType::RoomCanonicalAlias && state_key.is_empty() {
         true => aliases::confirmed_elsewhere(server, sender, room, &content).await?,
         false => BTreeSet::new(),
     };
     let user = sender.to_owned();
-    append::act(server, room, sender, None, move |server, view| {
+    append::act(server, room, sender, key, move |server, view| {
         let draft = state_draft(server, view, &user, event_type, state_key, content, &elsewhere)?;
         state_step(view, &user, options.of(draft))
     })

@@ -134,7 +134,7 @@ impl Typing {
             tx.put::<KeptTyping>(&(), &kept);
             Ok::<_, store::Error>(())
         };
-        store.write_when_full(put).await?.durable().await
+        store.commit_when_full(put).await
     }
 
     fn kept(&self) -> Kept {

@@ -346,6 +346,13 @@ pub fn membership_of(event: &StoredEvent) -> Result<Option<Membership>> {
     Ok(membership_in(event.view().content().map_err(unreadable)?.get()))
 }
 
+/// Whether a member event makes somebody join who was not joined before it.
+pub fn comes_in(view: &View<'_>, event: &StoredEvent) -> Result<bool> {
+    let before = event.replaces.map(|before| view.event(EventNid(before))).transpose()?;
+    let before = before.as_ref().map(membership_of).transpose()?.flatten();
+    Ok(before != Some(Membership::Join) && membership_of(event)? == Some(Membership::Join))
+}
+
 pub fn unreadable(error: DecodeError) -> Error {
     Error::internal(error.to_string())
 }

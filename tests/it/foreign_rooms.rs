@@ -41,6 +41,14 @@ async fn joined() -> World {
     world
 }
 
+/// The same, and so many messages, which begin with `word`, were said there before: their ids.
+async fn joined_after(word: &str, count: usize) -> (World, Vec<String>) {
+    let world = world().await;
+    let said = (0..count).map(|number| world.room.say(&format!("{word} {number}"))).collect();
+    world.join(&["there"]).await;
+    (world, said)
+}
+
 impl World {
     async fn join(&self, via: &[&str]) {
         self.try_join(via).await.ok();
@@ -361,8 +369,7 @@ async fn events_that_are_missing_are_asked_for_and_come_in_order() {
     let room = world.room.clone();
     let ids: Vec<String> = (0..5).map(|number| room.say(&format!("missing {number}"))).collect();
     let last = room.say("last");
-    let missing = room.events(&ids);
-    world.peer.on(Method::POST, "/_matrix/federation/v1/get_missing_events/", move |_| json!({ "events": missing }));
+    world.peer.tell_missing(room.events(&ids));
     room.send(&world.here, vec![room.event(&last)]).await.ok();
     world.until_seen(&last).await;
     let history = world.history().await;
@@ -384,8 +391,7 @@ async fn where_what_is_missing_can_not_be_had_the_state_is_asked_for_and_the_res
     room.add("@alice:there", "m.room.topic", Some(""), json!({ "topic": "new" }));
     let told = room.say("told");
     let last = room.say("last");
-    let missing = room.events(std::slice::from_ref(&told));
-    world.peer.on(Method::POST, "/_matrix/federation/v1/get_missing_events/", move |_| json!({ "events": missing }));
+    world.peer.tell_missing(room.events(std::slice::from_ref(&told)));
     room.send(&world.here, vec![room.event(&last)]).await.ok();
     world.until_seen(&last).await;
     assert_eq!(world.bob.event(&room.id, &told).await.status, 200);
@@ -395,10 +401,8 @@ async fn where_what_is_missing_can_not_be_had_the_state_is_asked_for_and_the_res
 
 #[tokio::test]
 async fn what_was_before_the_join_and_comes_with_what_is_missing_is_no_news() {
-    let world = world().await;
+    let (world, old) = joined_after("old", 3).await;
     let room = &world.room;
-    let old: Vec<String> = (0..3).map(|number| room.say(&format!("old {number}"))).collect();
-    world.join(&["there"]).await;
     let since = world.bob.now().await;
     let join = id_of(&room.state_event("m.room.member", "@bob:here").unwrap());
     // Said there before the join had come.
@@ -410,7 +414,7 @@ async fn what_was_before_the_join_and_comes_with_what_is_missing_is_no_news() {
     // The walk back from there ends at the join only on the one side.
     let mut missing = room.events(&old);
     missing.push(room.event(&beside));
-    world.peer.on(Method::POST, "/_matrix/federation/v1/get_missing_events/", move |_| json!({ "events": missing }));
+    world.peer.tell_missing(missing);
     room.send(&world.here, vec![room.event(&next)]).await.ok();
     world.until_seen(&next).await;
     let answer = world.bob.sync(&since).await;
@@ -425,26 +429,20 @@ async fn what_was_before_the_join_and_comes_with_what_is_missing_is_no_news() {
 
 #[tokio::test]
 async fn old_events_come_into_the_gap_that_they_are_missing_in() {
-    let world = world().await;
+    let (world, old) = joined_after("old", 3).await;
     let room = &world.room;
-    let old: Vec<String> = (0..3).map(|number| room.say(&format!("old {number}"))).collect();
-    world.join(&["there"]).await;
     for number in 0..2 {
         room.say(&format!("missed {number}"));
     }
     let (told, after) = (room.say("told"), room.say("after"));
-    let missing = |events: Vec<Value>| {
-        let path = "/_matrix/federation/v1/get_missing_events/";
-        world.peer.on(Method::POST, path, move |_| json!({ "events": events }));
-    };
-    missing(room.events(std::slice::from_ref(&told)));
+    world.peer.tell_missing(room.events(std::slice::from_ref(&told)));
     room.send(&world.here, vec![room.event(&after)]).await.ok();
     world.until_seen(&after).await;
     // A branch of before the join.
     let text = |text: &str| json!({ "msgtype": "m.text", "body": text });
     let beside = room.build("@alice:there", "m.room.message", None, text("beside"), &old[2..]);
     let last = room.build("@alice:there", "m.room.message", None, text("last"), &[id_of(&beside), after]);
-    missing([room.events(&old), vec![beside]].concat());
+    world.peer.tell_missing([room.events(&old), vec![beside]].concat());
     room.send(&world.here, vec![last.clone()]).await.ok();
     world.until_seen(&id_of(&last)).await;
     let expected =
@@ -491,8 +489,7 @@ async fn old_state_that_is_sent_again_does_not_count_as_another_branch() {
         junk.as_object_mut().unwrap().remove(field);
     }
     evil.sign_event(&mut junk, &ruma::room_version_rules::RoomVersionRules::V11);
-    let missing = room.event(&old_levels);
-    evil.on(Method::POST, "/_matrix/federation/v1/get_missing_events/", move |_| json!({ "events": [missing] }));
+    evil.tell_missing(vec![room.event(&old_levels)]);
     room.share_states(&evil);
     let body = json!({ "origin": "evil", "origin_server_ts": 1, "pdus": [junk] });
     evil.put(here, "/v1/send/junk", body).await.ok();
@@ -518,8 +515,7 @@ async fn what_a_state_with_parts_missing_does_not_allow_may_come_again() {
     room.say("missed");
     let hers = room.add(&carol, "m.room.message", None, json!({ "msgtype": "m.text", "body": "hers" }));
     let last = room.say("last");
-    let missing = room.events(std::slice::from_ref(&hers));
-    world.peer.on(Method::POST, "/_matrix/federation/v1/get_missing_events/", move |_| json!({ "events": missing }));
+    world.peer.tell_missing(room.events(std::slice::from_ref(&hers)));
     // Her join can't be had while the state is asked for.
     world.peer.refuse(Method::GET, &format!("/_matrix/federation/v1/event/{}", path(&came)), 429, "M_LIMIT_EXCEEDED");
     room.send(&world.here, vec![room.event(&last)]).await.ok();
@@ -574,11 +570,7 @@ async fn an_event_whose_past_can_not_be_had_is_left_out_and_may_come_again() {
 
 #[tokio::test]
 async fn history_from_before_the_join_is_fetched_when_it_is_read() {
-    let world = world().await;
-    for number in 0..5 {
-        world.room.say(&format!("before {number}"));
-    }
-    world.join(&["there"]).await;
+    let (world, _) = joined_after("before", 5).await;
     assert_eq!(world.network.count("there", "/_matrix/federation/v1/backfill/"), 0);
     let history = world.history().await;
     let create_and_so_on =
@@ -874,8 +866,7 @@ async fn a_timeline_does_not_go_on_beyond_a_gap() {
     }
     let told = room.say("told");
     let last = room.say("last");
-    let missing = room.events(std::slice::from_ref(&told));
-    world.peer.on(Method::POST, "/_matrix/federation/v1/get_missing_events/", move |_| json!({ "events": missing }));
+    world.peer.tell_missing(room.events(std::slice::from_ref(&told)));
     room.send(&world.here, vec![room.event(&last)]).await.ok();
     world.until_seen(&last).await;
     for answer in [world.bob.sync(&since).await, world.bob.sync_with("").await] {
@@ -888,10 +879,8 @@ async fn a_timeline_does_not_go_on_beyond_a_gap() {
 
 #[tokio::test]
 async fn an_event_of_a_time_before_the_join_is_fetched_and_its_neighbours_with_it() {
-    let world = world().await;
+    let (world, ids) = joined_after("before", 10).await;
     let room = &world.room;
-    let ids: Vec<String> = (0..10).map(|number| room.say(&format!("before {number}"))).collect();
-    world.join(&["there"]).await;
     let (wanted, ts) = (ids[4].clone(), room.event(&ids[4])["origin_server_ts"].as_u64().unwrap());
     world.peer.on(
         Method::GET,
@@ -924,10 +913,8 @@ async fn an_event_of_a_time_before_the_join_is_fetched_and_its_neighbours_with_i
 
 #[tokio::test]
 async fn what_is_before_an_event_that_came_into_the_middle_of_a_gap_is_put_before_it() {
-    let world = world().await;
+    let (world, ids) = joined_after("before", 6).await;
     let room = &world.room;
-    let ids: Vec<String> = (0..6).map(|number| room.say(&format!("before {number}"))).collect();
-    world.join(&["there"]).await;
     let (wanted, ts) = (ids[3].clone(), room.event(&ids[3])["origin_server_ts"].as_u64().unwrap());
     world.peer.on(
         Method::GET,

@@ -170,27 +170,26 @@ struct Sending<'s> {
     at_most: usize,
 }
 
-impl Sending<'_> {
+impl<'s> Sending<'s> {
     /// Sends one transaction; `false` if there is nothing to send.
     async fn send_next(&mut self) -> Result<bool> {
         self.sender.has_news.store(false, Ordering::Release);
         if let Some(until) = self.left_alone_until()? {
             return Err(Error::remote(self.name, RemoteError::BackingOff { until_ms: until }));
         }
-        let server = self.server;
         // Before the transaction is read, which would be in memory as long as it waits.
         let place = match self.is_there()? {
             true => None,
-            false => self.take_place(server).await?,
+            false => self.take_place().await?,
         };
         let (name, at_most) = (self.name.to_owned(), self.at_most);
         let ephemeral = std::mem::take(&mut *self.sender.ephemeral.lock());
         let prepare = move |server: &Server| Prepared::read(server, &name, ephemeral, at_most);
-        let Some(prepared) = server.blocking(prepare).await? else { return Ok(false) };
+        let Some(prepared) = self.server.blocking(prepare).await? else { return Ok(false) };
         let Prepared { request: transaction, rows } = prepared;
         let is_delivered = transaction.is_some();
         if let Some(transaction) = transaction {
-            let answer = request(server, self.name, transaction).await;
+            let answer = request(self.server, self.name, transaction).await;
             drop(place);
             match answer {
                 Ok(answer) => self.report(&answer),
@@ -206,7 +205,8 @@ impl Sending<'_> {
     }
 
     /// A place among those that are tried, unless the server turns out to be there meanwhile.
-    async fn take_place<'s>(&self, server: &'s Server) -> Result<Option<SemaphorePermit<'s>>> {
+    async fn take_place(&self) -> Result<Option<SemaphorePermit<'s>>> {
+        let server = self.server;
         let mut place = std::pin::pin!(server.senders.places.acquire());
         loop {
             tokio::select! {

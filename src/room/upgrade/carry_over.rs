@@ -15,14 +15,13 @@ use ruma::{
 use crate::{
     Server,
     error::{Error, Result},
-    event::StoredEvent,
     log::{self, Entry},
     room::{
-        Membership, View,
+        View,
         tables::{RoomIds, UserRooms},
-        view::membership_in,
+        visibility::comes_in,
     },
-    store::{EventNid, RoomNid, Transaction},
+    store::{RoomNid, Transaction},
     user::{direct, push_rules, tags},
 };
 
@@ -93,12 +92,8 @@ fn moves(server: &Server, entries: &[Entry]) -> Result<Vec<Move>> {
         match (event.event_type.as_str(), event.state_key.as_deref()) {
             ("m.room.member", Some(user)) => {
                 let Ok(user) = <&UserId>::try_from(user) else { continue };
-                if !server.is_ours(user) || !is_join(&event)? {
-                    continue;
-                }
-                // Whoever changes his profile has gone along before.
-                let before = event.replaces.map(|before| view.event(EventNid(before))).transpose()?;
-                if !before.map_or(Ok(false), |before| is_join(&before))? {
+                // Whoever only changes his profile has gone along before.
+                if server.is_ours(user) && comes_in(&view, &event)? {
                     moves.extend(move_of(server, &view, user)?);
                 }
             }
@@ -107,11 +102,6 @@ fn moves(server: &Server, entries: &[Entry]) -> Result<Vec<Move>> {
         }
     }
     Ok(moves)
-}
-
-fn is_join(event: &StoredEvent) -> Result<bool> {
-    let content = event.view().content().map_err(|e| Error::internal(e.to_string()))?;
-    Ok(membership_in(content.get()) == Some(Membership::Join))
 }
 
 /// What a user brings who joined `new`.

@@ -232,8 +232,7 @@ async fn of_missing_events_no_more_are_taken_than_were_asked_for() {
     let room = &abroad.room;
     let missing: Vec<String> = (0..80).map(|number| room.say(&format!("missing {number}"))).collect();
     let last = room.say("last");
-    let told = room.events(&missing);
-    abroad.evil.on(Method::POST, MISSING, move |_| json!({ "events": told }));
+    abroad.evil.tell_missing(room.events(&missing));
     room.send(&abroad.home, vec![room.event(&last)]).await.ok();
     until_worked_on(&abroad.home).await;
     let asked = abroad.evil.asked(MISSING);
@@ -272,8 +271,7 @@ async fn a_state_of_more_events_than_a_room_has_is_none() {
     let room = &abroad.room;
     room.say("kept back");
     let (told, last) = (room.say("told"), room.say("last"));
-    let missing = room.events(std::slice::from_ref(&told));
-    abroad.evil.on(Method::POST, MISSING, move |_| json!({ "events": missing }));
+    abroad.evil.tell_missing(room.events(std::slice::from_ref(&told)));
     let of_room = room.clone();
     abroad.evil.on(Method::GET, STATE_IDS, move |asked| {
         let mut state = of_room.state_ids(asked);

@@ -83,6 +83,12 @@ impl Peer {
         self.on_response(method, path, move |asked| reply(StatusCode::OK, &answer(asked)));
     }
 
+    /// Tells these events to whoever asks what is missing.
+    pub fn tell_missing(&self, events: Vec<Value>) {
+        let path = "/_matrix/federation/v1/get_missing_events/";
+        self.on(Method::POST, path, move |_| json!({ "events": events }));
+    }
+
     /// As [`Self::on`], with any response.
     pub fn on_response(
         &self,
