@@ -21,6 +21,7 @@ use crate::{
     clock::Clock,
     config,
     error::{Error, Result},
+    media::{Asker, AskerKey},
     user::session::Caller,
 };
 
@@ -36,9 +37,7 @@ pub struct RateLimits {
     letter: Option<Limit<String>>,
     message: Option<Limit<OwnedUserId>>,
     upload: Option<Limit<OwnedUserId>>,
-    thumbnail: Option<Limit<OwnedUserId>>,
-    thumbnail_per_server: Option<Limit<OwnedServerName>>,
-    thumbnail_per_address: Option<Limit<IpAddr>>,
+    thumbnail: Option<Limit<AskerKey>>,
     /// By server or user id.
     key_claim: Option<Limit<String>>,
     join_per_server: Option<Limit<OwnedServerName>>,
@@ -58,8 +57,6 @@ impl RateLimits {
             message: config.message().map(|quota| Limit::new(quota, clock)),
             upload: config.upload().map(|quota| Limit::new(quota, clock)),
             thumbnail: config.thumbnail().map(|quota| Limit::new(quota, clock)),
-            thumbnail_per_server: config.thumbnail().map(|quota| Limit::new(quota, clock)),
-            thumbnail_per_address: config.thumbnail().map(|quota| Limit::new(quota, clock)),
             key_claim: config.key_claim().map(|quota| Limit::new(quota, clock)),
             join_per_server: config.join_per_server().map(|quota| Limit::new(quota, clock)),
             join_per_room: config.join_per_room().map(|quota| Limit::new(quota, clock)),
@@ -98,19 +95,13 @@ impl RateLimits {
         of_caller(self.upload.as_ref(), caller)
     }
 
-    /// A thumbnail that has to be made for one of our users.
-    pub fn thumbnail(&self, caller: &Caller) -> Result<()> {
-        of_caller(self.thumbnail.as_ref(), caller)
-    }
-
-    /// The same, for another server.
-    pub fn thumbnail_for_server(&self, origin: &ServerName) -> Result<()> {
-        self.thumbnail_per_server.as_ref().map_or(Ok(()), |limit| limit.check(&origin.to_owned()))
-    }
-
-    /// The same, for somebody at this address who is not logged in.
-    pub fn thumbnail_for_address(&self, address: IpAddr) -> Result<()> {
-        self.thumbnail_per_address.as_ref().map_or(Ok(()), |limit| limit.check(&network_of(address)))
+    /// A thumbnail that has to be made.
+    pub fn thumbnail(&self, asker: Asker<'_>) -> Result<()> {
+        let is_unlimited = matches!(asker, Asker::User(caller) if caller.is_unlimited());
+        match &self.thumbnail {
+            Some(limit) if !is_unlimited => limit.check(&asker.key()),
+            _ => Ok(()),
+        }
     }
 
     /// One-time keys, as many as `count`, that another server claims: all or none.
@@ -372,7 +363,7 @@ mod tests {
             let times = |check: &dyn Fn() -> Result<()>| (0..3).filter(|_| check().is_ok()).count() == 3;
             assert_eq!(times(&|| limits.message(&caller)), is_free, "{caller:?}");
             assert_eq!(times(&|| limits.upload(&caller)), is_free, "{caller:?}");
-            assert_eq!(times(&|| limits.thumbnail(&caller)), is_free, "{caller:?}");
+            assert_eq!(times(&|| limits.thumbnail(Asker::User(&caller))), is_free, "{caller:?}");
             assert_eq!(times(&|| limits.key_claim_of(&caller, 1)), is_free, "{caller:?}");
         }
     }

@@ -9,7 +9,7 @@ use ruma::OwnedMxcUri;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::{ConfigError, Secret, oauth, one_or_many, secret};
+use super::{ConfigError, Secret, oauth, one_or_many, secret, warnings::is_opaque_id};
 
 /// Longest id. Source: the specification.
 const MAX_ID_BYTES: usize = 255;
@@ -117,8 +117,7 @@ fn yes() -> bool {
 impl IdentityProvider {
     fn check(&self, errors: &mut ConfigError) {
         let key = |key: &str| format!("identity_providers.{key}");
-        let is_unreserved = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'~' | b'-');
-        if self.id.is_empty() || self.id.len() > MAX_ID_BYTES || !self.id.bytes().all(is_unreserved) {
+        if !is_opaque_id(&self.id, MAX_ID_BYTES) {
             errors.add(key("id"), "is no id", "write up to 255 of A-Z, a-z, 0-9 and ._~-, such as \"proconnect\"");
         }
         if self.name.trim().is_empty() {
@@ -177,16 +176,11 @@ pub(super) fn check(providers: &[IdentityProvider], has_base: bool, errors: &mut
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::tests::complaints_of;
 
     fn complaints(lines: &str) -> String {
         let base = "id = 'a'\nname = 'A'\nissuer = 'https://id.example.org'\nclient_id = 'c'\n";
-        let key_of = |line: &str| line.split(' ').next().unwrap_or_default().to_owned();
-        let kept = base.lines().filter(|line| lines.lines().all(|other| key_of(other) != key_of(line)));
-        let toml = kept.chain(lines.lines()).map(|line| format!("{line}\n")).collect::<String>();
-        let provider: IdentityProvider = toml::from_str(&toml).unwrap();
-        let mut errors = ConfigError::default();
-        check(&[provider], true, &mut errors);
-        errors.into_result().err().map_or_else(String::new, |errors| errors.to_string())
+        complaints_of(base, lines, |provider, errors| check(&[provider], true, errors))
     }
 
     #[test]

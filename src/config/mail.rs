@@ -95,16 +95,11 @@ impl Mail {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::tests::complaints_of;
 
     fn complaint(lines: &str) -> String {
         let base = "smtp_host = 'relay'\nfrom = 'a@example.org'\npublic_url = 'https://example.org'\n";
-        let key_of = |line: &str| line.split(' ').next().unwrap_or_default().to_owned();
-        let kept = base.lines().filter(|line| lines.lines().all(|other| key_of(other) != key_of(line)));
-        let toml = kept.chain(lines.lines()).map(|line| format!("{line}\n")).collect::<String>();
-        let mail: Mail = toml::from_str(&toml).unwrap();
-        let mut errors = ConfigError::default();
-        mail.check(&mut errors);
-        errors.into_result().err().map_or_else(String::new, |errors| errors.to_string())
+        complaints_of(base, lines, |mail: Mail, errors| mail.check(errors))
     }
 
     #[test]

@@ -42,7 +42,7 @@ use std::{
 };
 
 use figment::{
-    Figment, Profile, Provider,
+    Figment,
     providers::{Format, Serialized, Toml},
     value::{Dict, Value},
 };
@@ -450,19 +450,18 @@ fn refuse_foreign_tables(path: &Path) -> Result<(), ConfigError> {
     let text = fs::read_to_string(path).map_err(|error| {
         ConfigError::one(&file, format!("cannot be read ({error})"), "let the server's user read the file")
     })?;
-    if let Err(error) = text.parse::<toml::Table>() {
+    let table = text.parse::<toml::Table>().map_err(|error| {
         // Its own words would show the line, which may hold a secret.
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
         let line = before.matches('\n').count() + 1;
         let reason = error.message().lines().collect::<Vec<_>>().join(", ");
-        return Err(ConfigError::one(file, format!("is no TOML in line {line}"), reason));
-    }
-    let layers = Toml::file_exact(path).data()?;
+        ConfigError::one(&file, format!("is no TOML in line {line}"), reason)
+    })?;
     let mut errors = ConfigError::default();
-    for (key, value) in layers.get(&Profile::Default).into_iter().flatten() {
+    for (key, value) in &table {
         match value {
-            Value::Dict(..) if key == "global" => {}
-            Value::Dict(..) => {
+            toml::Value::Table(_) if key == "global" => {}
+            toml::Value::Table(_) => {
                 errors.add(key, format!("in {file} stands alone"), format!("write it as [global.{key}]"))
             }
             _ => errors.add(key, format!("in {file} belongs to no section"), "write it below a line [global]"),

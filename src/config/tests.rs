@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use figment::error::Kind;
+use serde::de::DeserializeOwned;
 
 use super::*;
 
@@ -30,6 +31,20 @@ const SECTIONS: &[(&str, &str)] = &[
     ("server_notices", "system_mxid_localpart = 'a'"),
     ("turn", "uris = []"),
 ];
+
+/// What `check` says of a section with these `lines` in the place of those of `base` with the same keys.
+pub(super) fn complaints_of<T: DeserializeOwned>(
+    base: &str,
+    lines: &str,
+    check: impl FnOnce(T, &mut ConfigError),
+) -> String {
+    let key_of = |line: &str| line.split(' ').next().unwrap_or_default().to_owned();
+    let kept = base.lines().filter(|line| lines.lines().all(|other| key_of(other) != key_of(line)));
+    let toml = kept.chain(lines.lines()).map(|line| format!("{line}\n")).collect::<String>();
+    let mut errors = ConfigError::default();
+    check(toml::from_str(&toml).unwrap(), &mut errors);
+    errors.into_result().err().map_or_else(String::new, |errors| errors.to_string())
+}
 
 /// The shipped file with each commented-out setting switched on. Prose has a space after its `#`.
 fn shipped_with_everything() -> String {

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use crate::{
     Server,
     config::Language,
-    mail::letter::{self, Ended, Page},
+    mail::letter::{self, Ended},
     user::email::{CONFIRM_PATH, Confirmed},
 };
 
@@ -38,12 +38,6 @@ impl Link {
         if self.lang == "fr" { Language::French } else { Language::English }
     }
 
-    /// `None` if there is nothing to confirm any more.
-    fn page(&self, server: &Server) -> Option<Page> {
-        let purpose = server.emails.purpose(server.clock.now_ms(), &self.sid, &self.client_secret)?;
-        Some(letter::page(self.language(), purpose))
-    }
-
     fn ended(&self) -> Response {
         let Ended { title, text } = letter::ended(self.language());
         html(StatusCode::BAD_REQUEST, &self.lang, title, &format!("<p>{text}</p>"))
@@ -51,7 +45,9 @@ impl Link {
 }
 
 async fn ask(State(server): State<Arc<Server>>, Query(link): Query<Link>) -> Response {
-    let Some(page) = link.page(&server) else { return link.ended() };
+    let purpose = server.emails.purpose(server.clock.now_ms(), &link.sid, &link.client_secret);
+    let Some(purpose) = purpose else { return link.ended() };
+    let page = letter::page(link.language(), purpose);
     let field =
         |name: &str, value: &str| format!("<input type=\"hidden\" name=\"{name}\" value=\"{}\">", escaped(value));
     let fields = [
@@ -70,9 +66,9 @@ async fn ask(State(server): State<Arc<Server>>, Query(link): Query<Link>) -> Res
 }
 
 async fn confirm(State(server): State<Arc<Server>>, Form(link): Form<Link>) -> Response {
-    let Some(page) = link.page(&server) else { return link.ended() };
     match server.emails.confirm(server.clock.now_ms(), &link.sid, &link.client_secret, &link.token) {
-        Confirmed::Yes(next_link) => {
+        Confirmed::Yes(purpose, next_link) => {
+            let page = letter::page(link.language(), purpose);
             let next = next_link.map(|next| format!("<p><a href=\"{}\">{}</a></p>", escaped(&next), page.go_on));
             let text = format!("<p>{}</p>{}", page.done, next.unwrap_or_default());
             html(StatusCode::OK, &link.lang, page.title, &text)

@@ -18,7 +18,7 @@ pub mod upload;
 
 use std::{io, net::IpAddr, path::Path, sync::Arc};
 
-use ruma::{MxcUri, OwnedMxcUri, ServerName};
+use ruma::{MxcUri, OwnedMxcUri, OwnedServerName, OwnedUserId, ServerName};
 use tokio::sync::{Notify, Semaphore};
 
 pub use self::orphans::{list_orphans, remove_orphans};
@@ -27,6 +27,7 @@ use crate::{
     Server,
     cores::cores,
     error::{Error, Result},
+    rate_limit::network_of,
     user::session::Caller,
 };
 
@@ -40,6 +41,24 @@ pub enum Asker<'a> {
     Server(&'a ServerName),
     /// Somebody who is not logged in.
     Address(IpAddr),
+}
+
+/// An [`Asker`] to be remembered; an address stands for its network.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub enum AskerKey {
+    User(OwnedUserId),
+    Server(OwnedServerName),
+    Network(IpAddr),
+}
+
+impl Asker<'_> {
+    pub fn key(self) -> AskerKey {
+        match self {
+            Self::User(caller) => AskerKey::User(caller.user_id.clone()),
+            Self::Server(origin) => AskerKey::Server(origin.to_owned()),
+            Self::Address(address) => AskerKey::Network(network_of(address)),
+        }
+    }
 }
 
 /// What the content repository needs beside the store.

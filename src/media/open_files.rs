@@ -4,25 +4,22 @@
 use std::{
     fs::File,
     io::{self, SeekFrom},
-    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use ruma::{OwnedServerName, OwnedUserId};
 use tokio::{
     io::{AsyncRead, AsyncSeekExt, ReadBuf},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 
-use super::Asker;
+use super::{Asker, AskerKey};
 use crate::{
     error::{Error, Result},
     federation::turns::Turns,
-    rate_limit::network_of,
 };
 
 /// How many are open at a time, and how many of them for one who asks. Source: our choice, docs/security.md.
@@ -34,14 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Who has files open.
 pub struct OpenFiles {
     all: Arc<Semaphore>,
-    of_one: Turns<Reader>,
-}
-
-#[derive(PartialEq, Eq, Hash)]
-enum Reader {
-    User(OwnedUserId),
-    Server(OwnedServerName),
-    Network(IpAddr),
+    of_one: Turns<AskerKey>,
 }
 
 /// Allows one file to be open. Given back when it is dropped.
@@ -59,13 +49,8 @@ impl Default for OpenFiles {
 impl OpenFiles {
     /// Waits until a file may be opened for `asker`; `M_LIMIT_EXCEEDED` if that takes long.
     pub async fn turn(&self, asker: Asker<'_>) -> Result<Turn> {
-        let reader = match asker {
-            Asker::User(caller) => Reader::User(caller.user_id.clone()),
-            Asker::Server(origin) => Reader::Server(origin.to_owned()),
-            Asker::Address(address) => Reader::Network(network_of(address)),
-        };
         let turn = async {
-            let of_one = self.of_one.take(reader).await;
+            let of_one = self.of_one.take(asker.key()).await;
             let of_all = Arc::clone(&self.all).acquire_owned().await.map_err(Error::internal)?;
             Ok::<_, Error>(Turn { _of_one: of_one, _of_all: of_all })
         };

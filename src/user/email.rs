@@ -145,8 +145,8 @@ pub struct Wish {
 /// How a confirmation went.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Confirmed {
-    /// Done, or done before; where the client wants its user to go on.
-    Yes(Option<String>),
+    /// Done, or done before: for what, and where the client wants its user to go on.
+    Yes(Purpose, Option<String>),
     WrongToken,
     Ended,
 }
@@ -186,7 +186,7 @@ impl Proofs {
                 return Confirmed::WrongToken;
             }
             session.validated_at_ms.get_or_insert(now_ms);
-            Confirmed::Yes(session.next_link.clone())
+            Confirmed::Yes(session.purpose, session.next_link.clone())
         });
         confirmed.unwrap_or(Confirmed::Ended)
     }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
-use crate::support::{Signer, TestServer, User, curve25519_key};
+use crate::support::{Signer, TestServer, User, curve25519_key, limit};
 
 async fn upload(user: &User, body: Value) -> crate::support::Answer {
     user.post("/v3/keys/upload", body).await
@@ -200,12 +200,7 @@ async fn a_key_that_was_given_out_is_not_given_out_again_when_its_upload_is_repe
 
 #[tokio::test]
 async fn claims_of_one_user_are_limited() {
-    let server = TestServer::with(|config| {
-        let mut limits = toml::Table::try_from(&config.rate_limits).unwrap();
-        limits.extend("enabled = true\nkey_claim = { burst = 2, every = '1 s' }".parse::<toml::Table>().unwrap());
-        config.rate_limits = limits.try_into().unwrap();
-    })
-    .await;
+    let server = TestServer::with(|config| limit(config, "key_claim = { burst = 2, every = '1 s' }")).await;
     let (alice, bob) = (server.user("alice").await, server.user("bob").await);
     let wanted = json!({ "one_time_keys": { &alice.id: { &alice.device_id: "signed_curve25519" } } });
     for _ in 0..2 {

@@ -66,11 +66,7 @@ pub async fn get(server: &Arc<Server>, asker: Asker<'_>, item: &Stored, request:
     if let Some(kept) = kept(server, item.file, request).await? {
         return Ok(kept);
     }
-    match asker {
-        Asker::User(caller) => server.limits.thumbnail(caller)?,
-        Asker::Server(origin) => server.limits.thumbnail_for_server(origin)?,
-        Asker::Address(address) => server.limits.thumbnail_for_address(address)?,
-    }
+    server.limits.thumbnail(asker)?;
     let busy = |_| Error::limit_exceeded(PATIENCE);
     timeout(PATIENCE, make_in_turn(server, item, request)).await.map_err(busy)??;
     let kept = kept(server, item.file, request).await?;

@@ -4,7 +4,7 @@ use http::{Method, header};
 use image::{Delay, DynamicImage, Frame, ImageFormat, Rgba, RgbaImage, codecs::gif::GifEncoder, metadata::Orientation};
 
 use super::{send, upload};
-use crate::support::{Answer, TestNetwork, TestServer, User};
+use crate::support::{Answer, TestNetwork, TestServer, User, limit};
 
 /// Red on the left, blue on the right; opaque, or with a transparent corner.
 fn picture(width: u32, height: u32, alpha: u8) -> RgbaImage {
@@ -118,14 +118,7 @@ async fn servers_and_who_is_not_logged_in_have_limits_as_users_have() {
     let network = TestNetwork::new();
     let change = |config: &mut chappe::config::Config| {
         config.media.allow_legacy_media = true;
-        let mut limits = toml::Table::try_from(&config.rate_limits).unwrap();
-        limits.extend(
-            "enabled = true
-thumbnail = { burst = 1, every = '1 s' }"
-                .parse::<toml::Table>()
-                .unwrap(),
-        );
-        config.rate_limits = limits.try_into().unwrap();
+        limit(config, "thumbnail = { burst = 1, every = '1 s' }");
     };
     let server = network.server_with("a.example", change).await;
     let (peer, alice) = (network.peer("b.example"), server.user("alice").await);

@@ -213,6 +213,13 @@ pub fn password_of(name: &str) -> String {
     format!("password of {name}")
 }
 
+/// Switches rate limits on, and sets one: `key_claim = { burst = 2, every = '1 s' }`.
+pub fn limit(config: &mut Config, line: &str) {
+    let mut limits = toml::Table::try_from(&config.rate_limits).unwrap();
+    limits.extend(format!("enabled = true\n{line}").parse::<toml::Table>().unwrap());
+    config.rate_limits = limits.try_into().unwrap();
+}
+
 /// `?key=value&…` with everything encoded that could need it.
 pub fn query(pairs: &[(&str, &str)]) -> String {
     let encode = |text: &str| {
