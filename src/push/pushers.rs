@@ -132,7 +132,7 @@ pub async fn set(server: &Arc<Server>, key: PusherKey, mut pusher: Pusher, appen
         // Logged out meanwhile, or the account was given up: a pusher that came now would outlive that.
         session::check_in_use(tx.before(), &key.user)?;
         if let Some(device) = &pusher.device_id {
-            session::check_device(device, || tx.before().contains::<Devices>(&(&key.user, device)))?;
+            session::check_device_in(tx.before(), &key.user, device)?;
         }
         if !append {
             for other in owners(tx.before(), &key)?.into_iter().filter(|other| *other != key.user) {

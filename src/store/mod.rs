@@ -32,7 +32,7 @@ pub use self::{
     read_only::ReadOnly,
     recent::{Group, Recent},
     snapshot::{Direction, Row, Rows, Scan, Snapshot},
-    table::{Family, Json, Record, Table, TableInfo, Value},
+    table::{Family, Json, Record, Table, TableInfo, Value, unknown_version},
     transaction::Transaction,
 };
 

@@ -101,7 +101,8 @@ pub trait Record: Serialize + DeserializeOwned + Send + Debug + 'static {
     }
 }
 
-fn unknown_version(version: u8) -> String {
+/// What is said of rows that only a newer version of the program can read.
+pub fn unknown_version(version: u8) -> String {
     format!("unknown value version {version}: was it written by a newer chappe?")
 }
 

@@ -30,7 +30,7 @@ const PRIVATE: &str = "m.read.private";
 pub type Content = BTreeMap<String, BTreeMap<String, BTreeMap<OwnedUserId, Shown>>>;
 
 /// One user's receipt as others see it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Debug, Serialize)]
 pub struct Shown {
     ts: u64,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -137,7 +137,9 @@ fn changed(view: &View<'_>, after: StreamPos) -> Result<Vec<Row>> {
 /// other servers told with ids that are none comes last, in events of its own: many clients pass over one that has such.
 pub fn contents(rows: Vec<Row>) -> Vec<Content> {
     let (rows, odd): (Vec<_>, _) = rows.into_iter().partition(Row::is_of_event);
-    [packed(rows), packed(odd)].concat()
+    let mut contents = packed(rows);
+    contents.extend(packed(odd));
+    contents
 }
 
 fn packed(rows: Vec<Row>) -> Vec<Content> {

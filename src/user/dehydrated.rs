@@ -95,7 +95,7 @@ fn write(tx: &mut Transaction<'_>, caller: &Caller, display_name: Option<String>
     let user = &*caller.user_id;
     // Logged out meanwhile, or the account was given up: a device that came now would outlive that.
     session::check_in_use(tx.before(), user)?;
-    session::check_device(&caller.device_id, || tx.before().contains::<Devices>(&(user, &caller.device_id)))?;
+    session::check_device_in(tx.before(), user, &caller.device_id)?;
     let old = tx.get::<DehydratedDevices>(&user)?.map(|old| old.device_id);
     let is_logged_in = device::get(tx.before(), user, &new.device_id)?.is_some();
     if is_logged_in && old.as_ref() != Some(&new.device_id) {

@@ -354,6 +354,11 @@ pub fn check_device(device_id: &DeviceId, is_there: impl FnOnce() -> store::Resu
     if acts_on_none || is_there()? { Ok(()) } else { Err(unknown(false)) }
 }
 
+/// As [`check_device`], by what is kept: before a change that is for the device alone.
+pub fn check_device_in(snapshot: &Snapshot<'_>, user: &UserId, device_id: &DeviceId) -> Result<()> {
+    check_device(device_id, || snapshot.contains::<Devices>(&(user, device_id)))
+}
+
 /// The first use of a refreshed token: the ones before it end. Should the disk refuse that, the next use tries again.
 async fn replace_others(server: &Server, hash: Hash, token: &AccessToken) {
     let AccessToken { user_id, device_id, granted, .. } = token.clone();

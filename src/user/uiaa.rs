@@ -4,7 +4,7 @@
 //! the same user and device. What no branch here accepts is refused.
 //! <https://spec.matrix.org/v1.19/client-server-api/#user-interactive-authentication-api>
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use ruma::{
@@ -232,9 +232,14 @@ pub async fn confirm_registration(
     demand(server, Demand { caller: None, operation, flows, params, email_for, page: None }, auth).await
 }
 
+/// Counts a stranger's request as a registration from its address, unless it only asks how its session stands.
+pub fn limit_stranger(server: &Server, operation: &Operation, auth: Option<&AuthData>, address: IpAddr) -> Result<()> {
+    if is_waiting(server, operation, auth) { Ok(()) } else { server.limits.registration(address) }
+}
+
 /// Whether a stranger's request only asks how its session stands, as clients do every few seconds while he reads his mail
 /// or a page: nothing in it can be guessed, and the session is that of the same request.
-pub fn is_waiting(server: &Server, operation: &Operation, auth: Option<&AuthData>) -> bool {
+fn is_waiting(server: &Server, operation: &Operation, auth: Option<&AuthData>) -> bool {
     let cannot_be_guessed = |auth: &&AuthData| matches!(auth.auth_type(), None | Some(AuthType::EmailIdentity));
     let Some(id) = auth.filter(cannot_be_guessed).and_then(AuthData::session) else { return false };
     let is_of_it = |session: &mut Session| session.parameters_for(operation).is_some();

@@ -46,9 +46,8 @@ async fn change_password(
     password::check_acceptable(&server.config.password_policy, &body.new_password)?;
     let operation = Operation::of::<change_password::v3::Request>("", &raw)?;
     let Some(sender) = sender else {
-        if !uiaa::is_waiting(&server, &operation, body.auth.as_ref()) {
-            server.limits.registration(address)?; // it takes one of the places of strangers, as a registration does
-        }
+        // It takes one of the places of strangers, as a registration does.
+        uiaa::limit_stranger(&server, &operation, body.auth.as_ref(), address)?;
         return reset_password(server, operation, body).await;
     };
     sender.check_not_guest()?;

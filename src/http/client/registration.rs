@@ -59,9 +59,7 @@ async fn register(
     check_kind(&body)?;
     registration::check_open(&server.config)?;
     let operation = Operation::of::<register::v3::Request>("", &raw)?.keeping_parameters();
-    if !uiaa::is_waiting(&server, &operation, body.auth.as_ref()) {
-        server.limits.registration(address)?;
-    }
+    uiaa::limit_stranger(&server, &operation, body.auth.as_ref(), address)?;
     let known_by = body.auth.as_ref().and_then(AuthData::session).and_then(|session| operation.known_by(session));
     let done_before = |name: &String| server.registered.with(server.clock.now_ms(), name, |done| done.clone());
     if let Some(registered) = known_by.as_ref().and_then(done_before) {

@@ -1,6 +1,6 @@
 //! One answer: the rooms that the client wants and that have news, and the extensions.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{
     connection::{Change, Known},
@@ -37,6 +37,30 @@ pub struct Answer {
     pub change: Change,
 }
 
+/// What is new in rooms beside their events, for a client that knows something.
+struct News {
+    /// The user's data of them.
+    with_data: HashSet<RoomNid>,
+    /// Who types in them.
+    typing: HashSet<RoomNid>,
+    /// Which of them are direct chats.
+    has_new_direct: bool,
+}
+
+impl News {
+    fn read(context: &Context<'_>) -> Result<Self> {
+        let typing = match context.since {
+            Some(_) => context.server.typing.changed_rooms(context.ephemeral_since.unwrap_or_default()),
+            None => Vec::new(),
+        };
+        Ok(Self {
+            with_data: account_data::changed_rooms(context)?,
+            typing: typing.into_iter().collect(),
+            has_new_direct: filters::has_new_direct_rooms(context)?,
+        })
+    }
+}
+
 impl Answer {
     /// Reads and writes what is new. `M_UNKNOWN_POS` if the client must begin anew.
     pub fn assemble(server: &Server, asked: &Asked) -> Result<Self> {
@@ -58,8 +82,9 @@ impl Answer {
             change: Change { extensions: extensions::extended(asked), ..Change::default() },
             known,
         };
-        answer.write(&context, asked, &selected)?;
-        answer.note_away(&context, &selected)?;
+        let news = News::read(&context)?;
+        answer.write(&context, asked, &selected, &news)?;
+        answer.note_away(&context, &selected, &news)?;
         Ok(answer)
     }
 
@@ -86,7 +111,7 @@ impl Answer {
         body
     }
 
-    fn write(&mut self, context: &Context<'_>, asked: &Asked, selected: &Selected) -> Result<()> {
+    fn write(&mut self, context: &Context<'_>, asked: &Asked, selected: &Selected, news: &News) -> Result<()> {
         let mut body = std::mem::take(&mut self.body);
         let mut object = Object::begin(&mut body);
         if let Some(txn_id) = &asked.txn_id {
@@ -102,9 +127,10 @@ impl Answer {
             lists.end();
         }
         let before = self.known.extensions();
-        let parts = Parts::of(asked, before);
+        let parts = Parts::of(asked, before, self.change.extensions);
         let mut seen = Vec::with_capacity(selected.rooms.len());
-        self.has_news = object.member_if("rooms", |out| self.write_rooms(context, &parts, selected, &mut seen, out))?;
+        let rooms = |out: &mut Vec<u8>| self.write_rooms(context, &parts, selected, news, &mut seen, out);
+        self.has_news = object.member_if("rooms", rooms)?;
         let extensions = object.key("extensions");
         self.has_news |= extensions::write(context, asked, before, &parts, selected, &seen, extensions)?;
         object.end();
@@ -117,15 +143,15 @@ impl Answer {
         context: &Context<'_>,
         parts: &Parts<'_>,
         selected: &'a Selected,
+        news: &News,
         seen: &mut Vec<Seen<'a>>,
         out: &mut Vec<u8>,
     ) -> Result<bool> {
         let nothing = RequiredState::default();
         let mut required: HashMap<u64, RequiredState> = HashMap::new();
         let mut any = false;
-        let with_data = account_data::changed_rooms(context)?;
         let mut rooms = Object::begin(out);
-        for (nid, wanted) in self.rooms_to_look_at(context, parts, selected)? {
+        for (nid, wanted) in self.rooms_to_look_at(context, parts, selected, news) {
             let view = context.view(nid)?;
             let sent = self.known.sent(nid);
             let had = match sent.map(|sent| sent.required) {
@@ -134,7 +160,7 @@ impl Answer {
             };
             let is_direct = selected.direct.contains(view.room_id());
             let mut room = Room { wanted, sent, had, since: context.since, is_direct, covered: Covered::default() };
-            room.covered = parts.covered_by(context, nid, &room, with_data.contains(&nid));
+            room.covered = parts.covered_by(context, nid, &room, news.with_data.contains(&nid));
             let mut told = Told::default();
             any |= rooms.member_if(view.room_id().as_str(), |out| {
                 told = room.write(context, &view, out)?;
@@ -168,14 +194,13 @@ impl Answer {
         context: &Context<'_>,
         parts: &Parts<'_>,
         selected: &'a Selected,
-    ) -> Result<Vec<(RoomNid, &'a Wanted)>> {
+        news: &News,
+    ) -> Vec<(RoomNid, &'a Wanted)> {
         let rooms = selected.rooms.iter().map(|(nid, wanted)| (*nid, wanted));
         let is_extended = self.change.extensions != self.known.extensions();
         // Both are rare, and which rooms are direct chats is known by their ids only.
-        let may_be_all = is_extended || filters::has_new_direct_rooms(context)?;
-        let Some(since) = context.since.filter(|_| !may_be_all) else { return Ok(rooms.collect()) };
-        let mut changed = account_data::changed_rooms(context)?;
-        changed.extend(context.server.typing.changed_rooms(context.ephemeral_since.unwrap_or_default()));
+        let may_be_all = is_extended || news.has_new_direct;
+        let Some(since) = context.since.filter(|_| !may_be_all) else { return rooms.collect() };
         let recent = context.server.store.recent();
         let is_quiet = |nid: RoomNid, wanted: &Wanted| {
             let group = Group::of(nid);
@@ -183,23 +208,21 @@ impl Answer {
                 |sent: &Sent| sent.is_up_to_date_with(&wanted.config) && !parts.lack(sent.covered, wanted);
             self.known.sent(nid).is_some_and(is_up_to_date)
                 && wanted.row.since <= since
-                && !changed.contains(&nid)
+                && !news.with_data.contains(&nid)
+                && !news.typing.contains(&nid)
                 && !recent.may_have_changed::<Timeline>(group, since)
                 && !recent.may_have_changed::<ReceiptChanges>(group, since)
                 && !recent.may_have_changed::<Completions>(group, since)
         };
-        Ok(rooms.filter(|(nid, wanted)| !is_quiet(*nid, wanted)).collect())
+        rooms.filter(|(nid, wanted)| !is_quiet(*nid, wanted)).collect()
     }
 
     /// Notes of the rooms that the client did not want this time, and that had news, that it does not know these.
-    fn note_away(&mut self, context: &Context<'_>, selected: &Selected) -> Result<()> {
+    fn note_away(&mut self, context: &Context<'_>, selected: &Selected, news: &News) -> Result<()> {
         let Some(since) = context.since else { return Ok(()) };
-        let mut with_news = account_data::changed_rooms(context)?;
-        if self.change.extensions.typing != 0 {
-            with_news.extend(context.server.typing.changed_rooms(context.ephemeral_since.unwrap_or_default()));
-        }
-        let has_new = filters::has_new_direct_rooms(context)?;
-        let direct = has_new.then(|| filters::direct_rooms(context)).transpose()?;
+        let wants_typing = self.change.extensions.typing != 0;
+        let with_news = |nid: &RoomNid| news.with_data.contains(nid) || wants_typing && news.typing.contains(nid);
+        let direct = news.has_new_direct.then(|| filters::direct_rooms(context)).transpose()?;
         let mut away = Vec::new();
         for (nid, sent) in self.known.rooms() {
             let is_up_to_date = sent.until.is_none() && !selected.rooms.contains_key(&nid);
@@ -210,7 +233,7 @@ impl Answer {
                 Some(direct) => sent.is_direct != direct.contains(context.view(nid)?.room_id()),
                 None => false,
             };
-            if is_other_kind || with_news.contains(&nid) || has_changed(context, nid, since)? {
+            if is_other_kind || with_news(&nid) || has_changed(context, nid, since)? {
                 away.push((nid, Sent { until: Some(since), ..sent.clone() }));
             }
         }

@@ -20,7 +20,7 @@ use crate::{
     metrics::CacheUse,
     store::{RoomNid, Snapshot, StateKeyNid, StreamPos, Transaction},
     sweep,
-    user::{session, tables::Devices},
+    user::session,
 };
 
 /// How many connections a device may have: the one that was not used for longest makes room. Source: our choice; clients
@@ -165,7 +165,7 @@ pub async fn write(
             return Err(pos::unknown());
         }
         let (user_id, device_id) = (&*asked.base.user_id, &*asked.base.device_id);
-        session::check_device(device_id, || tx.before().contains::<Devices>(&(user_id, device_id)))?;
+        session::check_device_in(tx.before(), user_id, device_id)?;
         change.write(tx, &asked, known, now_ms)
     };
     let (at, rows) = server.store.write_when_full(write).await?.value;

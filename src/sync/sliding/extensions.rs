@@ -110,9 +110,8 @@ pub struct Parts<'s> {
 }
 
 impl<'s> Parts<'s> {
-    /// `before`: what the client was told last.
-    pub fn of(asked: &'s Asked, before: Extended) -> Self {
-        let now = extended(asked);
+    /// `before`: what the client was told last; `now`: what it is told with this answer.
+    pub fn of(asked: &'s Asked, before: Extended, now: Extended) -> Self {
         let Extensions { account_data, receipts, typing, .. } = &asked.extensions;
         let profiles = &asked.profiles;
         let are_profiles_new = before.profiles != now.profiles;

@@ -100,7 +100,7 @@ impl Room<'_> {
             && !self.wants_more()
             && !changes::has_events(context, view.nid, after)?
             && changes::completed_after(context, view.nid, after)?.is_none()
-            && !self.has_read(context, view, after)?
+            && !self.has_read(context, view)?
             && !self.is_other_kind()
         {
             return Ok(Told { sent: self.caught_up(), ..Told::default() });
@@ -185,7 +185,8 @@ impl Room<'_> {
     }
 
     /// Whether the user has read something since, so that his counts are others.
-    fn has_read(&self, context: &Context<'_>, view: &View<'_>, after: StreamPos) -> Result<bool> {
+    fn has_read(&self, context: &Context<'_>, view: &View<'_>) -> Result<bool> {
+        let Some(after) = self.after() else { return Ok(false) };
         if !changes::has_receipts(context, view.nid, after)? {
             return Ok(false);
         }
@@ -273,11 +274,6 @@ impl Room<'_> {
             Some(after) => changes::has_events(context, view.nid, after)?,
             None => true,
         };
-        let has_read = match after {
-            Some(after) if !stay.is_over => self.has_read(context, view, after)?,
-            _ => false,
-        };
-        let is_other_kind = !stay.is_over && self.is_other_kind();
         let sent = Sent { members, ..self.sent_now(has_gap) };
         let told = Told {
             has_news: is_initial
@@ -285,8 +281,7 @@ impl Room<'_> {
                 || is_expanded
                 || completed.is_some()
                 || !state.is_empty()
-                || has_read
-                || is_other_kind,
+                || !stay.is_over && (self.is_other_kind() || self.has_read(context, view)?),
             sent: Some(sent).filter(|sent| self.sent != Some(sent)),
             events: timeline.events.iter().map(|entry| entry.event.event_id.clone()).collect(),
             is_expanded,

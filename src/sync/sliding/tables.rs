@@ -4,7 +4,7 @@ use ruma::{DeviceId, UserId};
 use serde::{Deserialize, Serialize};
 
 use super::required_state::RequiredState;
-use crate::store::{Family, Record, RoomNid, StateKeyNid, StreamPos, Table, TableInfo};
+use crate::store::{Family, Record, RoomNid, StateKeyNid, StreamPos, Table, TableInfo, unknown_version};
 
 pub const ALL: &[TableInfo] = &[TableInfo::of::<Connections>(), TableInfo::of::<SentRooms>()];
 
@@ -36,7 +36,7 @@ impl Record for Connection {
     fn upgrade(version: u8, _body: &[u8]) -> Result<Self, String> {
         match version {
             1 => Ok(Self::default()),
-            _ => Err(format!("unknown value version {version}: was it written by a newer chappe?")),
+            _ => Err(unknown_version(version)),
         }
     }
 }
@@ -88,7 +88,7 @@ impl Record for SentRoom {
             members: Vec<StateKeyNid>,
         }
         if version != 1 {
-            return Err(format!("unknown value version {version}: was it written by a newer chappe?"));
+            return Err(unknown_version(version));
         }
         let rows: Vec<(StreamPos, First)> = postcard::from_bytes(body).map_err(|error| error.to_string())?;
         let covered = Covered { account_data: true, receipts: true, profiles: true };
