@@ -47,18 +47,18 @@ pub async fn deactivate(server: Arc<Server>, user_id: OwnedUserId, is_erased: bo
 
 async fn leave_rooms(server: &Arc<Server>, user_id: &UserId) -> Result<()> {
     let user = user_id.to_owned();
-    let rooms = server.read(move |snapshot| open_rooms(snapshot, &user)).await?;
+    let rooms = server.blocking(move |server| open_rooms(server, &server.store.snapshot(), &user)).await?;
     let mut elsewhere = Vec::new();
-    for room in rooms {
+    for (room, room_id) in rooms {
         if invited::is_out_of_band(server, user_id, room).await? {
-            elsewhere.push(room);
+            elsewhere.push(room_id);
             continue;
         }
         match membership::leave(server, user_id, room, None).await {
             Ok(()) => {}
             // A room that does not let him go must not keep the account open.
             Err(error @ (Error::Refused { .. } | Error::Remote { .. })) => {
-                warn!(%user_id, %room, ?error, "a deactivated user stays in a room")
+                warn!(%user_id, %room_id, ?error, "a deactivated user stays in a room")
             }
             Err(other) => return Err(other),
         }
@@ -69,30 +69,25 @@ async fn leave_rooms(server: &Arc<Server>, user_id: &UserId) -> Result<()> {
 }
 
 /// Rejects invites and takes back knocks of which the rooms' servers have to be told.
-async fn leave_elsewhere(server: Arc<Server>, user_id: OwnedUserId, rooms: Vec<RoomNid>) -> Result<()> {
-    let ids = move |server: &Server| {
-        let snapshot = server.store.snapshot();
-        let id = |room| Ok::<_, Error>(View::of(&server.rooms, &snapshot, room)?.room_id().to_owned());
-        rooms.into_iter().map(id).collect::<Result<Vec<_>>>()
-    };
-    let ids = server.blocking(ids).await?;
+async fn leave_elsewhere(server: Arc<Server>, user_id: OwnedUserId, rooms: Vec<OwnedRoomId>) -> Result<()> {
     let (server, user_id) = (&server, &*user_id);
     let leave = |room_id: OwnedRoomId| async move {
         if let Err(error) = leaving::leave(server, user_id, &room_id, None).await {
             warn!(%user_id, %room_id, ?error, "a deactivated user stays in a room");
         }
     };
-    stream::iter(ids).for_each_concurrent(ROOMS_AT_ONCE, leave).await;
+    stream::iter(rooms).for_each_concurrent(ROOMS_AT_ONCE, leave).await;
     Ok(())
 }
 
 /// The rooms that the user is in, is invited to, or knocks at.
-fn open_rooms(snapshot: &Snapshot<'_>, user_id: &UserId) -> Result<Vec<RoomNid>> {
+fn open_rooms(server: &Server, snapshot: &Snapshot<'_>, user_id: &UserId) -> Result<Vec<(RoomNid, OwnedRoomId)>> {
     let mut rooms = Vec::new();
     for row in snapshot.list::<UserRooms>(&user_id) {
         let row = row?;
         if matches!(row.value.membership, Membership::Join | Membership::Invite | Membership::Knock) {
-            rooms.push(row.key()?.1);
+            let nid = row.key()?.1;
+            rooms.push((nid, View::of(&server.rooms, snapshot, nid)?.room_id().to_owned()));
         }
     }
     Ok(rooms)
