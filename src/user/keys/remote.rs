@@ -457,10 +457,13 @@ impl Change {
 pub async fn change(server: &Arc<Server>, user: OwnedUserId, change: Change) -> Result<()> {
     let owner = user.clone();
     let write = move |tx: &mut Transaction<'_>, list: Option<RemoteList>| {
-        // A device without keys is shown to nobody, and one that has keys keeps them until it is deleted.
-        let is_news = !matches!(change.told, Told::NoKeys);
+        // What names no update before it may be the first that we hear of, or come from a server that tells of each change
+        // with the same `stream_id` and without keys, as Conduit does.
+        let is_first = change.prev_id.is_empty();
+        // A device without keys is shown to nobody.
+        let is_news = is_first || !matches!(change.told, Told::NoKeys);
         let Some(list) = list else { return Ok(Noted { list: None, is_news }) };
-        if list.stream_id == Some(change.stream_id) {
+        if !is_first && list.stream_id == Some(change.stream_id) {
             return Ok(Noted { list: None, is_news }); // told twice
         }
         let is_whole = !list.is_stale && change.follows(&list) && change.write(tx, &owner)?;

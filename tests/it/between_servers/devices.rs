@@ -8,6 +8,7 @@ use crate::support::{HostedRoom, Peer, Signer, TestNetwork, User, auth_of};
 
 const QUERY: &str = "/_matrix/federation/v1/user/keys/query";
 const CLAIM: &str = "/_matrix/federation/v1/user/keys/claim";
+const DEVICES: &str = "/_matrix/federation/v1/user/devices/";
 
 async fn upload(user: &User) -> Signer {
     let signer = Signer::of_device(user);
@@ -179,7 +180,7 @@ async fn names_of_devices_that_stand_beside_their_keys_are_shown() {
     query(&scripted.bob, &alice).await;
     let device = |name: &str, key: &str| json!({ "device_id": "D", "keys": keys_of("@alice:there", "D", key), "device_display_name": name });
     let devices = json!({ "user_id": alice, "stream_id": 1, "devices": [device("Phone", "a")] });
-    scripted.peer.on(Method::GET, "/_matrix/federation/v1/user/devices/", move |_| devices.clone());
+    scripted.peer.on(Method::GET, DEVICES, move |_| devices.clone());
     let mut update = device("New phone", "b");
     (update["user_id"], update["stream_id"], update["prev_id"]) = (json!(alice), json!(2), json!([1]));
     for (edu, name) in [(json!({ "user_id": alice, "device_id": "D", "stream_id": 1 }), "Phone"), (update, "New phone")]
@@ -225,12 +226,34 @@ async fn a_device_without_keys_is_no_news() {
     let scripted = Scripted::new().await;
     let alice = scripted.peer.user("alice");
     let since = scripted.bob.now().await;
-    let mut keyless = update(&alice, "D", 5, &[], &json!(null));
-    keyless[0]["content"].as_object_mut().unwrap().remove("keys");
-    scripted.send(keyless).await;
+    scripted.send(keyless(&alice, "D", 5, &[4])).await;
     assert!(scripted.bob.sync(&since).await["device_lists"].is_null());
     scripted.send(update(&alice, "D", 6, &[5], &keys_of(&alice, "D", "x"))).await;
     assert_eq!(scripted.bob.sync(&since).await["device_lists"]["changed"], json!([alice]));
+}
+
+#[tokio::test]
+async fn updates_that_follow_on_nothing_are_no_repetitions() {
+    let scripted = Scripted::new().await;
+    let alice = scripted.peer.user("alice");
+    // Conduit tells so of every change.
+    let placeholder = || keyless("@alice:there", "placeholder", 1, &[]);
+    let since = scripted.bob.now().await;
+    scripted.send(placeholder()).await;
+    until_changed(&scripted.bob, &since, &alice).await;
+    scripted.peer.on(Method::POST, QUERY, |_| json!({ "device_keys": { "@alice:there": {} } }));
+    query(&scripted.bob, &alice).await;
+    for key in ["first", "second"] {
+        let devices = json!([{ "device_id": "D", "keys": keys_of(&alice, "D", key) }]);
+        let devices = json!({ "user_id": alice, "stream_id": 1, "devices": devices });
+        scripted.peer.on(Method::GET, DEVICES, move |_| devices.clone());
+        scripted.send(placeholder()).await;
+        until(key, async || {
+            let answer = query(&scripted.bob, &alice).await;
+            (answer["device_keys"][&alice]["D"]["keys"]["ed25519:D"] == key).then_some(())
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
@@ -247,7 +270,6 @@ async fn that_a_device_without_keys_is_gone_is_told() {
 
 #[tokio::test]
 async fn a_message_from_an_unknown_device_has_the_devices_fetched_again_and_not_each_time() {
-    const DEVICES: &str = "/_matrix/federation/v1/user/devices/";
     let scripted = Scripted::new().await;
     let alice = scripted.peer.user("alice");
     let keys = |key: &str| json!({ "D": keys_of("@alice:there", "D", key) });
@@ -336,6 +358,13 @@ fn update(user: &str, device: &str, stream_id: u64, prev_id: &[u64], keys: &Valu
     json!([{ "edu_type": "m.device_list_update", "content": content }])
 }
 
+/// The same of a device without keys.
+fn keyless(user: &str, device: &str, stream_id: u64, prev_id: &[u64]) -> Value {
+    let mut told = update(user, device, stream_id, prev_id, &json!(null));
+    told[0]["content"].as_object_mut().unwrap().remove("keys");
+    told
+}
+
 #[tokio::test]
 async fn an_update_that_follows_is_taken_and_after_a_gap_all_devices_are_fetched() {
     let scripted = Scripted::new().await;
@@ -345,7 +374,7 @@ async fn an_update_that_follows_is_taken_and_after_a_gap_all_devices_are_fetched
         json!({ "user_id": "@alice:there", "stream_id": stream_id, "devices": devices })
     };
     let first = devices(5, "first");
-    scripted.peer.on(Method::GET, "/_matrix/federation/v1/user/devices/", move |_| first.clone());
+    scripted.peer.on(Method::GET, DEVICES, move |_| first.clone());
     scripted.peer.on(
         Method::POST,
         QUERY,
@@ -361,14 +390,14 @@ async fn an_update_that_follows_is_taken_and_after_a_gap_all_devices_are_fetched
     // It follows something that we have never seen.
     scripted.send(update(&alice, "D", 5, &[4], &keys_of(&alice, "D", "first"))).await;
     until("all devices are fetched", async || (key().await.as_deref() == Some("first")).then_some(())).await;
-    assert_eq!(scripted.peer.asked("/_matrix/federation/v1/user/devices/").len(), 1);
+    assert_eq!(scripted.peer.asked(DEVICES).len(), 1);
     scripted.send(update(&alice, "D", 6, &[5], &keys_of(&alice, "D", "second"))).await;
     assert_eq!(key().await.as_deref(), Some("second"), "it follows");
     scripted.send(update(&alice, "D", 6, &[5], &keys_of(&alice, "D", "second"))).await;
     assert_eq!(key().await.as_deref(), Some("second"), "told twice");
     // Keys that are not of that device are not taken, and the list is not trusted any more.
     let second = devices(9, "third");
-    scripted.peer.on(Method::GET, "/_matrix/federation/v1/user/devices/", move |_| second.clone());
+    scripted.peer.on(Method::GET, DEVICES, move |_| second.clone());
     scripted.send(update(&alice, "D", 7, &[6], &keys_of("@bob:here", "D", "forged"))).await;
     until("all devices are fetched again", async || (key().await.as_deref() == Some("third")).then_some(())).await;
 }
