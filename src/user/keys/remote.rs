@@ -457,11 +457,13 @@ impl Change {
 pub async fn change(server: &Arc<Server>, user: OwnedUserId, change: Change) -> Result<()> {
     let owner = user.clone();
     let write = move |tx: &mut Transaction<'_>, list: Option<RemoteList>| {
-        // What names no update before it may be the first that we hear of, or come from a server that tells of each change
-        // with the same `stream_id` and without keys, as Conduit does.
+        // What names no update before it may be the first that we hear of, or come from a server that tells of each
+        // change with the same `stream_id` and without keys, as Conduit does.
         let is_first = change.prev_id.is_empty();
-        // A device without keys is shown to nobody.
-        let is_news = is_first || !matches!(change.told, Told::NoKeys);
+        // A device that has no keys, and had none, is shown to nobody.
+        let is_news = is_first
+            || !matches!(change.told, Told::NoKeys)
+            || tx.before().contains::<DeviceKeys>(&(&owner, &change.device))?;
         let Some(list) = list else { return Ok(Noted { list: None, is_news }) };
         if !is_first && list.stream_id == Some(change.stream_id) {
             return Ok(Noted { list: None, is_news }); // told twice
@@ -505,7 +507,8 @@ pub async fn change_signing_keys(
 struct Noted {
     /// What is kept from now on, if that is something else.
     list: Option<RemoteList>,
-    /// Whether anybody sees a difference.
+    /// Whether anybody sees a difference. Of a list that is stale clients are told in any case: the devices may be
+    /// fetched in vain, and then are when somebody asks for them.
     is_news: bool,
 }
 
@@ -528,10 +531,12 @@ async fn note(
         if let Some(list) = &list {
             tx.put::<RemoteUsers>(&&*owner, list);
         }
+        let is_stale = list.is_some_and(|list| list.is_stale);
+        let is_news = is_news || is_stale;
         if is_news {
             changed(tx, &owner, Changed::Remote)?;
         }
-        Ok((is_news, list.is_some_and(|list| list.is_stale)))
+        Ok((is_news, is_stale))
     };
     let (is_news, is_stale) = server.store.commit(work).await?;
     if is_news {
@@ -550,10 +555,12 @@ pub async fn check_sender(server: &Arc<Server>, user: OwnedUserId, key: &str) ->
     let quoted = serde_json::to_string(key).map_err(Error::internal)?;
     let owner = user.clone();
     let is_unknown = move |snapshot: &Snapshot<'_>| {
-        let Some(list) = snapshot.get::<RemoteUsers>(&&*owner)? else { return Ok(false) };
+        if !snapshot.contains::<RemoteUsers>(&&*owner)? {
+            return Ok(false);
+        }
         let mut devices = snapshot.list::<DeviceKeys>(&&*owner);
         let is_known = devices.find_map(|row| row.map(|row| row.value.contains(&quoted).then_some(())).transpose());
-        Ok(!list.is_stale && is_known.transpose()?.is_none())
+        Ok(is_known.transpose()?.is_none())
     };
     if !server.read(is_unknown).await? || !server.resyncs.may_suspect(&user, server.clock.now_ms()) {
         return Ok(());
@@ -576,19 +583,18 @@ fn resync(server: &Arc<Server>, user: OwnedUserId) {
     let server = Arc::clone(server);
     tokio::spawn(async move {
         let fetched = async {
-            let _place = server.resyncs.places.acquire().await.map_err(Error::internal)?;
+            let _place = server.resyncs.places.acquire().await.expect("it is never closed");
             server.resyncs.users.lock().remove(&user); // what changes from now on needs another one
-            fetch_devices(&server, &user).await
+            tokio::time::timeout(RESYNC_TIMEOUT, fetch_devices(&server, &user)).await
         };
         let outcome = tokio::select! {
             () = server.shutdown.cancelled() => return,
-            outcome = tokio::time::timeout(RESYNC_TIMEOUT, fetched) => outcome,
+            outcome = fetched => outcome,
         };
         match outcome.unwrap_or_else(|_| Err(too_late(user.server_name()))) {
             Ok(()) => announce(&server, &user),
             Err(error) => debug!(%user, "devices can't be fetched again, until somebody asks for them: {error:?}"),
         }
-        server.resyncs.users.lock().remove(&user);
     });
 }
 

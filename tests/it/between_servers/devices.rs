@@ -294,6 +294,15 @@ async fn a_message_from_an_unknown_device_has_the_devices_fetched_again_and_not_
     send("4", "unknown too").await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(scripted.peer.asked(DEVICES).len(), 1);
+    // When they can't be fetched, it is for clients to ask for them, and the next doubt is another try.
+    scripted.peer.refuse(Method::GET, DEVICES, 404, "M_NOT_FOUND");
+    for (id, fetched) in [("5", 2), ("6", 3)] {
+        scripted.here.advance(Duration::from_secs(10 * 60));
+        let since = scripted.bob.now().await;
+        send(id, "unknown").await;
+        assert_eq!(scripted.bob.sync(&since).await["device_lists"]["changed"], json!([alice]));
+        until("it is tried again", async || (scripted.peer.asked(DEVICES).len() == fetched).then_some(())).await;
+    }
 }
 
 #[tokio::test]
@@ -395,10 +404,14 @@ async fn an_update_that_follows_is_taken_and_after_a_gap_all_devices_are_fetched
     assert_eq!(key().await.as_deref(), Some("second"), "it follows");
     scripted.send(update(&alice, "D", 6, &[5], &keys_of(&alice, "D", "second"))).await;
     assert_eq!(key().await.as_deref(), Some("second"), "told twice");
+    let since = scripted.bob.now().await;
+    scripted.send(keyless(&alice, "D", 7, &[6])).await;
+    assert_eq!(scripted.bob.sync(&since).await["device_lists"]["changed"], json!([alice]));
+    assert_eq!(key().await, None, "it has no keys any more");
     // Keys that are not of that device are not taken, and the list is not trusted any more.
     let second = devices(9, "third");
     scripted.peer.on(Method::GET, DEVICES, move |_| second.clone());
-    scripted.send(update(&alice, "D", 7, &[6], &keys_of("@bob:here", "D", "forged"))).await;
+    scripted.send(update(&alice, "D", 8, &[7], &keys_of("@bob:here", "D", "forged"))).await;
     until("all devices are fetched again", async || (key().await.as_deref() == Some("third")).then_some(())).await;
 }
 
