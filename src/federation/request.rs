@@ -86,7 +86,7 @@ pub async fn request_json<A: DeserializeOwned>(
         .body(Bytes::from(body))
         .map_err(Error::internal)?;
     let signer = XMatrixSigningInput::new(server.owned_name(), destination.to_owned(), &server.key);
-    let signature = XMatrix::sign_http_request(&request, signer).map_err(|error| Error::internal(error.to_string()))?;
+    let signature = XMatrix::sign_http_request(&request, signer).map_err(unsendable)?;
     request.headers_mut().insert(header::AUTHORIZATION, (&signature).into());
     let answer = exchange(server, destination, request, ordinary(server)).await?;
     let malformed = |why: String| Error::remote(destination, RemoteError::Malformed(why));
@@ -153,8 +153,12 @@ fn http_request<R: OutgoingRequest<PathBuilder = SinglePath>>(
     signer: <R::Authentication as AuthScheme>::Input<'_>,
 ) -> Result<http::Request<Bytes>> {
     let request = request.try_into_http_request::<BytesMut>("https://destination.invalid", signer, ());
-    let unsendable = |error| Error::bad_json(format!("This can't be sent to other servers: {error}"));
     Ok(request.map_err(unsendable)?.map(BytesMut::freeze))
+}
+
+/// Somebody gave us what canonical JSON does not have, and nobody can sign.
+fn unsendable(error: impl std::fmt::Display) -> Error {
+    Error::bad_json(format!("This can't be sent to other servers: {error}"))
 }
 
 /// Sends a finished request to `destination`, whose host and port replace those of the request's URI. The answer is a
@@ -234,4 +238,22 @@ async fn parsed<R: IncomingResponseExt<EndpointError = MatrixError>>(
         };
         Error::remote(destination, error)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::server_name;
+    use serde::de::IgnoredAny;
+    use serde_json::json;
+
+    use super::*;
+    use crate::room::testing::TestRoom;
+
+    #[test]
+    fn what_cannot_be_signed_is_a_mistake_of_who_gave_it() {
+        let room = TestRoom::new();
+        let body = json!({ "n": 1.5 });
+        let asked = request_json::<IgnoredAny>(&room.server, server_name!("b.test"), http::Method::PUT, "/x", &body);
+        assert!(matches!(room.block_on(asked), Err(Error::Refused { kind: ErrorKind::BadJson, .. })));
+    }
 }

@@ -7,7 +7,9 @@ use std::{
     sync::Arc,
 };
 
-use ruma::{DeviceId, OwnedDeviceId, OwnedServerName, OwnedUserId, UserId, to_device::DeviceIdOrAllDevices};
+use ruma::{
+    CanonicalJsonObject, DeviceId, OwnedDeviceId, OwnedServerName, OwnedUserId, UserId, to_device::DeviceIdOrAllDevices,
+};
 use serde::Serialize;
 use serde_json::{json, value::RawValue};
 
@@ -206,7 +208,11 @@ fn for_others(server: &Server, sender: &UserId, event_type: &str, others: Conten
             let message_id = server.random.text(24);
             let content =
                 json!({ "sender": sender, "type": event_type, "message_id": message_id, "messages": messages });
-            additions.add(destination.clone(), Item::ToDevice { content: content.to_string() });
+            let content = content.to_string();
+            // Else nobody could sign it, nor whatever shares a transaction with it.
+            serde_json::from_str::<CanonicalJsonObject>(&content)
+                .map_err(|e| Error::bad_json(format!("A message can't be sent to other servers: {e}")))?;
+            additions.add(destination.clone(), Item::ToDevice { content });
         }
     }
     Ok(additions)
@@ -365,7 +371,7 @@ pub fn delete_device(tx: &mut Transaction<'_>, user: &UserId, device: &DeviceId)
 
 #[cfg(test)]
 mod tests {
-    use ruma::user_id;
+    use ruma::{api::error::ErrorKind, user_id};
 
     use super::*;
     use crate::room::testing::{TestRoom, user};
@@ -390,6 +396,27 @@ mod tests {
         assert_eq!(send("1", (0..1_500).map(made_up).collect()).len(), 1_000);
         let others = vec![made_up(2_000), made_up(1), bob.to_owned(), carol.to_owned()];
         assert_eq!(send("2", others), ["b.test", "c.test", "s1.test"], "those who are known, and whose queue is there");
+    }
+
+    #[test]
+    fn what_cannot_be_signed_is_refused_for_other_servers_only() {
+        let room = TestRoom::new();
+        let send = |receiver: &UserId, device: &str, content: &str| {
+            let content = RawValue::from_string(content.to_owned()).unwrap();
+            let device = DeviceIdOrAllDevices::DeviceId(device.into());
+            let contents = BTreeMap::from([(receiver.to_owned(), BTreeMap::from([(device, content)]))]);
+            let sending = Sending { event_type: "my.type".to_owned(), txn_id: "1".to_owned(), contents };
+            Batch::new(&room.server, Caller::on_device(user("alice"), "D".into()), sending).map(drop)
+        };
+        let bob = user_id!("@bob:b.test");
+        for number in ["1.5", "1e3", "-0", "9007199254740992", "-9007199254740992", "18446744073709551615"] {
+            let content = format!(r#"{{"a":[{number}]}}"#);
+            assert!(send(&user("alice"), "D", &content).is_ok(), "{number}");
+            let refused = send(bob, "D", &content);
+            assert!(matches!(refused, Err(Error::Refused { kind: ErrorKind::BadJson, .. })), "{number}: {refused:?}");
+        }
+        assert!(send(bob, "D", r#"{"a":9007199254740991}"#).is_ok());
+        assert!(send(bob, "$serde_json::private::RawValue", "{}").is_err(), "serde_json makes something else of it");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -196,6 +197,8 @@ impl<'s> Sending<'s> {
                 Err(Error::Remote { source: RemoteError::Refused(refusal), .. }) if is_offended(&refusal) => {
                     return self.refused(&refusal, rows).await.map(|()| true);
                 }
+                // Nobody can sign it: it was not sent.
+                Err(Error::Refused { message, .. }) => return self.refused(&message, rows).await.map(|()| true),
                 Err(error) => return Err(error),
             }
         }
@@ -230,10 +233,14 @@ impl<'s> Sending<'s> {
         }
     }
 
-    /// A server that refuses a transaction may be offended by one thing in it: the smaller ones go, and what is refused
-    /// alone is thrown away.
-    async fn refused(&mut self, refusal: &MatrixError, rows: Vec<(store::StreamPos, u32)>) -> Result<()> {
-        warn!(destination = %self.name, rows = rows.len(), %refusal, "a server refuses a transaction");
+    /// A transaction that a server refuses, or that nobody can sign, may be so because of one thing in it: the smaller ones
+    /// go, and what is refused alone is thrown away.
+    async fn refused(
+        &mut self,
+        refusal: &(impl fmt::Display + Sync),
+        rows: Vec<(store::StreamPos, u32)>,
+    ) -> Result<()> {
+        warn!(destination = %self.name, rows = rows.len(), %refusal, "a transaction is refused");
         if rows.len() > 1 {
             self.at_most = rows.len() / 2;
             return Ok(());
@@ -244,7 +251,7 @@ impl<'s> Sending<'s> {
             return Ok(());
         }
         if !rows.is_empty() {
-            error!(destination = %self.name, row = ?rows, "thrown away: a server refuses it again and again");
+            error!(destination = %self.name, row = ?rows, "thrown away: it is refused again and again");
         }
         self.refusals = 0;
         self.remove(rows, false).await

@@ -87,6 +87,15 @@ fn a_transaction_is_bounded_in_number_and_size() {
 }
 
 #[test]
+fn a_message_that_cannot_be_signed_holds_up_nothing() {
+    let room = TestRoom::new();
+    let unsignable = Item::ToDevice { content: r#"{"n":1.5}"#.to_owned() };
+    fill(&room, vec![to_device(1), unsignable, to_device(2)]);
+    let prepared = Prepared::read(&room.server, &other(), Ephemeral::default(), usize::MAX).unwrap().unwrap();
+    assert_eq!((prepared.request.unwrap().edus.len(), prepared.rows.len()), (2, 3));
+}
+
+#[test]
 fn what_was_read_is_told_only_while_the_user_and_the_server_are_in_the_room() {
     let room = TestRoom::new();
     let (carol, read) = (user_id!("@carol:b.test"), room.message("alice", "hello"));

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ruma::{
-    OwnedUserId, ServerName, UserId,
+    CanonicalJsonObject, OwnedUserId, ServerName, UserId,
     api::federation::transactions::{edu::Edu, send_transaction_message::v1::Request},
     serde::Raw,
 };
 use serde_json::{Value, json, value::RawValue};
+use tracing::warn;
 
 use super::tables::{self, Item};
 use crate::{
@@ -88,9 +89,7 @@ impl Prepared {
             match row.value {
                 Item::Event { room, event } => parts.event(room, event)?,
                 Item::Receipt { room, user, thread } => receipts.push((room, user, thread)),
-                Item::ToDevice { content } => {
-                    parts.edu("m.direct_to_device", &RawValue::from_string(content).map_err(Error::internal)?)?
-                }
+                Item::ToDevice { content } => parts.to_device(destination, content)?,
                 Item::Device { user, device, stream_id, prev_id } => {
                     let content = edu::device_lists::update(server, &snapshot, &user, &device, stream_id, prev_id)?;
                     parts.edu("m.device_list_update", &content)?;
@@ -154,6 +153,15 @@ impl Parts<'_> {
         self.bytes += json.get().len();
         self.edus.push(Raw::from_json(json));
         Ok(())
+    }
+
+    /// What older versions of this server took and nobody can sign is left out: with it nothing would be sent any more.
+    fn to_device(&mut self, destination: &ServerName, content: String) -> Result<()> {
+        if let Err(error) = serde_json::from_str::<CanonicalJsonObject>(&content) {
+            warn!(%destination, "thrown away: a to-device message that can't be signed: {error}");
+            return Ok(());
+        }
+        self.edu("m.direct_to_device", &RawValue::from_string(content).map_err(Error::internal)?)
     }
 
     /// As much as there is room for.

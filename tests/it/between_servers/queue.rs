@@ -2,13 +2,17 @@ use std::time::Duration;
 
 use chappe::{
     federation::{
-        queue::{self as outgoing, tables::Destinations},
+        queue::{
+            self as outgoing, Additions,
+            tables::{Destinations, Item},
+        },
         tables::{Backoff, Backoffs},
     },
     store,
+    user::keys::tables::{CrossSigningKey, CrossSigningKeys, Usage},
 };
 use http::{Method, StatusCode};
-use ruma::server_name;
+use ruma::{UserId, server_name};
 use serde_json::json;
 
 use super::{Pair, SEND, Scripted, until, until_seen};
@@ -140,6 +144,26 @@ async fn what_a_server_always_refuses_does_not_hold_up_the_rest() {
     until("the queue is empty", async || {
         scripted.send(json!([])).await;
         (!outgoing::is_sending(scripted.here.inside(), "there".try_into().unwrap())).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_signed_does_not_hold_up_the_rest() {
+    let scripted = Scripted::new().await;
+    let bob = UserId::parse(&scripted.bob.id).unwrap();
+    let spoiled = CrossSigningKey { public_key: "k".to_owned(), body: r#"{"n":1.5}"#.to_owned() };
+    let spoil = move |tx: &mut store::Transaction<'_>| {
+        tx.put::<CrossSigningKeys>(&(&*bob, Usage::Master), &spoiled);
+        let mut additions = Additions::default();
+        additions.add(server_name!("there").to_owned(), Item::SigningKeys { user: bob.clone() });
+        additions.write(tx).map(drop)
+    };
+    scripted.here.inside().store.commit(spoil).await.unwrap();
+    scripted.bob.say(&scripted.room.id, "hello").await;
+    until("the message came", async || {
+        scripted.send(json!([])).await; // ends the pauses between refusals
+        scripted.pdus().iter().any(|pdu| pdu["content"]["body"] == "hello").then_some(())
     })
     .await;
 }
