@@ -196,7 +196,10 @@ mod tests {
     use ruma::api::federation::query::get_profile_information;
 
     use super::*;
-    use crate::{federation::request, room::testing::TestRoom};
+    use crate::{
+        federation::{backoff, request},
+        room::testing::TestRoom,
+    };
 
     fn place(name: &str) -> Option<(String, String)> {
         written_out(name.try_into().unwrap()).map(|place| (place.authority, place.host))
@@ -217,9 +220,13 @@ mod tests {
     fn a_name_with_a_final_dot_is_nobodys() {
         let room = TestRoom::new();
         for name in ["b.test.:8448", "b.test."] {
-            let failure = room.block_on(find(&room.server, name.try_into().unwrap())).unwrap_err();
+            let name: &ServerName = name.try_into().unwrap();
+            let user = format!("@x:{name}").try_into().unwrap();
+            let asked = request(&room.server, name, get_profile_information::v1::Request::new(user));
+            let failure = room.block_on(asked).unwrap_err();
             let Error::Remote { source: RemoteError::Unreachable(why), .. } = failure else { unreachable!("{name}") };
             assert!(why.contains("dot"), "{name}: {why}");
+            assert!(backoff::until(&room.server, name).unwrap().is_some(), "{name} is left alone");
         }
     }
 

@@ -185,7 +185,11 @@ async fn exchange_now(
     limits: Limits,
 ) -> Result<http::Response<Body>> {
     check_allowed(server, destination)?;
-    let place = discovery::find(server, destination).await?;
+    let place = discovery::find(server, destination).await;
+    if let Err(Error::Remote { source, .. }) = &place {
+        backoff::failed(server, destination, &source.to_string()).await?;
+    }
+    let place = place?;
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
     *request.uri_mut() = Uri::builder()
         .scheme("https")

@@ -294,12 +294,10 @@ impl<'s> Sending<'s> {
         }
         match source {
             RemoteError::BackingOff { .. } => {} // that has just ended
-            RemoteError::Unreachable(_) => self.wait(RETRY + jitter).await,
-            RemoteError::Refused(refusal) if refusal.status_code.is_server_error() => self.wait(RETRY + jitter).await,
-            // It is there, and answers something else than it should: a website on the name of a server that is gone, a
-            // proxy that is not set up, a server that wants to be left alone for a while. That it sends us something
-            // means little.
-            RemoteError::Refused(_) | RemoteError::Malformed(_) => {
+            // It is there, and answers something else than it should, or never to the end: a website on the name of a
+            // server that is gone, a proxy that is not set up, a server that wants to be left alone for a while. That it
+            // sends us something means little.
+            RemoteError::Unreachable(_) | RemoteError::Refused(_) | RemoteError::Malformed(_) => {
                 self.turned_away = self.turned_away.saturating_add(1);
                 let least = later(source).unwrap_or(RETRY).clamp(RETRY, LONGEST_LATER);
                 tokio::time::sleep(least).await;

@@ -1,5 +1,7 @@
-use std::time::Duration;
+use std::{io, time::Duration};
 
+use axum::body::Body;
+use bytes::Bytes;
 use chappe::{
     federation::{
         queue::{
@@ -11,7 +13,8 @@ use chappe::{
     store,
     user::keys::tables::{CrossSigningKey, CrossSigningKeys, Usage},
 };
-use http::{Method, StatusCode};
+use futures_util::stream;
+use http::{Method, Response, StatusCode};
 use ruma::{UserId, server_name};
 use serde_json::json;
 
@@ -99,19 +102,29 @@ async fn the_same_transaction_is_sent_again_under_the_same_id() {
     assert_eq!(scripted.pdus()[0]["content"]["body"], "hello");
 }
 
+/// An answer whose body does not come.
+fn broken_off() -> Response<Body> {
+    let broken = stream::iter([Err::<Bytes, _>(io::Error::other("broken off"))]);
+    Response::new(Body::from_stream(broken))
+}
+
 #[tokio::test]
 async fn a_server_that_is_there_and_takes_nothing_is_left_alone_although_it_sends_something() {
     let matrix = |errcode: &str| json!({ "errcode": errcode, "error": "no" });
     for (status, body) in [
-        (429, matrix("M_LIMIT_EXCEEDED")),
-        (404, matrix("M_UNRECOGNIZED")),
-        (200, json!("a website")),
-        (405, json!("a website that can only be read")),
-        (400, json!("a proxy")),
+        (429, Some(matrix("M_LIMIT_EXCEEDED"))),
+        (404, Some(matrix("M_UNRECOGNIZED"))),
+        (200, Some(json!("a website"))),
+        (405, Some(json!("a website that can only be read"))),
+        (400, Some(json!("a proxy"))),
+        (200, None),
     ] {
         let scripted = Scripted::new().await;
         let status = StatusCode::from_u16(status).unwrap();
-        scripted.peer.on_response(Method::PUT, SEND, move |_| reply(status, &body));
+        scripted.peer.on_response(Method::PUT, SEND, move |_| match &body {
+            Some(body) => reply(status, body),
+            None => broken_off(),
+        });
         let before = scripted.peer.asked(SEND).len();
         scripted.bob.say(&scripted.room.id, "hello").await;
         until("it was sent", async || (scripted.peer.asked(SEND).len() > before).then_some(())).await;
