@@ -175,6 +175,10 @@ impl<'s> Sending<'s> {
     /// Sends one transaction; `false` if there is nothing to send.
     async fn send_next(&mut self) -> Result<bool> {
         self.sender.has_news.store(false, Ordering::Release);
+        // Who runs us may have changed his mind since the rows were written: they wait until he does again.
+        if !super::may_tell(self.server, self.name) {
+            return Ok(false);
+        }
         if let Some(until) = self.left_alone_until()? {
             return Err(Error::remote(self.name, RemoteError::BackingOff { until_ms: until }));
         }

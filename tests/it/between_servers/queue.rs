@@ -19,7 +19,7 @@ use ruma::{UserId, server_name};
 use serde_json::json;
 
 use super::{Pair, SEND, Scripted, until, until_seen};
-use crate::support::reply;
+use crate::support::{TestNetwork, reply};
 
 #[tokio::test]
 async fn messages_reach_the_other_server_and_come_back() {
@@ -208,4 +208,20 @@ async fn a_server_that_is_never_there_is_given_up_in_the_end() {
     })
     .await;
     assert!(!store.snapshot().contains::<Backoffs>(&nowhere.as_str()).unwrap());
+}
+
+#[tokio::test]
+async fn what_waits_for_a_server_that_may_not_be_told_anything_any_more_goes_on_waiting() {
+    let network = TestNetwork::new();
+    let here = network.server_with("here", |config| config.federation.allowed_servers = Vec::new()).await;
+    let there = server_name!("there");
+    let fill = |tx: &mut store::Transaction<'_>| {
+        let mut additions = Additions::default();
+        additions.add(there.to_owned(), Item::ToDevice { content: "{}".to_owned() });
+        additions.write(tx).map(drop)
+    };
+    here.inside().store.commit(fill).await.unwrap();
+    outgoing::wake(here.inside(), there.to_owned());
+    until("nothing is tried", async || (!outgoing::is_sending(here.inside(), there)).then_some(())).await;
+    assert!(here.inside().store.snapshot().contains::<Destinations>(&there).unwrap());
 }
