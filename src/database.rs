@@ -13,8 +13,7 @@ use chappe::{
     config::LogFormat,
     federation::{
         keys::own,
-        status::{self, Status},
-        tables::Backoff,
+        status::{self, Failures, Status},
     },
     logging,
     random::Random,
@@ -64,9 +63,9 @@ pub fn destinations(directory: &Path) -> anyhow::Result<()> {
         write!(out, "{server}\twaiting: {waiting}\tdelivered: {delivered}")?;
         match failing {
             None => writeln!(out, "\tok")?,
-            Some(Backoff { since_ms, retry_at_ms, failures, reason }) => {
+            Some(Failures { since_ms, tried_ms: _, retry_at_ms, count, reason }) => {
                 let (since, retry_at) = (utc(since_ms), utc(retry_at_ms));
-                writeln!(out, "\tfailing since: {since}\ttries: {failures}\tnext: {retry_at}\tbecause: {reason:?}")?;
+                writeln!(out, "\tfailing since: {since}\ttries: {count}\tnext: {retry_at}\tbecause: {reason:?}")?;
             }
         }
     }

@@ -60,7 +60,7 @@ enum Command {
         directory: Option<PathBuf>,
     },
     /// Print for each server that we send to what waits for it, when it last took something, and how it fails; the server
-    /// may run
+    /// may run. That one answers and takes nothing only the running server knows, which tells it to its administrators
     Destinations {
         /// Data directory [default: `database_path` of the configuration]
         directory: Option<PathBuf>,

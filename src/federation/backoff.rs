@@ -128,7 +128,7 @@ pub fn pause_ms(failures: u32) -> u64 {
     u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn shortened(reason: &str) -> String {
+pub(super) fn shortened(reason: &str) -> String {
     reason[..reason.floor_char_boundary(MAX_REASON)].to_owned()
 }
 

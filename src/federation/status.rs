@@ -28,7 +28,37 @@ pub struct Status {
     /// What it took last; `None` if nothing ever.
     pub delivered: Option<Delivery>,
     /// How it fails; `None` if it does not.
-    pub failing: Option<Backoff>,
+    pub failing: Option<Failures>,
+}
+
+impl Status {
+    /// With what only the running server knows: that the other one is there and takes nothing.
+    #[must_use]
+    pub fn known_to(mut self, server: &Server) -> Self {
+        self.failing = self.failing.or_else(|| queue::turned_away(server, &self.server));
+        self
+    }
+}
+
+/// How a server failed each time lately. Times are in milliseconds since the Unix epoch.
+#[derive(Clone, Debug)]
+pub struct Failures {
+    pub since_ms: u64,
+    /// The last time.
+    pub tried_ms: u64,
+    /// Before this it is left alone.
+    pub retry_at_ms: u64,
+    pub count: u32,
+    /// What went wrong the last time.
+    pub reason: String,
+}
+
+impl From<Backoff> for Failures {
+    fn from(backoff: Backoff) -> Self {
+        let Backoff { since_ms, retry_at_ms, failures: count, reason } = backoff;
+        let tried_ms = retry_at_ms.saturating_sub(backoff::pause_ms(count));
+        Self { since_ms, tried_ms, retry_at_ms, count, reason }
+    }
 }
 
 /// All servers that we ever sent something to, or wanted to, by their names.
@@ -57,7 +87,7 @@ pub fn get(snapshot: &Snapshot<'_>, server: &ServerName) -> store::Result<Option
         return Ok(None);
     }
     let waiting = backlog.map_or(0, |backlog| backlog.rows);
-    Ok(Some(Status { server: server.to_owned(), waiting, delivered, failing }))
+    Ok(Some(Status { server: server.to_owned(), waiting, delivered, failing: failing.map(Failures::from) }))
 }
 
 /// The rooms in which that server is now, and the place of the newest event in each.
@@ -80,6 +110,6 @@ pub fn rooms(snapshot: &Snapshot<'_>, server: &ServerName) -> store::Result<Vec<
 /// Forgets that a server failed, and tries it at once.
 pub async fn retry(server: &Arc<Server>, other: &ServerName) -> Result<()> {
     backoff::succeeded(server, other).await?;
-    queue::is_alive(server, other);
+    queue::retry(server, other);
     Ok(())
 }

@@ -22,7 +22,7 @@ pub use self::{
     additions::Additions,
     arrivals::Arrival,
     device_lists::{note as note_device_update, tell_again as tell_devices_again},
-    sender::{Senders, is_alive, is_sending, wake},
+    sender::{Senders, is_alive, is_sending, retry, turned_away, wake},
 };
 use crate::{
     Server,

@@ -28,6 +28,7 @@ use crate::{
     error::{Error, RemoteError, Result},
     federation::{
         backoff, request,
+        status::Failures,
         tables::{Deliveries, Delivery},
     },
     store,
@@ -69,8 +70,12 @@ impl Default for Senders {
 pub(super) struct Destination {
     /// There may be something new to send.
     has_news: AtomicBool,
-    /// Ends a pause.
+    /// Ends a pause, but for what a server is left alone at least that takes nothing.
     awake: Notify,
+    /// Ends any pause.
+    wanted: Notify,
+    /// How it goes with a server that is there and takes nothing.
+    turned_away: Mutex<Option<Failures>>,
     ephemeral: Mutex<Ephemeral>,
 }
 
@@ -84,6 +89,20 @@ pub fn is_alive(server: &Server, destination: &ServerName) {
     if let Some(sender) = server.senders.running.lock().get(destination) {
         sender.awake.notify_one();
     }
+}
+
+/// Tries a server at once, whatever became of the tries before: somebody knows better.
+pub fn retry(server: &Server, destination: &ServerName) {
+    if let Some(sender) = server.senders.running.lock().get(destination) {
+        *sender.turned_away.lock() = None;
+        sender.awake.notify_one();
+        sender.wanted.notify_waiters();
+    }
+}
+
+/// How a server, for which something waits, is there and takes nothing; `None` if it was not so the last time.
+pub fn turned_away(server: &Server, destination: &ServerName) -> Option<Failures> {
+    server.senders.running.lock().get(destination)?.turned_away.lock().clone()
 }
 
 /// Whether something is being sent, or waits for a server to work again.
@@ -131,8 +150,7 @@ pub async fn resume(server: Arc<Server>) {
 /// Sends until there is nothing left.
 async fn run(server: Arc<Server>, name: OwnedServerName, sender: Arc<Destination>) {
     let work = async {
-        let mut sending =
-            Sending { server: &server, name: &name, sender: &sender, turned_away: 0, refusals: 0, at_most: usize::MAX };
+        let mut sending = Sending { server: &server, name: &name, sender: &sender, refusals: 0, at_most: usize::MAX };
         loop {
             match sending.send_next().await {
                 Ok(true) => {}
@@ -163,8 +181,6 @@ struct Sending<'s> {
     server: &'s Arc<Server>,
     name: &'s ServerName,
     sender: &'s Destination,
-    /// How often in a row the server was there and took nothing.
-    turned_away: u32,
     /// How often the present transaction was refused.
     refusals: u32,
     /// Of how many rows a transaction is made.
@@ -206,12 +222,13 @@ impl<'s> Sending<'s> {
                 Err(error) => return Err(error),
             }
         }
-        (self.turned_away, self.refusals, self.at_most) = (0, 0, usize::MAX);
+        *self.sender.turned_away.lock() = None;
+        (self.refusals, self.at_most) = (0, usize::MAX);
         self.remove(rows, is_delivered).await?;
         Ok(true)
     }
 
-    /// A place among those that are tried, unless the server turns out to be there meanwhile.
+    /// A place among those that are tried, unless the server turns out to be there meanwhile, or is to be tried now.
     async fn take_place(&self) -> Result<Option<SemaphorePermit<'s>>> {
         let server = self.server;
         let mut place = std::pin::pin!(server.senders.places.acquire());
@@ -219,6 +236,7 @@ impl<'s> Sending<'s> {
             tokio::select! {
                 place = &mut place => return place.map(Some).map_err(Error::internal),
                 () = self.sender.awake.notified() => if self.is_there()? { return Ok(None) },
+                () = self.sender.wanted.notified() => return Ok(None),
             }
         }
     }
@@ -281,7 +299,7 @@ impl<'s> Sending<'s> {
     }
 
     /// Waits until the server may be tried again, or sends us something.
-    async fn pause(&mut self, cause: Error) -> Result<()> {
+    async fn pause(&self, cause: Error) -> Result<()> {
         let Error::Remote { source, .. } = &cause else { return Err(cause) };
         if !matches!(source, RemoteError::BackingOff { .. }) {
             info!(destination = %self.name, "a server can't be told anything: {source}");
@@ -302,21 +320,36 @@ impl<'s> Sending<'s> {
             // server that is gone, a proxy that is not set up, a server that wants to be left alone for a while. That it
             // sends us something means little.
             RemoteError::Unreachable(_) | RemoteError::Refused(_) | RemoteError::Malformed(_) => {
-                self.turned_away = self.turned_away.saturating_add(1);
                 let least = later(source).unwrap_or(RETRY).clamp(RETRY, LONGEST_LATER);
-                tokio::time::sleep(least).await;
-                let pause = Duration::from_millis(backoff::pause_ms(self.turned_away));
-                self.wait(pause.saturating_sub(least) + jitter).await;
+                let pause = self.turned_away(source, least);
+                tokio::select! {
+                    () = tokio::time::sleep(least) => self.wait(pause.saturating_sub(least) + jitter).await,
+                    () = self.sender.wanted.notified() => {}
+                }
             }
         }
         Ok(())
+    }
+
+    /// Notes that the server was there and took nothing. For how long it is left alone: `least`, or longer.
+    fn turned_away(&self, cause: &RemoteError, least: Duration) -> Duration {
+        let mut turned_away = self.sender.turned_away.lock();
+        let tried_ms = self.server.clock.now_ms();
+        let (since_ms, before) = turned_away.as_ref().map_or((tried_ms, 0), |known| (known.since_ms, known.count));
+        let count = before.saturating_add(1);
+        let pause = Duration::from_millis(backoff::pause_ms(count)).max(least);
+        let retry_at_ms = tried_ms.saturating_add(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
+        let reason = backoff::shortened(&cause.to_string());
+        *turned_away = Some(Failures { since_ms, tried_ms, retry_at_ms, count, reason });
+        pause
     }
 
     /// Throws away what waits for a server that nobody may ever have run; whether it was given up.
     async fn give_up(&self) -> Result<bool> {
         let backoff = backoff::get(&self.server.store.snapshot(), self.name)?;
         let failures = backoff.map_or(0, |backoff| backoff.failures);
-        if failures.max(self.turned_away) < GIVEN_UP_AFTER {
+        let turned_away = self.sender.turned_away.lock().as_ref().map_or(0, |known| known.count);
+        if failures.max(turned_away) < GIVEN_UP_AFTER {
             return Ok(false);
         }
         let name = self.name.to_owned();

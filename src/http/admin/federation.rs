@@ -17,10 +17,7 @@ use serde_json::{Value, json};
 use crate::{
     Server,
     error::{Error, Result},
-    federation::{
-        backoff::pause_ms,
-        status::{self, Status},
-    },
+    federation::status::{self, Status},
     http::extract::{Admin, Checked, Json},
 };
 
@@ -112,6 +109,7 @@ async fn list(
     let work = move |server: &Server| {
         let mut all = status::list(&server.store.snapshot())?;
         all.retain(|status| status.server.as_str().contains(&page.destination));
+        all = all.into_iter().map(|status| status.known_to(server)).collect();
         all.sort_by(|a, b| page.order_by.compare(a, b));
         Ok(Json(page.answer("destinations", all, |status| show(&status))))
     };
@@ -152,7 +150,7 @@ async fn reset_connection(
 ) -> Result<Json<Value>> {
     let asked = name.clone();
     let status = server.blocking(move |server| find(server, &asked)).await?;
-    if status.failing.is_none() {
+    if status.failing.is_none() && status.waiting == 0 {
         let message = "The retry timing does not need to be reset for this destination.";
         return Err(Error::refused(ErrorKind::Unknown, message).with_status(http::StatusCode::BAD_REQUEST));
     }
@@ -161,7 +159,8 @@ async fn reset_connection(
 }
 
 fn find(server: &Server, name: &ServerName) -> Result<Status> {
-    status::get(&server.store.snapshot(), name)?.ok_or_else(|| Error::not_found("Unknown destination"))
+    let status = status::get(&server.store.snapshot(), name)?;
+    Ok(status.ok_or_else(|| Error::not_found("Unknown destination"))?.known_to(server))
 }
 
 fn show(status: &Status) -> Value {
@@ -181,11 +180,10 @@ fn show(status: &Status) -> Value {
 
 /// How long the server is left alone after its last failure.
 fn interval_ms(status: &Status) -> Option<u64> {
-    status.failing.as_ref().map(|failing| pause_ms(failing.failures))
+    status.failing.as_ref().map(|failing| failing.retry_at_ms.saturating_sub(failing.tried_ms))
 }
 
 /// When it last failed.
 fn tried_ms(status: &Status) -> Option<u64> {
-    let failing = status.failing.as_ref()?;
-    Some(failing.retry_at_ms.saturating_sub(pause_ms(failing.failures)))
+    status.failing.as_ref().map(|failing| failing.tried_ms)
 }

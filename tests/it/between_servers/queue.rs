@@ -215,7 +215,7 @@ async fn what_waits_for_a_server_that_may_not_be_told_anything_any_more_goes_on_
     let network = TestNetwork::new();
     let here = network.server_with("here", |config| config.federation.allowed_servers = Vec::new()).await;
     let there = server_name!("there");
-    let fill = |tx: &mut store::Transaction<'_>| {
+    let fill = move |tx: &mut store::Transaction<'_>| {
         let mut additions = Additions::default();
         additions.add(there.to_owned(), Item::ToDevice { content: "{}".to_owned() });
         additions.write(tx).map(drop)

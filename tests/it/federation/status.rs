@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use chappe::federation::{backoff, queue, status};
-use http::Method;
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::support::{HostedRoom, Peer, START_MS, TestNetwork, TestServer, User};
+use crate::support::{HostedRoom, Peer, START_MS, TestNetwork, TestServer, User, reply};
 
 const DESTINATIONS: &str = "/_synapse/admin/v1/federation/destinations";
 const SEND: &str = "/_matrix/federation/v1/send/";
@@ -73,11 +73,33 @@ async fn what_was_delivered_and_how_a_server_fails_is_told_to_administrators() {
     scene.network.reconnect("there");
     let reset = format!("{DESTINATIONS}/there/reset_connection");
     scene.boss.post(&reset, json!({})).await.ok();
-    let again = scene.until("it was delivered again", |status| status["last_successful_ts"] == now).await;
+    let is_done = |status: &Value| status["last_successful_ts"] == now && status["queue_length"] == 0;
+    let again = scene.until("it was delivered again", is_done).await;
     assert!(again["last_successful_stream_ordering"].as_u64().unwrap() > pos);
     assert_eq!(again["failure_ts"], Value::Null);
     let error = scene.boss.post(&reset, json!({})).await;
     assert_eq!(error.error(), (400, "M_UNKNOWN"), "there is nothing to reset any more");
+}
+
+#[tokio::test]
+async fn a_server_that_answers_and_takes_nothing_fails_and_can_be_tried_at_once() {
+    let scene = Scene::new().await;
+    scene.peer.on_response(Method::PUT, SEND, |_| {
+        let answer = json!({ "errcode": "M_LIMIT_EXCEEDED", "error": "no", "retry_after_ms": 1_200_000 });
+        reply(StatusCode::TOO_MANY_REQUESTS, &answer)
+    });
+    scene.boss.say(&scene.room.id, "hello").await;
+    let failing = scene.until("it took nothing", |status| status["failure_ts"] != Value::Null).await;
+    assert_eq!((&failing["failure_ts"], &failing["retry_last_ts"]), (&json!(START_MS), &json!(START_MS)));
+    assert_eq!(failing["retry_interval"], 1_200_000);
+    assert_eq!(failing["retry_at_ts"], START_MS + 1_200_000);
+    assert!(failing["last_failure"].as_str().unwrap().contains("M_LIMIT_EXCEEDED"), "{failing}");
+    let list = scene.boss.get(DESTINATIONS).await.ok();
+    assert_eq!(list["destinations"][0]["failure_ts"], START_MS);
+
+    scene.peer.on(Method::PUT, SEND, |_| json!({ "pdus": {} }));
+    scene.boss.post(&format!("{DESTINATIONS}/there/reset_connection"), json!({})).await.ok();
+    scene.until("it took it", |status| status["queue_length"] == 0 && status["failure_ts"] == Value::Null).await;
 }
 
 #[tokio::test]
