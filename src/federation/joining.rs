@@ -321,7 +321,13 @@ async fn enter(
     relay::mark(server, &event_id, through).await?;
     let lacks_members = lacks_members && !given.is_empty();
     let incoming = Incoming { place, given, lacks_members, ..Incoming::live(event) };
-    let appended = append::take_in(server, room, vec![incoming]).await?;
+    let appended = match append::take_in(server, room, vec![incoming]).await {
+        Ok(appended) => appended,
+        Err(error) => {
+            relay::unmark_unless_there(server, &event_id).await?;
+            return Err(error);
+        }
+    };
     let refused = match appended.into_iter().next().map(|appended| appended.verdict) {
         Some(Verdict::Accepted) | None => None,
         Some(Verdict::Rejected(refusal) | Verdict::SoftFailed(refusal)) => Some(refusal),

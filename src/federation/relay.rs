@@ -70,6 +70,19 @@ pub(super) async fn unmark(server: &Server, event_id: &EventId) -> Result<()> {
     Ok(())
 }
 
+/// As [`unmark`], of an event of which nobody knows what became. If it is part of its room, it is still to be told.
+pub(super) async fn unmark_unless_there(server: &Server, event_id: &EventId) -> Result<()> {
+    let event_id = event_id.to_owned();
+    let unmark = move |tx: &mut Transaction<'_>| {
+        if !is_in_its_room(tx.before(), &event_id)? {
+            done(tx, &event_id);
+        }
+        Ok::<_, Error>(())
+    };
+    server.store.write(unmark).await?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use ruma::{event_id, server_name, user_id};
@@ -84,6 +97,20 @@ mod tests {
         for (id, is_marked) in [(&*there, false), (event_id!("$not_there"), true)] {
             room.block_on(mark(&room.server, id, server_name!("b.test"))).unwrap();
             assert_eq!(source(&room.server.store.snapshot(), id).unwrap().is_some(), is_marked, "{id}");
+        }
+    }
+
+    #[test]
+    fn an_event_that_came_to_nothing_is_forgotten() {
+        let room = TestRoom::new();
+        let there = room.receive_member(user_id!("@bob:b.test"), "join");
+        for (id, is_kept) in [(&*there, true), (event_id!("$not_there"), false)] {
+            let (event_id, from) = (id.to_owned(), From(server_name!("b.test").to_owned()));
+            room.change(move |tx| {
+                tx.put::<Relayed>(&&*event_id, &from);
+            });
+            room.block_on(unmark_unless_there(&room.server, id)).unwrap();
+            assert_eq!(source(&room.server.store.snapshot(), id).unwrap().is_some(), is_kept, "{id}");
         }
     }
 }
