@@ -89,7 +89,7 @@ impl Prepared {
             match row.value {
                 Item::Event { room, event } => parts.event(room, event)?,
                 Item::Receipt { room, user, thread } => receipts.push((room, user, thread)),
-                Item::ToDevice { content } => parts.to_device(destination, content)?,
+                Item::ToDevice { content } => parts.message(destination, content)?,
                 Item::Device { user, device, stream_id, prev_id } => {
                     let content = edu::device_lists::update(server, &snapshot, &user, &device, stream_id, prev_id)?;
                     parts.edu("m.device_list_update", &content)?;
@@ -156,7 +156,7 @@ impl Parts<'_> {
     }
 
     /// What older versions of this server took and nobody can sign is left out: with it nothing would be sent any more.
-    fn to_device(&mut self, destination: &ServerName, content: String) -> Result<()> {
+    fn message(&mut self, destination: &ServerName, content: String) -> Result<()> {
         if let Err(error) = serde_json::from_str::<CanonicalJsonObject>(&content) {
             warn!(%destination, "thrown away: a to-device message that can't be signed: {error}");
             return Ok(());
