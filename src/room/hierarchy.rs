@@ -42,7 +42,7 @@ const MAX_SEEN: usize = 10_000;
 const MAX_TOLD_BYTES: usize = 1 << 20;
 /// How many walks of one user are kept. Each page leaves one, and a client may walk several spaces, or trees of replies, at once.
 pub(super) const WALKS_OF_USER: usize = 10;
-/// How many other servers one page asks.
+/// Of how many rooms one page asks other servers. The next page goes on from there.
 const MAX_ASKED: usize = 20;
 /// Of how many children another server is told more than the link, and how many bytes of links. Source: our choice.
 const MAX_TOLD: usize = 50;
@@ -125,12 +125,15 @@ pub async fn page(server: &Arc<Server>, user: &UserId, room_id: &RoomId, query: 
         let step = server.blocking(move |server| walk_here(server, walk, rooms, limit)).await?;
         (walk, rooms) = (step.walk, step.rooms);
         let Some(away) = step.away else { break };
-        let found = if asked < MAX_ASKED {
+        let mut found = remote::known(server, &away.room_id, walk.suggested_only);
+        if found.is_none() {
+            if asked == MAX_ASKED {
+                walk.waiting.push_front(away);
+                break;
+            }
             asked += 1;
-            remote::ask(server, &away.room_id, &away.via, walk.suggested_only).await
-        } else {
-            None
-        };
+            found = remote::ask(server, &away.room_id, &away.via, walk.suggested_only).await;
+        }
         let user_id = walk.user_id.clone();
         let chunk = server.blocking(move |server| walk_there(server, &user_id, away, found)).await?;
         if let Some((chunk, depth, children)) = chunk {

@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 
 use crate::support::{TestNetwork, TestServer, User, query, room::path};
 
+/// Where other servers are asked about spaces.
+const HIERARCHY: &str = "/_matrix/federation/v1/hierarchy/";
+
 async fn space(user: &User, preset: &str) -> String {
     user.create_room(json!({ "preset": preset, "creation_content": { "type": "m.space" } })).await
 }
@@ -223,7 +226,6 @@ async fn another_server_is_told_of_all_children() {
 
 #[tokio::test]
 async fn nobody_is_asked_about_children_that_are_said_to_be_inaccessible() {
-    const HIERARCHY: &str = "/_matrix/federation/v1/hierarchy/";
     let network = TestNetwork::new();
     let (server, peer) = (network.server("here.test").await, network.peer("there.test"));
     let alice = server.user("alice").await;
@@ -245,4 +247,35 @@ async fn nobody_is_asked_about_children_that_are_said_to_be_inaccessible() {
     let asked: Vec<_> = peer.asked(HIERARCHY).into_iter().map(|asked| asked.uri).collect();
     assert!(asked.iter().any(|uri| uri.contains("open")), "{asked:?}");
     assert!(!asked.iter().any(|uri| uri.contains("closed")), "{asked:?}");
+}
+
+#[tokio::test]
+async fn rooms_for_which_a_page_asks_nobody_any_more_are_on_the_next_one() {
+    let network = TestNetwork::new();
+    let (server, peer) = (network.server("here.test").await, network.peer("there.test"));
+    let alice = server.user("alice").await;
+    let root = space(&alice, "public_chat").await;
+    let mut all = vec![root.clone()];
+    for number in 0..30 {
+        let room = format!("!room{number}:there.test");
+        link_with(&alice, &root, &room, json!({ "via": ["there.test"] })).await;
+        all.push(room);
+    }
+    peer.on(Method::GET, HIERARCHY, |asked| {
+        let (_, name) = asked.uri.split_once("room").unwrap();
+        let number = name.split([':', '%']).next().unwrap();
+        let room = json!({
+            "room_id": format!("!room{number}:there.test"), "join_rule": "public", "num_joined_members": 1,
+            "guest_can_join": false, "world_readable": false, "children_state": [],
+        });
+        json!({ "room": room, "children": [], "inaccessible_children": [] })
+    });
+    let first = alice.get(&hierarchy(&root, &[])).await.ok();
+    assert_eq!(ids(&first), all[..21]);
+    let token = first["next_batch"].as_str().unwrap();
+    let rest = alice.get(&hierarchy(&root, &[("from", token)])).await.ok();
+    assert_eq!(ids(&rest), all[21..]);
+    assert!(rest.get("next_batch").is_none());
+    assert_eq!(ids(&alice.get(&hierarchy(&root, &[])).await.ok()), all, "nobody has to be asked again");
+    assert_eq!(peer.asked(HIERARCHY).len(), 30);
 }

@@ -50,6 +50,12 @@ impl Default for Cache {
     }
 }
 
+/// What another server said of a room and its children lately.
+pub fn known(server: &Server, room_id: &RoomId, suggested_only: bool) -> Option<Answer> {
+    let known = server.remote_spaces.0.get(&(room_id.to_owned(), suggested_only))?;
+    (server.clock.now_ms() < known.at_ms.saturating_add(LIFETIME_MS)).then_some(known.answer)
+}
+
 /// What one of the servers `via` says of a room and its children; `None` if none answers.
 pub async fn ask(
     server: &Arc<Server>,
@@ -57,21 +63,18 @@ pub async fn ask(
     via: &[OwnedServerName],
     suggested_only: bool,
 ) -> Option<Answer> {
-    let key = (room_id.to_owned(), suggested_only);
-    let now_ms = server.clock.now_ms();
-    if let Some(known) = server.remote_spaces.0.get(&key)
-        && now_ms < known.at_ms.saturating_add(LIFETIME_MS)
-    {
-        return Some(known.answer);
+    if let Some(answer) = known(server, room_id, suggested_only) {
+        return Some(answer);
     }
+    let at_ms = server.clock.now_ms();
     for other in via.iter().filter(|name| **name != server.name()).take(MAX_SERVERS) {
         let mut request = get_hierarchy::v1::Request::new(room_id.to_owned());
         request.suggested_only = suggested_only;
         match crate::federation::request(server, other, request).await {
             Ok(answer) if answer.room.summary.room_id == room_id => {
                 let answer = Arc::new(answer);
-                let known = Known { at_ms: now_ms, bytes: bytes_of(&answer), answer: Arc::clone(&answer) };
-                server.remote_spaces.0.insert(key, known);
+                let known = Known { at_ms, bytes: bytes_of(&answer), answer: Arc::clone(&answer) };
+                server.remote_spaces.0.insert((room_id.to_owned(), suggested_only), known);
                 return Some(answer);
             }
             Ok(_) => tracing::debug!(%other, %room_id, "a server was asked about a room and spoke of another"),
