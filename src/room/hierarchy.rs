@@ -21,6 +21,7 @@ use ruma::{
     room::{RoomSummary, RoomType},
     serde::Raw,
 };
+use tokio::time::{Instant, timeout_at};
 
 use self::children::Child;
 pub use self::remote::Cache as RemoteCache;
@@ -42,8 +43,9 @@ const MAX_SEEN: usize = 10_000;
 const MAX_TOLD_BYTES: usize = 1 << 20;
 /// How many walks of one user are kept. Each page leaves one, and a client may walk several spaces, or trees of replies, at once.
 pub(super) const WALKS_OF_USER: usize = 10;
-/// Of how many rooms one page asks other servers. The next page goes on from there.
+/// Of how many rooms one page asks other servers, and how long it waits for them. The next page goes on from there.
 const MAX_ASKED: usize = 20;
+const PATIENCE: Duration = Duration::from_secs(15);
 /// Of how many children another server is told more than the link, and how many bytes of links. Source: our choice.
 const MAX_TOLD: usize = 50;
 const MAX_LINK_BYTES: usize = 4 << 20;
@@ -77,6 +79,14 @@ struct Waiting {
     via: Vec<OwnedServerName>,
     /// What the server of its parent said of it.
     told: Option<Told>,
+}
+
+impl Waiting {
+    /// Whether its servers could say more than was told: the links of a space, which only a walk that goes on needs.
+    fn is_worth_asking(&self, max_depth: usize) -> bool {
+        let told = self.told.as_ref();
+        told.is_none_or(|told| is_space(told.room.room_type.as_ref()) && self.depth < max_depth)
+    }
 }
 
 #[derive(Clone)]
@@ -114,25 +124,45 @@ pub struct Page {
 ///
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidhierarchy>
 pub async fn page(server: &Arc<Server>, user: &UserId, room_id: &RoomId, query: Query) -> Result<Page> {
+    page_within(server, user, room_id, query, PATIENCE).await
+}
+
+/// As [`page`], which waits for other servers so long.
+async fn page_within(
+    server: &Arc<Server>,
+    user: &UserId,
+    room_id: &RoomId,
+    query: Query,
+    patience: Duration,
+) -> Result<Page> {
     let limit = match query.limit {
         Some(0) => return Err(Error::invalid_param("`limit` must be greater than zero")),
         limit => limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(MAX_PAGE).min(MAX_PAGE),
     };
     let mut walk = begin(server, user, room_id, &query)?;
     let mut rooms = Vec::new();
-    let mut asked = 0;
+    let (mut asked, mut deadline) = (0, None);
     while rooms.len() < limit {
         let step = server.blocking(move |server| walk_here(server, walk, rooms, limit)).await?;
         (walk, rooms) = (step.walk, step.rooms);
         let Some(away) = step.away else { break };
         let mut found = remote::known(server, &away.room_id, walk.suggested_only);
-        if found.is_none() {
-            if asked == MAX_ASKED {
+        if found.is_none() && away.is_worth_asking(walk.max_depth()) {
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + patience);
+            if asked == MAX_ASKED || deadline <= Instant::now() {
                 walk.waiting.push_front(away);
                 break;
             }
             asked += 1;
-            found = remote::ask(server, &away.room_id, &away.via, walk.suggested_only).await;
+            match timeout_at(deadline, ask(server, &away, walk.suggested_only)).await {
+                Ok(answer) => found = answer?,
+                // A room that had all of the time is given up, or the walk would never come past it.
+                Err(_) if asked > 1 => {
+                    walk.waiting.push_front(away);
+                    break;
+                }
+                Err(_) => {}
+            }
         }
         let user_id = walk.user_id.clone();
         let chunk = server.blocking(move |server| walk_there(server, &user_id, away, found)).await?;
@@ -151,6 +181,17 @@ pub async fn page(server: &Arc<Server>, user: &UserId, room_id: &RoomId, query: 
         token
     });
     Ok(Page { rooms, next_batch })
+}
+
+/// What the servers of a room say of it. If nobody waits any more it goes on: then the next page has the answer, or
+/// it is known which server fails.
+async fn ask(
+    server: &Arc<Server>,
+    room: &Waiting,
+    suggested_only: bool,
+) -> Result<Option<Arc<get_hierarchy::v1::Response>>> {
+    let (server, room_id, via) = (Arc::clone(server), room.room_id.clone(), room.via.clone());
+    Server::detached(async move { Ok(remote::ask(&server, &room_id, &via, suggested_only).await) }).await
 }
 
 fn begin(server: &Server, user: &UserId, room_id: &RoomId, query: &Query) -> Result<Walk> {
@@ -269,7 +310,7 @@ fn walk_there(
         let chunk = SpaceHierarchyRoomsChunk::new(found.room.summary.clone(), events);
         return Ok(Some((chunk, next.depth, waiting)));
     }
-    // A space was not told whole, but is better than nothing.
+    // A space was not told whole, but that is better than nothing.
     match next.told {
         Some(Told { room, .. }) if summary::is_remote_open_to(server, &snapshot, Some(user), &room)? => {
             Ok(Some((SpaceHierarchyRoomsChunk::new(*room, Vec::new()), next.depth, Vec::new())))
@@ -355,10 +396,33 @@ fn is_space(room_type: Option<&RoomType>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use ruma::{UInt, owned_room_id, owned_user_id, room::JoinRuleSummary};
+    use bytes::Bytes;
+    use futures_util::future::BoxFuture;
+    use ruma::{UInt, owned_room_id, owned_server_name, owned_user_id, room::JoinRuleSummary, room_id, user_id};
     use serde_json::{json, value::to_raw_value};
 
     use super::*;
+    use crate::{
+        clock::Clock,
+        config::Config,
+        outgoing::{self, Body, Failure, Transport},
+        random::Random,
+    };
+
+    fn walk(waiting: VecDeque<Waiting>) -> Walk {
+        Walk {
+            user_id: owned_user_id!("@a:x"),
+            root: owned_room_id!("!root:x"),
+            suggested_only: false,
+            asked_depth: None,
+            waiting,
+            seen: HashSet::new(),
+        }
+    }
+
+    fn public(room_id: OwnedRoomId) -> RoomSummary {
+        RoomSummary::new(room_id, JoinRuleSummary::Public, false, UInt::MIN, false)
+    }
 
     /// A thousand children, of which another server tells much.
     fn many(first: usize) -> Vec<(Child, Option<RoomSummary>)> {
@@ -371,8 +435,7 @@ mod tests {
         };
         let events: Vec<Raw<HierarchySpaceChildEvent>> = (first..first + 1_000).map(event).collect();
         let with_summary = |child: Child| {
-            let room_id = child.room_id.clone();
-            let mut told = RoomSummary::new(room_id, JoinRuleSummary::Public, false, UInt::MIN, false);
+            let mut told = public(child.room_id.clone());
             told.topic = Some("x".repeat(2_000));
             (child, Some(told))
         };
@@ -381,14 +444,7 @@ mod tests {
 
     #[test]
     fn a_walk_has_a_size_and_an_end() {
-        let mut walk = Walk {
-            user_id: owned_user_id!("@a:x"),
-            root: owned_room_id!("!root:x"),
-            suggested_only: false,
-            asked_depth: None,
-            waiting: VecDeque::new(),
-            seen: HashSet::new(),
-        };
+        let mut walk = walk(VecDeque::new());
         let told = |walk: &Walk| -> usize {
             walk.waiting.iter().filter_map(|waiting| waiting.told.as_ref()).map(|told| told.bytes).sum()
         };
@@ -398,5 +454,42 @@ mod tests {
         }
         assert_eq!(walk.seen.len(), MAX_SEEN);
         assert!(told(&walk) > 0 && walk.waiting.front().is_some_and(|waiting| waiting.room_id == "!9000:x"));
+    }
+
+    /// Nobody ever answers.
+    struct Silence;
+
+    impl Transport for Silence {
+        fn send(&self, _: http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<Body>, Failure>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_page_waits_no_longer_than_it_may_and_the_walk_comes_past_a_silent_server() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = Config::for_tests("x");
+        config.database_path = directory.path().join("data");
+        let outgoing = outgoing::Client::with_transport(Arc::new(Silence));
+        let open = || Server::open_with(config, Clock::manual(0), Random::from_seed(0), outgoing).unwrap();
+        let server = tokio::task::spawn_blocking(open).await.unwrap();
+
+        let (told, via) = (owned_room_id!("!told:x"), vec![owned_server_name!("silent.test")]);
+        let waiting = [
+            Waiting { room_id: owned_room_id!("!nobodys:x"), depth: 1, via: Vec::new(), told: None },
+            Waiting { room_id: owned_room_id!("!silent:x"), depth: 1, via: via.clone(), told: None },
+            Waiting { room_id: told.clone(), depth: 1, via, told: Some(Told::new(public(told.clone()))) },
+        ];
+        server.walks.insert(0, "begun", Arc::new(walk(waiting.into())));
+        let page = async |from: &str| {
+            let query = Query { suggested_only: false, max_depth: None, limit: None, from: Some(from.to_owned()) };
+            let page = page_within(&server, user_id!("@a:x"), room_id!("!root:x"), query, Duration::from_millis(50));
+            let page = tokio::time::timeout(Duration::from_secs(20), page).await.expect("it ends").unwrap();
+            let rooms: Vec<_> = page.rooms.into_iter().map(|room| room.summary.room_id).collect();
+            (rooms, page.next_batch)
+        };
+        let (rooms, next) = page("begun").await;
+        assert!(rooms.is_empty(), "the silent server did not have all of the time");
+        assert_eq!(page(&next.unwrap()).await, (vec![told], None));
     }
 }

@@ -279,3 +279,33 @@ async fn rooms_for_which_a_page_asks_nobody_any_more_are_on_the_next_one() {
     assert_eq!(ids(&alice.get(&hierarchy(&root, &[])).await.ok()), all, "nobody has to be asked again");
     assert_eq!(peer.asked(HIERARCHY).len(), 30);
 }
+
+#[tokio::test]
+async fn a_room_that_was_told_is_asked_for_only_if_it_is_a_space_to_go_into() {
+    let network = TestNetwork::new();
+    let (server, peer) = (network.server("here.test").await, network.peer("there.test"));
+    let alice = server.user("alice").await;
+    let all = ["!space:there.test", "!room:there.test", "!below:there.test"];
+    let summary = |id: &str, room_type: Value| {
+        json!({
+            "room_id": id, "room_type": room_type, "join_rule": "public", "num_joined_members": 1,
+            "guest_can_join": false, "world_readable": false,
+        })
+    };
+    let link = |id: &str, origin_server_ts: u64| {
+        json!({
+            "type": "m.space.child", "state_key": id, "sender": "@bob:there.test",
+            "content": { "via": ["there.test"] }, "origin_server_ts": origin_server_ts,
+        })
+    };
+    let mut root = summary(all[0], json!("m.space"));
+    root["children_state"] = json!([link(all[1], 1), link(all[2], 2)]);
+    let children = [summary(all[1], Value::Null), summary(all[2], json!("m.space"))];
+    let answer = json!({ "room": root, "children": children, "inaccessible_children": [] });
+    peer.on(Method::GET, HIERARCHY, move |_| answer.clone());
+    assert_eq!(ids(&alice.get(&hierarchy(all[0], &[("max_depth", "1")])).await.ok()), all);
+    assert_eq!(peer.asked(HIERARCHY).len(), 1);
+    assert_eq!(ids(&alice.get(&hierarchy(all[0], &[])).await.ok()), all);
+    let asked = peer.asked(HIERARCHY);
+    assert!(asked.len() == 2 && asked[1].uri.contains("below"), "{asked:?}");
+}
