@@ -15,15 +15,20 @@ use ruma::{
 };
 use serde_json::{Map, Value};
 
-use super::request;
+use super::{request, request::ordinary, request_within};
 use crate::{
     Server,
     error::Result,
+    outgoing::Limits,
     room::directory::{self, Network},
 };
 
 /// More servers that an alias names are not remembered. Source: our choice.
 const MAX_SERVERS: usize = 100;
+/// How large an answer may be: anybody can make us ask, and what is parsed takes several times as much. The specification
+/// has 64 KiB for a profile, before escapes; a room may be on thousands of servers.
+const MAX_PROFILE_BYTES: usize = 128 << 10;
+const MAX_ALIAS_BYTES: usize = 512 << 10;
 
 /// The profile of a user of another server, as that server has it now: the whole or one field.
 pub async fn profile(
@@ -33,7 +38,8 @@ pub async fn profile(
 ) -> Result<Map<String, Value>> {
     let mut asked = get_profile_information::v1::Request::new(user.to_owned());
     asked.field = field;
-    let profile = request(server, user.server_name(), asked).await?.data;
+    let limits = Limits { bytes: MAX_PROFILE_BYTES, ..ordinary(server) };
+    let profile = request_within(server, user.server_name(), asked, limits).await?.data;
     Ok(profile.into_iter().map(|(name, value)| (name.to_string(), value)).collect())
 }
 
@@ -57,7 +63,8 @@ pub async fn public_rooms(
 /// The room of an alias of another server, and servers by which it can be joined: that one first.
 pub async fn alias(server: &Arc<Server>, alias: &RoomAliasId) -> Result<(OwnedRoomId, Vec<OwnedServerName>)> {
     let asked = get_room_information::v1::Request::new(alias.to_owned());
-    let found = request(server, alias.server_name(), asked).await?;
+    let limits = Limits { bytes: MAX_ALIAS_BYTES, ..ordinary(server) };
+    let found = request_within(server, alias.server_name(), asked, limits).await?;
     let mut servers = vec![alias.server_name().to_owned()];
     servers.extend(found.servers.into_iter().filter(|other| other != alias.server_name()).take(MAX_SERVERS));
     Ok((found.room_id, servers))

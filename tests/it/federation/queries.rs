@@ -49,6 +49,26 @@ async fn aliases_are_found_from_other_servers() {
 }
 
 #[tokio::test]
+async fn whoever_asks_without_a_token_makes_this_server_read_little() {
+    let network = TestNetwork::new();
+    let (server, peer) = (network.server("a.example").await, network.peer("b.example"));
+    let (profile, alias) = ("/v3/profile/@bob:b.example", "/v3/directory/room/%23hall:b.example");
+    for (times, fits) in [(1, true), (3, false)] {
+        peer.on(Method::GET, QUERY, move |_| json!({ "org.example.much": "x".repeat(times * 60_000) }));
+        let answer = json!({ "room_id": "!hall:b.example", "servers": vec!["c.example"; times * 20_000] });
+        peer.on(Method::GET, "/_matrix/federation/v1/query/directory", move |_| answer.clone());
+        for path in [profile, alias] {
+            let answer = server.get(path).await;
+            if fits {
+                answer.ok();
+            } else {
+                assert_eq!(answer.error(), (502, "M_UNKNOWN"), "{path}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_room_is_known_by_its_aliases_on_other_servers() {
     let network = TestNetwork::new();
     let (a, b) = (network.server("a.example").await, network.server("b.example").await);
