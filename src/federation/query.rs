@@ -21,6 +21,7 @@ use crate::{
     error::Result,
     outgoing::Limits,
     room::directory::{self, Network},
+    user::profile,
 };
 
 /// More servers that an alias names are not remembered. Source: our choice.
@@ -30,7 +31,8 @@ const MAX_SERVERS: usize = 100;
 const MAX_PROFILE_BYTES: usize = 128 << 10;
 const MAX_ALIAS_BYTES: usize = 512 << 10;
 
-/// The profile of a user of another server, as that server has it now: the whole or one field.
+/// The profile of a user of another server, as that server has it now: the whole or one field. What must be a text and is
+/// none, `null` for example, is not set.
 pub async fn profile(
     server: &Arc<Server>,
     user: &UserId,
@@ -40,7 +42,8 @@ pub async fn profile(
     asked.field = field;
     let limits = Limits { bytes: MAX_PROFILE_BYTES, ..ordinary(server) };
     let profile = request_within(server, user.server_name(), asked, limits).await?.data;
-    Ok(profile.into_iter().map(|(name, value)| (name.to_string(), value)).collect())
+    let is_set = |(name, value): &(String, Value)| value.is_string() || !profile::is_text(name);
+    Ok(profile.into_iter().filter(is_set).collect())
 }
 
 /// A page of the directory of another server, as that server tells it.

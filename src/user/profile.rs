@@ -59,6 +59,7 @@ const MAX_REMOVED: usize = 100;
 
 pub const DISPLAY_NAME: &str = "displayname";
 pub const AVATAR_URL: &str = "avatar_url";
+const TIME_ZONE: &str = "m.tz";
 
 /// Longest name of a field, and largest profile as JSON. Source: the specification.
 const MAX_FIELD_BYTES: usize = 255;
@@ -232,6 +233,11 @@ fn is_in_member_events(field: &str) -> bool {
     matches!(field, DISPLAY_NAME | AVATAR_URL)
 }
 
+/// Whether the value of a field has to be a text: all others may have any value.
+pub fn is_text(field: &str) -> bool {
+    matches!(field, DISPLAY_NAME | AVATAR_URL | TIME_ZONE)
+}
+
 /// <https://spec.matrix.org/v1.19/appendices/#common-namespaced-identifier-grammar>
 fn check_field(field: &str) -> Result<()> {
     if field.len() > MAX_FIELD_BYTES {
@@ -249,7 +255,7 @@ fn check_value(field: &str, value: &Value) -> Result<()> {
     let max_chars = match field {
         DISPLAY_NAME => MAX_DISPLAY_NAME_CHARS,
         AVATAR_URL => MAX_AVATAR_URL_CHARS,
-        "m.tz" => MAX_FIELD_BYTES,
+        TIME_ZONE => MAX_FIELD_BYTES,
         _ => return Ok(()),
     };
     let text = value.as_str().ok_or_else(|| Error::bad_json(format!("{field} must be a string")))?;
@@ -277,7 +283,7 @@ mod tests {
 
     #[test]
     fn the_fields_of_the_specification_are_texts() {
-        for field in [DISPLAY_NAME, AVATAR_URL, "m.tz"] {
+        for field in [DISPLAY_NAME, AVATAR_URL, TIME_ZONE] {
             check_value(field, &json!("text")).unwrap();
             for bad in [json!(null), json!(1), json!({}), json!("x".repeat(1_001))] {
                 check_value(field, &bad).unwrap_err();

@@ -38,6 +38,22 @@ async fn what_another_server_refuses_is_told_but_nothing_that_logs_a_client_out(
 }
 
 #[tokio::test]
+async fn a_field_that_must_be_a_text_and_is_none_is_not_set() {
+    let network = TestNetwork::new();
+    let (server, peer) = (network.server("a.example").await, network.peer("b.example"));
+    let alice = server.user("alice").await;
+    let kept = json!({ "org.example.job": null });
+    let answer = json!({ "displayname": 5, "avatar_url": null, "m.tz": ["UTC"], "org.example.job": null });
+    peer.on(Method::GET, QUERY, move |_| answer.clone());
+    assert_eq!(alice.get("/v3/profile/@bob:b.example").await.ok(), kept);
+    assert_eq!(alice.get("/v3/profile/@bob:b.example/org.example.job").await.ok(), kept);
+    for field in ["displayname", "avatar_url", "m.tz"] {
+        let answer = alice.get(&format!("/v3/profile/@bob:b.example/{field}")).await;
+        assert_eq!(answer.error(), (404, "M_NOT_FOUND"), "{field}");
+    }
+}
+
+#[tokio::test]
 async fn aliases_are_found_from_other_servers() {
     let network = TestNetwork::new();
     let (a, b) = (network.server("a.example").await, network.server("b.example").await);
