@@ -267,8 +267,9 @@ pub async fn set_password(
     logged_out: Selection,
 ) -> Result<()> {
     password::check_acceptable(&server.config.password_policy, &password)?;
-    let password_hash = server.passwords.place().await.hash(&server.random, password).await?;
+    // A client that hangs up while others have their passwords hashed must not have used up what it proved.
     Server::detached(async move {
+        let password_hash = server.passwords.place().await.hash(&server.random, password).await?;
         let ends_log_ins = !matches!(logged_out, Selection::None);
         if ends_log_ins {
             session::forget_begun(&server, &user_id);

@@ -7,6 +7,7 @@ use chappe::{
     background,
     config::{Config, Encryption, Language, Mail},
 };
+use futures_util::FutureExt;
 use http::{Method, Request, header};
 use serde_json::{Value, json};
 
@@ -172,6 +173,35 @@ async fn a_forgotten_password_is_reset() {
     assert_eq!(log_in("password of alice").await.error(), (403, "M_FORBIDDEN"));
     assert_eq!(office.confirm(&form).await.status, 400, "the link is good for one reset");
     assert_eq!(reset(&office, &sid, "s").await.status, 401);
+}
+
+#[tokio::test]
+async fn a_password_is_reset_though_the_client_hangs_up_after_it_has_used_its_proof() {
+    let office = Office::new().await;
+    let alice = office.user_with("alice", "alice@example.org").await;
+    let sid = office.request("account/password", "alice@example.org", "s", 1).await.ok()["sid"].clone();
+    let form = office.follow_link().await;
+    let mut places = Vec::new();
+    while let Some(place) = office.server.inside().passwords.place().now_or_never() {
+        places.push(place);
+    }
+    let used = async {
+        while office.confirm(&form).await.status != 400 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        _ = reset(&office, &sid, "s") => panic!("no password can be hashed"),
+        () = used => {} // as when the client hangs up
+    }
+    drop(places);
+    for _ in 0..1_000 {
+        if alice.get("/v3/account/whoami").await.status == 401 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("the proof is used up for nothing");
 }
 
 #[tokio::test]
