@@ -195,8 +195,10 @@ pub async fn receive(
     pdus: Vec<Box<RawValue>>,
 ) -> Result<Answer> {
     let (server, origin, txn_id) = (Arc::clone(server), origin.to_owned(), txn_id.to_owned());
+    // Not detached yet: what waits counts as the memory of its request, and goes with it if the server hangs up.
+    let turn = server.inbox.transactions.take(origin.clone()).await;
     Server::detached(async move {
-        let _turn = server.inbox.transactions.take(origin.clone()).await;
+        let _turn = turn;
         let key = (origin.clone(), txn_id.clone());
         let look = move |server: &Server| {
             let snapshot = server.store.snapshot();
@@ -611,4 +613,30 @@ pub fn check_size(origin: &ServerName, transaction: &Request) -> Result<()> {
         return Err(Error::refused(ErrorKind::TooLarge, message).with_status(http::StatusCode::BAD_REQUEST));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use ruma::server_name;
+
+    use super::*;
+    use crate::{clock::Clock, config::Config, random::Random};
+
+    #[tokio::test]
+    async fn what_waits_for_its_turn_goes_when_its_sender_hangs_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = Config::for_tests("here");
+        directory.path().clone_into(&mut config.database_path);
+        let open = || Server::open(config, Clock::manual(0), Random::from_seed(0)).unwrap();
+        let server = tokio::task::spawn_blocking(open).await.unwrap();
+        let origin = server_name!("there");
+        let first = server.inbox.transactions.take(origin.to_owned()).await;
+        let mut second = Box::pin(receive(&server, origin, "2", Vec::new()));
+        assert!(futures_util::poll!(&mut second).is_pending());
+        tokio::task::yield_now().await; // by now also what it had spawned would wait
+        drop(second);
+        drop(first);
+        assert!(server.inbox.transactions.take(origin.to_owned()).now_or_never().is_some());
+    }
 }
