@@ -196,6 +196,7 @@ async fn join_by(
     debug!(%room_id, events = asked, right = state.len() + chain.len(), "the state of a room came in");
     check_create_event(&state, &version)?;
     let ids = state.iter().map(|event| event.pdu().event_id.clone()).collect();
+    let _entry = remote::begin_entry(server, room_id.to_owned(), version.clone());
     let room = remote::claim(server, room_id.to_owned(), version).await?;
     outliers::store(server, room, state.into_iter().chain(chain).collect()).await?;
     let others = answer.members_omitted.then(|| servers_in_room(server, through, answer.servers_in_room));

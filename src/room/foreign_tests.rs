@@ -307,6 +307,20 @@ async fn a_room_that_is_known_is_of_no_other_version_and_takes_no_ids_of_others(
 }
 
 #[tokio::test]
+async fn nobody_says_another_version_of_a_room_while_it_is_entered() {
+    let room = Room::unknown(RoomVersionId::V11).await;
+    let room_id = room.forge.room_id.clone().unwrap();
+    let version = || room.read(|view| view.room.version.clone());
+    let entry = remote::begin_entry(&room.server, room_id.clone(), RoomVersionId::V11);
+    remote::claim(&room.server, room_id.clone(), RoomVersionId::V1).await.unwrap_err();
+    assert_eq!(remote::claim(&room.server, room_id.clone(), RoomVersionId::V11).await.unwrap(), room.nid);
+    assert_eq!(version(), RoomVersionId::V11);
+    drop(entry);
+    remote::claim(&room.server, room_id, RoomVersionId::V1).await.unwrap();
+    assert_eq!(version(), RoomVersionId::V1, "he was not let in, and others may know better");
+}
+
+#[tokio::test]
 async fn a_redaction_is_applied_when_its_target_comes_later() {
     for as_outlier in [false, true] {
         let (mut room, _, join) = Room::entered(RoomVersionId::V11, nothing).await;

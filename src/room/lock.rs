@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use tokio::sync::OwnedMutexGuard;
 
-use super::{acl, retention::Retention, state::trie::KnownNodes, tables};
+use super::{acl, remote::Entering, retention::Retention, state::trie::KnownNodes, tables};
 use crate::{
     event::Pdu,
     metrics::CacheUse,
@@ -35,6 +35,7 @@ pub struct Rooms {
     pdus_changed: AtomicU64,
     pub state_nodes: KnownNodes,
     pub(super) acl_verdicts: Cache<acl::Question, bool>,
+    pub(super) entering: Entering,
     retention: Option<Retention>,
 }
 
@@ -87,6 +88,7 @@ impl Rooms {
             pdus_changed: AtomicU64::new(0),
             state_nodes: KnownNodes::default(),
             acl_verdicts: Cache::new(acl::CACHED_VERDICTS),
+            entering: Entering::default(),
             retention: None,
         })
     }

@@ -5,8 +5,10 @@ use std::{sync::Arc, time::Duration};
 use chappe::{
     check,
     federation::inbox::{ReceivedTransactions, TRANSACTIONS_KEPT},
+    room::tables::{RoomIds, Rooms},
 };
 use http::Method;
+use ruma::{RoomId, RoomVersionId};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
@@ -637,6 +639,36 @@ async fn a_room_that_was_left_can_be_joined_again() {
     let message = world.room.say("welcome back");
     world.room.send(&world.here, vec![world.room.event(&message)]).await.ok();
     world.until_seen(&message).await;
+    world.check();
+}
+
+#[tokio::test]
+async fn an_invite_that_says_another_version_changes_no_room_that_is_being_joined() {
+    let world = world().await;
+    let World { here, bob, peer, room, .. } = &world;
+    let carol = here.user("carol").await;
+    let (alice, last) = (peer.user("alice"), id_of(&room.state_event("m.room.name", "").unwrap()));
+    let event = room.build(&alice, "m.room.member", Some(&carol.id), json!({ "membership": "invite" }), &[last]);
+    let path = format!("{INVITE}{}/{}", room.id, id_of(&event));
+    let body = json!({ "room_version": "10", "event": event, "invite_room_state": [] });
+    let invite = async || peer.put(here, &path, body.clone()).await;
+    invite().await.ok();
+    let room_id = RoomId::parse(&room.id).unwrap();
+    let nid = here.inside().store.snapshot().get::<RoomIds>(&&*room_id).unwrap().unwrap();
+    let version = || here.inside().store.snapshot().get::<Rooms>(&nid).unwrap().unwrap().version;
+    assert_eq!(version(), RoomVersionId::V10);
+    let writer = here.inside().rooms.lock(nid).await;
+    let invite_meanwhile = async {
+        while version() != RoomVersionId::V11 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let answer = tokio::time::timeout(Duration::from_secs(10), invite()).await.expect("it is refused at once");
+        assert_eq!(answer.error(), (400, "M_INVALID_PARAM"));
+        drop(writer);
+    };
+    tokio::join!(world.join(&["there"]), invite_meanwhile);
+    assert_eq!(version(), RoomVersionId::V11);
+    bob.say(&room.id, "hello").await;
     world.check();
 }
 
