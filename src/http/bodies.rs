@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt, stream};
 use http::StatusCode;
 use hyper::body::Body as _;
 use ruma::api::error::ErrorKind;
@@ -30,6 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Bytes in a second.
 const SLOWEST_PACE: usize = 64 << 10;
+/// Those of an upload, which holds a file open and no memory: a telephone at the edge of its network gets it done.
+const SLOWEST_UPLOAD: usize = 8 << 10;
 
 /// The body and the memory that it holds until nobody has a part of it any more.
 struct Counted {
@@ -58,8 +60,6 @@ async fn read_large(body: Body, limit: usize, memory: &SharedMemory, patience: D
     if body.size_hint().lower() > limit as u64 {
         return Err(too_large());
     }
-    let too_slow =
-        || Error::refused(ErrorKind::Unknown, "The request comes too slowly").with_status(StatusCode::REQUEST_TIMEOUT);
     let begun = Instant::now();
     let (mut bytes, mut held) = (Vec::new(), Held::nothing());
     let mut stream = body.into_data_stream();
@@ -80,11 +80,32 @@ async fn read_large(body: Body, limit: usize, memory: &SharedMemory, patience: D
     Ok(Bytes::from_owner(Counted { bytes, _held: held }))
 }
 
+/// The parts of an upload as they come; 408 if they come too slowly. The time begins when the first is asked for.
+pub(super) fn parts(body: Body) -> impl Stream<Item = Result<Bytes, Error>> + Send + 'static {
+    paced(body, PATIENCE)
+}
+
+fn paced(body: Body, patience: Duration) -> impl Stream<Item = Result<Bytes, Error>> + Send + 'static {
+    let begin = (body.into_data_stream(), 0_usize, None::<Instant>);
+    stream::try_unfold(begin, move |(mut parts, size, begun)| async move {
+        let begun = begun.unwrap_or_else(Instant::now);
+        let for_size = Duration::from_secs((size / SLOWEST_UPLOAD) as u64);
+        let next = timeout_at(begun + patience + for_size, parts.next()).await;
+        let Some(part) = next.map_err(|_| too_slow())? else { return Ok(None) };
+        let part = part.map_err(|e| unread_body(&e))?;
+        let size = size + part.len();
+        Ok::<_, Error>(Some((part, (parts, size, Some(begun)))))
+    })
+}
+
+fn too_slow() -> Error {
+    Error::refused(ErrorKind::Unknown, "The request comes too slowly").with_status(StatusCode::REQUEST_TIMEOUT)
+}
+
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
 
-    use futures_util::stream;
     use tokio::time::{sleep, timeout};
 
     use super::*;
@@ -113,5 +134,32 @@ mod tests {
         let body = stream::once(late(10 * SLOWEST_PACE, 0)).chain(stream::once(late(1, 50)));
         let read = read_within(Duration::from_millis(10), Body::from_stream(body)).await.unwrap();
         assert_eq!(read.len(), 10 * SLOWEST_PACE + 1);
+    }
+
+    /// How much of an upload comes, and whether all of it does.
+    async fn upload_within(patience: Duration, body: Body) -> (usize, Result<(), Error>) {
+        let mut parts = Box::pin(paced(body, patience));
+        sleep(2 * patience).await; // as when it waits for its turn
+        let mut size = 0;
+        while let Some(part) = parts.next().await {
+            match part {
+                Ok(part) => size += part.len(),
+                Err(error) => return (size, Err(error)),
+            }
+        }
+        (size, Ok(()))
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_comes_in_drops_is_given_up_and_what_has_come_earns_time() {
+        let drops = stream::unfold((), |()| async { Some((late(1, 5).await, ())) });
+        let (size, end) = upload_within(Duration::from_millis(100), Body::from_stream(drops)).await;
+        let refused = end.unwrap_err();
+        assert!(matches!(refused, Error::Refused { status: Some(StatusCode::REQUEST_TIMEOUT), .. }), "{refused:?}");
+        assert!(size > 0, "the time begins with the first part");
+        let body = stream::once(late(10 * SLOWEST_UPLOAD, 0)).chain(stream::once(late(1, 50)));
+        let (size, end) = upload_within(Duration::from_millis(10), Body::from_stream(body)).await;
+        end.unwrap();
+        assert_eq!(size, 10 * SLOWEST_UPLOAD + 1);
     }
 }

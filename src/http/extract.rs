@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
+use futures_util::{StreamExt, stream::BoxStream};
 use http::{Method, StatusCode, header, request::Parts};
 use ruma::api::{
     IncomingRequest, IncomingRequestExt, Metadata, OutgoingResponse,
@@ -287,8 +287,7 @@ impl<R: IncomingRequest<Authentication = AccessToken> + Send> FromRequest<Arc<Se
         let length = request.headers().get(header::CONTENT_LENGTH).and_then(|text| text.to_str().ok()?.parse().ok());
         let body = std::mem::take(request.body_mut());
         let (head, _) = parse(request, server).await?;
-        let content = body.into_data_stream().map_err(|error| unread_body(&error)).boxed();
-        Ok(Self { sender, head, content, length })
+        Ok(Self { sender, head, content: bodies::parts(body).boxed(), length })
     }
 }
 

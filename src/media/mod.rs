@@ -14,6 +14,7 @@ pub mod preview;
 pub mod remote;
 pub mod tables;
 pub mod thumbnail;
+mod under_way;
 pub mod upload;
 
 use std::{io, net::IpAddr, path::Path, sync::Arc};
@@ -22,7 +23,7 @@ use ruma::{MxcUri, OwnedMxcUri, OwnedServerName, OwnedUserId, ServerName};
 use tokio::sync::{Notify, Semaphore};
 
 pub use self::orphans::{list_orphans, remove_orphans};
-use self::{files::Files, open_files::OpenFiles};
+use self::{files::Files, open_files::OpenFiles, under_way::UnderWay};
 use crate::{
     Server,
     cores::cores,
@@ -66,6 +67,8 @@ pub struct Repository {
     pub files: Files,
     /// What is being downloaded.
     pub open_files: OpenFiles,
+    /// What is being uploaded.
+    under_way: UnderWay,
     /// Rung whenever a pending upload got its content.
     arrivals: Notify,
     /// What is being fetched from other servers.
@@ -80,6 +83,7 @@ impl Repository {
         Ok(Self {
             files: Files::open(data_directory)?,
             open_files: OpenFiles::default(),
+            under_way: UnderWay::default(),
             arrivals: Notify::new(),
             fetching: remote::Fetching::default(),
             image_workers: Arc::new(Semaphore::new(cores().div_ceil(2))),

@@ -16,14 +16,16 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Asker, AskerKey};
+use super::{Asker, AskerKey, under_way};
 use crate::{
     error::{Error, Result},
     federation::turns::Turns,
 };
 
-/// How many are open at a time, and how many of them for one who asks. Source: our choice, docs/security.md.
+/// How many are open at a time, those of uploads too. Source: our choice, docs/security.md.
 pub const MAX_OPEN: usize = 4_096;
+/// How many are downloaded at a time, and how many of them by one who asks.
+const MAX_DOWNLOADS: usize = MAX_OPEN - under_way::MAX_OPEN;
 const MAX_OF_ONE: usize = 64;
 /// How long a request waits for its turn: as long as those before it may for a thumbnail.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -42,15 +44,23 @@ pub struct Turn {
 
 impl Default for OpenFiles {
     fn default() -> Self {
-        Self { all: Arc::new(Semaphore::new(MAX_OPEN)), of_one: Turns::new(MAX_OF_ONE) }
+        Self::new(MAX_DOWNLOADS, MAX_OF_ONE)
     }
 }
 
 impl OpenFiles {
+    pub(super) fn new(max: usize, max_of_one: usize) -> Self {
+        Self { all: Arc::new(Semaphore::new(max)), of_one: Turns::new(max_of_one) }
+    }
+
     /// Waits until a file may be opened for `asker`; `M_LIMIT_EXCEEDED` if that takes long.
     pub async fn turn(&self, asker: Asker<'_>) -> Result<Turn> {
+        self.turn_of(asker.key()).await
+    }
+
+    pub(super) async fn turn_of(&self, asker: AskerKey) -> Result<Turn> {
         let turn = async {
-            let of_one = self.of_one.take(asker.key()).await;
+            let of_one = self.of_one.take(asker).await;
             let of_all = Arc::clone(&self.all).acquire_owned().await.map_err(Error::internal)?;
             Ok::<_, Error>(Turn { _of_one: of_one, _of_all: of_all })
         };

@@ -17,6 +17,7 @@ use super::{
     files::{FileId, NewFile},
     pending,
     tables::{Media, MediaFiles, MediaItem, MediaUsage, Usage},
+    under_way::Coming,
     uri,
 };
 use crate::{
@@ -57,15 +58,15 @@ impl Description {
 
 /// Keeps a file under a new URI. When this returns, neither a crash nor a power cut can lose it.
 ///
-/// Errors: `M_TOO_LARGE`, `M_USER_LIMIT_EXCEEDED` or `M_FORBIDDEN` for whoever has used up his storage, and those of `content`.
+/// Errors: `M_TOO_LARGE`, `M_USER_LIMIT_EXCEEDED` or `M_FORBIDDEN` for whoever has used up his storage, `M_LIMIT_EXCEEDED` if
+/// too many uploads are under way, and those of `content`.
 pub async fn upload(
     server: Arc<Server>,
     user: OwnedUserId,
     description: Description,
     content: impl Stream<Item = Result<Bytes>>,
 ) -> Result<OwnedMxcUri> {
-    check_quota(&server, &server.store.snapshot(), &user, 0)?;
-    let received = receive(&server, content, server.config.media.max_upload_size).await?;
+    let received = receive_from(&server, &user, content).await?;
     let media_id = server.random.text(ID_LENGTH);
     let uri = uri(&server, &media_id);
     // Even if the client hangs up now: file and row go together.
@@ -86,8 +87,7 @@ pub async fn upload_to(
 ) -> Result<()> {
     check_ours(&server, server_name, &media_id)?;
     pending::check(&server.store.snapshot(), &user, &media_id, server.clock.now_ms())?;
-    check_quota(&server, &server.store.snapshot(), &user, 0)?;
-    let received = receive(&server, content, server.config.media.max_upload_size).await?;
+    let received = receive_from(&server, &user, content).await?;
     Server::detached(keep(server, user, media_id, description, received, Origin::Pending)).await
 }
 
@@ -103,6 +103,24 @@ pub(super) struct Received {
     pub file: NewFile,
     pub size: u64,
     pub sha256: [u8; 32],
+}
+
+/// Receives what `user` uploads, and counts it for his storage as it comes.
+async fn receive_from(
+    server: &Arc<Server>,
+    user: &UserId,
+    content: impl Stream<Item = Result<Bytes>>,
+) -> Result<(Received, Coming)> {
+    check_quota(server, &server.store.snapshot(), user, 0)?;
+    let mut coming = server.media.under_way.begin(user).await?;
+    let content = content.map(|bytes| {
+        let bytes = bytes?;
+        let size = coming.add(bytes.len() as u64);
+        check_quota(server, &server.store.snapshot(), user, size)?;
+        Ok::<_, Error>(bytes)
+    });
+    let received = receive(server, content, server.config.media.max_upload_size).await?;
+    Ok((received, coming))
 }
 
 /// Writes what comes to a new file of at most `max` bytes.
@@ -167,7 +185,7 @@ async fn keep(
     user: OwnedUserId,
     media_id: String,
     description: Description,
-    received: Received,
+    (received, coming): (Received, Coming),
     origin: Origin,
 ) -> Result<()> {
     let Received { file, size, sha256 } = received;
@@ -176,6 +194,7 @@ async fn keep(
     let item = MediaItem { uploader: user, created_at_ms: now, file: file.id, size, sha256, content_type, file_name };
     let settle = move |server: &Server| file.settle().map_err(|error| disk_failed(server, error));
     let file = server.blocking(settle).await?;
+    drop(coming); // it is open no more, and its row is about to count
     let for_write = Arc::clone(&server);
     let write = move |tx: &mut Transaction<'_>| {
         if origin == Origin::Pending {

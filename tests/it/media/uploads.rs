@@ -3,8 +3,9 @@ use std::{fs, time::Duration};
 use axum::body::Body;
 use bytes::Bytes;
 use chappe::{config::ByteSize, media};
-use futures_util::stream;
+use futures_util::{StreamExt, future, stream};
 use http::{Method, header};
+use tokio::sync::oneshot;
 
 use super::{check, count_files, download, send, try_upload, upload};
 use crate::support::TestServer;
@@ -97,6 +98,30 @@ async fn storage_can_be_limited_for_each_user() {
     upload(&bob, &half, "a/b").await;
     assert_eq!(count_files(&server), 3);
     assert!(check(&server).await.is_clean());
+}
+
+#[tokio::test]
+async fn what_has_come_of_an_upload_counts_for_the_storage_of_its_user() {
+    let server = TestServer::with(|config| config.media.max_storage_per_user = Some(ByteSize::mib(1))).await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let half = vec![0_u8; 600_000];
+    let (come, has_come) = oneshot::channel();
+    let last = async move {
+        come.send(()).unwrap();
+        future::pending::<Result<Bytes, std::io::Error>>().await
+    };
+    let body = stream::iter([Ok(Bytes::from(half.clone()))]).chain(stream::once(last));
+    let slow = async { send(&alice, Method::POST, "/_matrix/media/v3/upload", &[], Body::from_stream(body)).await };
+    let meanwhile = async {
+        has_come.await.unwrap();
+        assert_eq!(try_upload(&alice, &half, "a/b", None).await.error(), (403, "M_FORBIDDEN"));
+        upload(&bob, &half, "a/b").await;
+    };
+    tokio::select! {
+        _ = slow => panic!("its end never comes"),
+        () = meanwhile => {} // as when the client hangs up
+    }
+    upload(&alice, &half, "a/b").await;
 }
 
 #[tokio::test]
