@@ -55,6 +55,9 @@ const ASKED_AT_A_TIME: usize = 8;
 /// How long an event waits for its turn to ask before it is put behind the others of its room.
 const TURN: Duration = Duration::from_secs(5);
 
+/// How long a transaction waits for joins that are under way. Source: our choice; senders wait longer for an answer.
+const JOINING: Duration = Duration::from_secs(30);
+
 /// How many events of a room are read at once, and from how many bytes of them on no more: they are in memory while servers
 /// are asked what is missing before them, in all rooms at once.
 const BATCH: usize = 50;
@@ -122,7 +125,7 @@ impl Record for ReceivedTransaction {}
 
 /// What of all this is in memory.
 pub struct Inbox {
-    /// Rooms that are being joined.
+    /// Rooms that are being joined, or into which nobody may come for a moment.
     pub joins: Turns<OwnedRoomId>,
     /// Rooms whose past is being fetched.
     pub backfills: Turns<RoomNid>,
@@ -183,7 +186,7 @@ impl Inbox {
 pub type Answer = BTreeMap<OwnedEventId, Result<(), String>>;
 
 /// Takes the events of a transaction; they are durable when it returns. An event that is not one, or not of a room that
-/// we are in, is refused by itself.
+/// we are in, is refused by itself. Those of a room that is being joined wait until we are in it.
 ///
 /// Errors: `M_LIMIT_EXCEEDED` while too much waits to be worked on, of that server or of all.
 ///
@@ -194,6 +197,7 @@ pub async fn receive(
     txn_id: &str,
     pdus: Vec<Box<RawValue>>,
 ) -> Result<Answer> {
+    until_joined(server, &pdus).await?;
     let (server, origin, txn_id) = (Arc::clone(server), origin.to_owned(), txn_id.to_owned());
     // Not detached yet: what waits counts as the memory of its request, and goes with it if the server hangs up.
     let turn = server.inbox.transactions.take(origin.clone()).await;
@@ -246,6 +250,39 @@ pub async fn receive(
         Ok(answer)
     })
     .await
+}
+
+/// Waits for the joins that are under way of rooms of these events: whoever let us in sends what happens next only once,
+/// be it that he who joins was kicked.
+async fn until_joined(server: &Arc<Server>, pdus: &[Box<RawValue>]) -> Result<()> {
+    let taken = server.inbox.joins.taken();
+    if taken.is_empty() {
+        return Ok(());
+    }
+    let named = pdus.iter().filter_map(|pdu| serde_json::from_str::<Named>(pdu.get()).ok());
+    let joined: HashSet<_> = named.map(|named| named.room_id).filter(|room_id| taken.contains(room_id)).collect();
+    if joined.is_empty() {
+        return Ok(());
+    }
+    let look = move |server: &Server| {
+        let snapshot = server.store.snapshot();
+        let mut awaited = Vec::new();
+        for room_id in joined {
+            let view = View::open(&server.rooms, &snapshot, &room_id)?;
+            if !view.map_or(Ok(false), |view| view.is_resident())? {
+                awaited.push(room_id);
+            }
+        }
+        Ok(awaited)
+    };
+    let awaited = server.blocking(look).await?;
+    let until_done = async {
+        for room_id in awaited {
+            drop(server.inbox.joins.take(room_id).await);
+        }
+    };
+    let _ = tokio::time::timeout(JOINING, until_done).await; // what is then of a room that we are not in is refused
+    Ok(())
 }
 
 /// Keeps the events, and that the transaction was received, unless none of it needs an answer.
@@ -316,12 +353,14 @@ struct Triaged {
     answer: Answer,
 }
 
+/// Of an event, the room that it is of.
+#[derive(Deserialize)]
+struct Named {
+    room_id: OwnedRoomId,
+}
+
 /// Sorts events by what can be said of them without asking anybody.
 fn triage(server: &Server, snapshot: &Snapshot<'_>, origin: &ServerName, pdus: Vec<Box<RawValue>>) -> Result<Triaged> {
-    #[derive(Deserialize)]
-    struct Named {
-        room_id: OwnedRoomId,
-    }
     let mut by_room: HashMap<Room, OfRoom> = HashMap::new();
     let mut order = Vec::new();
     let mut answer = Answer::new();

@@ -1,6 +1,10 @@
 //! One or a few at a time for each of many things, where somebody waits for the network meanwhile.
 
-use std::{collections::HashMap, hash::Hash, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    hash::Hash,
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -38,5 +42,15 @@ impl<K: Eq + Hash> Turns<K> {
             Arc::clone(permits.entry(key).or_insert_with(|| Arc::new(Semaphore::new(self.at_a_time))))
         };
         permits.acquire_owned().await.expect("it is never closed")
+    }
+
+    /// The keys for which one would have to wait now.
+    pub fn taken(&self) -> HashSet<K>
+    where
+        K: Clone,
+    {
+        let permits = self.permits.lock();
+        let taken = permits.iter().filter(|(_, of_key)| of_key.available_permits() == 0);
+        taken.map(|(key, _)| key.clone()).collect()
     }
 }

@@ -66,6 +66,18 @@ impl World {
         self.bob.history(&self.room.id).await.iter().map(what).collect()
     }
 
+    /// Waits until the peer has let bob in.
+    async fn until_let_in(&self) {
+        for _ in 0..500 {
+            let member = self.room.state_event("m.room.member", "@bob:here");
+            if member.is_some_and(|member| member["content"]["membership"] == "join") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("bob is not let in");
+    }
+
     /// Waits until bob sees `event_id`.
     async fn until_seen(&self, event_id: &str) {
         for _ in 0..500 {
@@ -617,6 +629,27 @@ async fn events_of_rooms_that_this_server_is_not_in_are_refused() {
     world.room.send(&world.here, vec![rejoin]).await.ok();
     let rooms = world.bob.get("/v3/joined_rooms").await.ok();
     assert_eq!(rooms["joined_rooms"], json!([]));
+    world.check();
+}
+
+#[tokio::test]
+async fn who_is_kicked_while_he_is_being_let_in_is_out() {
+    let world = world().await;
+    let World { network, here, bob, room, .. } = &world;
+    let gate = network.hold("there", "/_matrix/federation/v2/send_join/");
+    let kicked = async {
+        world.until_let_in().await;
+        let kick = room.add("@alice:there", "m.room.member", Some("@bob:here"), json!({ "membership": "leave" }));
+        let go_on = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            gate.close();
+        };
+        let (answer, ()) = tokio::join!(room.send(here, vec![room.event(&kick)]), go_on);
+        assert_eq!(answer.ok()["pdus"], json!({ kick: {} }));
+    };
+    tokio::join!(world.join(&["there"]), kicked);
+    until_worked_on(here).await;
+    assert_eq!(bob.get("/v3/joined_rooms").await.ok()["joined_rooms"], json!([]));
     world.check();
 }
 

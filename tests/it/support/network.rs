@@ -13,6 +13,7 @@ use chappe::{
 };
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use super::{Peer, TestServer, routed};
 
@@ -25,6 +26,7 @@ struct Inner {
     routers: Mutex<HashMap<String, Router>>,
     cut_off: Mutex<HashSet<String>>,
     swallowing: Mutex<HashSet<String>>,
+    held: Mutex<Vec<(String, String, Arc<Semaphore>)>>,
     requests: Mutex<Vec<(String, String)>>,
 }
 
@@ -65,6 +67,13 @@ impl TestNetwork {
         self.0.swallowing.lock().insert(name.to_owned());
     }
 
+    /// Where the path begins with `path`, `name` does what it is asked, and answers when the semaphore is closed.
+    pub fn hold(&self, name: &str, path: &str) -> Arc<Semaphore> {
+        let gate = Arc::new(Semaphore::new(0));
+        self.0.held.lock().push((name.to_owned(), path.to_owned(), Arc::clone(&gate)));
+        gate
+    }
+
     pub fn reconnect(&self, name: &str) {
         self.0.cut_off.lock().remove(name);
     }
@@ -83,6 +92,9 @@ impl Transport for TestNetwork {
         self.0.requests.lock().push((host.clone(), path.clone()));
         let is_cut_off = self.0.cut_off.lock().contains(&host);
         let swallows = self.0.swallowing.lock().contains(&host);
+        let held = self.0.held.lock();
+        let gate = held.iter().find(|(to, begin, _)| *to == host && path.starts_with(begin));
+        let gate = gate.map(|(_, _, gate)| Arc::clone(gate));
         let router = self.0.routers.lock().get(&host).cloned();
         Box::pin(async move {
             if swallows {
@@ -90,7 +102,11 @@ impl Transport for TestNetwork {
             }
             let router = router.filter(|_| !is_cut_off);
             let router = router.ok_or_else(|| Failure::Unreachable(format!("nobody is at {host}")))?;
-            Ok(routed::answer(router, request).await)
+            let answer = routed::answer(router, request).await;
+            if let Some(gate) = gate {
+                drop(gate.acquire().await);
+            }
+            Ok(answer)
         })
     }
 }
