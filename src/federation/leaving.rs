@@ -37,10 +37,20 @@ pub async fn leave(server: &Arc<Server>, user: &UserId, room_id: &RoomId, reason
     if !invited::is_out_of_band(server, user, room).await? {
         return membership::leave(server, user, room, reason).await;
     }
-    let content = membership::because(reason);
     let (server, user, room_id) = (Arc::clone(server), user.to_owned(), room_id.to_owned());
     Server::detached(async move {
-        let event = match leave_there(&server, &user, &room_id, &content).await? {
+        let content = membership::because(reason.clone());
+        let told = leave_there(&server, &user, &room_id, &content).await?;
+        // Not taken before: a server that does not answer must hold up nobody who joins.
+        let _turn = server.inbox.joins.take(room_id).await;
+        if has_left(&server, &user, room).await? {
+            return Ok(());
+        }
+        // He, or somebody else of ours, may have come into the room meanwhile.
+        if !invited::is_out_of_band(&server, &user, room).await? {
+            return membership::leave(&server, &user, room, reason).await;
+        }
+        let event = match told {
             Some(event) => event,
             None => leave_here(&server, &user, room, content).await?,
         };
@@ -48,6 +58,17 @@ pub async fn leave(server: &Arc<Server>, user: &UserId, room_id: &RoomId, reason
         Ok(())
     })
     .await
+}
+
+/// Whether the invite or the knock ended otherwise, by another device of his for example.
+async fn has_left(server: &Arc<Server>, user: &UserId, room: RoomNid) -> Result<bool> {
+    let user = user.to_owned();
+    server
+        .read(move |snapshot| {
+            let row = snapshot.get::<UserRooms>(&(&user, room))?;
+            Ok(row.is_some_and(|row| row.membership == Membership::Leave))
+        })
+        .await
 }
 
 /// Tells a server that is in the room; `None` if none could be told.

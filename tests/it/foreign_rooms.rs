@@ -17,6 +17,7 @@ use crate::support::{
 };
 
 const INVITE: &str = "/_matrix/federation/v2/invite/";
+const SEND_LEAVE: &str = "/_matrix/federation/v2/send_leave/";
 
 struct World {
     network: TestNetwork,
@@ -649,6 +650,44 @@ async fn who_is_kicked_while_he_is_being_let_in_is_out() {
     };
     tokio::join!(world.join(&["there"]), kicked);
     until_worked_on(here).await;
+    assert_eq!(bob.get("/v3/joined_rooms").await.ok()["joined_rooms"], json!([]));
+    world.check();
+}
+
+#[tokio::test]
+async fn who_leaves_while_he_is_being_let_in_is_out() {
+    let world = world().await;
+    let World { network, here, bob, peer, room, .. } = &world;
+    let invite = room.add("@alice:there", "m.room.member", Some(&bob.id), json!({ "membership": "invite" }));
+    let body = json!({ "room_version": "11", "event": room.event(&invite), "invite_room_state": [] });
+    peer.put(here, &format!("/v2/invite/{}/{}", path(&room.id), path(&invite)), body).await.ok();
+    let hosted = room.clone();
+    peer.on(
+        Method::GET,
+        "/_matrix/federation/v1/make_leave/",
+        move |_| json!({ "room_version": "11", "event": hosted.draft("@bob:here", "leave") }),
+    );
+    let hosted = room.clone();
+    peer.on(Method::PUT, SEND_LEAVE, move |asked| {
+        hosted.keep(asked.body.clone());
+        json!({})
+    });
+    let gate = network.hold("there", "/_matrix/federation/v2/send_join/");
+    let left = async {
+        world.until_let_in().await;
+        let go_on = async {
+            for _ in 0..500 {
+                if !peer.asked(SEND_LEAVE).is_empty() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            gate.close();
+        };
+        tokio::join!(bob.leave(&room.id), go_on);
+    };
+    tokio::join!(world.join(&["there"]), left);
+    assert_eq!(peer.asked(SEND_LEAVE).len(), 1);
     assert_eq!(bob.get("/v3/joined_rooms").await.ok()["joined_rooms"], json!([]));
     world.check();
 }
