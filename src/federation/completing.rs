@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use ruma::OwnedServerName;
+use ruma::{OwnedEventId, OwnedServerName};
 use tracing::{error, info};
 
 use super::{missing::Asker, queue};
@@ -99,7 +99,7 @@ async fn work_on(server: Arc<Server>, room: RoomNid) {
 
 /// Asks for what is wanted, and completes the room if nothing is.
 async fn round(server: &Arc<Server>, room: RoomNid) -> Result<Round> {
-    let Ok(_permit) = server.partial.permits.acquire().await else { return Ok(Round::Done) };
+    let Ok(permit) = server.partial.permits.acquire().await else { return Ok(Round::Done) };
     let look = move |server: &Server| {
         let snapshot = server.store.snapshot();
         let Some(partial) = partial::of(&snapshot, room)? else { return Ok(None) };
@@ -119,18 +119,22 @@ async fn round(server: &Arc<Server>, room: RoomNid) -> Result<Round> {
         Ok(Some((partial, is_in, view.is_resident()?, wanted, asked)))
     };
     let Some((known, is_in, is_resident, wanted, asked)) = server.blocking(look).await? else { return Ok(Round::Done) };
-    if !is_in {
-        // It was stopped just before we came in.
-        partial::give_up(server, room).await?;
-        return Ok(Round::Done);
+    if !is_in && !is_resident {
+        // It was stopped just before we came in, or we are about to.
+        drop(permit);
+        return give_up(server, room, known.entry).await;
     }
     for wanted in wanted {
         if !ask_all(server, room, &known, &asked, &wanted).await? {
             if is_resident {
                 return Ok(Round::InVain(failed(server, room).await?));
             }
-            give_up(server, room).await?;
-            return Ok(Round::Done);
+            drop(permit);
+            // All servers that are said to be there are told first that it was left.
+            if let Ok(queued) = tokio::time::timeout(QUEUING, queue::until_sent(server, &[])).await {
+                queued?;
+            }
+            return give_up(server, room, known.entry).await;
         }
     }
     match completion::complete(server, room).await? {
@@ -139,13 +143,20 @@ async fn round(server: &Arc<Server>, room: RoomNid) -> Result<Round> {
     }
 }
 
-/// Gives up a room that was left before its state was whole, once all servers that are said to be there are told of that.
-async fn give_up(server: &Arc<Server>, room: RoomNid) -> Result<()> {
-    if let Ok(queued) = tokio::time::timeout(QUEUING, queue::until_sent(server, &[])).await {
-        queued?;
+/// Gives up a room that nobody of ours was in when it was looked at, unless somebody came in since. A join that is under
+/// way is waited for, which may take long.
+async fn give_up(server: &Arc<Server>, room: RoomNid, entry: OwnedEventId) -> Result<Round> {
+    let look = move |server: &Server| {
+        let snapshot = server.store.snapshot();
+        Ok(View::of(&server.rooms, &snapshot, room)?.room_id().to_owned())
+    };
+    let room_id = server.blocking(look).await?;
+    let _turn = server.inbox.joins.take(room_id).await;
+    if !partial::give_up_left(server, room, entry).await? {
+        return Ok(Round::InVain(1));
     }
     info!(room = room.0, "a room that was left before its state was whole is given up");
-    partial::give_up(server, room).await
+    Ok(Round::Done)
 }
 
 /// Asks for the states that one event lacks; whether a server told them.

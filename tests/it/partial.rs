@@ -11,9 +11,14 @@ use std::{
 use chappe::{
     check,
     federation::{completing, introducing, queue},
-    room::{delayed, partial::tables::Introductions},
+    room::{
+        delayed,
+        partial::{self, Partial, tables::Introductions},
+        remote,
+    },
 };
 use http::{Method, StatusCode};
+use ruma::{OwnedEventId, OwnedRoomId, RoomVersionId};
 use serde_json::{Value, json};
 
 use crate::{
@@ -142,6 +147,17 @@ impl World {
     fn check(&self) {
         check(&self.here);
     }
+}
+
+/// Waits until nobody asks for the state of a room that nobody of `server` is in.
+async fn until_given_up(server: &TestServer) {
+    for _ in 0..1_000 {
+        if server.inside().partial.at_work.lock().is_empty() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("somebody still asks for a state");
 }
 
 /// How many updates of a user's devices a server was sent.
@@ -473,14 +489,7 @@ async fn a_room_that_is_left_before_is_given_up_and_can_be_joined_anew() {
     bob.leave(&room.id).await;
     let answer = world.lazy(Some(&since)).await;
     assert!(!answer["rooms"]["leave"][&room.id].is_null(), "{answer}");
-    let inside = here.inside().clone();
-    for _ in 0..1_000 {
-        if inside.partial.at_work.lock().is_empty() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    assert!(inside.partial.at_work.lock().is_empty(), "nobody asks for the state of a room that was left");
+    until_given_up(here).await;
     world.check();
     room.say("meanwhile");
     world.join().await;
@@ -488,6 +497,47 @@ async fn a_room_that_is_left_before_is_given_up_and_can_be_joined_anew() {
     world.until_whole().await;
     assert_eq!(world.joined_members().await, ["@alice:there", "@bob:here", "@charlie:there"]);
     world.check();
+}
+
+#[tokio::test]
+async fn a_room_that_is_joined_anew_while_the_last_server_is_asked_is_not_given_up() {
+    let world = joined().await;
+    let World { network, bob, room, here, peer, .. } = &world;
+    queue::start(here.inside());
+    bob.leave(&room.id).await;
+    let gate = network.hold("there", STATE_IDS);
+    let asked = peer.asked(STATE_IDS).len();
+    for _ in 0..1_000 {
+        if peer.asked(STATE_IDS).len() > asked {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(peer.asked(STATE_IDS).len() > asked);
+    room.say("meanwhile");
+    world.join().await;
+    gate.close();
+    world.until_whole().await;
+    assert_eq!(world.joined_members().await, ["@alice:there", "@bob:here", "@charlie:there"]);
+    world.check();
+}
+
+#[tokio::test]
+async fn what_is_kept_for_a_join_is_not_given_up_while_it_is_under_way() {
+    let network = TestNetwork::new();
+    let here = network.server("here").await;
+    let (inside, room_id) = (here.inside(), OwnedRoomId::try_from("!room:there").unwrap());
+    let turn = inside.inbox.joins.take(room_id.clone()).await;
+    let room = remote::claim(inside, room_id, RoomVersionId::V11).await.unwrap();
+    let entry = OwnedEventId::try_from("$join:there").unwrap();
+    partial::begin(inside, room, Partial { entry, servers: Vec::new(), failures: 0 }).await.unwrap();
+    completing::start(inside, room);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let is_partial = || partial::is_partial(&inside.store.snapshot(), room).unwrap();
+    assert!(is_partial());
+    drop(turn);
+    until_given_up(&here).await;
+    assert!(!is_partial(), "the join came to nothing");
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ pub mod completion;
 pub mod tables;
 pub mod waiting;
 
-use ruma::{OwnedServerName, ServerName, UserId, events::TimelineEventType};
+use ruma::{OwnedEventId, OwnedServerName, ServerName, UserId, events::TimelineEventType};
 
 use self::tables::{Completions, Introductions, LeftRooms, PartialDevices, PartialEvents, PartialRooms};
 pub use self::{
@@ -172,7 +172,8 @@ pub async fn forget(server: &Server, room: RoomNid) -> Result<()> {
     Ok(())
 }
 
-/// Gives up a room that nobody of ours is in any more, and of whose state nobody tells us.
+/// Gives up a room that nobody of ours is in any more, and of whose state nobody tells us. Whoever calls this is the one
+/// who joins it.
 pub async fn give_up(server: &Server, room: RoomNid) -> Result<()> {
     let give_up = move |tx: &mut Transaction<'_>| {
         clear(tx, room)?;
@@ -182,6 +183,23 @@ pub async fn give_up(server: &Server, room: RoomNid) -> Result<()> {
     server.store.write(give_up).await?;
     server.partial.tell();
     Ok(())
+}
+
+/// As [`give_up`], if nobody came in since the room was looked at and was entered by `entry`; whether it is given up.
+pub async fn give_up_left(server: &Server, room: RoomNid, entry: OwnedEventId) -> Result<bool> {
+    let give_up = move |tx: &mut Transaction<'_>| {
+        let is_same = tx.get::<PartialRooms>(&room)?.is_some_and(|partial| partial.entry == entry);
+        let ours = (room, Membership::Join, Origin::Local);
+        if !is_same || tx.before().list::<Members>(&ours).next().transpose()?.is_some() {
+            return Ok(false);
+        }
+        clear(tx, room)?;
+        tx.put::<LeftRooms>(&room, &());
+        Ok::<_, Error>(true)
+    };
+    let is_given_up = server.store.write(give_up).await?.value;
+    server.partial.tell();
+    Ok(is_given_up)
 }
 
 /// Removes everything that is kept for the sake of completing a room.
