@@ -7,6 +7,7 @@ use crate::{
     appservice::tables as appservices,
     federation::{
         inbox,
+        keys::end_old_keys,
         queue::tables as queue,
         tables::{self as federation, VerifyKey},
     },
@@ -25,7 +26,7 @@ use crate::{
 };
 
 /// Changes of the layout on disk since the first release, oldest first.
-pub const MIGRATIONS: &[Migration] = &[];
+pub const MIGRATIONS: &[Migration] = &[Migration { name: "end old keys", step: end_old_keys }];
 
 /// All tables, those of the store itself included.
 pub fn all() -> impl Iterator<Item = &'static TableInfo> {

@@ -95,7 +95,7 @@ pub struct VerifyKey {
     /// Until when it is certain to be in use, in milliseconds since the Unix epoch: at most seven days after we heard
     /// so.
     pub valid_until_ms: u64,
-    /// When the server stopped using it.
+    /// When the server stopped using it: at the latest when we heard of that.
     pub expired_ms: Option<u64>,
 }
 

@@ -44,7 +44,7 @@ pub async fn authenticate(server: &Arc<Server>, request: &http::Request<Bytes>) 
     // However long it was away: until its keys are known, nothing that it sends shows that it is back.
     let wanted = Wanted { key_ids, valid_at_ms: now, is_calling: true };
     let keys = keys::get(server, [(origin.clone(), wanted)].into()).await?;
-    let keys = keys.valid_at(now);
+    let keys = keys.in_use_at(now);
     let signed = signed_text(request, &origin, server.name())?;
     let is_signed = claims.iter().any(|claim| is_right(claim, &signed, &keys));
     if !is_signed {

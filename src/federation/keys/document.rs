@@ -77,7 +77,7 @@ impl Document {
         let believed_until_ms = believed_until_ms(valid_until_ms, now_ms);
         let mut keys = BTreeMap::new();
         for (id, old) in said.old_verify_keys.iter().filter(|(id, old)| is_usable(id.as_str(), &old.key)) {
-            let expired_ms = Some(old.expired_ts.get().into());
+            let expired_ms = Some(now_ms.min(old.expired_ts.get().into()));
             let key = VerifyKey { key: old.key.as_bytes().to_vec(), valid_until_ms: 0, expired_ms };
             keys.insert(id.to_string(), key);
         }
@@ -160,9 +160,25 @@ pub fn believed_until_ms(valid_until_ms: u64, told_ms: u64) -> u64 {
 /// Adds what was said of the same key elsewhere.
 fn take_in(key: &mut VerifyKey, said: &VerifyKey) {
     if said.key == key.key {
-        key.expired_ms = key.expired_ms.or(said.expired_ms);
+        // The smaller one, or an end in the future would move on each time that it is told.
+        key.expired_ms = key.expired_ms.into_iter().chain(said.expired_ms).min();
         key.valid_until_ms = key.valid_until_ms.max(said.valid_until_ms);
     }
+}
+
+/// A migration: the end of an old key was stored as its server said it, be it in a thousand years. It is capped at when
+/// the server was last heard of.
+pub fn end_old_keys(tx: &mut store::Transaction<'_>, _cursor: &[u8]) -> store::Result<store::Step> {
+    let rows: Vec<_> = tx.before().list::<VerifyKeys>(&()).collect::<store::Result<_>>()?;
+    for row in rows {
+        let Some(expired_ms) = row.value.expired_ms else { continue };
+        let (server, id) = row.key()?;
+        let heard_ms = tx.get::<KeyDocuments>(&server)?.map_or(0, |document| document.fetched_ms);
+        if expired_ms > heard_ms {
+            tx.put::<VerifyKeys>(&(server, id), &VerifyKey { expired_ms: Some(heard_ms), ..row.value.clone() });
+        }
+    }
+    Ok(store::Step::Done)
 }
 
 /// Leaves the signatures of `server` only.
@@ -199,4 +215,27 @@ pub async fn store(server: &Arc<Server>, documents: Vec<Document>) -> Result<()>
     };
     let newcomers = server.store.write(put).await?.value;
     strangers::note(server, newcomers).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::room::testing::TestRoom;
+
+    #[test]
+    fn old_keys_that_were_stored_with_an_end_in_the_future_are_ended() {
+        let room = TestRoom::new();
+        room.change(|tx| {
+            let document = KeyDocument { json: "{}".to_owned(), fetched_ms: 10, valid_until_ms: 20 };
+            tx.put::<KeyDocuments>(&"a.test", &document);
+            for (id, expired_ms) in [("ed25519:now", None), ("ed25519:old", Some(5)), ("ed25519:x", Some(u64::MAX))] {
+                let key = VerifyKey { key: vec![1; 32], valid_until_ms: 20, expired_ms };
+                tx.put::<VerifyKeys>(&("a.test", id), &key);
+            }
+        });
+        room.change(|tx| assert!(matches!(end_old_keys(tx, &[]).unwrap(), store::Step::Done)));
+        let snapshot = room.server.store.snapshot();
+        let ends: Vec<_> = snapshot.list::<VerifyKeys>(&"a.test").map(|row| row.unwrap().value.expired_ms).collect();
+        assert_eq!(ends, [None, Some(5), Some(10)]);
+    }
 }

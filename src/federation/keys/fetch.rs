@@ -245,7 +245,7 @@ async fn stored_keys(server: &Arc<Server>, other: &ServerName) -> Result<PublicK
         Ok(Keys([(other, keys)].into()))
     };
     let keys = server.read(read).await?;
-    Ok(keys.only(|key| key.expired_ms.is_none() && key.is_valid_at(now)).into_values().next().unwrap_or_default())
+    Ok(keys.in_use_at(now).into_values().next().unwrap_or_default())
 }
 
 async fn still_missing(

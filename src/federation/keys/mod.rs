@@ -20,6 +20,7 @@ use std::{
 use ruma::{OwnedServerName, serde::Base64, signatures::PublicKeyMap};
 
 pub use self::{
+    document::end_old_keys,
     fetch::Fetches,
     notary::answer,
     publish::publish,
@@ -53,6 +54,11 @@ impl Keys {
     /// The keys that may have signed what was made at that time, as ruma takes them.
     pub fn valid_at(&self, ms: u64) -> PublicKeyMap {
         self.only(|key| key.is_valid_at(ms))
+    }
+
+    /// The keys that may sign something now: an old one may have signed events only.
+    pub fn in_use_at(&self, now_ms: u64) -> PublicKeyMap {
+        self.only(|key| key.expired_ms.is_none() && key.is_valid_at(now_ms))
     }
 
     /// All keys, whenever they were valid: in rooms of the first versions that does not matter.

@@ -167,6 +167,27 @@ async fn an_old_key_signs_no_new_events_even_if_an_older_document_comes_again() 
 }
 
 #[tokio::test]
+async fn an_old_key_is_over_when_we_hear_of_it_whatever_end_it_is_said_to_have() {
+    let network = TestNetwork::new();
+    let server = network.server("a.example").await;
+    let (old, published) = (Peer::with_key("b.example", "old"), network.peer("b.example"));
+    let mut keys = published.keys();
+    let key = old.keys()["verify_keys"]["ed25519:old"]["key"].clone();
+    keys["old_verify_keys"] = json!({ "ed25519:old": { "key": key, "expired_ts": (1_u64 << 53) - 1 } });
+    keys["signatures"] = json!({});
+    published.sign(&mut keys);
+    published.on(Method::GET, "/_matrix/key/v2/server", move |_| keys.clone());
+    assert!(holds(&server, &event(&old, &RoomVersionId::V11, START)).await);
+    assert!(!holds(&server, &event(&old, &RoomVersionId::V11, START + 1)).await);
+    let request = old.get(&server, "/v1/query/profile?user_id=@nobody:a.example");
+    assert_eq!(request.await.error(), (401, "M_UNAUTHORIZED"), "it signs events only");
+    server.advance(Duration::from_millis(2 * DAY));
+    assert!(!holds(&server, &event(&published, &RoomVersionId::V11, START + 2 * DAY)).await);
+    assert_eq!(published.asked("/_matrix/key").len(), 2, "it is told again");
+    assert!(!holds(&server, &event(&old, &RoomVersionId::V11, START + DAY)).await);
+}
+
+#[tokio::test]
 async fn keys_that_their_server_did_not_sign_are_not_taken() {
     let network = TestNetwork::new();
     let (server, victim) = (network.server("a.example").await, Peer::new("b.example"));

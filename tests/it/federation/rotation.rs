@@ -6,6 +6,7 @@ use chappe::{
     federation::{keys::own, queue},
     random::Random,
     store::{Options, Store},
+    tables,
 };
 use serde_json::json;
 
@@ -17,6 +18,7 @@ async fn rotate(network: &TestNetwork, server: TestServer, at_ms: u64) -> (TestS
     let directory = server.stop(network).await;
     let mut options = Options::for_tests(&directory.path().join("data"));
     options.server_name.clone_from(&name);
+    options.migrations = tables::MIGRATIONS;
     let rotate = move || own::rotate(&Store::open(&options).unwrap(), &Random::from_seed(7), at_ms);
     let rotated = tokio::task::spawn_blocking(rotate).await;
     let server = TestServer::of_directory(network.clone(), &name, directory, |_| {}).await;
