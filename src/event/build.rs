@@ -17,7 +17,7 @@ use serde_json::{
 use super::{
     FormatError, Pdu, Verified,
     format::{self, MAX_BYTES},
-    owned_state, sticky,
+    owned_state, redact, sticky,
 };
 
 /// What an event shall say; where it goes in its room is the [`Context`]'s part.
@@ -179,6 +179,8 @@ fn unsigned_event(draft: Draft, context: &Context<'_>) -> Result<CanonicalJsonOb
         let event_id = format!("${}:{}", legacy(context)?.localpart, context.server_name);
         json.insert("event_id".to_owned(), event_id.into());
     }
+    // What redaction does not leave need not be there in the first place, and ruma would sign it.
+    redact::remove_malformed_invite(&mut json, rules);
     Ok(json)
 }
 

@@ -5,7 +5,11 @@ use std::{borrow::Cow, collections::BTreeMap};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, ServerName,
     room_version_rules::RoomVersionRules,
-    signatures::{self, PublicKeyMap, reference_hash, verify_event},
+    serde::Base64,
+    signatures::{
+        self, PublicKeyMap, VerificationError, content_hash, reference_hash, required_server_signatures_to_verify_event,
+        verify_event,
+    },
 };
 
 use super::{
@@ -76,7 +80,7 @@ impl Verified {
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     #[error("signature check failed: {0}")]
-    Signature(#[from] signatures::VerificationError),
+    Signature(#[from] VerificationError),
     #[error(transparent)]
     Format(#[from] FormatError),
 }
@@ -90,7 +94,16 @@ pub enum VerifyError {
 pub fn verify(received: Received, rules: &RoomVersionRules, keys: &PublicKeyMap) -> Result<Verified, VerifyError> {
     let Received { pdu, json } = received;
     let rules = &*signature_rules(&json, rules);
-    match verify_event(keys, &json, rules)? {
+    let found = match redact::without_malformed_invite(&json, rules) {
+        Cow::Borrowed(json) => verify_event(keys, json, rules)?,
+        Cow::Owned(signed) => {
+            // An error for an invite: who has to sign it depends on what is malformed.
+            required_server_signatures_to_verify_event(&json, &rules.signatures)?;
+            verify_event(keys, &signed, rules)?;
+            if has_its_hash(&json)? { signatures::Verified::All } else { signatures::Verified::Signatures }
+        }
+    };
+    match found {
         signatures::Verified::All => Ok(Verified { pdu, json }),
         signatures::Verified::Signatures => {
             let json = redact::redact(json, rules)?;
@@ -99,6 +112,14 @@ pub fn verify(received: Received, rules: &RoomVersionRules, keys: &PublicKeyMap)
             Ok(Verified { pdu: Pdu::from_json(&json, rules)?, json })
         }
     }
+}
+
+/// Whether the content hash that an event names is its own.
+fn has_its_hash(event: &CanonicalJsonObject) -> Result<bool, VerificationError> {
+    let named = event.get("hashes").and_then(|hashes| hashes.as_object()?.get("sha256")?.as_str());
+    let named = named.and_then(|named| Base64::<ruma::serde::base64::Standard>::parse(named).ok());
+    let hash = content_hash(event)?;
+    Ok(named.is_some_and(|named| named.as_bytes() == hash.as_bytes()))
 }
 
 /// The rules by which ruma says whose signatures an event needs. It looks for who vouches in events of all types, and drops
@@ -119,7 +140,8 @@ pub fn signature_rules<'r>(event: &CanonicalJsonObject, rules: &'r RoomVersionRu
 ///
 /// <https://spec.matrix.org/v1.19/server-server-api/#calculating-the-reference-hash-for-an-event>
 pub fn reference_sha256(event: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<String, FormatError> {
-    reference_hash(event, rules).map_err(|error| FormatError::bad(error.to_string()))
+    let event = redact::without_malformed_invite(event, rules);
+    reference_hash(&event, rules).map_err(|error| FormatError::bad(error.to_string()))
 }
 
 #[cfg(test)]
@@ -127,7 +149,7 @@ mod tests {
     use ruma::{
         RoomVersionId,
         room_version_rules::{RedactionRules, RoomVersionRules},
-        signatures::{hash_and_sign_event, sign_json},
+        signatures::{add_content_hash_to_event, hash_and_sign_event, sign_event, sign_json},
     };
     use serde_json::{Value, json};
 
@@ -263,6 +285,41 @@ mod tests {
             let verified = verify(received, forge.rules, &of_elsewhere);
             let is_ordinary = |event: &Verified| !event.pdu().content.get().contains("third_party_invite");
             assert!(!verified.as_ref().is_ok_and(is_ordinary), "version {version}: {verified:?}");
+        }
+    }
+
+    #[test]
+    fn ids_and_signatures_do_not_cover_a_third_party_invite_that_is_no_object() {
+        for version in [RoomVersionId::V11, RoomVersionId::V12] {
+            let mut forge = Forge::new(version);
+            let create = forge.create("alice");
+            for malformed in [json!(null), json!("x")] {
+                let content = json!({ "membership": "join", "third_party_invite": malformed });
+                let join = draft("m.room.member", Some("@alice:domain"), &content);
+                let join = forge.event("alice", join, &[&create], &[]);
+                assert!(!join.pdu().content.get().contains("third_party_invite"), "nor do we send it");
+
+                // As another server sends it: hashed with it, signed without it.
+                let mut sent = join.json().clone();
+                sent.remove("signatures");
+                sent.insert("content".to_owned(), object(content).into());
+                add_content_hash_to_event(&mut sent).unwrap();
+                let mut signed = sent.clone();
+                signed.insert("content".to_owned(), object(json!({ "membership": "join" })).into());
+                sign_event(SERVER, &key(), &mut signed, &forge.rules.redaction).unwrap();
+                let id = format!("${}", reference_hash(&signed, forge.rules).unwrap());
+                sent.insert("signatures".to_owned(), signed["signatures"].clone());
+                let receive = |event: &CanonicalJsonObject| {
+                    let received = format::parse(canonical(event).as_bytes(), forge.rules).unwrap();
+                    verify(received, forge.rules, &public_keys()).unwrap()
+                };
+                let verified = receive(&sent);
+                assert_eq!(verified.pdu().event_id.as_str(), id);
+                assert!(verified.pdu().content.get().contains("third_party_invite"), "its hash is right");
+                let changed = json!({ "membership": "join", "third_party_invite": malformed, "x": 1 });
+                sent.insert("content".to_owned(), object(changed).into());
+                assert_eq!(receive(&sent).pdu().content.get(), r#"{"membership":"join"}"#);
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use ruma::{
 };
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::format::FormatError;
+use super::{format::FormatError, redact};
 
 /// The fields of one event that the rules of a room look at.
 ///
@@ -130,7 +130,8 @@ pub(super) fn event_id(json: &CanonicalJsonObject, rules: &RoomVersionRules) -> 
             None => Err(FormatError::bad("`event_id` names no server")),
         };
     }
-    let hash = reference_hash(json, rules).map_err(|error| FormatError::bad(error.to_string()))?;
+    let json = redact::without_malformed_invite(json, rules);
+    let hash = reference_hash(&json, rules).map_err(|error| FormatError::bad(error.to_string()))?;
     parse_id(&format!("${hash}"), "event_id")
 }
 

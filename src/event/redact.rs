@@ -1,6 +1,8 @@
 //! Redaction: what is left of an event when its content must go.
 
-use ruma::{CanonicalJsonObject, RoomId, canonical_json, room_version_rules::RoomVersionRules};
+use std::borrow::Cow;
+
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, RoomId, canonical_json, room_version_rules::RoomVersionRules};
 
 use super::{
     FormatError, Pdu, StoredEvent,
@@ -10,8 +12,42 @@ use super::{
 /// The event without everything that the room version does not protect.
 ///
 /// <https://spec.matrix.org/v1.19/client-server-api/#redactions>
-pub fn redact(event: CanonicalJsonObject, rules: &RoomVersionRules) -> Result<CanonicalJsonObject, FormatError> {
+pub fn redact(mut event: CanonicalJsonObject, rules: &RoomVersionRules) -> Result<CanonicalJsonObject, FormatError> {
+    remove_malformed_invite(&mut event, rules);
     canonical_json::redact(event, &rules.redaction, None).map_err(|error| FormatError::bad(error.to_string()))
+}
+
+/// `event` as its id and its signatures cover it, for ruma: of a `third_party_invite` that is no object redaction leaves
+/// nothing, and ruma all.
+///
+/// <https://spec.matrix.org/v1.19/rooms/v11/#redactions>
+pub(super) fn without_malformed_invite<'e>(
+    event: &'e CanonicalJsonObject,
+    rules: &RoomVersionRules,
+) -> Cow<'e, CanonicalJsonObject> {
+    if !has_malformed_invite(event, rules) {
+        return Cow::Borrowed(event);
+    }
+    let mut event = event.clone();
+    remove_malformed_invite(&mut event, rules);
+    Cow::Owned(event)
+}
+
+/// See [`without_malformed_invite`].
+pub(super) fn remove_malformed_invite(event: &mut CanonicalJsonObject, rules: &RoomVersionRules) {
+    if has_malformed_invite(event, rules)
+        && let Some(CanonicalJsonValue::Object(content)) = event.get_mut("content")
+    {
+        content.remove("third_party_invite");
+    }
+}
+
+fn has_malformed_invite(event: &CanonicalJsonObject, rules: &RoomVersionRules) -> bool {
+    let is_member = event.get("type").and_then(CanonicalJsonValue::as_str) == Some("m.room.member");
+    let invite = event.get("content").and_then(|content| content.as_object()?.get("third_party_invite"));
+    is_member
+        && rules.redaction.keep_room_member_third_party_invite_signed
+        && invite.is_some_and(|invite| invite.as_object().is_none())
 }
 
 /// The stored form of `event` after the redaction `redacted_by` (the number of that event) was applied to it.
@@ -71,6 +107,13 @@ mod tests {
             since_11["third_party_invite"] = json!({ "signed": {} });
         }
         assert_eq!(contents("m.room.member", &member), expected);
+        for malformed in [json!(null), json!("x"), json!([{ "signed": {} }])] {
+            let member = json!({ "membership": "join", "third_party_invite": malformed });
+            assert_eq!(contents("m.room.member", &member), vec![json!({ "membership": "join" }); 12]);
+        }
+        let unsigned = json!({ "membership": "join", "third_party_invite": { "display_name": "x" } });
+        let since_11 = json!({ "membership": "join", "third_party_invite": {} });
+        assert_eq!(contents("m.room.member", &unsigned), changes_in(11, &json!({ "membership": "join" }), &since_11));
 
         let create = json!({ "creator": "@a:b", "room_version": "x", "m.federate": false });
         assert_eq!(contents("m.room.create", &create), changes_in(11, &json!({ "creator": "@a:b" }), &create));

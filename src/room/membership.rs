@@ -134,6 +134,7 @@ pub fn invite_step(view: &View<'_>, inviter: &UserId, target: &UserId, mut conte
 pub async fn own_content(server: &Arc<Server>, user: &UserId, to: Membership, mut content: Content) -> Result<Content> {
     let user = user.to_owned();
     content.remove("join_authorised_via_users_server");
+    content.remove("third_party_invite");
     content.insert("membership".to_owned(), to.to_state().as_str().into());
     server
         .read(move |snapshot| {
@@ -146,7 +147,8 @@ pub async fn own_content(server: &Arc<Server>, user: &UserId, to: Membership, mu
 /// The user of another server whom a client invites by a state event of this content, with that content.
 pub fn invited_elsewhere(server: &Server, state_key: &str, content: &RawValue) -> Option<(OwnedUserId, Content)> {
     let target = UserId::parse(state_key).ok().filter(|target| !server.is_ours(target))?;
-    let content: Content = serde_json::from_str(content.get()).ok()?;
+    let mut content: Content = serde_json::from_str(content.get()).ok()?;
+    content.remove("third_party_invite");
     (membership_of(&content).ok()? == Membership::Invite).then_some((target, content))
 }
 
@@ -249,8 +251,9 @@ pub fn by_state(
 ) -> Result<Draft> {
     let target =
         UserId::parse(state_key).map_err(|_| Error::bad_json("The state key of a member event is a user id"))?;
-    let content: Content =
+    let mut content: Content =
         serde_json::from_str(content.get()).map_err(|_| Error::bad_json("The content is no JSON object"))?;
+    content.remove("third_party_invite"); // which only a server can say
     let to = membership_of(&content)?;
     draft(server, view, sender, &target, to, content)
 }

@@ -274,6 +274,13 @@ async fn member_events_as_state_follow_the_same_rules() {
     set(&alice, &carol, "ban").await.ok();
     set(&alice, &bob, "leave").await.ok();
     assert_eq!(membership(&alice, &room, &bob).await, "leave");
+    for invite in [json!(null), json!({ "signed": {} })] {
+        let content = json!({ "membership": "invite", "third_party_invite": invite });
+        alice.set_state(&room, "m.room.member", &bob.id, content).await.ok();
+        let content = alice.state(&room, "m.room.member", &bob.id).await.ok();
+        assert_eq!(content.get("third_party_invite"), None, "only servers say so");
+        set(&alice, &bob, "leave").await.ok();
+    }
     for (key, content) in [
         (alice.id.as_str(), json!({ "membership": 1 })),
         (&alice.id, json!({})),
