@@ -48,23 +48,37 @@ const REMEMBERED: usize = 10_000;
 /// What is being fetched, and what was lately.
 pub struct Fetches {
     running: KeyedLocks<OwnedServerName>,
-    /// When a server was last asked, in milliseconds since the Unix epoch.
+    /// When a server was last asked, and the notaries if it had no answer, in milliseconds since the Unix epoch.
     asked: Cache<OwnedServerName, u64>,
+    /// When it was last asked for somebody whose notary we are: anybody can have us do that, and no notary is asked.
+    refreshed: Cache<OwnedServerName, u64>,
     pub(super) newcomers: Newcomers,
 }
 
 impl Default for Fetches {
     fn default() -> Self {
-        let asked = Cache::new(REMEMBERED);
-        Self { running: KeyedLocks::default(), asked, newcomers: Newcomers::default() }
+        Self {
+            running: KeyedLocks::default(),
+            asked: Cache::new(REMEMBERED),
+            refreshed: Cache::new(REMEMBERED),
+            newcomers: Newcomers::default(),
+        }
     }
 }
 
 impl Fetches {
     fn was_asked(&self, server: &OwnedServerName, now_ms: u64) -> bool {
-        // It may have been a little later than `now_ms`; much later is what a clock said that was set back since.
-        self.asked.get(server).is_some_and(|asked| now_ms.abs_diff(asked) < PAUSE_MS)
+        is_lately(self.asked.get(server), now_ms)
     }
+
+    fn was_refreshed(&self, server: &OwnedServerName, now_ms: u64) -> bool {
+        is_lately(self.refreshed.get(server), now_ms)
+    }
+}
+
+fn is_lately(asked_ms: Option<u64>, now_ms: u64) -> bool {
+    // It may have been a little later than `now_ms`; much later is what a clock said that was set back since.
+    asked_ms.is_some_and(|asked_ms| now_ms.abs_diff(asked_ms) < PAUSE_MS)
 }
 
 /// The servers that one fetch asks. Others who want to ask one of them wait until it is released.
@@ -122,10 +136,11 @@ pub async fn fetch(server: &Arc<Server>, wanted: BTreeMap<OwnedServerName, Wante
 /// their notary.
 pub async fn refresh(server: &Arc<Server>, others: Vec<OwnedServerName>) -> Result<()> {
     let (fetches, now) = (&server.federation.fetches, server.clock.now_ms());
-    let others = others.into_iter().filter(|other| allows(server, other) && !fetches.was_asked(other, now));
+    let was_asked = |other: &OwnedServerName| fetches.was_asked(other, now) || fetches.was_refreshed(other, now);
+    let others = others.into_iter().filter(|other| allows(server, other) && !was_asked(other));
     let wanted: BTreeMap<_, _> = others.map(|other| (other, Wanted::default())).collect();
     for other in wanted.keys() {
-        fetches.asked.insert(other.clone(), now);
+        fetches.refreshed.insert(other.clone(), now);
     }
     from_themselves(server, wanted, |_| ()).await.map(drop)
 }

@@ -229,6 +229,20 @@ async fn notaries_are_asked_for_servers_that_do_not_answer_and_believed_only_wit
 }
 
 #[tokio::test]
+async fn whoever_asks_us_for_keys_keeps_us_from_asking_no_notary() {
+    let network = TestNetwork::new();
+    let trusted = vec!["notary.example".try_into().unwrap()];
+    let server = network.server_with("a.example", |config| config.trusted_servers = trusted).await;
+    let (notary, gone) = (network.peer("notary.example"), Peer::new("gone.example"));
+    let mut keys = gone.keys();
+    notary.sign(&mut keys);
+    notary.on(Method::POST, "/_matrix/key/v2/query", move |_| json!({ "server_keys": [keys] }));
+    let told = server.get("/_matrix/key/v2/query/gone.example").await.ok();
+    assert_eq!(told["server_keys"], json!([]), "only the server itself is asked for strangers");
+    assert!(holds(&server, &event(&gone, &RoomVersionId::V11, START)).await);
+}
+
+#[tokio::test]
 async fn a_notary_may_have_a_document_for_each_key_of_a_server() {
     let network = TestNetwork::new();
     let trusted = vec!["notary.example".try_into().unwrap()];
