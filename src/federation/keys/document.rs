@@ -99,15 +99,22 @@ impl Document {
     /// Whether one of `keys` of `server` signed the document, and none of those that are said to have did not.
     pub fn is_signed_by(&self, server: &ServerName, keys: PublicKeySet) -> bool {
         // ruma is content with an object that nobody signed.
-        let is_signed = |ids: &CanonicalJsonObject| ids.keys().any(|id| keys.contains_key(id));
-        let of_server = self.json.get("signatures").and_then(|all| all.as_object()?.get(server.as_str())?.as_object());
-        if !of_server.is_some_and(is_signed) {
+        if !self.signatures_of(server).is_some_and(|ids| ids.keys().any(|id| keys.contains_key(id))) {
             return false;
         }
         let keys = PublicKeyMap::from([(server.to_string(), keys)]);
         let mut json = self.json.clone();
         keep_signatures(&mut json, server); // of everybody else who signed, ruma asks for a key
         signatures::verify_json(&keys, &json).is_ok()
+    }
+
+    /// Whether `server` is said to have signed the document with a key that is none of `keys`.
+    pub fn names_another_key(&self, server: &ServerName, keys: &PublicKeySet) -> bool {
+        self.signatures_of(server).is_some_and(|ids| ids.keys().any(|id| !keys.contains_key(id)))
+    }
+
+    fn signatures_of(&self, server: &ServerName) -> Option<&CanonicalJsonObject> {
+        self.json.get("signatures")?.as_object()?.get(server.as_str())?.as_object()
     }
 
     /// Takes in another document of the server. Of the one that is valid for longer, the text stays.

@@ -207,7 +207,8 @@ async fn from_notary(
     notary: &ServerName,
     wanted: &BTreeMap<OwnedServerName, Wanted>,
 ) -> Result<Vec<Document>> {
-    let keys = keys_of_notary(server, notary).await?;
+    let mut keys = keys_of_notary(server, notary).await?;
+    let mut is_renewed = false;
     let mut documents = Vec::new();
     let names: Vec<_> = wanted.keys().filter(|name| *name != notary).collect();
     for batch in names.chunks(BATCH) {
@@ -217,12 +218,19 @@ async fn from_notary(
         let now = server.clock.now_ms();
         for raw in response.server_keys {
             match Document::read(raw.json(), now) {
-                Ok(document)
-                    if wanted.contains_key(&document.server) && document.is_signed_by(notary, keys.clone()) =>
-                {
-                    documents.push(document);
+                Ok(document) if wanted.contains_key(&document.server) => {
+                    let mut is_signed = document.is_signed_by(notary, keys.clone());
+                    if !is_signed && !is_renewed && document.names_another_key(notary, &keys) {
+                        is_renewed = true;
+                        keys = new_keys_of_notary(server, notary).await?;
+                        is_signed = document.is_signed_by(notary, keys.clone());
+                    }
+                    match is_signed {
+                        true => documents.push(document),
+                        false => debug!(%notary, of = %document.server, "not signed by the notary"),
+                    }
                 }
-                Ok(document) => debug!(%notary, of = %document.server, "not signed by the notary, or not asked for"),
+                Ok(document) => debug!(%notary, of = %document.server, "not asked for"),
                 Err(error) => debug!(%notary, %error, "a notary's answer can't be used"),
             }
         }
@@ -241,9 +249,11 @@ fn criteria(wanted: &Wanted) -> BTreeMap<OwnedServerSigningKeyId, QueryCriteria>
 /// The keys that a notary uses now, which come from itself.
 async fn keys_of_notary(server: &Arc<Server>, notary: &ServerName) -> Result<PublicKeySet> {
     let known = stored_keys(server, notary).await?;
-    if !known.is_empty() {
-        return Ok(known);
-    }
+    if known.is_empty() { new_keys_of_notary(server, notary).await } else { Ok(known) }
+}
+
+/// As [`keys_of_notary`], asked for whatever is stored.
+async fn new_keys_of_notary(server: &Arc<Server>, notary: &ServerName) -> Result<PublicKeySet> {
     let document = from_itself(server, notary, false).await?;
     document::store(server, vec![document]).await?;
     stored_keys(server, notary).await

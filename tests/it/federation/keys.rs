@@ -229,6 +229,22 @@ async fn notaries_are_asked_for_servers_that_do_not_answer_and_believed_only_wit
 }
 
 #[tokio::test]
+async fn a_notary_that_has_a_new_key_is_asked_for_it() {
+    let network = TestNetwork::new();
+    let trusted = vec!["notary.example".try_into().unwrap()];
+    let server = network.server_with("a.example", |config| config.trusted_servers = trusted).await;
+    let [old, new] = ["old", "new"].map(|version| Peer::with_key("notary.example", version));
+    for (notary, gone) in [(&old, Peer::new("b.example")), (&new, Peer::new("c.example"))] {
+        let mut keys = gone.keys();
+        notary.sign(&mut keys);
+        notary.on(Method::POST, "/_matrix/key/v2/query", move |_| json!({ "server_keys": [keys] }));
+        network.add("notary.example", notary.router());
+        assert!(holds(&server, &event(&gone, &RoomVersionId::V11, START)).await);
+    }
+    assert_eq!([old, new].map(|notary| notary.asked("/_matrix/key/v2/server").len()), [1, 1]);
+}
+
+#[tokio::test]
 async fn whoever_asks_us_for_keys_keeps_us_from_asking_no_notary() {
     let network = TestNetwork::new();
     let trusted = vec!["notary.example".try_into().unwrap()];
