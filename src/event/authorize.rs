@@ -253,6 +253,24 @@ mod tests {
     }
 
     #[test]
+    fn notifications_in_power_levels_count_where_the_rules_speak_of_them() {
+        for version in SUPPORTED {
+            let mut room = Room::new(version.clone());
+            let is_spoken_of = room.forge.rules.authorization.limit_notifications_power_levels;
+            for malformed in [json!(null), json!([]), json!({ "room": "everyone" })] {
+                let levels = json!({ "notifications": malformed });
+                let levels = room.make("alice", "m.room.power_levels", Some(""), &levels, &[1]);
+                assert_eq!(room.check(&levels).is_err(), is_spoken_of, "{version}: {malformed}");
+                assert!(levels.json()["content"].as_object().unwrap().contains_key("notifications"), "{version}");
+            }
+            let levels = json!({ "notifications": { "room": 50 } });
+            let levels = room.make("alice", "m.room.power_levels", Some(""), &levels, &[1]);
+            room.check(&levels).unwrap();
+            assert!(levels.pdu().content.get().contains("notifications"), "{version}");
+        }
+    }
+
+    #[test]
     fn nobody_joins_for_the_creator_in_any_version() {
         for version in SUPPORTED {
             let mut forge = Forge::new(version.clone());

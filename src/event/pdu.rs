@@ -1,14 +1,20 @@
 //! An event as the authorization rules and state resolution read it.
 
+use std::borrow::Cow;
+
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId,
     OwnedUserId, RoomId, UserId,
     events::TimelineEventType,
     room_version_rules::{EventIdFormatVersion, EventsReferenceFormatVersion, RoomIdFormatVersion, RoomVersionRules},
+    serde::btreemap_deserialize_v1_powerlevel_values,
     signatures::reference_hash,
     state_res::Event,
 };
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{
+    Value,
+    value::{RawValue, to_raw_value},
+};
 
 use super::{format::FormatError, redact};
 
@@ -25,7 +31,7 @@ pub struct Pdu {
     pub origin_server_ts: MilliSecondsSinceUnixEpoch,
     pub event_type: TimelineEventType,
     pub state_key: Option<String>,
-    /// A JSON object.
+    /// A JSON object: the event's content, but for `notifications` that the rules of its version do not look at.
     pub content: Box<RawValue>,
     pub prev_events: Vec<OwnedEventId>,
     pub auth_events: Vec<OwnedEventId>,
@@ -52,7 +58,8 @@ impl Pdu {
             origin_server_ts: MilliSecondsSinceUnixEpoch(natural(json, "origin_server_ts")?),
             state_key: json.get("state_key").and_then(CanonicalJsonValue::as_str).map(str::to_owned),
             redacts: redacts(json, content, rules, &event_type),
-            content: to_raw_value(content).map_err(|error| FormatError::bad(error.to_string()))?,
+            content: to_raw_value(&*content_for_rules(content, rules, &event_type))
+                .map_err(|error| FormatError::bad(error.to_string()))?,
             prev_events: references(json, "prev_events", rules)?,
             auth_events: references(json, "auth_events", rules)?,
             depth: natural(json, "depth")?.into(),
@@ -171,6 +178,29 @@ fn references(
             id_of(entry).ok_or_else(|| FormatError::bad(format!("`{field}` has an entry that is no event id")))
         })
         .collect()
+}
+
+/// The content without malformed `notifications` in power levels of versions 1 to 5, whose rules do not mention them: ruma
+/// reads them in all versions, and would refuse an event that other servers take.
+///
+/// <https://spec.matrix.org/v1.19/rooms/v3/#authorization-rules>
+fn content_for_rules<'c>(
+    content: &'c CanonicalJsonObject,
+    rules: &RoomVersionRules,
+    event_type: &TimelineEventType,
+) -> Cow<'c, CanonicalJsonObject> {
+    if *event_type != TimelineEventType::RoomPowerLevels || rules.authorization.limit_notifications_power_levels {
+        return Cow::Borrowed(content);
+    }
+    let is_malformed = content.get("notifications").is_some_and(|levels| {
+        btreemap_deserialize_v1_powerlevel_values::<_, String>(&Value::from(levels.clone())).is_err()
+    });
+    if !is_malformed {
+        return Cow::Borrowed(content);
+    }
+    let mut content = content.clone();
+    content.remove("notifications");
+    Cow::Owned(content)
 }
 
 /// What a redaction redacts. Malformed is the same as absent: such a redaction changes nothing.
