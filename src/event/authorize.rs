@@ -6,10 +6,13 @@
 use std::{cell::OnceCell, collections::HashMap};
 
 use ruma::{
-    EventId, OwnedEventId, UserId,
+    EventId, ID_MAX_BYTES, OwnedEventId, UserId,
     events::{StateEventType, TimelineEventType},
     room_version_rules::{AuthorizationRules, RoomVersionRules},
-    state_res::{Event, auth_types_for_event, check_state_dependent_auth_rules, check_state_independent_auth_rules},
+    state_res::{
+        Event, auth_types_for_event, check_state_dependent_auth_rules, check_state_independent_auth_rules,
+        events::RoomCreateEvent,
+    },
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -76,6 +79,7 @@ pub fn check_against_auth_events<E: Event<Id = OwnedEventId> + Clone>(
     fetch_event: impl Fn(&EventId) -> Option<E>,
 ) -> Result<(), Refusal> {
     check_state_independent_auth_rules(&rules.authorization, event, &fetch_event).map_err(Refusal)?;
+    check_creators(&rules.authorization, event)?;
     let state = state_of_auth_events(&rules.authorization, event, fetch_event);
     check_against_state(rules, event, |event_type, state_key| {
         state.get(&(event_type.to_string(), state_key.to_owned())).cloned()
@@ -111,6 +115,20 @@ fn check_own_join(event: &Pdu) -> Result<(), Refusal> {
     match serde_json::from_str::<Content>(event.content.get()) {
         Ok(content) if content.membership == "join" => Err(Refusal("nobody joins for somebody else".to_owned())),
         _ => Ok(()),
+    }
+}
+
+/// Whether no creator who is named beside the sender has too long an id: ruma is built to accept such ids from old data.
+///
+/// <https://spec.matrix.org/v1.19/rooms/v12/#authorization-rules>
+fn check_creators(rules: &AuthorizationRules, event: &Pdu) -> Result<(), Refusal> {
+    if event.event_type != TimelineEventType::RoomCreate || !rules.additional_room_creators {
+        return Ok(());
+    }
+    let creators = RoomCreateEvent::new(event).creators(rules).map_err(Refusal)?;
+    match creators.iter().any(|creator| creator.as_str().len() > ID_MAX_BYTES) {
+        true => Err(Refusal(format!("the id of a creator is longer than {ID_MAX_BYTES} bytes"))),
+        false => Ok(()),
     }
 }
 
@@ -249,6 +267,18 @@ mod tests {
                 Pdu { sender: elsewhere.try_into().unwrap(), state_key: Some(elsewhere.into()), ..join.pdu().clone() };
             let verdict = check_against_auth_events(room.forge.rules, &join, |id| room.fetch(id));
             assert_eq!(verdict.is_ok(), federates, "{version}");
+        }
+    }
+
+    #[test]
+    fn the_id_of_an_additional_creator_is_no_longer_than_others_may_be() {
+        for (length, is_allowed) in [(255, true), (256, false)] {
+            let mut forge = Forge::new(RoomVersionId::V12);
+            let creator = format!("@{}:domain", "x".repeat(length - "@:domain".len()));
+            let content = json!({ "room_version": "12", "additional_creators": [creator] });
+            let create = forge.event("alice", draft("m.room.create", Some(""), &content), &[], &[]);
+            let verdict = check_against_auth_events(forge.rules, create.pdu(), |_| None::<Pdu>);
+            assert_eq!(verdict.is_ok(), is_allowed, "{length}");
         }
     }
 

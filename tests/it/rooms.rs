@@ -178,6 +178,7 @@ async fn rooms_that_the_rules_do_not_allow_are_not_made_at_all() {
         (json!({ "creation_content": { "additional_creators": "x" } }), invalid),
         (json!({ "creation_content": { "additional_creators": ["@a:b", 42] } }), invalid),
         (json!({ "creation_content": { "additional_creators": ["@a:dom$ain$"] } }), invalid),
+        (json!({ "creation_content": { "additional_creators": [format!("@{}:b", "x".repeat(253))] } }), invalid),
         (json!({ "creation_content": { "predecessor": "x" } }), (400, "M_BAD_JSON")),
         (json!({ "creation_content": { "type": 1 } }), (400, "M_BAD_JSON")),
         (json!({ "creation_content": [] }), (400, "M_BAD_JSON")),
