@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, Int, MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, ServerName, UInt,
     UserId,
-    events::{StateEventContent, StateEventType, TimelineEventType, room::member::RoomMemberEventContent},
+    events::{StateEventContent, StateEventType, room::member::RoomMemberEventContent},
     room_version_rules::{EventIdFormatVersion, EventsReferenceFormatVersion, RoomVersionRules},
     signatures::{Ed25519KeyPair, JsonError, hash_and_sign_event},
 };
@@ -23,7 +23,8 @@ use super::{
 /// What an event shall say; where it goes in its room is the [`Context`]'s part.
 #[derive(Clone, Debug)]
 pub struct Draft {
-    pub event_type: TimelineEventType,
+    /// As it was given: ruma's enum takes some types for others.
+    pub event_type: String,
     pub state_key: Option<String>,
     /// As the client sent it: checked when the event is built.
     pub content: Box<RawValue>,
@@ -36,12 +37,12 @@ pub struct Draft {
 }
 
 impl Draft {
-    pub fn message(event_type: TimelineEventType, content: Box<RawValue>) -> Self {
+    pub fn message(event_type: String, content: Box<RawValue>) -> Self {
         Self { event_type, state_key: None, content, redacts: None, origin_server_ts: None, sticky_ms: None }
     }
 
     pub fn state(event_type: StateEventType, state_key: impl Into<String>, content: Box<RawValue>) -> Self {
-        Self { state_key: Some(state_key.into()), ..Self::message(event_type.to_string().into(), content) }
+        Self { state_key: Some(state_key.into()), ..Self::message(event_type.to_string(), content) }
     }
 
     /// A state event from ruma's type for its content.
@@ -61,7 +62,7 @@ impl Draft {
             None => json!({}),
         };
         let content = to_raw_value(&content).expect("a JSON value serializes");
-        Self { redacts: Some(target), ..Self::message(TimelineEventType::RoomRedaction, content) }
+        Self { redacts: Some(target), ..Self::message("m.room.redaction".to_owned(), content) }
     }
 }
 
@@ -105,9 +106,8 @@ pub fn needs_legacy(rules: &RoomVersionRules) -> bool {
 /// Errors are the client's: its content is no canonical JSON, or something is too long. Whether the event is allowed in
 /// its room is not looked at here.
 pub fn build(draft: Draft, context: &Context<'_>) -> Result<Verified, FormatError> {
-    if let Some(state_key) =
-        draft.state_key.as_deref().filter(|_| owned_state::owner_counts(context.rules, &draft.event_type))
-    {
+    let owner_counts = owned_state::owner_counts(context.rules, &draft.event_type.as_str().into());
+    if let Some(state_key) = draft.state_key.as_deref().filter(|_| owner_counts) {
         owned_state::owner(state_key)?;
     }
     let mut json = unsigned_event(draft, context)?;
@@ -145,7 +145,7 @@ fn unsigned_event(draft: Draft, context: &Context<'_>) -> Result<CanonicalJsonOb
     let rules = context.rules;
     let mut content = format::parse_content(draft.content.get().as_bytes(), rules)?;
     let mut json = CanonicalJsonObject::new();
-    if draft.event_type == TimelineEventType::RoomRedaction {
+    if draft.event_type == "m.room.redaction" {
         // Clients give it in the content, or in a path, whatever the version of the room.
         let target = draft.redacts.map(|target| text(target.as_str())).or_else(|| content.remove("redacts"));
         let place = if rules.redaction.content_field_redacts { &mut content } else { &mut json };
@@ -161,7 +161,7 @@ fn unsigned_event(draft: Draft, context: &Context<'_>) -> Result<CanonicalJsonOb
             ("origin_server_ts", Int::from(ts.get()).into()),
             ("prev_events", references(context.prev_events, context)?),
             ("sender", text(context.sender.as_str())),
-            ("type", text(&draft.event_type.to_string())),
+            ("type", text(&draft.event_type)),
         ]
         .map(|(key, value)| (key.to_owned(), value)),
     );
@@ -348,10 +348,10 @@ mod tests {
     fn drafts_of_state_carry_type_key_and_content() {
         use ruma::events::room::{member::MembershipState, topic::RoomTopicEventContent};
         let member = Draft::member(&user("bob"), &RoomMemberEventContent::new(MembershipState::Invite));
-        assert_eq!(member.event_type, TimelineEventType::RoomMember);
+        assert_eq!(member.event_type, "m.room.member");
         assert_eq!(member.state_key.as_deref(), Some("@bob:domain"));
         assert_eq!(member.content.get(), r#"{"membership":"invite"}"#);
         let topic = Draft::typed_state("", &RoomTopicEventContent::new("chat".to_owned()));
-        assert_eq!((topic.event_type.to_string().as_str(), topic.state_key.as_deref()), ("m.room.topic", Some("")));
+        assert_eq!((topic.event_type.as_str(), topic.state_key.as_deref()), ("m.room.topic", Some("")));
     }
 }

@@ -29,7 +29,10 @@ pub struct Pdu {
     pub sender: OwnedUserId,
     /// What the sending server claims; decides nothing about acceptance.
     pub origin_server_ts: MilliSecondsSinceUnixEpoch,
+    /// As the rules have it, which know nothing of the types that ruma takes for others.
     pub event_type: TimelineEventType,
+    /// As the event says it.
+    pub r#type: String,
     pub state_key: Option<String>,
     /// A JSON object: the event's content, but for `notifications` that the rules of its version do not look at.
     pub content: Box<RawValue>,
@@ -47,7 +50,8 @@ impl Pdu {
     /// Reads the fields out of a format-checked event.
     pub(super) fn from_json(json: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<Self, FormatError> {
         let event_id = event_id(json, rules)?;
-        let event_type = TimelineEventType::from(text(json, "type")?);
+        let r#type = text(json, "type")?;
+        let event_type = TimelineEventType::from(r#type);
         let content = json
             .get("content")
             .and_then(CanonicalJsonValue::as_object)
@@ -66,6 +70,7 @@ impl Pdu {
             rejected: false,
             event_id,
             event_type,
+            r#type: r#type.to_owned(),
         })
     }
 

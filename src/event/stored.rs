@@ -167,7 +167,7 @@ impl StoredEvent {
             redacted_by: None,
             event_id: pdu.event_id.clone(),
             sender: pdu.sender.clone(),
-            event_type: pdu.event_type.to_string(),
+            event_type: pdu.r#type.clone(),
             state_key: pdu.state_key.clone(),
             relation: relation(event.json()),
             redacts: pdu.redacts.clone(),
@@ -610,6 +610,15 @@ mod tests {
         let split = |version| split(serde_json::from_value(event.clone()).unwrap(), version).1;
         assert_eq!(split(&RoomVersionRules::V2), "{}");
         assert_eq!(split(&RoomVersionRules::V3), r#"{"event_id":"$x:y"}"#);
+    }
+
+    #[test]
+    fn the_type_is_as_the_event_says_it() {
+        let mut forge = Forge::new(RoomVersionId::V11);
+        let create = forge.create("alice");
+        let named = "org.matrix.call.sdp_stream_metadata_changed"; // ruma takes it for the one of the specification
+        let event = forge.event("alice", draft(named, None, &json!({})), &[&create], &[]);
+        assert_eq!(StoredEvent::new(&event, forge.rules, Placement::default()).event_type, named);
     }
 
     fn root() -> impl Strategy<Value = StateRoot> {

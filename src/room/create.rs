@@ -363,7 +363,7 @@ impl<'a> Blueprint<'a> {
             self.hashes.insert(event.pdu().event_id.clone(), hash);
         }
         if let Some(state_key) = &event.pdu().state_key {
-            let key = (event.pdu().event_type.to_string(), state_key.clone());
+            let key = (event.pdu().r#type.clone(), state_key.clone());
             self.state.insert(key, self.made.len());
         }
         self.made.push(event);
@@ -372,7 +372,8 @@ impl<'a> Blueprint<'a> {
 
     fn place(&self, draft: &Draft) -> Result<Place> {
         let Draft { event_type, state_key, content, .. } = draft;
-        let types = authorize::auth_types(event_type, self.creator, state_key.as_deref(), content, self.rules);
+        let event_type = event_type.as_str().into();
+        let types = authorize::auth_types(&event_type, self.creator, state_key.as_deref(), content, self.rules);
         let types = types.map_err(invalid_state)?;
         let allowing = types.iter().filter_map(|(event_type, key)| self.current(event_type, key));
         let auth_events: Vec<_> = allowing.map(|pdu| pdu.event_id.clone()).collect();

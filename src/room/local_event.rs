@@ -98,9 +98,9 @@ fn next_place(view: &View<'_>, sender: &UserId, draft: &Draft) -> Result<Place> 
 
 /// The entries of the current state that the event must name as what allows it.
 fn auth_events(view: &View<'_>, sender: &UserId, draft: &Draft) -> Result<Vec<StoredEvent>> {
-    let types =
-        authorize::auth_types(&draft.event_type, sender, draft.state_key.as_deref(), &draft.content, view.rules)
-            .map_err(|refusal| Error::bad_json(refusal.0))?;
+    let event_type = draft.event_type.as_str().into();
+    let types = authorize::auth_types(&event_type, sender, draft.state_key.as_deref(), &draft.content, view.rules)
+        .map_err(|refusal| Error::bad_json(refusal.0))?;
     let mut found = Vec::new();
     for (event_type, state_key) in types {
         found.extend(view.state_event(view.current_state(), &event_type, &state_key)?);

@@ -698,7 +698,7 @@ pub(super) fn check_against(
 fn pending(view: &View<'_>, pdu: &Pdu, numbers: NextNumbers, is_rejected: bool) -> Result<Pending> {
     let new_key = match &pdu.state_key {
         Some(state_key) if !is_rejected => {
-            let event_type = pdu.event_type.to_string();
+            let event_type = pdu.r#type.clone();
             let is_known = view.state_key_nid(&event_type, state_key)?.is_some();
             (!is_known).then(|| (numbers.state_key, StateKeyName { event_type, state_key: state_key.clone() }))
         }
@@ -718,7 +718,7 @@ pub(super) fn state_key_nid(
     match (&pdu.state_key, new) {
         (None, _) => Ok(None),
         (Some(_), Some((new, _))) => Ok(Some(*new)),
-        (Some(state_key), None) => Ok(view.state_key_nid(&pdu.event_type.to_string(), state_key)?),
+        (Some(state_key), None) => Ok(view.state_key_nid(&pdu.r#type, state_key)?),
     }
 }
 

@@ -4,8 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use ruma::{
     CanonicalJsonObject, ID_MAX_BYTES, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomAliasId, RoomId, UserId,
-    api::error::ErrorKind,
-    events::{StateEventType, TimelineEventType},
+    api::error::ErrorKind, events::StateEventType,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
@@ -39,7 +38,7 @@ pub async fn message(
     server: &Arc<Server>,
     caller: &Caller,
     room_id: &RoomId,
-    event_type: TimelineEventType,
+    event_type: String,
     content: Box<RawValue>,
     txn_id: &str,
 ) -> Result<OwnedEventId> {
@@ -66,7 +65,7 @@ pub async fn message_with(
     server: &Arc<Server>,
     caller: &Caller,
     room_id: &RoomId,
-    event_type: TimelineEventType,
+    event_type: String,
     content: Box<RawValue>,
     txn_id: &str,
     options: Options,
@@ -81,14 +80,9 @@ pub async fn message_with(
     .await
 }
 
-fn message_draft(
-    view: &View<'_>,
-    sender: &UserId,
-    event_type: TimelineEventType,
-    content: Box<RawValue>,
-) -> Result<Draft> {
+fn message_draft(view: &View<'_>, sender: &UserId, event_type: String, content: Box<RawValue>) -> Result<Draft> {
     membership::check_in_room(view, sender)?;
-    if event_type == TimelineEventType::RoomRedaction {
+    if event_type == "m.room.redaction" {
         redact::check(view, sender, &redact::target_in(&content)?)?;
     }
     check_annotation(view, sender, &event_type, &content)?;
@@ -118,7 +112,7 @@ pub(super) async fn later(
         })
         .await;
     };
-    let event_type = StateEventType::from(event_type.to_string());
+    let event_type = StateEventType::from(event_type);
     if event_type == StateEventType::RoomMember && state_key != sender.as_str() {
         // Nobody waits for the answer; and what has begun after that goes on.
         let is_whole = tokio::time::timeout(PATIENCE, partial::until_whole_for(server, sender, room)).await;
@@ -129,7 +123,7 @@ pub(super) async fn later(
 
 /// An event that a user asked for some time ago.
 pub(super) struct Asked {
-    pub event_type: TimelineEventType,
+    pub event_type: String,
     pub state_key: Option<String>,
     pub content: Box<RawValue>,
     pub options: Options,
@@ -143,14 +137,8 @@ pub(super) fn transaction(caller: &Caller, scope: String, txn_id: &str) -> Resul
     Ok(TransactionKey { device_id: caller.device_id.clone(), scope, txn_id: txn_id.to_owned() })
 }
 
-fn check_annotation(
-    view: &View<'_>,
-    sender: &UserId,
-    event_type: &TimelineEventType,
-    content: &RawValue,
-) -> Result<()> {
-    let event_type = event_type.to_string();
-    match relations::same_annotation(view.snapshot, view.nid, sender, &event_type, content.get())? {
+fn check_annotation(view: &View<'_>, sender: &UserId, event_type: &str, content: &RawValue) -> Result<()> {
+    match relations::same_annotation(view.snapshot, view.nid, sender, event_type, content.get())? {
         Some(_) => {
             let message = "You have annotated that event with the same before";
             Err(Error::refused(ErrorKind::DuplicateAnnotation, message))
@@ -318,7 +306,7 @@ fn check_power_levels(view: &View<'_>, content: &RawValue) -> Result<()> {
 
 /// The event that made the state what `draft` wants it to be, if `sender`, who is in the room, sent that one too.
 fn same_state(view: &View<'_>, sender: &UserId, draft: &Draft) -> Result<Option<OwnedEventId>> {
-    let (state, event_type) = (view.current_state(), StateEventType::from(draft.event_type.to_string()));
+    let (state, event_type) = (view.current_state(), StateEventType::from(draft.event_type.as_str()));
     let state_key = draft.state_key.as_deref().unwrap_or_default();
     let Some(current) = view.state_pdu(state, &event_type, state_key)? else { return Ok(None) };
     if current.sender != sender || view.membership(state, sender)? != Some(Membership::Join) {

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use ruma::{OwnedEventId, OwnedUserId, UserId, api::error::ErrorKind, events::TimelineEventType};
+use ruma::{OwnedEventId, OwnedUserId, UserId, api::error::ErrorKind};
 use serde_json::{Map, Value, json, value::RawValue};
 
 use super::{
@@ -50,7 +50,7 @@ pub fn room_of(snapshot: &Snapshot<'_>, user: &UserId) -> store::Result<Option<R
 /// A notice, as Synapse's admin API has it.
 pub struct Notice {
     pub user_id: OwnedUserId,
-    pub event_type: TimelineEventType,
+    pub event_type: String,
     /// Of a state event.
     pub state_key: Option<String>,
     pub content: Box<RawValue>,
@@ -161,7 +161,7 @@ fn usable_room(server: &Server, sender: &UserId, user: &UserId) -> Result<Option
 
 /// Nobody rejects the invite to his notices: `M_CANNOT_LEAVE_SERVER_NOTICE_ROOM`. Once he is in the room he may leave it.
 pub fn check_draft(view: &View<'_>, sender: &UserId, draft: &Draft) -> Result<()> {
-    let is_leave = draft.event_type == TimelineEventType::RoomMember
+    let is_leave = draft.event_type == "m.room.member"
         && draft.state_key.as_deref() == Some(sender.as_str())
         && membership_in(draft.content.get()) == Some(Membership::Leave);
     if !is_leave

@@ -2,10 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use ruma::{
-    EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId, UserId,
-    events::{StateEventType, TimelineEventType},
-};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId, UserId, events::StateEventType};
 use serde_json::{Value, json, value::to_raw_value};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -57,7 +54,7 @@ impl TestRoom {
 
     pub fn message(&self, sender: &str, body: &str) -> OwnedEventId {
         let content = to_raw_value(&json!({ "body": body })).unwrap();
-        self.send(sender, Draft::message(TimelineEventType::RoomMessage, content)).unwrap()
+        self.send(sender, Draft::message("m.room.message".into(), content)).unwrap()
     }
 
     pub fn state(&self, sender: &str, event_type: &str, state_key: &str, content: &Value) -> OwnedEventId {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use ruma::{UserId, api::error::ErrorKind, events::TimelineEventType};
+use ruma::{UserId, api::error::ErrorKind};
 
 use super::{
     account,
@@ -92,7 +92,7 @@ pub fn check_draft(view: &View<'_>, sender: &UserId, draft: &Draft) -> Result<()
     if !is_suspended(view.snapshot, sender)? {
         return Ok(());
     }
-    let is_own_leave = draft.event_type == TimelineEventType::RoomMember
+    let is_own_leave = draft.event_type == "m.room.member"
         && draft.state_key.as_deref() == Some(sender.as_str())
         && membership_in(draft.content.get()) == Some(Membership::Leave);
     let is_allowed = is_own_leave
@@ -102,7 +102,7 @@ pub fn check_draft(view: &View<'_>, sender: &UserId, draft: &Draft) -> Result<()
 }
 
 fn redacts_own(view: &View<'_>, sender: &UserId, draft: &Draft) -> Result<bool> {
-    if draft.event_type != TimelineEventType::RoomRedaction {
+    if draft.event_type != "m.room.redaction" {
         return Ok(false);
     }
     let target = match &draft.redacts {

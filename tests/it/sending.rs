@@ -32,6 +32,21 @@ async fn what_is_sent_is_there_as_it_was_sent() {
 }
 
 #[tokio::test]
+async fn a_type_stays_as_it_is_where_ruma_takes_it_for_another() {
+    const TYPE: &str = "org.matrix.call.sdp_stream_metadata_changed";
+    let (alice, bob, _, room) = room().await;
+    let sent = event_id(alice.put(&format!("/v3/rooms/{room}/send/{TYPE}/1"), json!({})).await);
+    assert_eq!(bob.event(&room, &sent).await.ok()["type"], TYPE);
+    alice.set_state(&room, TYPE, "", json!({ "x": 1 })).await.ok();
+    assert_eq!(bob.state(&room, TYPE, "").await.ok(), json!({ "x": 1 }));
+    assert_eq!(bob.state(&room, "m.call.sdp_stream_metadata_changed", "").await.error(), (404, "M_NOT_FOUND"));
+    let content = json!({ "m.relates_to": { "rel_type": "x", "event_id": sent } });
+    let related = event_id(alice.put(&format!("/v3/rooms/{room}/send/{TYPE}/2"), content).await);
+    let found = bob.get(&format!("/v1/rooms/{room}/relations/{}/x/{TYPE}", path(&sent))).await.ok();
+    assert_eq!(found["chunk"][0]["event_id"], related);
+}
+
+#[tokio::test]
 async fn a_repeated_transaction_of_a_device_is_one_event() {
     let (alice, bob, _, room) = room().await;
     let long = format!("/v3/rooms/{room}/send/m.room.message/{}", "x".repeat(256));

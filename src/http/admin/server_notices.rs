@@ -61,7 +61,7 @@ async fn send_once(
 fn notice(wish: Wish) -> Notice {
     Notice {
         user_id: wish.user_id,
-        event_type: wish.r#type.unwrap_or_else(|| "m.room.message".to_owned()).into(),
+        event_type: wish.r#type.unwrap_or_else(|| "m.room.message".to_owned()),
         state_key: wish.state_key,
         content: wish.content,
     }

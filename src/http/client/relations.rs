@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use axum::{Router, extract::State};
+use axum::{
+    Router,
+    extract::{Path, State},
+};
 use ruma::{
     OwnedEventId, OwnedRoomId, UInt,
     api::{
@@ -20,7 +23,7 @@ use crate::{
     error::{Error, Result},
     http::{
         endpoint,
-        extract::{Client, Matrix},
+        extract::{Checked, Client, Matrix},
     },
     room::{
         children::{self, MAX_DEPTH},
@@ -87,13 +90,15 @@ async fn of_type(
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidrelationseventidreltypeeventtype>
 async fn of_types(
     State(server): State<Arc<Server>>,
+    // ruma takes some types for others.
+    Checked(Path((_, _, _, event_type))): Checked<Path<(String, String, String, String)>>,
     Client { sender, body, .. }: Client<get_relating_events_with_rel_type_and_event_type::v1::Request>,
 ) -> Result<Matrix<get_relating_events_with_rel_type_and_event_type::v1::Response>> {
     let query = Query {
         room_id: body.room_id,
         event_id: body.event_id,
         rel_type: Some(body.rel_type.to_string()),
-        event_type: Some(body.event_type.to_string()),
+        event_type: Some(event_type),
         paging: (body.from, body.to, body.dir, body.limit),
         is_recursive: body.recurse,
     };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    extract::{RawQuery, State},
+    extract::{Path, RawQuery, State},
     response::{IntoResponse, Response},
     routing::put,
 };
@@ -26,7 +26,7 @@ use crate::{
     error::{Error, Result},
     http::{
         endpoint,
-        extract::{GuestClient, Matrix},
+        extract::{Checked, GuestClient, Matrix},
     },
     room::{
         delayed::{self, NewEvent},
@@ -53,13 +53,14 @@ pub fn router() -> Router<Arc<Server>> {
 async fn message_event(
     State(server): State<Arc<Server>>,
     RawQuery(query): RawQuery,
+    Checked(Path((_, event_type, _))): Checked<Path<(String, String, String)>>, // ruma takes some types for others
     GuestClient { sender, body, raw }: GuestClient<send_message_event::v3::Request>,
 ) -> Result<Response> {
     server.limits.message(&sender)?;
     let Asked { delay, sticky_ms } = asked_in(query.as_deref())?;
     if let Some(delay) = delay {
         let content = String::from_utf8_lossy(&raw).into_owned();
-        let (event_type, txn_id) = (body.event_type.to_string(), Some(body.txn_id.to_string()));
+        let txn_id = Some(body.txn_id.to_string());
         let new = NewEvent { event_type, state_key: None, content, delay, txn_id, sticky_ms };
         let delay_id = delayed::schedule(&server, &sender, &body.room_id, new).await?;
         return Ok(Matrix(delayed_message_event::unstable::Response::new(delay_id)).into_response());
@@ -67,7 +68,7 @@ async fn message_event(
     if raw.is_empty() {
         return Err(Error::refused(ErrorKind::NotJson, "The body is empty")); // ruma takes that for `{}`
     }
-    let (event_type, content) = (body.event_type.into(), body.body.into_json());
+    let content = body.body.into_json();
     let options = Options { at: timestamp(&sender, body.timestamp), sticky_ms };
     let txn_id = body.txn_id.as_str();
     let event_id = send::message_with(&server, &sender, &body.room_id, event_type, content, txn_id, options).await?;

@@ -150,7 +150,7 @@ async fn send(server: &Arc<Server>, delay_id: &str, event: DelayedEvent) -> Resu
     let content = serde_json::value::RawValue::from_string(event.content).map_err(Error::internal)?;
     let key = TransactionKey { device_id: "".into(), scope: "delayed".to_owned(), txn_id: delay_id.to_owned() };
     let asked = send::Asked {
-        event_type: event.event_type.into(),
+        event_type: event.event_type,
         state_key: event.state_key,
         content,
         options: send::Options { at: None, sticky_ms: event.sticky_ms },

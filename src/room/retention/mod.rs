@@ -100,7 +100,7 @@ impl Policy {
 /// Whether a policy that one of our users sets makes sense: `M_BAD_JSON` if not, since each server would read it in its own
 /// way.
 pub fn check_draft(draft: &Draft) -> Result<()> {
-    if draft.state_key.as_deref() != Some("") || !TYPES.contains(&draft.event_type.to_string().as_str()) {
+    if draft.state_key.as_deref() != Some("") || !TYPES.contains(&draft.event_type.as_str()) {
         return Ok(());
     }
     if is_policy(draft.content.get()) {

@@ -8,7 +8,7 @@ use std::{
 
 use ruma::{
     EventId, OwnedEventId,
-    events::StateEventType,
+    events::{StateEventType, TimelineEventType},
     room_version_rules::{StateResolutionV2Rules, StateResolutionVersion},
     state_res::{self, StateMap, utils::event_id_set::EventIdSet},
 };
@@ -48,7 +48,7 @@ pub fn resolve(view: &View<'_>, tries: &mut Tries<'_>, states: &[StateRoot]) -> 
     };
     let mut root = *first;
     for (&key, name) in &conflict.names {
-        let event = resolved.get(&(StateEventType::from(name.0.as_str()), name.1.clone()));
+        let event = chosen(&resolved, name);
         let event = event.map(|id| conflict.nid(id)).transpose()?;
         root = tries.set(root, key, event)?;
     }
@@ -63,6 +63,13 @@ pub fn resolve(view: &View<'_>, tries: &mut Tries<'_>, states: &[StateRoot]) -> 
 }
 
 type Name = (String, String);
+
+/// What was resolved for a name. ruma takes some types for others, and answers with those.
+fn chosen<'r>(resolved: &'r StateMap<OwnedEventId>, (event_type, state_key): &Name) -> Option<&'r OwnedEventId> {
+    let of_type = |event_type: StateEventType| resolved.get(&(event_type, state_key.clone()));
+    let other_type = || TimelineEventType::from(event_type.as_str()).to_string();
+    of_type(event_type.as_str().into()).or_else(|| of_type(other_type().into()))
+}
 
 /// What several states disagree about.
 struct Conflict<'v> {
@@ -240,5 +247,20 @@ impl<'v> Conflict<'v> {
 
     fn fetch(&self, event_id: &EventId) -> store::Result<Option<Arc<Pdu>>> {
         self.view.event_nid(event_id)?.map(|nid| self.view.pdu(nid)).transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_resolved_is_found_where_ruma_takes_its_type_for_another() {
+        let name = ("org.matrix.call.sdp_stream_metadata_changed".to_owned(), String::new());
+        let other = TimelineEventType::from(name.0.as_str()).to_string();
+        assert_ne!(other, name.0);
+        let id = OwnedEventId::try_from("$event").unwrap();
+        let resolved = StateMap::from([((other.into(), String::new()), id.clone())]);
+        assert_eq!(chosen(&resolved, &name), Some(&id));
     }
 }

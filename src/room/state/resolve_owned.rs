@@ -195,7 +195,7 @@ impl<A: Fn(&StateEventType, &str) -> store::Result<Option<Arc<Pdu>>>> Resolution
                 current.or_else(|| own.get(&(event_type.to_string(), state_key.to_owned())).cloned())
             });
             if failed.check(allowed)?.is_ok() {
-                self.resolved.insert((event.event_type.to_string().into(), state_key), Arc::clone(event));
+                self.resolved.insert((event.r#type.as_str().into(), state_key), Arc::clone(event));
             }
         }
         Ok(())

@@ -125,7 +125,7 @@ impl World {
         let draft = step.draft(&self.room);
         let sender = PEOPLE[step.sender];
         let types = auth_types(
-            &draft.event_type,
+            &draft.event_type.as_str().into(),
             &user(sender),
             draft.state_key.as_deref(),
             &draft.content,
