@@ -7,8 +7,8 @@ use ruma::{
     room_version_rules::RoomVersionRules,
     serde::Base64,
     signatures::{
-        self, PublicKeyMap, VerificationError, content_hash, reference_hash, required_server_signatures_to_verify_event,
-        verify_event,
+        self, PublicKeyMap, VerificationError, content_hash, reference_hash,
+        required_server_signatures_to_verify_event, verify_event,
     },
 };
 

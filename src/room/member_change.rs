@@ -51,13 +51,22 @@ impl MemberChange {
         (&self.user_id, self.origin, self.old, self.new.map(|(new, _)| new))
     }
 
-    /// `known_as`: the number by which the event of this transaction was known before.
-    pub fn write(&self, tx: &mut Transaction<'_>, room: RoomNid, known_as: Option<EventNid>) -> store::Result<()> {
+    /// `known_as`: the number by which the event of this transaction was known before. `omits_members`: the new state
+    /// came without its members, so that nobody has lost what it does not have of him.
+    pub fn write(
+        &self,
+        tx: &mut Transaction<'_>,
+        room: RoomNid,
+        known_as: Option<EventNid>,
+        omits_members: bool,
+    ) -> store::Result<()> {
         let user = &*self.user_id;
         if let Some(old) = self.old {
             tx.delete::<tables::Members>(&(room, old, self.origin, user));
         }
-        let Some((membership, event)) = self.new else { return self.write_loss(tx, room) };
+        let Some((membership, event)) = self.new else {
+            return if omits_members { Ok(()) } else { self.write_loss(tx, room) };
+        };
         tx.put::<tables::Members>(&(room, membership, self.origin, user), &event);
         if self.origin == Origin::Local {
             let before = tx.get::<tables::UserRooms>(&(user, room))?;
@@ -118,7 +127,7 @@ mod tests {
         let said = room.message("alice", "before");
         let lost = MemberChange { user_id: user("bob"), origin: Origin::Local, old: Some(Membership::Join), new: None };
         let nid = room.nid;
-        room.change(move |tx| lost.write(tx, nid, None).unwrap());
+        room.change(move |tx| lost.write(tx, nid, None, false).unwrap());
         let secret = room.message("alice", "after");
         room.read("bob", |reader, _| {
             assert!(matches!(reader.sight.standing, Standing::Left(_)));

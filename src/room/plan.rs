@@ -99,6 +99,8 @@ pub(super) struct Plan {
     changes: Vec<Difference>,
     resets: Vec<Reset>,
     pub members: Vec<MemberChange>,
+    /// The state with which the server comes in lacks members.
+    omits_members: bool,
     /// Events before it are missing.
     has_gap: bool,
     relation: Option<Relation>,
@@ -242,6 +244,7 @@ impl Plan {
             changes,
             resets,
             members,
+            omits_members: place == Place::Entry && lacks_members,
             has_gap: !prev.unplaced.is_empty(),
             effect,
             stickiness,
@@ -340,7 +343,7 @@ impl Plan {
             tx.put::<tables::StateChanges>(&(room, pos, key), &StateChange { old, new });
         }
         for change in &self.members {
-            change.write(tx, room, self.moved_from)?;
+            change.write(tx, room, self.moved_from, self.omits_members)?;
         }
         servers::note(tx, room, self.members.iter().map(MemberChange::as_noted), None)?;
         self.write_redactions(tx)?;

@@ -523,6 +523,36 @@ async fn a_room_that_is_joined_anew_while_the_last_server_is_asked_is_not_given_
 }
 
 #[tokio::test]
+async fn who_is_invited_still_is_when_somebody_else_comes_back_before_the_members_are_known() {
+    let world = joined().await;
+    let World { here, bob, room, peer, tells, .. } = &world;
+    world.until_whole().await;
+    let (carol, dan) = (here.user("carol").await, here.user("dan").await);
+    let invite = json!({ "membership": "invite" });
+    let invite = bob.set(&room.id, "m.room.member", &carol.id, invite).await;
+    let invite = peer.get(here, &format!("/v1/event/{}", path(&invite))).await.ok()["pdus"][0].take();
+    room.keep(invite);
+    dan.join(&room.id).await;
+    dan.leave(&room.id).await;
+    let since = [carol.now().await, dan.now().await];
+    bob.leave(&room.id).await;
+    tells.store(false, Ordering::Relaxed);
+    world.join().await;
+    let is_no_news = async || {
+        for (user, since) in [&carol, &dan].into_iter().zip(&since) {
+            let news = user.sync(since).await;
+            assert!(news["rooms"]["leave"].is_null() && news["rooms"]["invite"].is_null(), "{news}");
+        }
+        carol.sync_with("").await["rooms"]["invite"][&room.id].is_object()
+    };
+    assert!(is_no_news().await);
+    world.check();
+    world.until_whole().await;
+    assert!(is_no_news().await);
+    world.check();
+}
+
+#[tokio::test]
 async fn what_is_kept_for_a_join_is_not_given_up_while_it_is_under_way() {
     let network = TestNetwork::new();
     let here = network.server("here").await;

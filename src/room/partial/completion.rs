@@ -333,7 +333,7 @@ impl Whole {
             tx.put::<StateChanges>(&(room, pos, key), &StateChange { old, new });
         }
         for change in &self.members {
-            change.write(tx, room, None)?;
+            change.write(tx, room, None, false)?;
         }
         servers::note(tx, room, self.members.iter().map(MemberChange::as_noted), self.since)?;
         clear(tx, room)?;
