@@ -115,7 +115,15 @@ pub async fn stream(
     origin: &ServerName,
     work: impl FnOnce(&Server, &Snapshot<'_>, &mut Output<'_>) -> Result<()> + Send + 'static,
 ) -> Result<Pieces> {
-    let turn = server.federation.answering.begin(origin)?;
+    stream_in(server, server.federation.answering.begin(origin)?, work).await
+}
+
+/// As [`stream`], in a turn that was begun before.
+pub(super) async fn stream_in(
+    server: &Arc<Server>,
+    turn: Turn,
+    work: impl FnOnce(&Server, &Snapshot<'_>, &mut Output<'_>) -> Result<()> + Send + 'static,
+) -> Result<Pieces> {
     let (sender, mut rest) = mpsc::channel(MAX_WAITING);
     let server = Arc::clone(server);
     tokio::task::spawn_blocking(move || {

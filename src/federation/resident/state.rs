@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, events::StateEventType};
+use serde_json::value::RawValue;
 
 use super::{
-    answer::{self, Pieces},
+    answer::{self, Pieces, Turn},
     enter,
-    handshake::Admitted,
+    handshake::{self, Admitted, Wish},
 };
 use crate::{
     Server,
@@ -80,16 +81,33 @@ pub async fn auth_chain_of(server: &Arc<Server>, question: Question) -> Result<P
     .await
 }
 
-/// What a server is told of the room that its user has just joined.
+/// Makes a join part of its room, and tells the user's server what it needs to know of that.
+///
+/// Errors: `M_LIMIT_EXCEEDED` if that server is being answered too much at a time, and those of [`handshake::send`].
 ///
 /// <https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2send_joinroomideventid>
-pub async fn after_join(
+pub async fn let_in(
     server: &Arc<Server>,
+    wish: Wish,
+    event_id: OwnedEventId,
+    event: Box<RawValue>,
+    omit_members: bool,
+) -> Result<Pieces> {
+    // Not when it is part of the room: everybody would see the user join, and his server be told no state.
+    let turn = server.federation.answering.begin(&wish.origin)?;
+    let origin = wish.origin.clone();
+    let admitted = handshake::send(server, wish, event_id, event).await?;
+    after_join(server, turn, origin, admitted, omit_members).await
+}
+
+async fn after_join(
+    server: &Arc<Server>,
+    turn: Turn,
     origin: OwnedServerName,
     admitted: Admitted,
     omit_members: bool,
 ) -> Result<Pieces> {
-    answer::stream(server, &origin.clone(), move |server, snapshot, out| {
+    answer::stream_in(server, turn, move |server, snapshot, out| {
         let view = View::of(&server.rooms, snapshot, admitted.room)?;
         let event = view.event(admitted.event)?;
         let mut state = state_before(&view, admitted.event, &event)?;
@@ -202,11 +220,11 @@ fn servers_before(view: &View<'_>, join: &StoredEvent) -> Result<Vec<OwnedServer
 
 #[cfg(test)]
 mod tests {
-    use ruma::{event_id, owned_server_name, user_id};
+    use ruma::{api::error::ErrorKind, event_id, owned_event_id, owned_server_name, user_id};
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::room::testing::TestRoom;
+    use crate::room::{Membership, testing::TestRoom};
 
     fn question(room: &TestRoom, event_id: &EventId) -> Question {
         Question { origin: owned_server_name!("other.test"), room_id: room.room_id(), event_id: event_id.to_owned() }
@@ -301,8 +319,17 @@ mod tests {
         let answering = &room.server.federation.answering;
         let other = owned_server_name!("other.test");
         let turns: Vec<_> = (0..3).map(|_| answering.begin(&other).unwrap()).collect();
+        let is_too_much =
+            |answer: Result<Pieces>| matches!(answer, Err(Error::Refused { kind: ErrorKind::LimitExceeded(_), .. }));
+        let join = || {
+            let wish = Wish { origin: other.clone(), room_id: room.room_id(), membership: Membership::Join };
+            let event = RawValue::from_string("{}".to_owned()).unwrap();
+            room.block_on(let_in(&room.server, wish, owned_event_id!("$join"), event, false))
+        };
         state(&room, &said, Form::Ids).unwrap_err();
+        assert!(is_too_much(join()), "before the event is looked at");
         drop(turns);
         state(&room, &said, Form::Ids).unwrap();
+        assert!(!is_too_much(join()));
     }
 }

@@ -63,7 +63,6 @@ async fn send_join_v1(
 }
 
 async fn let_in(server: &Arc<Server>, origin: OwnedServerName, body: create_join_event::v2::Request) -> Result<Pieces> {
-    let wish = Wish { origin: origin.clone(), room_id: body.room_id, membership: Membership::Join };
-    let admitted = handshake::send(server, wish, body.event_id, body.pdu).await?;
-    state::after_join(server, origin, admitted, body.omit_members).await
+    let wish = Wish { origin, room_id: body.room_id, membership: Membership::Join };
+    state::let_in(server, wish, body.event_id, body.pdu, body.omit_members).await
 }
