@@ -1,6 +1,6 @@
 //! What a client is told when other servers refuse what it asked for.
 
-use ruma::api::error::{ErrorBody, ErrorKind};
+use ruma::api::error::{ErrorBody, ErrorKind, StandardErrorBody};
 
 use crate::error::{Error, RemoteError};
 
@@ -54,9 +54,16 @@ fn is_of_session(kind: &ErrorKind) -> bool {
     )
 }
 
-/// Whether a server that knows the room does not let the user in.
+/// Whether the room does not let the user in, as a server says or its answer shows. One that can't tell, or has nobody
+/// who may let him in, leaves that to others.
 pub fn is_by_the_room(error: &Error) -> bool {
-    matches!(error, Error::Refused { kind: ErrorKind::Forbidden, .. })
+    match error {
+        Error::Refused { kind: ErrorKind::Forbidden, .. } => true,
+        Error::Remote { source: RemoteError::Refused(answer), .. } => {
+            matches!(&answer.body, ErrorBody::Standard(StandardErrorBody { kind: ErrorKind::Forbidden, .. }))
+        }
+        _ => false,
+    }
 }
 
 fn weight(error: &Error) -> u8 {
@@ -72,7 +79,7 @@ fn weight(error: &Error) -> u8 {
 mod tests {
     use http::StatusCode;
     use ruma::{
-        api::error::{Error as MatrixError, StandardErrorBody, UnknownTokenErrorData},
+        api::error::{Error as MatrixError, UnknownTokenErrorData},
         server_name,
     };
 
