@@ -24,10 +24,10 @@ use crate::{
         rules,
     },
     room::{
-        Membership, View,
+        Membership, View, invited,
         membership::Content,
         remote,
-        tables::{RoomIds, UserRooms},
+        tables::{RoomIds, UserRoom, UserRooms},
     },
 };
 
@@ -153,7 +153,7 @@ pub fn raw(event: &Verified) -> Box<RawValue> {
 /// The servers to ask about a room, the likeliest first.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Candidates {
-    /// Who invited, and those that the client names.
+    /// The server of who invited, or that took the knock, and those that the client names.
     pub named: Vec<OwnedServerName>,
     /// Those that we know to be in the room, and the one that the room's id names.
     pub others: Vec<OwnedServerName>,
@@ -167,16 +167,19 @@ impl Candidates {
                 let snapshot = server.store.snapshot();
                 let Some(nid) = snapshot.get::<RoomIds>(&&*id)? else { return Ok((None, Vec::new())) };
                 let view = View::of(&server.rooms, &snapshot, nid)?;
-                let row = snapshot.get::<UserRooms>(&(&user, nid))?;
-                let waits = row.filter(|row| matches!(row.membership, Membership::Invite | Membership::Knock));
-                let inviting = waits.map(|row| view.event(row.event)).transpose()?;
-                let inviting = inviting.map(|event| event.sender.server_name().to_owned());
-                Ok((inviting, remote::servers(&view, server.name())?))
+                let waits_for = match snapshot.get::<UserRooms>(&(&user, nid))? {
+                    Some(UserRoom { membership: Membership::Invite, event, .. }) => {
+                        Some(view.event(event)?.sender.server_name().to_owned())
+                    }
+                    Some(UserRoom { membership: Membership::Knock, .. }) => invited::knocked_through(&view, &user)?,
+                    _ => None,
+                };
+                Ok((waits_for, remote::servers(&view, server.name())?))
             })
             .await?;
-        let (inviting, present) = known;
+        let (waits_for, present) = known;
         let mut found = Self::default();
-        for name in inviting.iter().chain(via) {
+        for name in waits_for.iter().chain(via) {
             if name != server.name() && found.len() < MAX_ASKED && !found.named.contains(name) {
                 found.named.push(name.clone());
             }

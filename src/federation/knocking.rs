@@ -22,7 +22,8 @@ use crate::{
     event::rules,
     outgoing,
     room::{
-        Membership, invited,
+        Membership,
+        invited::{self, Told},
         membership::{self, Content},
         remote,
     },
@@ -78,9 +79,9 @@ async fn knock_by(
     let answer = exchange_signed(server, through, send, request::ordinary(server)).await?;
     // The room has the knock by now, whatever else is wrong with the answer.
     let answer = outgoing::read(answer.into_body()).await.unwrap_or_default();
-    let told = invited::stripped(state_in(&answer), None);
+    let told = Told { state: invited::stripped(state_in(&answer), None), through: Some(through.to_owned()) };
     let room = remote::claim(server, room_id.to_owned(), version).await?;
-    invited::set(server, room, user.to_owned(), Membership::Knock, event, told).await?;
+    invited::set(server, room, user.to_owned(), Membership::Knock, event, Some(told)).await?;
     Ok(())
 }
 

@@ -412,7 +412,7 @@ async fn a_member_event_that_came_before_its_room_is_part_of_it_later() {
     let invite = room.forge.event("alice", invite, &[&last], &auth);
     let name =
         json!({ "type": "m.room.name", "state_key": "", "sender": "@alice:there", "content": { "name": "There" } });
-    let told = Some(crate::store::Json::of(&json!([name])));
+    let told = Some(invited::Told { state: json!([name]).to_string(), through: None });
     invited::set(&room.server, room.nid, carol.clone(), super::Membership::Invite, invite.clone(), told).await.unwrap();
     room.check();
     let row = || room.server.store.snapshot().get::<UserRooms>(&(&carol, room.nid)).unwrap().unwrap();

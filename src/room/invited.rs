@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use ruma::{OwnedUserId, RoomId, RoomVersionId, UInt, UserId};
+use ruma::{OwnedServerName, OwnedUserId, RoomId, RoomVersionId, UInt, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Result},
     event::{Flags, Pdu, Placement, StoredEvent, Verified},
     plain_json, push,
-    store::{EventNid, Family, Json, RoomNid, Snapshot, Table, Transaction},
+    store::{EventNid, Family, Record, RoomNid, Snapshot, Table, Transaction, unknown_version},
     user::account,
 };
 
@@ -46,15 +46,38 @@ const MAX_STRIPPED_BYTES: usize = 65_536;
 const MAX_WAITING_OF_SERVER: usize = 100;
 const MAX_WAITING: usize = 1_000;
 
-/// What users are shown of rooms that they are invited to, or knock on, and that this server is not in: a list of
-/// stripped state events. Goes with the membership.
+/// What users are shown of rooms that they are invited to, or knock on, and that this server is not in. Goes with the
+/// membership.
 pub struct StrippedStates;
 impl Table for StrippedStates {
     const NAME: &'static str = "stripped_states";
     const FAMILY: Family = Family::Room;
     const ID: u8 = 122;
     type Key<'a> = (RoomNid, &'a UserId);
-    type Value = Json;
+    type Value = Told;
+}
+
+/// What another server told of a room.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Told {
+    /// A list of stripped state events, as JSON.
+    pub state: String,
+    /// The server that took the knock: often the only one that we know to be in the room. `None` for an invite, and for
+    /// a knock from before this was kept.
+    pub through: Option<OwnedServerName>,
+}
+
+impl Record for Told {
+    const VERSION: u8 = 2;
+
+    fn upgrade(version: u8, body: &[u8]) -> Result<Self, String> {
+        if version != 1 {
+            return Err(unknown_version(version));
+        }
+        // The first version was the list alone.
+        let state = String::from_utf8(body.to_vec()).map_err(|error| error.to_string())?;
+        Ok(Self { state, through: None })
+    }
 }
 
 /// A stripped state event, as clients see it; nothing else of what a server tells is kept.
@@ -99,8 +122,8 @@ pub async fn receive(
         })
         .await?;
     let room = remote::claim(server, event.pdu().room_id.clone(), version).await?;
-    let told = stripped(state, Some(&event.pdu().sender));
-    if !set(server, room, user.clone(), Membership::Invite, event, told).await? {
+    let told = Told { state: stripped(state, Some(&event.pdu().sender)), through: None };
+    if !set(server, room, user.clone(), Membership::Invite, event, Some(told)).await? {
         return Ok(());
     }
     appservice::invited(server, &user, room).await?;
@@ -155,7 +178,7 @@ pub async fn set(
     user: OwnedUserId,
     to: Membership,
     event: Verified,
-    state: Option<Json>,
+    told: Option<Told>,
 ) -> Result<bool> {
     let server = Arc::clone(server);
     Server::detached(async move {
@@ -194,7 +217,7 @@ pub async fn set(
         numbers.set(None);
         let (nid, member) = (next.event, user.clone());
         let write = move |tx: &mut Transaction<'_>| {
-            write(tx, room, &member, to, nid, &stored, state.as_ref())?;
+            write(tx, room, &member, to, nid, &stored, told.as_ref())?;
             if let Some((old, id)) = deleted {
                 tx.delete::<Events>(&(room, old));
                 tx.delete::<EventIds>(&&*id);
@@ -228,22 +251,22 @@ fn write(
     to: Membership,
     event: EventNid,
     stored: &StoredEvent,
-    state: Option<&Json>,
+    told: Option<&Told>,
 ) -> Result<()> {
     tx.put::<Events>(&(room, event), stored);
     tx.put::<EventIds>(&&*stored.event_id, &EventPlace { room, event });
     let before = tx.get::<UserRooms>(&(user, room))?;
     tx.put::<UserRooms>(&(user, room), &member_change::user_room(before, to, event, tx.pos()));
-    match state {
-        Some(state) => tx.put::<StrippedStates>(&(room, user), state),
+    match told {
+        Some(told) => tx.put::<StrippedStates>(&(room, user), told),
         None => tx.delete::<StrippedStates>(&(room, user)),
     }
     Ok(())
 }
 
-/// What is kept of the state that another server tells: well-formed events by which the room may be known, in the form
-/// that clients see. Of too many the first are kept, but before all others the create event and who invites.
-pub fn stripped(state: Vec<Box<RawValue>>, inviter: Option<&UserId>) -> Option<Json> {
+/// What is kept of the state that another server tells, as JSON: well-formed events by which the room may be known, in
+/// the form that clients see. Of too many the first are kept, but before all others the create event and who invites.
+pub fn stripped(state: Vec<Box<RawValue>>, inviter: Option<&UserId>) -> String {
     let mut events: Vec<Stripped> = state
         .into_iter()
         .filter_map(|event| serde_json::from_str::<Stripped>(event.get()).ok())
@@ -270,13 +293,18 @@ pub fn stripped(state: Vec<Box<RawValue>>, inviter: Option<&UserId>) -> Option<J
         })
         .take(MAX_STRIPPED)
         .collect();
-    to_raw_value(&kept).ok().map(Json)
+    serde_json::to_string(&kept).expect("a list of JSON serializes")
 }
 
 /// The stripped state that `user` is shown of a room that we are not in.
 pub fn stripped_state_of(view: &View<'_>, user: &UserId) -> Result<Vec<Box<RawValue>>> {
-    let Some(kept) = view.snapshot.get::<StrippedStates>(&(view.nid, user))? else { return Ok(Vec::new()) };
-    kept.parse().map_err(|e| Error::internal(format!("unreadable stripped state: {e}")))
+    let Some(told) = view.snapshot.get::<StrippedStates>(&(view.nid, user))? else { return Ok(Vec::new()) };
+    serde_json::from_str(&told.state).map_err(|e| Error::internal(format!("unreadable stripped state: {e}")))
+}
+
+/// The server that took the knock of `user` on a room that we are not in.
+pub fn knocked_through(view: &View<'_>, user: &UserId) -> Result<Option<OwnedServerName>> {
+    Ok(view.snapshot.get::<StrippedStates>(&(view.nid, user))?.and_then(|told| told.through))
 }
 
 #[cfg(test)]
@@ -284,6 +312,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::store::Value;
+
+    #[test]
+    fn what_was_told_before_the_servers_of_knocks_were_kept_can_be_read() {
+        let told = <Told as Value>::read(1, b"[]").unwrap();
+        assert_eq!((&*told.state, told.through), ("[]", None));
+        <Told as Value>::read(3, b"[]").unwrap_err();
+    }
 
     #[test]
     fn of_what_another_server_tells_only_what_everybody_can_read_is_kept() {
@@ -294,7 +330,7 @@ mod tests {
         let nested = format!(r#"{{"a":{}{}}}"#, "[".repeat(110), "]".repeat(110));
         let bad = ["1", "[]", r#"{"a":{"$serde_json::private::RawValue":"no JSON"}}"#, &nested];
         let told = bad.into_iter().chain([r#"{"name":"x"}"#]).map(event).collect();
-        let kept: Vec<serde_json::Value> = stripped(told, None).unwrap().parse().unwrap();
+        let kept: Vec<serde_json::Value> = serde_json::from_str(&stripped(told, None)).unwrap();
         assert_eq!(
             kept,
             [json!({ "type": "m.room.name", "state_key": "", "sender": "@a:b", "content": { "name": "x" } })]
@@ -312,9 +348,9 @@ mod tests {
         let mut told = vec![event("com.example.other", "", ""), event("m.room.topic", "", &large)];
         told.extend((0..200).map(|number| event("m.room.member", &format!("@{number}:b"), "")));
         told.extend([event("m.room.member", "@a:b", &large), event("m.room.create", "", "")]);
-        let kept = stripped(told, Some(<&UserId>::try_from("@a:b").unwrap())).unwrap();
-        assert!(kept.0.get().len() < MAX_STRIPPED_BYTES + 2 * MAX_STRIPPED);
-        let kept: Vec<serde_json::Value> = kept.parse().unwrap();
+        let kept = stripped(told, Some(<&UserId>::try_from("@a:b").unwrap()));
+        assert!(kept.len() < MAX_STRIPPED_BYTES + 2 * MAX_STRIPPED);
+        let kept: Vec<serde_json::Value> = serde_json::from_str(&kept).unwrap();
         let names: Vec<_> = kept.iter().map(|event| (&event["type"], &event["state_key"])).collect();
         assert_eq!(names.len(), MAX_STRIPPED);
         assert_eq!(names[0], (&json!("m.room.create"), &json!("")));

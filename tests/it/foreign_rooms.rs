@@ -848,6 +848,26 @@ async fn a_knock_is_shown_with_what_the_other_server_told() {
 }
 
 #[tokio::test]
+async fn a_knock_is_taken_back_where_it_was_made() {
+    let world = world().await;
+    let World { bob, peer, room, .. } = &world;
+    let other = world.network.peer("other");
+    for (endpoint, membership) in [("make_knock", "knock"), ("make_leave", "leave")] {
+        let (uri, draft) = (format!("/_matrix/federation/v1/{endpoint}/"), room.draft(&bob.id, membership));
+        other.on(Method::GET, &uri, move |_| json!({ "room_version": "11", "event": draft }));
+    }
+    other.on(Method::PUT, "/_matrix/federation/v1/send_knock/", |_| json!({ "knock_room_state": [] }));
+    other.on(Method::PUT, "/_matrix/federation/v2/send_leave/", |_| json!({}));
+    bob.post(&format!("/v3/knock/{}?via=other", room.id), json!({})).await.ok();
+    world.check();
+    bob.leave(&room.id).await;
+    assert_eq!(other.asked("/_matrix/federation/v2/send_leave/").len(), 1);
+    // Since version 12, a room's id names no server.
+    assert!(peer.asked("/_matrix/federation/v1/make_leave/").is_empty());
+    world.check();
+}
+
+#[tokio::test]
 async fn what_was_said_while_we_were_away_fits_between_what_we_have() {
     let world = joined().await;
     let room = &world.room;
