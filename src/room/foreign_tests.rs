@@ -438,7 +438,7 @@ async fn a_member_event_that_came_before_its_room_is_part_of_it_later() {
 }
 
 #[tokio::test]
-async fn what_ended_an_earlier_invite_does_not_end_the_present_one() {
+async fn what_ended_an_earlier_invite_does_not_end_the_present_one_and_an_ended_one_does_not_come_again() {
     let mut room = Room::unknown(RoomVersionId::V11).await;
     let carol = UserId::parse("@carol:here").unwrap();
     let auth = room.auth(&[]);
@@ -450,13 +450,17 @@ async fn what_ended_an_earlier_invite_does_not_end_the_present_one() {
     };
     let first = member("invite", "first", &[]);
     let second = member("invite", "second", &[]);
+    let third = member("invite", "third", &[]);
     let end_of_first = member("leave", "", std::slice::from_ref(&first));
     let end_of_second = member("leave", "", std::slice::from_ref(&second));
     for (event, to, expected) in [
         (first, super::Membership::Invite, super::Membership::Invite),
-        (second, super::Membership::Invite, super::Membership::Invite),
+        (second.clone(), super::Membership::Invite, super::Membership::Invite),
         (end_of_first, super::Membership::Leave, super::Membership::Invite),
         (end_of_second, super::Membership::Leave, super::Membership::Leave),
+        // Its server did not get our answer.
+        (second, super::Membership::Invite, super::Membership::Leave),
+        (third, super::Membership::Invite, super::Membership::Invite),
     ] {
         invited::set(&room.server, room.nid, carol.clone(), to, event, None).await.unwrap();
         let row = room.server.store.snapshot().get::<UserRooms>(&(&carol, room.nid)).unwrap().unwrap();

@@ -194,7 +194,13 @@ pub async fn set(
             let is_allowed = to != Membership::Invite || !is_refused(&view, event.pdu())?;
             let row = snapshot.get::<UserRooms>(&(&member, room))?;
             // Who is joined already is in a room whose state we have, and that state says what becomes of him.
-            let is_known = view.event_nid(&id)?.is_some() || row.is_some_and(|row| row.membership == Membership::Join);
+            let is_joined = row.is_some_and(|row| row.membership == Membership::Join);
+            // A server that did not get our answer sends its invite again, which he may have rejected by then.
+            let is_answered = match row {
+                Some(row) if to == Membership::Invite => view.pdu(row.event)?.auth_events.contains(&id),
+                _ => false,
+            };
+            let is_known = view.event_nid(&id)?.is_some() || is_joined || is_answered;
             let before = row.map(|row| view.event(row.event).map(|event| (row.event, event))).transpose()?;
             // What ended an earlier invite or knock does not end one that came while its signatures were looked at.
             let ends_another = matches!(to, Membership::Leave | Membership::Ban)

@@ -61,6 +61,20 @@ async fn an_invite_is_signed_and_shown_with_what_is_told_of_the_room() {
 }
 
 #[tokio::test]
+async fn an_invite_that_is_sent_again_after_it_was_rejected_is_answered_and_not_shown() {
+    let scene = Scene::new("11").await;
+    let (event, id) = invite(&scene, |_| {});
+    send(&scene, ROOM, &id, &event, stripped()).await.ok();
+    scene.alice.leave(ROOM).await;
+    let again = send(&scene, ROOM, &id, &event, stripped()).await.ok();
+    assert!(is_signed_by(&again["event"], "resident.test"));
+    assert_eq!(shown(&scene, ROOM).await, Value::Null);
+    let (event, id) = invite(&scene, |event| event["content"]["reason"] = "please".into());
+    send(&scene, ROOM, &id, &event, stripped()).await.ok();
+    assert!(shown(&scene, ROOM).await.is_array(), "that is another one");
+}
+
+#[tokio::test]
 async fn the_first_version_of_the_endpoint_takes_the_event_alone() {
     let scene = Scene::new("1").await;
     let (mut event, id) = invite(&scene, |_| {});
