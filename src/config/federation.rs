@@ -13,7 +13,7 @@ pub struct Federation {
     /// The only servers with which anything is exchanged; everybody if it is `["*"]`.
     #[serde(deserialize_with = "one_or_many::deserialize")]
     pub allowed_servers: Vec<ServerPattern>,
-    /// How long an ordinary request to another server may take altogether.
+    /// How long an ordinary request to another server may take altogether, and a file until it begins.
     #[serde(with = "duration")]
     pub request_timeout: Duration,
     /// Largest answer of another server to an ordinary request.

@@ -1,10 +1,12 @@
 //! Files of other servers.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use axum::body::Body;
+use futures_util::{StreamExt, stream};
 use http::{Method, Response, StatusCode, header};
 use serde_json::json;
+use tokio::time::timeout;
 
 use super::{check, count_files, download, header_of, thumbnails::png, try_upload, upload};
 use crate::support::{Peer, TestNetwork};
@@ -225,6 +227,28 @@ async fn a_server_that_has_no_file_is_not_an_error_of_ours() {
     }
     serve(&peer, "here", "text/plain", b"hello".to_vec());
     assert_eq!(download(&alice, "b.example/here").await.status, 200, "the server is not left alone");
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_begin_with_a_file_in_time_is_left_alone() {
+    let network = TestNetwork::new();
+    let change = |config: &mut chappe::config::Config| config.federation.request_timeout = Duration::from_millis(100);
+    let server = network.server_with("a.example", change).await;
+    let (peer, alice) = (network.peer("slow.example"), server.user("alice").await);
+    network.swallow("silent.example");
+    peer.on_response(Method::GET, DOWNLOAD, |_| {
+        let begun = stream::iter([Ok::<_, Infallible>("--x\r\n\r\n{}\r\n--x\r\n")]).chain(stream::pending());
+        let response = Response::builder().header(header::CONTENT_TYPE, "multipart/mixed; boundary=x");
+        response.body(Body::from_stream(begun)).unwrap()
+    });
+    for name in ["silent.example", "slow.example"] {
+        for id in ["one", "two"] {
+            let address = format!("{name}/{id}?timeout_ms=0");
+            let answer = timeout(Duration::from_secs(20), download(&alice, &address)).await.expect("an end");
+            assert_eq!(answer.error(), (502, "M_UNKNOWN"), "{address}");
+        }
+        assert_eq!(network.count(name, DOWNLOAD), 1, "{name}");
+    }
 }
 
 #[tokio::test]
