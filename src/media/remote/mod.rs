@@ -33,17 +33,25 @@ const REMEMBERED_USERS: usize = 10_000;
 
 /// How many files are fetched at a time for one user: what one client shows at once.
 const AT_ONCE: usize = 16;
+/// And how many of them from one server, which may be slow. Source: our choice, docs/security.md.
+const AT_ONCE_FROM_SERVER: usize = 4;
 
 /// What is being fetched, and by whom.
 pub struct Fetching {
     locks: KeyedLocks<(OwnedServerName, String)>,
     turns: Turns<OwnedUserId>,
+    turns_at_server: Turns<(OwnedUserId, OwnedServerName)>,
     buckets: Mutex<HashMap<OwnedUserId, Bucket>>,
 }
 
 impl Default for Fetching {
     fn default() -> Self {
-        Self { locks: KeyedLocks::default(), turns: Turns::new(AT_ONCE), buckets: Mutex::default() }
+        Self {
+            locks: KeyedLocks::default(),
+            turns: Turns::new(AT_ONCE),
+            turns_at_server: Turns::new(AT_ONCE_FROM_SERVER),
+            buckets: Mutex::default(),
+        }
     }
 }
 
@@ -68,8 +76,11 @@ pub async fn find(
     if let Some(found) = cached(server, other, media_id).await? {
         return Ok(found);
     }
-    let _turn = server.media.fetching.turns.take(caller.user_id.clone()).await;
-    let _one_at_a_time = server.media.fetching.locks.lock(&(other.to_owned(), media_id.to_owned())).await;
+    let Fetching { locks, turns, turns_at_server, .. } = &server.media.fetching;
+    // First, so that who waits for a slow server takes no turn from the files of others.
+    let _turn_at_server = turns_at_server.take((caller.user_id.clone(), other.to_owned())).await;
+    let _turn = turns.take(caller.user_id.clone()).await;
+    let _one_at_a_time = locks.lock(&(other.to_owned(), media_id.to_owned())).await;
     if let Some(found) = cached(server, other, media_id).await? {
         return Ok(found);
     }

@@ -6,7 +6,7 @@ use axum::body::Body;
 use futures_util::{StreamExt, stream};
 use http::{Method, Response, StatusCode, header};
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::{task::JoinSet, time::timeout};
 
 use super::{check, count_files, download, header_of, thumbnails::png, try_upload, upload};
 use crate::support::{Peer, TestNetwork};
@@ -249,6 +249,26 @@ async fn a_server_that_does_not_begin_with_a_file_in_time_is_left_alone() {
         }
         assert_eq!(network.count(name, DOWNLOAD), 1, "{name}");
     }
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_holds_up_no_files_of_others() {
+    let network = TestNetwork::new();
+    let server = network.server("a.example").await;
+    let (peer, alice) = (network.peer("b.example"), server.user("alice").await);
+    serve(&peer, "id", "text/plain", b"hello".to_vec());
+    network.swallow("silent.example");
+    let mut waiting = JoinSet::new();
+    for id in 0..32 {
+        let alice = alice.clone();
+        waiting.spawn(async move { download(&alice, &format!("silent.example/{id}")).await });
+    }
+    while network.count("silent.example", DOWNLOAD) < 4 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let answer = timeout(Duration::from_secs(20), download(&alice, "b.example/id")).await.expect("it waits for nobody");
+    assert_eq!(answer.bytes, b"hello");
+    assert_eq!(network.count("silent.example", DOWNLOAD), 4);
 }
 
 #[tokio::test]
