@@ -13,6 +13,18 @@ async fn search(user: &User, term: &str) -> Vec<String> {
     found["results"].as_array().unwrap().iter().map(|user| user["user_id"].as_str().unwrap().to_owned()).collect()
 }
 
+/// What a search finds once it finds somebody.
+async fn until_found(user: &User, term: &str) -> Vec<String> {
+    for _ in 0..1_000 {
+        let found = search(user, term).await;
+        if !found.is_empty() {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Vec::new()
+}
+
 async fn set_name(user: &User, name: &str) {
     let path = format!("/v3/profile/{}/displayname", user.id);
     user.put(&path, json!({ "displayname": name })).await.ok();
@@ -144,15 +156,27 @@ async fn who_is_in_a_room_that_all_of_ours_left_is_not_found() {
     let (bob, carol, alice) = (here.user("bob").await, here.user("carol").await, there.user("alice").await);
     let room = alice.create_room(json!({ "preset": "public_chat" })).await;
     bob.post(&format!("/v3/join/{room}{}", query(&[("via", "there")])), json!({})).await.ok();
-    let mut found = Vec::new();
-    for _ in 0..1_000 {
-        found = search(&carol, "alice").await;
-        if !found.is_empty() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    assert_eq!(found, [&*alice.id], "the room is public");
+    assert_eq!(until_found(&carol, "alice").await, [&*alice.id], "the room is public");
     bob.try_leave(&room).await.ok();
     assert!(search(&carol, "alice").await.is_empty(), "whether she is still there nobody knows");
+}
+
+#[tokio::test]
+async fn who_is_in_a_room_that_becomes_public_is_found() {
+    let network = TestNetwork::new();
+    let (here, there) = (network.server("here").await, network.server("there").await);
+    tokio::spawn(remote::run(Arc::clone(here.inside())));
+    let (alice, carol) = (here.user("alice").await, here.user("carol").await);
+    for (name, event_type, content) in [
+        ("bob", "m.room.join_rules", json!({ "join_rule": "public" })),
+        ("dave", "m.room.history_visibility", json!({ "history_visibility": "world_readable" })),
+    ] {
+        let member = there.user(name).await;
+        let room = alice.create_room(json!({ "invite": [member.id] })).await;
+        member.post(&format!("/v3/join/{room}{}", query(&[("via", "here")])), json!({})).await.ok();
+        assert_eq!(until_found(&alice, name).await, [&*member.id]);
+        assert_eq!(search(&carol, name).await, NOBODY);
+        alice.set_state(&room, event_type, "", content).await.ok();
+        assert_eq!(until_found(&carol, name).await, [&*member.id], "{event_type}");
+    }
 }

@@ -1,6 +1,6 @@
 //! The users of other servers whom ours meet in rooms: a reader of the log.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use ruma::{OwnedUserId, UserId, events::room::member::RoomMemberEventContent};
 
@@ -19,7 +19,7 @@ use crate::{
 
 const READER: &str = "user_directory";
 const AT_ONCE: usize = 200;
-/// How many members of a room are written at once when one of ours joins it.
+/// How many members of a room are written at once.
 const MEMBERS_AT_ONCE: usize = 500;
 
 /// Follows the log until the server ends.
@@ -37,8 +37,8 @@ struct Seen {
 
 async fn work(server: Arc<Server>, entries: Vec<LogEntry>) -> Result<()> {
     let Some(last) = entries.last().map(|entry| entry.pos) else { return Ok(()) };
-    let (seen, joined) = server.blocking(move |server| read(server, &entries)).await?;
-    for room in joined {
+    let (seen, rooms) = server.blocking(move |server| read(server, &entries)).await?;
+    for room in rooms {
         add_members(&server, room).await?;
     }
     let done = move |tx: &mut Transaction<'_>| {
@@ -48,27 +48,34 @@ async fn work(server: Arc<Server>, entries: Vec<LogEntry>) -> Result<()> {
     server.store.commit(done).await
 }
 
-/// The users of other servers who joined rooms or changed there, and the rooms that the first of ours came into.
-fn read(server: &Server, entries: &[LogEntry]) -> Result<(Vec<Seen>, Vec<RoomNid>)> {
+/// The users of other servers who joined rooms or changed there, and the rooms all of whose members have to get entries: those
+/// that the first of ours came into, and public ones that may not have been so before.
+fn read(server: &Server, entries: &[LogEntry]) -> Result<(Vec<Seen>, BTreeSet<RoomNid>)> {
     let snapshot = server.store.snapshot();
-    let (mut seen, mut joined) = (Vec::new(), Vec::new());
+    let (mut seen, mut rooms) = (Vec::new(), BTreeSet::new());
     for entry in entries {
         let view = View::of(&server.rooms, &snapshot, entry.room)?;
         let pdu = view.pdu(entry.event)?;
-        let Some(state_key) = pdu.state_key.as_deref().filter(|_| pdu.event_type.to_string() == "m.room.member") else {
-            continue;
-        };
-        let Ok(user) = <&UserId>::try_from(state_key) else { continue };
-        if membership_in(pdu.content.get()) != Some(Membership::Join) {
-            continue;
-        }
-        if !server.is_ours(user) {
-            seen.push(see(&view, user, entry.event, is_public(&view)?)?);
-        } else if !joined.contains(&entry.room) && view.each_local_member().take(2).count() == 1 {
-            joined.push(entry.room);
+        let Some(state_key) = pdu.state_key.as_deref() else { continue };
+        match &*pdu.event_type.to_string() {
+            "m.room.member" => {
+                let Ok(user) = <&UserId>::try_from(state_key) else { continue };
+                if membership_in(pdu.content.get()) != Some(Membership::Join) {
+                    continue;
+                }
+                if !server.is_ours(user) {
+                    seen.push(see(&view, user, entry.event, is_public(&view)?)?);
+                } else if view.each_local_member().take(2).count() == 1 {
+                    rooms.insert(entry.room);
+                }
+            }
+            "m.room.join_rules" | "m.room.history_visibility" if state_key.is_empty() && is_public(&view)? => {
+                rooms.insert(entry.room);
+            }
+            _ => {}
         }
     }
-    Ok((seen, joined))
+    Ok((seen, rooms))
 }
 
 fn see(view: &View<'_>, user: &UserId, event: EventNid, is_public: bool) -> Result<Seen> {
