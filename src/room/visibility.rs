@@ -24,7 +24,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     event::{StateRoot, StoredEvent, stored::DecodeError},
-    store::{self, EventNid, RoomPos, StateKeyNid},
+    store::{self, EventNid, RoomPos, StateKeyNid, StreamPos},
 };
 
 /// How many member events are looked at to find out when somebody left: he may have been invited and banned many times
@@ -351,6 +351,20 @@ pub fn comes_in(view: &View<'_>, event: &StoredEvent) -> Result<bool> {
     let before = event.replaces.map(|before| view.event(EventNid(before))).transpose()?;
     let before = before.as_ref().map(membership_of).transpose()?.flatten();
     Ok(before != Some(Membership::Join) && membership_of(event)? == Some(Membership::Join))
+}
+
+/// Whether none of our other users was joined when `user` came in at `pos`, as far as those say who are joined now: this server
+/// came into the room with him.
+pub fn is_first(view: &View<'_>, user: &UserId, pos: StreamPos) -> Result<bool> {
+    for member in view.each_local_member() {
+        let member = member?;
+        let row = view.snapshot.get::<UserRooms>(&(&*member, view.nid))?;
+        let was_there = row.and_then(|row| row.joined_at).is_some_and(|joined_at| joined_at < pos);
+        if was_there && *member != *user {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 pub fn unreadable(error: DecodeError) -> Error {

@@ -109,7 +109,11 @@ pub fn remove(tx: &mut Transaction<'_>, user: &UserId) -> store::Result<()> {
 }
 
 fn put(tx: &mut Transaction<'_>, user: &UserId, entry: Entry) -> store::Result<()> {
-    let before = tx.get::<Entries>(&user)?.unwrap_or_default();
+    let before = tx.get::<Entries>(&user)?;
+    if before.as_ref() == Some(&entry) {
+        return Ok(());
+    }
+    let before = before.unwrap_or_default();
     for word in before.words.difference(&entry.words) {
         tx.delete::<Words>(&(word, user));
     }

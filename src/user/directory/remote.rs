@@ -13,6 +13,7 @@ use crate::{
         Membership, View,
         tables::{Members, Origin},
         view::membership_in,
+        visibility::{comes_in, is_first},
     },
     store::{EventNid, RoomNid, Scan, Transaction},
 };
@@ -65,7 +66,7 @@ fn read(server: &Server, entries: &[LogEntry]) -> Result<(Vec<Seen>, BTreeSet<Ro
                 }
                 if !server.is_ours(user) {
                     seen.push(see(&view, user, entry.event, is_public(&view)?)?);
-                } else if view.each_local_member().take(2).count() == 1 {
+                } else if comes_in(&view, &view.event(entry.event)?)? && is_first(&view, user, entry.pos)? {
                     rooms.insert(entry.room);
                 }
             }
@@ -140,4 +141,37 @@ fn write(tx: &mut Transaction<'_>, seen: Vec<Seen>) -> Result<()> {
         put(tx, &user_id, entry)?;
     }
     Ok::<_, Error>(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        room::testing::{TestRoom, user},
+        store::StreamPos,
+    };
+
+    #[test]
+    fn all_members_are_met_when_the_first_of_ours_comes_in_and_not_when_he_changes_his_name() {
+        let room = TestRoom::new();
+        room.state("alice", "m.room.join_rules", "", &json!({ "join_rule": "invite" }));
+        room.member("alice", "bob", "invite");
+        room.member("bob", "bob", "join");
+        let snapshot = room.server.store.snapshot();
+        let entries = log::next(&room.server, &snapshot, StreamPos::default(), AT_ONCE).unwrap();
+        let (_, rooms) = read(&room.server, &entries).unwrap();
+        assert_eq!(rooms, BTreeSet::from([room.nid]), "two of ours are there by now");
+
+        let bobs = entries.last().unwrap();
+        assert!(read(&room.server, &[*bobs]).unwrap().1.is_empty(), "alice was there before");
+        room.member("bob", "bob", "leave");
+        let named = json!({ "membership": "join", "displayname": "Alice" });
+        room.state("alice", "m.room.member", user("alice").as_str(), &named);
+        let snapshot = room.server.store.snapshot();
+        let entries = log::next(&room.server, &snapshot, bobs.pos, AT_ONCE).unwrap();
+        assert_eq!(entries.len(), 2);
+        assert!(read(&room.server, &entries).unwrap().1.is_empty());
+    }
 }
