@@ -1,6 +1,9 @@
 //! Room upgrades: <https://spec.matrix.org/v1.19/client-server-api/#room-upgrades>
 
+use std::time::Duration;
+
 use chappe::{
+    federation::queue,
     log::{Log, LogReaders},
     room::upgrade::carry_over,
     store::Scan,
@@ -8,7 +11,7 @@ use chappe::{
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, TestServer, User, room::path};
+use crate::support::{Answer, TestNetwork, TestServer, User, query, room::path};
 
 async fn try_upgrade(user: &User, room: &str, body: Value) -> Answer {
     user.post(&format!("/v3/rooms/{room}/upgrade"), body).await
@@ -242,5 +245,45 @@ async fn our_names_of_a_room_go_to_the_one_that_replaced_it_without_our_doing() 
     assert_eq!(named(&old).await, (false, false));
     alice.join(&false_heir).await;
     assert_eq!(named(&new).await, (true, true));
+    // What the old room is given back stays there, whoever joins the new one later.
+    let alias = format!("/v3/directory/room/{}", path("#here:example.org"));
+    alice.delete(&alias).await.ok();
+    alice.put(&alias, json!({ "room_id": old })).await.ok();
+    alice.put(&format!("/v3/directory/list/room/{old}"), json!({ "visibility": "public" })).await.ok();
+    bob.join(&new).await;
+    assert_eq!(named(&old).await, (true, true));
+    reader.abort();
+}
+
+#[tokio::test]
+async fn the_first_of_ours_in_the_new_room_of_another_server_brings_our_names() {
+    let network = TestNetwork::new();
+    let (here, there) = (network.server("here").await, network.server("there").await);
+    let reader = carrying_over(&here).await;
+    let (alice, bob, carol) = (there.user("alice").await, here.user("bob").await, here.user("carol").await);
+    let join = async |user: &User, room: &str| {
+        user.post(&format!("/v3/join/{room}{}", query(&[("via", "there")])), json!({})).await.ok();
+    };
+    let old = alice.create_room(json!({ "preset": "public_chat" })).await;
+    join(&bob, &old).await;
+    queue::start(there.inside());
+    queue::until_sent(there.inside(), &[]).await.unwrap();
+    let alias = format!("/v3/directory/room/{}", path("#ours:here"));
+    bob.put(&alias, json!({ "room_id": old })).await.ok();
+    let new = upgrade(&alice, &old, "11").await;
+    while bob.state(&old, "m.room.tombstone", "").await.status != 200 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let named = async || {
+        caught_up(&here).await;
+        here.get(&alias).await.ok()["room_id"].clone()
+    };
+    assert_eq!(named().await, *old);
+    join(&carol, &new).await;
+    assert_eq!(named().await, *new, "also if she was never in the old room");
+    bob.delete(&alias).await.ok();
+    bob.put(&alias, json!({ "room_id": old })).await.ok();
+    join(&bob, &new).await;
+    assert_eq!(named().await, *old, "it was given back");
     reader.abort();
 }

@@ -1,5 +1,5 @@
 //! What stays when a room that users of ours are in is replaced: for each who goes along, push rules, tags, and that it is a
-//! direct chat; for all, our aliases and the place in our directory. A reader of the log does it, whoever replaced the room and
+//! direct chat; once, our aliases and the place in our directory. A reader of the log does it, whoever replaced the room and
 //! wherever.
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -19,7 +19,7 @@ use crate::{
     room::{
         View,
         tables::{RoomIds, UserRooms},
-        visibility::comes_in,
+        visibility::{comes_in, is_first},
     },
     store::{RoomNid, Transaction},
     user::{direct, push_rules, tags},
@@ -35,11 +35,10 @@ pub async fn run(server: Arc<Server>) {
 
 async fn work(server: Arc<Server>, entries: Vec<Entry>) -> Result<()> {
     let Some(last) = entries.last().map(|entry| entry.pos) else { return Ok(()) };
-    let moves = server.blocking(move |server| moves(server, &entries)).await?;
+    let (moves, replaced) = server.blocking(move |server| moves(server, &entries)).await?;
     for moved in &moves {
         moved.carry_over(&server).await?;
     }
-    let replaced: BTreeSet<_> = moves.iter().map(|moved| (moved.from, moved.to)).collect();
     let done = move |tx: &mut Transaction<'_>| {
         for (from, to) in &replaced {
             super::move_names(tx, *from, *to)?;
@@ -83,9 +82,11 @@ impl Move {
     }
 }
 
-fn moves(server: &Server, entries: &[Entry]) -> Result<Vec<Move>> {
+/// The users who go along, and the rooms whose names do, each with the one that replaced it: when that is said, or when this
+/// server comes into the new room. Names that somebody gives the old room later are that one's.
+fn moves(server: &Server, entries: &[Entry]) -> Result<(Vec<Move>, BTreeSet<(RoomNid, RoomNid)>)> {
     let snapshot = server.store.snapshot();
-    let mut moves = Vec::new();
+    let (mut moves, mut replaced) = (Vec::new(), BTreeSet::new());
     for entry in entries {
         let view = View::of(&server.rooms, &snapshot, entry.room)?;
         let event = view.event(entry.event)?;
@@ -93,38 +94,42 @@ fn moves(server: &Server, entries: &[Entry]) -> Result<Vec<Move>> {
             ("m.room.member", Some(user)) => {
                 let Ok(user) = <&UserId>::try_from(user) else { continue };
                 // Whoever only changes his profile has gone along before.
-                if server.is_ours(user) && comes_in(&view, &event)? {
-                    moves.extend(move_of(server, &view, user)?);
+                if !server.is_ours(user) || !comes_in(&view, &event)? {
+                    continue;
+                }
+                let Some(old) = replaced_by(server, &view)? else { continue };
+                if was_in(&old, user)? {
+                    moves.push(Move { user_id: user.to_owned(), from: old.nid, to: view.nid });
+                }
+                if is_first(&view, user, entry.pos)? {
+                    replaced.insert((old.nid, view.nid));
                 }
             }
-            ("m.room.tombstone", Some("")) => moves.extend(all_moves(server, &view)?),
+            ("m.room.tombstone", Some("")) => {
+                let Some(new) = replacement(server, &view)? else { continue };
+                if replaced_by(server, &new)?.is_none_or(|old| old.nid != view.nid) {
+                    continue;
+                }
+                // Those of ours who are in the new room already: at least whoever made it. If nobody is, the first who comes
+                // there brings the names.
+                for user_id in new.local_members()? {
+                    replaced.insert((view.nid, new.nid));
+                    if was_in(&view, &user_id)? {
+                        moves.push(Move { user_id, from: view.nid, to: new.nid });
+                    }
+                }
+            }
             _ => {}
         }
     }
-    Ok(moves)
+    Ok((moves, replaced))
 }
 
-/// What a user brings who joined `new`.
-fn move_of(server: &Server, new: &View<'_>, user: &UserId) -> Result<Option<Move>> {
+/// The room that `new` replaced: each of the two names the other.
+fn replaced_by<'s>(server: &'s Server, new: &View<'s>) -> Result<Option<View<'s>>> {
     let Some(old) = predecessor(server, new)? else { return Ok(None) };
     let is_replaced = replacement(server, &old)?.is_some_and(|named| named.nid == new.nid);
-    let is_moved = is_replaced && was_in(&old, user)?;
-    Ok(is_moved.then(|| Move { user_id: user.to_owned(), from: old.nid, to: new.nid }))
-}
-
-/// Those of our users in a room that was just closed who are in its replacement already: at least whoever made that.
-fn all_moves(server: &Server, old: &View<'_>) -> Result<Vec<Move>> {
-    let Some(new) = replacement(server, old)? else { return Ok(Vec::new()) };
-    if predecessor(server, &new)?.is_none_or(|named| named.nid != old.nid) {
-        return Ok(Vec::new());
-    }
-    let mut moves = Vec::new();
-    for user_id in new.local_members()? {
-        if was_in(old, &user_id)? {
-            moves.push(Move { user_id, from: old.nid, to: new.nid });
-        }
-    }
-    Ok(moves)
+    Ok(is_replaced.then_some(old))
 }
 
 /// The room that a room says it replaces. Anybody can say that, so [`replacement`] must agree.
