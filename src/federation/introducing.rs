@@ -1,5 +1,5 @@
 //! Telling the servers in a room of the devices of our users, where these came in before the room's state was whole: only
-//! then is it known which servers are there.
+//! then is it known which servers are there. And our user directory of who is there.
 //!
 //! <https://spec.matrix.org/v1.19/server-server-api/#device-management>
 
@@ -16,6 +16,7 @@ use crate::{
         partial::{self, tables::Introductions},
     },
     store::{RoomNid, Transaction},
+    user::directory,
 };
 
 /// How long after a room's state became whole that is done: whoever looks into a room and leaves it again need not be
@@ -34,10 +35,15 @@ pub async fn resume(server: Arc<Server>) {
     }
 }
 
-/// Sees to it that the servers in `room` are told in a while.
+/// Sees to it that all members of `room` can be found, and that its servers are told in a while.
 pub fn start(server: &Arc<Server>, room: RoomNid) {
     let server = Arc::clone(server);
     tokio::spawn(async move {
+        // Before the room's row goes: that is all that leads here after a restart.
+        if let Err(error) = directory::remote::add_members(&server, room).await {
+            error!(room = room.0, "the members of a room can't be put into the user directory: {error:?}");
+            return;
+        }
         tokio::select! {
             () = server.shutdown.cancelled() => return,
             () = tokio::time::sleep(DELAY) => {}

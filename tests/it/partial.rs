@@ -16,9 +16,11 @@ use chappe::{
         partial::{self, Partial, tables::Introductions},
         remote,
     },
+    store::Transaction,
+    user::directory,
 };
 use http::{Method, StatusCode};
-use ruma::{OwnedEventId, OwnedRoomId, RoomVersionId};
+use ruma::{OwnedEventId, OwnedRoomId, RoomVersionId, user_id};
 use serde_json::{Value, json};
 
 use crate::{
@@ -644,6 +646,30 @@ async fn all_servers_in_the_room_are_told_and_may_tell() {
     let answer = world.lazy(answer["next_batch"].as_str()).await;
     assert_eq!(answer["device_lists"]["changed"], json!(["@charlie:there"]));
     world.check();
+}
+
+#[tokio::test]
+async fn members_are_found_whom_the_directory_lacks_after_a_restart() {
+    let world = joined().await;
+    let server = world.here.inside();
+    let carol = world.here.user("carol").await;
+    world.until_whole().await;
+    let found = async || {
+        for _ in 0..1_000 {
+            let found = carol.post("/v3/user_directory/search", json!({ "search_term": "charlie" })).await.ok();
+            if let Some(user) = found["results"][0]["user_id"].as_str() {
+                return user.to_owned();
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("charlie was not found");
+    };
+    assert_eq!(found().await, "@charlie:there");
+    // As if the server had stopped before it had written all of them.
+    let lose = |tx: &mut Transaction<'_>| directory::remove(tx, user_id!("@charlie:there"));
+    server.store.commit(lose).await.unwrap();
+    introducing::resume(Arc::clone(server)).await;
+    assert_eq!(found().await, "@charlie:there");
 }
 
 #[tokio::test]

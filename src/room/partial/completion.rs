@@ -39,7 +39,7 @@ use crate::{
         view::membership_in,
     },
     store::{self, EventNid, RoomNid, RoomPos, Scan, Snapshot, StreamPos, Transaction},
-    user::{directory, keys},
+    user::keys,
 };
 
 /// What is to be asked for of one event: its place among [`PartialEvents`], and the previous events whose state lacks
@@ -154,7 +154,6 @@ pub async fn complete(server: &Arc<Server>, room: RoomNid) -> Result<bool> {
         changed.iter().for_each(|user| keys::announce(&server, user));
         told.into_iter().for_each(|destination| queue::wake(&server, destination));
         introducing::start(&server, room);
-        directory::remote::add_members(&server, room).await?;
         Ok(true)
     })
     .await

@@ -110,7 +110,7 @@ impl Table for LeftRooms {
 }
 
 /// The rooms whose servers are to be told of the devices of those of ours who came into them before their state was whole,
-/// and when it became so.
+/// and when it became so. Their members may not all be in the user directory yet.
 pub struct Introductions;
 impl Table for Introductions {
     const NAME: &'static str = "introductions";
