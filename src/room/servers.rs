@@ -15,6 +15,9 @@ use crate::{
     store::{self, Family, Record, RoomNid, Snapshot, StreamPos, Table, Transaction},
 };
 
+/// Up to how many servers are looked up one by one, instead of in the list of a room's. Source: our choice.
+const FEW: usize = 16;
+
 /// The servers that have, or had, joined members in each room, ours too.
 pub struct RoomServers;
 impl Table for RoomServers {
@@ -106,6 +109,12 @@ pub fn is_invited(snapshot: &Snapshot<'_>, room: RoomNid, server: &ServerName) -
     snapshot.contains::<InvitedServers>(&(room, server))
 }
 
+/// The other servers whose users are invited to a room.
+fn invited_to(snapshot: &Snapshot<'_>, room: RoomNid) -> store::Result<Vec<OwnedServerName>> {
+    let rows = snapshot.list::<InvitedServers>(&room);
+    rows.map(|row| row.and_then(|row| Ok(row.key()?.1.to_owned()))).collect()
+}
+
 /// The servers with joined members in a room, ours too; where members are not known, those that are said to have some.
 pub fn servers_in(snapshot: &Snapshot<'_>, room: RoomNid) -> store::Result<Vec<OwnedServerName>> {
     with_unknown(snapshot, room, select(snapshot, room, |presence| presence.joined > 0)?)
@@ -113,8 +122,39 @@ pub fn servers_in(snapshot: &Snapshot<'_>, room: RoomNid) -> store::Result<Vec<O
 
 /// Whether a server has joined members in a room, or is said to.
 pub fn is_in(snapshot: &Snapshot<'_>, room: RoomNid, server: &ServerName) -> store::Result<bool> {
-    let presence = snapshot.get::<RoomServers>(&(room, server))?;
-    Ok(presence.is_some_and(|presence| presence.joined > 0) || partial::has_server(snapshot, room, server)?)
+    Ok(has_joined(snapshot, room, server)? || partial::has_server(snapshot, room, server)?)
+}
+
+/// Whether a server has joined members in a room that are known.
+fn has_joined(snapshot: &Snapshot<'_>, room: RoomNid, server: &ServerName) -> store::Result<bool> {
+    Ok(snapshot.get::<RoomServers>(&(room, server))?.is_some_and(|presence| presence.joined > 0))
+}
+
+/// Those of `names`, which may be many and made up, that neither are in a room nor have anybody invited to it. What is
+/// read does not grow with names times rooms.
+pub fn outside(
+    snapshot: &Snapshot<'_>,
+    room: RoomNid,
+    mut names: BTreeSet<OwnedServerName>,
+) -> store::Result<BTreeSet<OwnedServerName>> {
+    if names.len() > FEW {
+        for name in servers_in(snapshot, room)?.into_iter().chain(invited_to(snapshot, room)?) {
+            names.remove(&name);
+        }
+        return Ok(names);
+    }
+    let mut outside = BTreeSet::new();
+    for name in names {
+        if !has_joined(snapshot, room, &name)? && !is_invited(snapshot, room, &name)? {
+            outside.insert(name);
+        }
+    }
+    if !outside.is_empty() {
+        for name in partial::servers_in(snapshot, room)? {
+            outside.remove(&name);
+        }
+    }
+    Ok(outside)
 }
 
 /// The servers that an event concerns whose place in the order of all changes is `at`: those that were in the room

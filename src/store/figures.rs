@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use prometheus_client::metrics::histogram::Histogram;
+#[cfg(test)]
+use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
 use rocksdb::{Cache, DB, properties, statistics::Ticker};
 
 use super::{Family, Result, snapshot::family};
@@ -120,12 +122,21 @@ impl Syncs {
 /// What `work` gives, and over how many rows it stepped on this thread, deleted ones too.
 #[cfg(test)]
 pub fn steps<R>(work: impl FnOnce() -> R) -> (R, u64) {
-    use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
+    count(work, &[PerfMetric::InternalKeySkippedCount, PerfMetric::InternalDeleteSkippedCount])
+}
+
+/// What `work` gives, and how many keys it looked up on this thread, in a database so new that nothing was flushed.
+#[cfg(test)]
+pub fn look_ups<R>(work: impl FnOnce() -> R) -> (R, u64) {
+    count(work, &[PerfMetric::GetFromMemtableCount])
+}
+
+#[cfg(test)]
+fn count<R>(work: impl FnOnce() -> R, metrics: &[PerfMetric]) -> (R, u64) {
     set_perf_stats(PerfStatsLevel::EnableCount);
     let mut context = PerfContext::default();
     context.reset();
     let result = work();
     set_perf_stats(PerfStatsLevel::Disable);
-    let count = |metric| context.metric(metric);
-    (result, count(PerfMetric::InternalKeySkippedCount) + count(PerfMetric::InternalDeleteSkippedCount))
+    (result, metrics.iter().map(|metric| context.metric(*metric)).sum())
 }

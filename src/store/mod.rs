@@ -37,4 +37,4 @@ pub use self::{
 };
 
 #[cfg(test)]
-pub use self::figures::steps;
+pub use self::figures::{look_ups, steps};

@@ -30,7 +30,7 @@ use crate::{
     federation::tables::Deliveries,
     room::{
         Membership,
-        servers::{is_in, is_invited, servers_in},
+        servers::{outside, servers_in},
         tables::UserRooms,
     },
     store::{self, RoomNid, Snapshot, Transaction},
@@ -132,17 +132,9 @@ pub fn strangers<'a>(
             break;
         }
         let row = row?;
-        if row.value.membership != Membership::Join {
-            continue;
+        if row.value.membership == Membership::Join {
+            strangers = outside(snapshot, row.key()?.1, strangers)?;
         }
-        let room = row.key()?.1;
-        let mut unknown = BTreeSet::new();
-        for name in strangers {
-            if !is_in(snapshot, room, &name)? && !is_invited(snapshot, room, &name)? {
-                unknown.insert(name);
-            }
-        }
-        strangers = unknown;
     }
     Ok(strangers)
 }

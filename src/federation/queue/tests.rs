@@ -1,4 +1,7 @@
+use std::collections::BTreeSet;
+
 use ruma::{OwnedServerName, server_name, user_id};
+use serde_json::json;
 
 use super::{
     Additions,
@@ -8,10 +11,11 @@ use super::{
 use crate::{
     federation::tables::{Deliveries, Delivery},
     room::{
+        partial::{Partial, tables::PartialRooms},
         receipts::{Remote, Thread},
         testing::{TestRoom, user},
     },
-    store::{EventNid, Row, StreamPos, steps},
+    store::{EventNid, Row, StreamPos, look_ups, steps},
 };
 
 const OTHER: &str = "b.test";
@@ -206,6 +210,30 @@ fn a_row_that_belongs_before_those_that_wait_is_found() {
     assert_eq!(rows(&room), [event]);
     let prepared = Prepared::read(&room.server, &other(), Ephemeral::default(), usize::MAX).unwrap().unwrap();
     assert_eq!(prepared.rows, [(before, 0)]);
+}
+
+#[test]
+fn who_may_be_made_up_is_found_without_a_look_up_for_each_name_and_room() {
+    let room = TestRoom::new();
+    let nid = room.nid;
+    room.receive_member(user_id!("@bob:b.test"), "join");
+    let entry = room.state("alice", "m.room.member", "@carol:c.test", &json!({ "membership": "invite" }));
+    room.change(move |tx| {
+        let servers = vec![server_name!("d.test").to_owned()];
+        tx.put::<PartialRooms>(&nid, &Partial { entry, servers, failures: 0 });
+        let pos = tx.pos();
+        tx.put::<Deliveries>(&server_name!("e.test"), &Delivery { at_ms: 1, pos });
+    });
+    let named = |name: &str| OwnedServerName::try_from(name).unwrap();
+    let known = ["b.test", "c.test", "d.test", "e.test"].map(named);
+    for (made_up, most) in [(10, 45), (1_000, 1_100)] {
+        let made_up: BTreeSet<_> = (0..made_up).map(|n| named(&format!("n{n}.test"))).collect();
+        let snapshot = room.server.store.snapshot();
+        let find = || super::strangers(&snapshot, &user("alice"), known.iter().chain(&made_up)).unwrap();
+        let (found, look_ups) = look_ups(find);
+        assert_eq!(found, made_up);
+        assert!(look_ups <= most, "{look_ups} keys were looked up");
+    }
 }
 
 #[test]
