@@ -162,11 +162,12 @@ async fn run(server: Arc<Server>, name: OwnedServerName, sender: Arc<Destination
                     }
                 }
                 Err(error) => {
+                    sender.ephemeral.lock().close(); // what comes meanwhile would be old, and grow
                     if let Err(error) = sending.pause(error).await {
                         error!(destination = %name, "what waits for a server can't be sent: {error:?}");
                         tokio::time::sleep(RETRY).await;
                     }
-                    sender.ephemeral.lock().clear(); // it is old by now
+                    sender.ephemeral.lock().clear();
                 }
             }
         }
@@ -207,7 +208,8 @@ impl<'s> Sending<'s> {
         let ephemeral = std::mem::take(&mut *self.sender.ephemeral.lock());
         let prepare = move |server: &Server| Prepared::read(server, &name, ephemeral, at_most);
         let Some(prepared) = self.server.blocking(prepare).await? else { return Ok(false) };
-        let Prepared { request: transaction, rows } = prepared;
+        let Prepared { request: transaction, rows, left } = prepared;
+        self.sender.ephemeral.lock().put_back(left);
         let is_delivered = transaction.is_some();
         if let Some(transaction) = transaction {
             let answer = request(self.server, self.name, transaction).await;

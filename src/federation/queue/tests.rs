@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
-use ruma::{OwnedServerName, server_name, user_id};
-use serde_json::json;
+use ruma::{OwnedServerName, api::federation::transactions::edu::Edu, serde::Raw, server_name, user_id};
+use serde_json::{Value, json};
 
 use super::{
     Additions,
@@ -142,6 +142,66 @@ fn a_repeated_transaction_has_the_same_id_and_no_other_has() {
         prepared.request.unwrap().transaction_id
     };
     assert_ne!(typing(), typing(), "typing again after a pause is something new");
+}
+
+/// The types and contents of the EDUs of a transaction, and what there was no room for.
+fn edus(prepared: Prepared) -> (Vec<(String, Value)>, Ephemeral) {
+    let read = |edu: &Raw<Edu>| {
+        let mut edu: Value = serde_json::from_str(edu.json().get()).unwrap();
+        (edu["edu_type"].as_str().unwrap().to_owned(), edu["content"].take())
+    };
+    (prepared.request.unwrap().edus.iter().map(read).collect(), prepared.left)
+}
+
+#[test]
+fn what_is_ephemeral_and_has_no_room_in_a_transaction_waits_for_the_next() {
+    let room = TestRoom::new();
+    let mut ephemeral = Ephemeral::default();
+    for n in 0..1_200 {
+        ephemeral.presence(user(&format!("user{n}")));
+    }
+    ephemeral.typing(room.nid, user("carol"), true);
+    for n in 0..600 {
+        ephemeral.typing(room.nid, user(&format!("user{n}")), true);
+    }
+    ephemeral.typing(room.nid, user("carol"), false);
+    let (mut presence, mut typing) = (Vec::new(), Vec::new());
+    while let Some(prepared) = Prepared::read(&room.server, &other(), ephemeral, usize::MAX).unwrap() {
+        let (told, left) = edus(prepared);
+        for (edu_type, content) in told {
+            match edu_type.as_str() {
+                "m.presence" => presence.push(content["push"].as_array().unwrap().len()),
+                _ => typing.push(content),
+            }
+        }
+        ephemeral = left;
+    }
+    assert_eq!(presence, [500, 500, 200]);
+    assert_eq!(typing.len(), 500);
+    let stopped = json!({ "room_id": room.room_id(), "user_id": user("carol"), "typing": false });
+    assert_eq!(typing[0], stopped, "there is a place for whom one was taken");
+}
+
+#[test]
+fn what_is_ephemeral_is_told_as_it_came_last() {
+    let room = TestRoom::new();
+    let (mut older, mut newer) = (Ephemeral::default(), Ephemeral::default());
+    older.typing(room.nid, user("alice"), true);
+    older.presence(user("alice"));
+    newer.typing(room.nid, user("alice"), false);
+    newer.put_back(older);
+    let read = |ephemeral| Prepared::read(&room.server, &other(), ephemeral, usize::MAX).unwrap().map(edus);
+    let (told, _) = read(newer).unwrap();
+    let [(first, _), (second, content)] = &told[..] else { panic!("{told:?}") };
+    assert_eq!((first.as_str(), second.as_str()), ("m.presence", "m.typing"));
+    assert_eq!(content["typing"], false);
+
+    let mut closed = Ephemeral::default();
+    closed.presence(user("alice"));
+    closed.close();
+    closed.presence(user("alice"));
+    closed.typing(room.nid, user("alice"), true);
+    assert!(read(closed).is_none(), "it would be old when the server can be reached again");
 }
 
 #[test]

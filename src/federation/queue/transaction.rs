@@ -26,27 +26,52 @@ const MAX_EDUS: usize = 100;
 /// From how many bytes on nothing is added to a transaction. Source: our choice.
 const MAX_BYTES: usize = 2 << 20;
 
-/// How many changes of typing or presence wait for one server. Source: our choice.
-const MAX_EPHEMERAL: usize = 500;
+/// Of how many users one transaction tells whether they are here. Source: our choice.
+const MAX_PRESENCE: usize = 500;
+
+/// How many changes of typing, and how many users whose presence changed, wait for one server: of these there are only
+/// names, and all who are here may come back at one moment. Source: our choice.
+const MAX_TYPING_WAITING: usize = 500;
+const MAX_PRESENCE_WAITING: usize = 50_000;
 
 /// What is in memory only, for one server.
 #[derive(Debug, Default)]
 pub struct Ephemeral {
     typing: BTreeMap<(RoomNid, OwnedUserId), bool>,
     presence: BTreeSet<OwnedUserId>,
+    /// Nothing is taken.
+    is_closed: bool,
 }
 
 impl Ephemeral {
     pub fn typing(&mut self, room: RoomNid, user: OwnedUserId, is_typing: bool) {
-        if self.typing.len() < MAX_EPHEMERAL {
-            self.typing.insert((room, user), is_typing);
+        let key = (room, user);
+        let has_place = self.typing.len() < MAX_TYPING_WAITING || self.typing.contains_key(&key);
+        if !self.is_closed && has_place {
+            self.typing.insert(key, is_typing);
         }
     }
 
     pub fn presence(&mut self, user: OwnedUserId) {
-        if self.presence.len() < MAX_EPHEMERAL {
+        if !self.is_closed && self.presence.len() < MAX_PRESENCE_WAITING {
             self.presence.insert(user);
         }
+    }
+
+    /// Takes back what was left of what was taken; what has come since is newer.
+    pub fn put_back(&mut self, left: Self) {
+        let newer = std::mem::replace(self, left);
+        for ((room, user), is_typing) in newer.typing {
+            self.typing(room, user, is_typing);
+        }
+        for user in newer.presence {
+            self.presence(user);
+        }
+    }
+
+    /// Forgets everything, and what comes until [`Self::clear`].
+    pub fn close(&mut self) {
+        *self = Self { is_closed: true, ..Self::default() };
     }
 
     pub fn clear(&mut self) {
@@ -63,6 +88,8 @@ pub struct Prepared {
     /// `None` if none of the rows has anything left to say.
     pub request: Option<Request>,
     pub rows: Vec<(StreamPos, u32)>,
+    /// What there was no room for.
+    pub left: Ephemeral,
 }
 
 impl Prepared {
@@ -110,9 +137,9 @@ impl Prepared {
                 parts.edu("m.signing_key_update", &content)?;
             }
         }
-        parts.ephemeral(ephemeral)?;
+        let left = parts.ephemeral(ephemeral)?;
         let request = (!parts.pdus.is_empty() || !parts.edus.is_empty()).then(|| parts.into_request(&rows));
-        Ok(Some(Self { request, rows }))
+        Ok(Some(Self { request, rows, left }))
     }
 }
 
@@ -164,21 +191,21 @@ impl Parts<'_> {
         self.edu("m.direct_to_device", &RawValue::from_string(content).map_err(Error::internal)?)
     }
 
-    /// As much as there is room for.
-    fn ephemeral(&mut self, ephemeral: Ephemeral) -> Result<()> {
-        let presence: Vec<_> = ephemeral.presence.iter().map(|user| presence(self.server, user)).collect();
-        if !presence.is_empty() && self.edus.len() < MAX_EDUS {
+    /// As much as there is room for; gives the rest.
+    fn ephemeral(&mut self, mut ephemeral: Ephemeral) -> Result<Ephemeral> {
+        if !ephemeral.presence.is_empty() && self.edus.len() < MAX_EDUS {
+            let users = std::iter::from_fn(|| ephemeral.presence.pop_first()).take(MAX_PRESENCE);
+            let presence: Vec<_> = users.map(|user| presence(self.server, &user)).collect();
             self.edu("m.presence", &json!({ "push": presence }))?;
         }
-        for ((room, user), is_typing) in ephemeral.typing {
-            if self.edus.len() >= MAX_EDUS {
-                break;
-            }
+        while self.edus.len() < MAX_EDUS
+            && let Some(((room, user), is_typing)) = ephemeral.typing.pop_first()
+        {
             let Some(row) = self.snapshot.get::<crate::room::tables::Rooms>(&room)? else { continue };
             let content = json!({ "room_id": row.room_id, "user_id": user, "typing": is_typing });
             self.edu("m.typing", &content)?;
         }
-        Ok(())
+        Ok(ephemeral)
     }
 
     fn into_request(self, rows: &[(StreamPos, u32)]) -> Request {
