@@ -2,13 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use ruma::{OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName};
+use ruma::{OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, UserId};
 use tracing::{debug, warn};
 
 use super::tables::{Backlog, Destinations, Item, Queue, rows_from};
 use crate::{
     federation::tables::{Backoffs, Deliveries},
-    room::{sticky::StickyEvents, tables::Rooms},
+    room::{
+        servers::is_in,
+        sticky::StickyEvents,
+        tables::{Events, Rooms},
+    },
     store::{self, EventNid, RoomNid, Row, StreamPos, Transaction},
 };
 
@@ -160,15 +164,15 @@ fn first_but(
     Ok(None)
 }
 
-/// Removes from a long queue what need not be sent: older events of rooms, whose newest lead the other server to them;
-/// what a newer row tells again. Gives the number of rows that went, which may be those that are being sent at the moment,
-/// and where the first is that stays.
+/// Removes from a long queue what need not be sent: older events of rooms, whose newest lead the other server to them if
+/// it may ask for them; what a newer row tells again. Gives the number of rows that went, which may be those that are
+/// being sent at the moment, and where the first is that stays.
 fn shorten(tx: &mut Transaction<'_>, destination: &ServerName, first: StreamPos) -> store::Result<(u64, StreamPos)> {
     let rows: Vec<Row<Queue>> = rows_from(tx.before(), destination, first).collect::<store::Result<_>>()?;
     let mut kept = Kept::default();
     let (mut removed, mut first) = (0, StreamPos::MAX);
     for row in rows.iter().rev() {
-        if kept.keeps(tx, &row.value)? {
+        if kept.keeps(tx, destination, &row.value)? {
             first = row.key()?.1;
         } else {
             tx.delete::<Queue>(&row.key()?);
@@ -187,6 +191,9 @@ fn shorten(tx: &mut Transaction<'_>, destination: &ServerName, first: StreamPos)
 #[derive(Default)]
 struct Kept {
     rooms: BTreeSet<RoomNid>,
+    /// Of rooms with several events: whether the destination is there.
+    is_in: BTreeMap<RoomNid, bool>,
+    members: HashSet<(RoomNid, OwnedUserId)>,
     receipts: HashSet<(RoomNid, OwnedUserId, String)>,
     devices: HashSet<(OwnedUserId, OwnedDeviceId)>,
     signing_keys: HashSet<OwnedUserId>,
@@ -200,12 +207,13 @@ fn is_end(tx: &Transaction<'_>, room: RoomNid, event: EventNid) -> store::Result
 }
 
 impl Kept {
-    fn keeps(&mut self, tx: &Transaction<'_>, item: &Item) -> store::Result<bool> {
+    fn keeps(&mut self, tx: &Transaction<'_>, destination: &ServerName, item: &Item) -> store::Result<bool> {
         Ok(match item {
             Item::Event { room, event } => {
                 self.rooms.insert(*room)
                     || is_end(tx, *room, *event)?
                     || tx.before().contains::<StickyEvents>(&(*room, *event))?
+                    || self.keeps_member(tx, destination, *room, *event)?
             }
             Item::Receipt { room, user, thread } => self.receipts.insert((*room, user.clone(), thread.clone())),
             // The other server notices the gap by `prev_id`, and asks for all devices.
@@ -220,5 +228,27 @@ impl Kept {
                 false
             }
         })
+    }
+
+    /// Whether an event says last what became of a user of the destination in a room where that server is not, such as
+    /// that he is no longer invited: it hears so by nothing else.
+    fn keeps_member(
+        &mut self,
+        tx: &Transaction<'_>,
+        destination: &ServerName,
+        room: RoomNid,
+        event: EventNid,
+    ) -> store::Result<bool> {
+        let is_in = match self.is_in.get(&room) {
+            Some(known) => *known,
+            None => *self.is_in.entry(room).or_insert(is_in(tx.before(), room, destination)?),
+        };
+        if is_in {
+            return Ok(false);
+        }
+        let Some(event) = tx.before().get::<Events>(&(room, event))? else { return Ok(false) };
+        let user = event.state_key.as_deref().and_then(|user| <&UserId>::try_from(user).ok());
+        let user = user.filter(|user| event.event_type == "m.room.member" && user.server_name() == destination);
+        Ok(user.is_some_and(|user| self.members.insert((room, user.to_owned()))))
     }
 }

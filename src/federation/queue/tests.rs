@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use ruma::{OwnedServerName, api::federation::transactions::edu::Edu, serde::Raw, server_name, user_id};
+use ruma::{EventId, OwnedServerName, api::federation::transactions::edu::Edu, serde::Raw, server_name, user_id};
 use serde_json::{Value, json};
 
 use super::{
@@ -15,7 +15,7 @@ use crate::{
         receipts::{Remote, Thread},
         testing::{TestRoom, user},
     },
-    store::{EventNid, Row, StreamPos, look_ups, steps},
+    store::{EventNid, RoomNid, Row, StreamPos, look_ups, steps},
 };
 
 const OTHER: &str = "b.test";
@@ -69,6 +69,38 @@ fn a_long_queue_keeps_the_newest_of_each_kind() {
     assert!(left.contains(&device(299)) && left.contains(&receipt(298)) && left.contains(&receipt(299)));
     assert!(left.contains(&to_device(1)), "what nothing newer tells again is kept");
     assert!(left.contains(&Item::Event { room: room.nid, event: EventNid(2_099) }));
+}
+
+#[test]
+fn a_long_queue_keeps_who_is_not_invited_any_more_to_a_room_that_the_server_is_not_in() {
+    let room = TestRoom::new();
+    let item = |event_id: &EventId| {
+        let event = room.read("alice", |reader, _| reader.view().event_nid(event_id).unwrap().unwrap());
+        Item::Event { room: room.nid, event }
+    };
+    let set = |user: &str, membership: &str| {
+        item(&room.state("alice", "m.room.member", user, &json!({ "membership": membership })))
+    };
+    // Brings the queue to 1,000 rows, then to one more, with which it is shortened.
+    let shorten = |mut items: Vec<Item>| {
+        items.resize(1_000, Item::Event { room: RoomNid(u64::MAX), event: EventNid(1) });
+        room.change(move |tx| {
+            let mut additions = Additions::default();
+            items.into_iter().for_each(|item| additions.add(other(), item));
+            additions.write(tx).unwrap();
+        });
+        fill(&room, vec![to_device(1)]);
+        rows(&room)
+    };
+    for user in ["@u1:b.test", "@u2:b.test", "@u3:c.test"] {
+        set(user, "invite");
+    }
+    let message = item(&room.message("alice", "hello"));
+    let [first, second, third] = ["@u1:b.test", "@u2:b.test", "@u3:c.test"].map(|user| set(user, "leave"));
+    room.message("alice", "nobody else comes");
+    let kept = shorten(vec![message, first.clone(), second.clone(), third.clone()]);
+    assert_eq!(kept[..3], [first, second, third], "the last is the newest of the room");
+    assert_eq!(kept.len(), 5, "{kept:?}");
 }
 
 #[test]
