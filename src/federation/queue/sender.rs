@@ -210,6 +210,9 @@ impl<'s> Sending<'s> {
         let Some(prepared) = self.server.blocking(prepare).await? else { return Ok(false) };
         let Prepared { request: transaction, rows, left } = prepared;
         self.sender.ephemeral.lock().put_back(left);
+        if !rows.is_empty() {
+            self.at_most = rows.len(); // until they are taken: another transaction must not go before
+        }
         let is_delivered = transaction.is_some();
         if let Some(transaction) = transaction {
             let answer = request(self.server, self.name, transaction).await;

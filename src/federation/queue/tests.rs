@@ -1,6 +1,8 @@
 use std::collections::BTreeSet;
 
-use ruma::{EventId, OwnedServerName, api::federation::transactions::edu::Edu, serde::Raw, server_name, user_id};
+use ruma::{
+    EventId, OwnedServerName, ServerName, api::federation::transactions::edu::Edu, serde::Raw, server_name, user_id,
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -157,23 +159,23 @@ fn what_was_read_is_told_only_while_the_user_and_the_server_are_in_the_room() {
 #[test]
 fn a_repeated_transaction_has_the_same_id_and_no_other_has() {
     let room = TestRoom::new();
-    room.message("alice", "hello");
-    let read = || {
-        let prepared = Prepared::read(&room.server, &other(), Ephemeral::default(), usize::MAX).unwrap().unwrap();
+    let read = |destination: &ServerName, ephemeral: Ephemeral, at_most: usize| {
+        let prepared = Prepared::read(&room.server, destination, ephemeral, at_most).unwrap().unwrap();
         prepared.request.unwrap().transaction_id
     };
-    fill(&room, vec![to_device(1)]);
-    let first = read();
-    assert_eq!(read(), first);
-    fill(&room, vec![to_device(1)]);
-    assert_ne!(read(), first);
     let typing = || {
         let mut ephemeral = Ephemeral::default();
         ephemeral.typing(room.nid, user("alice"), true);
-        let prepared = Prepared::read(&room.server, server_name!("c.test"), ephemeral, usize::MAX).unwrap().unwrap();
-        prepared.request.unwrap().transaction_id
+        ephemeral
     };
-    assert_ne!(typing(), typing(), "typing again after a pause is something new");
+    fill(&room, vec![to_device(1)]);
+    let first = read(&other(), typing(), usize::MAX);
+    assert_eq!(read(&other(), Ephemeral::default(), usize::MAX), first, "what was ephemeral is old by then");
+    fill(&room, vec![to_device(1)]);
+    assert_eq!(read(&other(), Ephemeral::default(), 1), first);
+    assert_ne!(read(&other(), Ephemeral::default(), usize::MAX), first);
+    let alone = || read(server_name!("c.test"), typing(), usize::MAX);
+    assert_ne!(alone(), alone(), "typing again after a pause is something new");
 }
 
 /// The types and contents of the EDUs of a transaction, and what there was no room for.

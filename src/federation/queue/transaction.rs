@@ -105,6 +105,7 @@ impl Prepared {
         let mut receipts = Vec::new();
         let mut signing_keys = BTreeSet::new();
         let mut rows = Vec::new();
+        let mut id = blake3::Hasher::new();
         for row in tables::rows(&snapshot, destination)?.take(at_most) {
             let row = row?;
             let edus = parts.edus.len() + receipts.len() + signing_keys.len();
@@ -113,6 +114,9 @@ impl Prepared {
             }
             let (_, pos, number) = row.key()?;
             rows.push((pos, number));
+            // The place alone is used again if the row was lost with the power, after the other server was told of it.
+            let item = postcard::to_stdvec(&row.value).map_err(Error::internal)?;
+            id.update(&pos.0.to_be_bytes()).update(&number.to_be_bytes()).update(&item);
             match row.value {
                 Item::Event { room, event } => parts.event(room, event)?,
                 Item::Receipt { room, user, thread } => receipts.push((room, user, thread)),
@@ -138,7 +142,10 @@ impl Prepared {
             }
         }
         let left = parts.ephemeral(ephemeral)?;
-        let request = (!parts.pdus.is_empty() || !parts.edus.is_empty()).then(|| parts.into_request(&rows));
+        if rows.is_empty() {
+            id.update(&server.ephemeral.next().to_be_bytes()); // it is not repeated
+        }
+        let request = (!parts.pdus.is_empty() || !parts.edus.is_empty()).then(|| parts.into_request(&id));
         Ok(Some(Self { request, rows, left }))
     }
 }
@@ -208,31 +215,15 @@ impl Parts<'_> {
         Ok(ephemeral)
     }
 
-    fn into_request(self, rows: &[(StreamPos, u32)]) -> Request {
-        let now = self.server.clock.now();
-        let chance = if rows.is_empty() { self.server.ephemeral.next() } else { 0 };
-        let id = transaction_id(rows, &self.pdus, &self.edus, chance);
-        let mut request = Request::new(id.into(), self.server.owned_name(), now);
+    /// `id` is made from the rows alone: a repetition has the id of the first time, although what was ephemeral is gone
+    /// and what a row points to may have changed. Nothing else has it.
+    fn into_request(self, id: &blake3::Hasher) -> Request {
+        let id = id.finalize().to_hex()[..32].to_owned();
+        let mut request = Request::new(id.into(), self.server.owned_name(), self.server.clock.now());
         request.pdus = self.pdus;
         request.edus = self.edus;
         request
     }
-}
-
-/// A repetition has the id of the first time, and nothing else has: it is made from what the transaction says and from
-/// the rows that say it. `chance` tells apart what has no rows, and is not repeated.
-fn transaction_id(rows: &[(StreamPos, u32)], pdus: &[Box<RawValue>], edus: &[Raw<Edu>], chance: u64) -> String {
-    let mut hasher = blake3::Hasher::new();
-    for (pos, number) in rows {
-        hasher.update(&pos.0.to_be_bytes()).update(&number.to_be_bytes());
-    }
-    let texts = pdus.iter().map(|pdu| pdu.get()).chain(edus.iter().map(|edu| edu.json().get()));
-    for text in texts {
-        hasher.update(&(text.len() as u64).to_be_bytes()).update(text.as_bytes());
-    }
-    hasher.update(&chance.to_be_bytes());
-    let hash = hasher.finalize().to_hex();
-    hash[..32].to_owned()
 }
 
 fn presence(server: &Server, user: &UserId) -> Value {

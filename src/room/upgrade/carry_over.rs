@@ -82,11 +82,14 @@ impl Move {
     }
 }
 
+/// Old rooms, each with the one that replaced it.
+type Replaced = BTreeSet<(RoomNid, RoomNid)>;
+
 /// The users who go along, and the rooms whose names do, each with the one that replaced it: when that is said, or when this
 /// server comes into the new room. Names that somebody gives the old room later are that one's.
-fn moves(server: &Server, entries: &[Entry]) -> Result<(Vec<Move>, BTreeSet<(RoomNid, RoomNid)>)> {
+fn moves(server: &Server, entries: &[Entry]) -> Result<(Vec<Move>, Replaced)> {
     let snapshot = server.store.snapshot();
-    let (mut moves, mut replaced) = (Vec::new(), BTreeSet::new());
+    let (mut moves, mut replaced) = (Vec::new(), Replaced::new());
     for entry in entries {
         let view = View::of(&server.rooms, &snapshot, entry.room)?;
         let event = view.event(entry.event)?;

@@ -90,6 +90,13 @@ async fn the_same_transaction_is_sent_again_under_the_same_id() {
     scripted.peer.refuse(Method::PUT, SEND, 503, "M_UNKNOWN");
     scripted.bob.say(&scripted.room.id, "hello").await;
     until("it was sent", async || (!scripted.peer.asked(SEND).is_empty()).then_some(())).await;
+    scripted.bob.say(&scripted.room.id, "more").await;
+    until("more waits", async || {
+        let snapshot = scripted.here.inside().store.snapshot();
+        let backlog = snapshot.get::<Destinations>(&server_name!("there")).unwrap();
+        backlog.is_some_and(|backlog| backlog.rows > 1).then_some(())
+    })
+    .await;
     scripted.peer.on(Method::PUT, SEND, |_| json!({ "pdus": {} }));
     until("it was sent again", async || {
         scripted.send(json!([])).await; // the peer is alive
@@ -100,6 +107,11 @@ async fn the_same_transaction_is_sent_again_under_the_same_id() {
     assert_eq!(asked[0].uri, asked[1].uri);
     assert_eq!(asked[0].body["pdus"], asked[1].body["pdus"]);
     assert_eq!(scripted.pdus()[0]["content"]["body"], "hello");
+    until("the rest follows", async || {
+        let pdus = scripted.pdus();
+        pdus.iter().any(|pdu| pdu["content"]["body"] == "more").then_some(())
+    })
+    .await;
 }
 
 /// An answer whose body does not come.
