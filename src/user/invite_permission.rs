@@ -59,6 +59,8 @@ pub fn check(snapshot: &Snapshot<'_>, user: &UserId, sender: &UserId) -> Result<
 /// Lists of patterns.
 #[derive(Default, Deserialize)]
 struct Rules {
+    /// False while the lists are kept, but not for use.
+    enabled: Option<bool>,
     allowed_users: Option<Vec<String>>,
     ignored_users: Option<Vec<String>>,
     blocked_users: Option<Vec<String>>,
@@ -68,9 +70,12 @@ struct Rules {
 }
 
 impl Rules {
-    /// By the first list that has the user, or his server; `None` if none has.
+    /// By the first list that has the user, or his server without its port; `None` if none has.
     fn permission(&self, sender: &UserId) -> Option<Permission> {
-        let (user, server) = (sender.as_str(), sender.server_name().as_str());
+        if self.enabled == Some(false) {
+            return Some(Permission::Allowed);
+        }
+        let (user, server) = (sender.as_str(), sender.server_name().host());
         let lists = [
             (&self.allowed_users, user, Permission::Allowed),
             (&self.ignored_users, user, Permission::Ignored),
@@ -96,11 +101,16 @@ mod tests {
     fn the_first_list_that_has_the_user_decides() {
         let rules = |json: &str| serde_json::from_str::<Rules>(json).unwrap();
         let of = |json: &str| rules(json).permission(user_id!("@bob:evil.org"));
+        let with_port = |json: &str| rules(json).permission(user_id!("@bob:evil.org:8448"));
         assert_eq!(of("{}"), None);
         assert_eq!(of(r#"{ "blocked_servers": ["*.org"] }"#), Some(Permission::Blocked));
         assert_eq!(of(r#"{ "blocked_servers": ["evil.or"] }"#), None);
         assert_eq!(of(r#"{ "ignored_users": ["@b?b:*"], "allowed_servers": ["*"] }"#), Some(Permission::Ignored));
         assert_eq!(of(r#"{ "allowed_users": ["@bob:evil.org"], "blocked_users": ["@*"] }"#), Some(Permission::Allowed));
         assert_eq!(of(r#"{ "blocked_users": null, "ignored_servers": ["evil.org"] }"#), Some(Permission::Ignored));
+        assert_eq!(of(r#"{ "enabled": false, "blocked_users": ["*"] }"#), Some(Permission::Allowed));
+        assert_eq!(of(r#"{ "enabled": true, "blocked_users": ["*"] }"#), Some(Permission::Blocked));
+        assert_eq!(with_port(r#"{ "blocked_servers": ["evil.org"] }"#), Some(Permission::Blocked));
+        assert_eq!(with_port(r#"{ "blocked_users": ["@bob:evil.org"] }"#), None);
     }
 }

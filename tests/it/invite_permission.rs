@@ -29,6 +29,8 @@ async fn invites_are_blocked_by_user_and_by_server() {
     set(&alice, RULES, json!({ "blocked_servers": null })).await;
     set(&alice, "m.invite_permission_config", json!({ "default_action": "block" })).await;
     assert_eq!(carol.try_invite(&next, &alice).await.error(), BLOCKED);
+    set(&alice, RULES, json!({ "enabled": false, "blocked_servers": ["*"] })).await;
+    carol.try_invite(&next, &alice).await.ok();
 }
 
 /// Whether the user is told of a room by `/sync`, sliding sync, `/events` and `/initialSync`.
