@@ -77,7 +77,14 @@ async fn the_versions_are_told_to_everybody() {
     let answer = server.request(http::Method::GET, "/_matrix/client/versions", Some("expired"), None).await.ok();
     let versions = answer["versions"].as_array().unwrap();
     assert_eq!((&versions[0], versions.last()), (&json!("r0.6.1"), Some(&json!("v1.19"))));
-    assert_eq!(answer["unstable_features"]["org.matrix.msc3916.stable"], true, "media needs a token here");
+    for (name, expected) in [
+        ("org.matrix.msc3916.stable", json!(true)), // media needs a token here
+        ("com.beeper.msc4169", json!(true)),
+        ("org.matrix.msc4169", Value::Null), // which nobody knows
+        ("uk.timedout.msc4323", json!(true)),
+    ] {
+        assert_eq!(answer["unstable_features"][name], expected, "{name}");
+    }
 }
 
 #[tokio::test]

@@ -34,10 +34,11 @@ async fn only_administrators_take_measures_and_not_against_each_other() {
         assert_eq!(root.put(&remote, json!({ field: true })).await.error(), (400, "M_INVALID_PARAM"));
         assert_eq!(root.put(&measure(name, &alice.id), json!({})).await.error(), (400, "M_BAD_JSON"));
     }
-    let can =
-        async |user: &User| user.get("/v3/capabilities").await.ok()["capabilities"]["m.account_moderation"].clone();
-    assert_eq!(can(&root).await, json!({ "suspend": true, "lock": true }));
-    assert!(can(&alice).await.is_null());
+    let can = async |user: &User, name: &str| user.get("/v3/capabilities").await.ok()["capabilities"][name].clone();
+    for name in ["m.account_moderation", "uk.timedout.msc4323"] {
+        assert_eq!(can(&root, name).await, json!({ "suspend": true, "lock": true }), "{name}");
+        assert!(can(&alice, name).await.is_null(), "{name}");
+    }
 }
 
 #[tokio::test]

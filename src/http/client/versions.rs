@@ -20,6 +20,7 @@ const VERSIONS: [&str; 20] = [
 
 /// What we have by the names under which clients look for it beside the version: proposals, and what became of them.
 const FEATURES: &[&str] = &[
+    "com.beeper.msc4169",                             // redactions by `/send`, v1.18
     "fi.mau.msc2246.stable",                          // media uploaded after its id was made, v1.7
     "fi.mau.msc2659.stable",                          // pings of application services, v1.7
     "m.lazy_load_members",                            // r0.5
@@ -40,7 +41,6 @@ const FEATURES: &[&str] = &[
     "org.matrix.msc3916.stable",                      // authenticated media, v1.11
     "org.matrix.msc4140",                             // delayed events
     "org.matrix.msc4155",                             // invites by some users and servers only
-    "org.matrix.msc4169",                             // redactions by `/send`, v1.18
     "org.matrix.msc4262",                             // profile updates in sliding sync
     "org.matrix.msc4306",                             // subscriptions to threads
     "org.matrix.msc4308",                             // subscriptions to threads in sliding sync
