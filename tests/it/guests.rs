@@ -111,6 +111,25 @@ async fn a_guest_gets_in_where_guests_are_let_in_and_does_what_guests_may() {
 }
 
 #[tokio::test]
+async fn guests_send_events_later() {
+    const DELAYED: &str = "/_matrix/client/unstable/org.matrix.msc4140";
+    let server = server().await;
+    let alice = server.user("alice").await;
+    let guest = guest(&server).await;
+    let room = open_room(&alice).await;
+    guest.join(&room).await;
+    let later = json!({ "delay": 1_000, "content": { "msgtype": "m.text", "body": "later" } });
+    let asked = guest.put(&format!("{DELAYED}/rooms/{room}/delayed_event/m.room.message/1"), later).await.ok();
+    let id = asked["delay_id"].as_str().unwrap();
+    let waiting = guest.get(&format!("{DELAYED}/delayed_events")).await.ok();
+    assert_eq!(waiting["delayed_events"][0]["delay_id"], id);
+    let one = format!("{DELAYED}/delayed_events/{id}");
+    assert_eq!(guest.get(&one).await.ok()["delay_id"], id);
+    guest.post(&one, json!({ "action": "send" })).await.ok();
+    assert_eq!(alice.history(&room).await.last().unwrap()["content"]["body"], "later");
+}
+
+#[tokio::test]
 async fn guests_look_into_rooms_that_everybody_may_read() {
     let server = server().await;
     let alice = server.user("alice").await;

@@ -27,7 +27,7 @@ use crate::{
     http::{
         endpoint,
         error::unreadable,
-        extract::{Client, Loose, Matrix, Public},
+        extract::{GuestClient, Loose, Matrix, Public},
     },
     room::{
         View,
@@ -53,7 +53,7 @@ pub fn router() -> Router<Arc<Server>> {
 async fn send(
     State(server): State<Arc<Server>>,
     RawQuery(query): RawQuery,
-    Client { sender, body, raw }: Client<Loose<send_delayed_event::unstable::Request>>,
+    GuestClient { sender, body, raw }: GuestClient<Loose<send_delayed_event::unstable::Request>>,
 ) -> Result<Matrix<send_delayed_event::unstable::Response>> {
     /// As the proposal has it; ruma knows the delay by its earlier name only.
     #[derive(Deserialize)]
@@ -105,7 +105,7 @@ pub fn asked_in(query: Option<&str>) -> Result<Asked> {
 /// `GET …/delayed_events`
 async fn list(
     State(server): State<Arc<Server>>,
-    Client { sender, .. }: Client<get_all_delayed_events::unstable::Request>,
+    GuestClient { sender, .. }: GuestClient<get_all_delayed_events::unstable::Request>,
 ) -> Result<Matrix<get_all_delayed_events::unstable::Response>> {
     let work = move |server: &Server| {
         let snapshot = server.store.snapshot();
@@ -118,7 +118,7 @@ async fn list(
 /// `GET …/delayed_events/{delayId}`
 async fn get(
     State(server): State<Arc<Server>>,
-    Client { sender, body, .. }: Client<get_delayed_event::unstable::Request>,
+    GuestClient { sender, body, .. }: GuestClient<get_delayed_event::unstable::Request>,
 ) -> Result<Matrix<get_delayed_event::unstable::Response>> {
     let snapshot = server.store.snapshot();
     let event = delayed::get(&snapshot, &sender.user_id, &body.delay_id)?;
@@ -139,7 +139,7 @@ async fn update(
 /// `POST …/delayed_events/{delayId}`, an earlier form.
 async fn update_by_body(
     State(server): State<Arc<Server>>,
-    Client { sender, body, .. }: Client<update_delayed_event::unstable_v1::Request>,
+    GuestClient { sender, body, .. }: GuestClient<update_delayed_event::unstable_v1::Request>,
 ) -> Result<Matrix<update_delayed_event::unstable_v1::Response>> {
     let Caller { user_id, .. } = sender;
     let action = action(&body.action).ok_or_else(|| Error::invalid_param("There is no such action"))?;
