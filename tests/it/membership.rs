@@ -314,8 +314,10 @@ async fn joins_need_no_identity_server_and_trust_none() {
     let (alice, bob, _) = three().await;
     let room = alice.create_room(json!({ "preset": "public_chat" })).await;
     let signed = json!({ "sender": alice.id, "mxid": bob.id, "token": "t", "signatures": {} });
-    let answer = bob.act(&room, "join", json!({ "third_party_signed": signed })).await;
-    assert_eq!(answer.error(), (400, "M_SERVER_NOT_TRUSTED"));
+    for path in [format!("/v3/rooms/{room}/join"), format!("/v3/join/{room}")] {
+        let answer = bob.post(&path, json!({ "third_party_signed": signed })).await;
+        assert_eq!(answer.error(), (403, "M_SERVER_NOT_TRUSTED"), "{path}");
+    }
 }
 
 #[tokio::test]

@@ -3,11 +3,9 @@
 use std::sync::Arc;
 
 use axum::{Router, extract::State};
-use ruma::api::{
-    client::membership::{ThirdPartySigned, join_room_by_id, join_room_by_id_or_alias, joined_rooms},
-    error::ErrorKind,
-};
+use ruma::api::client::membership::{ThirdPartySigned, join_room_by_id, join_room_by_id_or_alias, joined_rooms};
 
+use super::inviting::no_identity_server;
 use crate::{
     Server,
     error::{Error, Result},
@@ -72,6 +70,5 @@ fn extra(raw: &[u8]) -> Result<Content> {
 /// A signature of an identity server for an invite by e-mail. Whether its keys are still valid would have to be asked of
 /// that server, which we do of none.
 fn refuse_signed(signed: Option<&ThirdPartySigned>) -> Result<()> {
-    let message = "This server trusts no identity server, so it can't check `third_party_signed`";
-    signed.map_or(Ok(()), |_| Err(Error::refused(ErrorKind::ServerNotTrusted, message)))
+    signed.map_or(Ok(()), |_| Err(no_identity_server("so it can't check `third_party_signed`")))
 }
