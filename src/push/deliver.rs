@@ -155,7 +155,8 @@ struct Task {
     /// `None` if it is not worth telling any more.
     notification: Option<Notification>,
     event: Option<(StreamPos, crate::store::RoomNid)>,
-    unread: u64,
+    /// `None` if the app counts by itself.
+    unread: Option<u64>,
     badge: Badge,
 }
 
@@ -195,7 +196,7 @@ impl Task {
             tx.delete::<PushQueue>(&(user, app_id, pushkey, pos, room));
         }
         let now = tx.get::<Badges>(&key.parts())?.unwrap_or_default();
-        let told = if self.notification.is_some() { Some(self.unread) } else { now.told };
+        let told = if self.notification.is_some() { self.unread } else { now.told };
         // What was read while the gateway was told has still to be looked at.
         let due = now.due.filter(|due| Some(*due) != self.badge.due);
         tx.put::<Badges>(&key.parts(), &Badge { told, due });
@@ -208,8 +209,9 @@ fn next(server: &Server, snapshot: &Snapshot<'_>, key: &PusherKey) -> Result<Opt
     let Some(pusher) = snapshot.get::<Pushers>(&key.parts())? else { return Ok(None) };
     let badge = snapshot.get::<Badges>(&key.parts())?.unwrap_or_default();
     let may_tell = pushers::may_tell(snapshot, key, &pusher)?;
+    let count = || (!pusher.is_badge_count_disabled).then(|| unread::total(server, snapshot, &key.user)).transpose();
     if let Some(waiting) = queue::first(snapshot, key)? {
-        let unread = unread::total(server, snapshot, &key.user)?;
+        let unread = count()?;
         let event = Some((waiting.pos, waiting.room));
         let notification = match may_tell {
             true => of_event(server, snapshot, key, &pusher, &waiting, unread)?,
@@ -221,9 +223,12 @@ fn next(server: &Server, snapshot: &Snapshot<'_>, key: &PusherKey) -> Result<Opt
     if badge.due.is_none() {
         return Ok(None);
     }
-    let unread = unread::total(server, snapshot, &key.user)?;
-    let is_new = may_tell && pusher.kind == Kind::Http && badge.told != Some(unread);
-    let notification = if is_new { Some(gateway::of_count(key, &pusher, unread)?) } else { None };
+    let unread = count()?;
+    let is_new = may_tell && pusher.kind == Kind::Http && badge.told != unread;
+    let notification = match unread {
+        Some(unread) if is_new => Some(gateway::of_count(key, &pusher, unread)?),
+        _ => None,
+    };
     Ok(Some(Task { pusher, notification, event: None, unread, badge }))
 }
 
@@ -234,7 +239,7 @@ fn of_event(
     key: &PusherKey,
     pusher: &Pusher,
     waiting: &Waiting,
-    unread: u64,
+    unread: Option<u64>,
 ) -> Result<Option<Notification>> {
     // An invitation from elsewhere goes when it is declined.
     if !snapshot.contains::<Events>(&(waiting.room, waiting.push.event))? {
@@ -263,7 +268,7 @@ async fn post(
         Ok(url) => url,
         Err(error) => return Ok(Err(format!("{error:?}"))), // the configuration was changed
     };
-    let body = serde_json::to_vec(&json!({ "notification": gateway::to_json(notification)? }));
+    let body = serde_json::to_vec(&json!({ "notification": gateway::to_json(pusher, notification)? }));
     let body = body.map_err(Error::internal)?;
     Ok(call(server, url, body).await)
 }
@@ -342,5 +347,20 @@ mod tests {
             next(&room.server, &room.server.store.snapshot(), &key()).unwrap().unwrap().notification.is_some()
         };
         assert_eq!([false, true, false].map(is_told), [true, false, true]);
+    }
+
+    #[test]
+    fn an_app_that_counts_by_itself_is_told_no_number() {
+        let room = TestRoom::new();
+        let due = Some(room.server.store.durable_pos());
+        let is_told = |is_badge_count_disabled: bool| {
+            let pusher = Pusher { is_badge_count_disabled, ..pusher() };
+            room.change(move |tx| {
+                tx.put::<Pushers>(&key().parts(), &pusher);
+                tx.put::<Badges>(&key().parts(), &Badge { told: None, due });
+            });
+            next(&room.server, &room.server.store.snapshot(), &key()).unwrap().unwrap().notification.is_some()
+        };
+        assert_eq!([false, true].map(is_told), [true, false]);
     }
 }

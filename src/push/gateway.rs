@@ -17,14 +17,14 @@ use crate::{
     room::View,
 };
 
-/// What is told of an event.
+/// What is told of an event; no number if the app counts by itself.
 pub fn of_event(
     view: &View<'_>,
     event: &StoredEvent,
     key: &PusherKey,
     pusher: &Pusher,
     actions: &[Action],
-    unread: u64,
+    unread: Option<u64>,
 ) -> Result<Notification> {
     let tweaks: Vec<Tweak> = actions.iter().filter_map(as_tweak).map(with_value).collect::<Result<_>>()?;
     let mut device = device(key, pusher)?;
@@ -37,7 +37,7 @@ pub fn of_event(
     let mut notification = Notification::new(vec![device]);
     notification.event_id = Some(event.event_id.clone());
     notification.room_id = Some(view.room_id().to_owned());
-    notification.counts = counts(unread);
+    notification.counts = unread.map(counts).unwrap_or_default();
     notification.prio = if is_urgent { NotificationPriority::High } else { NotificationPriority::Low };
     if is_short {
         return Ok(notification);
@@ -65,9 +65,13 @@ pub fn of_count(key: &PusherKey, pusher: &Pusher, unread: u64) -> Result<Notific
 /// As a gateway gets it.
 ///
 /// NOTSPEC: the number of unread messages is there also if it is 0. The specification would have counts of zero left out,
-/// but Sygnal, which Synapse always tells it, then leaves the number at an app's icon as it was.
-pub fn to_json(notification: &Notification) -> Result<Value> {
+/// but Sygnal, which Synapse always tells it, then leaves the number at an app's icon as it was. For an app that counts by
+/// itself it must do so.
+pub fn to_json(pusher: &Pusher, notification: &Notification) -> Result<Value> {
     let mut json = serde_json::to_value(notification).map_err(Error::internal)?;
+    if pusher.is_badge_count_disabled {
+        return Ok(json);
+    }
     let counts = json.as_object_mut().map(|json| json.entry("counts").or_insert_with(|| Value::Object(Map::new())));
     if let Some(Value::Object(counts)) = counts {
         counts.entry("unread").or_insert_with(|| 0.into());
@@ -110,13 +114,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::push::pushers::tests::pusher;
 
     #[test]
     fn the_number_of_unread_messages_is_told_if_it_is_0_too() {
         let of = |unread| {
             let mut notification = Notification::new(Vec::new());
             notification.counts = counts(unread);
-            to_json(&notification).unwrap()["counts"].clone()
+            to_json(&pusher(), &notification).unwrap()["counts"].clone()
         };
         assert_eq!(of(0), json!({ "unread": 0 }));
         assert_eq!(of(3), json!({ "unread": 3 }));

@@ -15,7 +15,7 @@ use crate::{
     Server,
     error::{Error, Result},
     mail,
-    store::{Family, Group, Record, Snapshot, Table, Transaction},
+    store::{Family, Group, Record, Snapshot, Table, Transaction, unknown_version},
     user::{account, email, session, tables::Devices},
 };
 
@@ -73,6 +73,8 @@ pub struct Pusher {
     pub is_enabled: bool,
     /// When it was set last, in milliseconds since the Unix epoch.
     pub set_at_ms: u64,
+    /// The app counts what is unread by itself: its gateway is told no number (MSC4076).
+    pub is_badge_count_disabled: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,7 +83,17 @@ pub enum Kind {
     Email,
 }
 
-impl Record for Pusher {}
+impl Record for Pusher {
+    const VERSION: u8 = 2;
+
+    fn upgrade(version: u8, body: &[u8]) -> Result<Self, String> {
+        if version != 1 {
+            return Err(unknown_version(version));
+        }
+        // Its last field came with version 2: false is a zero.
+        postcard::from_bytes(&[body, &[0]].concat()).map_err(|error| error.to_string())
+    }
+}
 
 impl Pusher {
     /// `data` as JSON.
@@ -275,7 +287,15 @@ pub(super) mod tests {
             device_id: Some("PHONE".into()),
             is_enabled: true,
             set_at_ms: 0,
+            is_badge_count_disabled: false,
         }
+    }
+
+    #[test]
+    fn a_row_of_the_first_version_tells_numbers() {
+        let mut row = postcard::to_stdvec(&pusher()).unwrap();
+        row.pop();
+        assert_eq!(Pusher::upgrade(1, &row), Ok(pusher()));
     }
 
     #[test]

@@ -278,6 +278,27 @@ async fn reading_changes_the_number_that_is_shown() {
 }
 
 #[tokio::test]
+async fn an_app_that_counts_by_itself_is_told_no_numbers() {
+    let server = server().await;
+    let chat = Chat::new(&server).await;
+    let gateways = [Listener::new().await, Listener::new().await];
+    let (mut beside, mut data) = (pusher("beside", at(&gateways[0])), at(&gateways[1]));
+    for place in [&mut beside, &mut data] {
+        place["org.matrix.msc4076.disable_badge_count"] = json!(true);
+    }
+    set(&chat.bob, beside).await;
+    set(&chat.bob, pusher("in data", data)).await;
+    for body in ["one", "two"] {
+        let event_id = chat.alice.say(&chat.room, body).await;
+        for gateway in &gateways {
+            let told = next(gateway).await;
+            assert_eq!((&told["event_id"], told.get("counts")), (&json!(event_id), None), "{told}");
+        }
+        read(&chat.bob, &chat.room, "m.read", &event_id, json!({})).await.ok();
+    }
+}
+
+#[tokio::test]
 async fn a_failing_gateway_is_told_again_and_holds_up_nobody() {
     let server = server().await;
     let chat = Chat::new(&server).await;

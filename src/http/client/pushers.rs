@@ -101,6 +101,8 @@ struct Wish {
     append: bool,
     #[serde(rename = "org.matrix.msc3881.enabled", alias = "enabled")]
     enabled: Option<bool>,
+    #[serde(rename = "org.matrix.msc4076.disable_badge_count")]
+    disable_badge_count: Option<bool>,
 }
 
 /// `POST /pushers/set`
@@ -131,6 +133,8 @@ fn read(server: &Server, sender: &Caller, kind: &str, wish: Wish) -> Result<Push
         _ => return Err(Error::invalid_param("Unknown kind of pusher")),
     };
     let data = wish.data.ok_or_else(|| missing("data"))?;
+    // MSC4076 has it beside `data`; clients put it in there, where Synapse looks for it.
+    let in_data = data.get("org.matrix.msc4076.disable_badge_count").and_then(Value::as_bool);
     Ok(Pusher {
         kind,
         app_display_name: wish.app_display_name.ok_or_else(|| missing("app_display_name"))?,
@@ -141,6 +145,7 @@ fn read(server: &Server, sender: &Caller, kind: &str, wish: Wish) -> Result<Push
         device_id: sender.has_device().then(|| sender.device_id.clone()),
         is_enabled: wish.enabled.unwrap_or(true),
         set_at_ms: server.clock.now_ms(),
+        is_badge_count_disabled: wish.disable_badge_count.or(in_data).unwrap_or(false),
     })
 }
 
