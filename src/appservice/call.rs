@@ -6,9 +6,11 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{Method, StatusCode, header};
-use reqwest::redirect;
+use reqwest::{Url, redirect};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::Appservice;
 use crate::{config::Config, outgoing::base::Base};
@@ -28,6 +30,14 @@ pub enum Failure {
     /// It can't be reached, or its answer can't be read.
     Connection(String),
     Status(StatusCode, String),
+}
+
+impl Failure {
+    /// Whether the service has no such path. Where only what was asked for is not there, it says so in JSON.
+    fn is_unknown_path(&self) -> bool {
+        let Self::Status(StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED, answer) = self else { return false };
+        serde_json::from_str::<Value>(answer).map_or(true, |answer| answer["errcode"] == "M_UNRECOGNIZED")
+    }
 }
 
 impl std::fmt::Display for Failure {
@@ -65,6 +75,11 @@ fn make(authorities: Option<&Path>) -> anyhow::Result<reqwest::Client> {
 }
 
 /// One request: `path` is what follows `/_matrix/app/v1`, in parts. Gives the body of the answer if that is a success.
+///
+/// NOTSPEC: only a service that does not know the path is asked at the older one, not one that fails, since it would get
+/// twice each time what it can't take for now.
+///
+/// <https://spec.matrix.org/v1.19/application-service-api/#legacy-routes>
 pub async fn request(
     client: &Client,
     service: &Appservice,
@@ -73,14 +88,49 @@ pub async fn request(
     query: &[(String, String)],
     body: Option<String>,
 ) -> Result<Vec<u8>, Failure> {
+    let body = body.map(Bytes::from);
+    let url = address(service, &["_matrix", "app", "v1"], path, query)?;
+    let answered = send(client, service, method.clone(), url, body.clone()).await;
+    if let Err(failure) = &answered
+        && failure.is_unknown_path()
+        && let Some(prefix) = older_prefix(path)
+    {
+        let mut url = address(service, prefix, path, query)?;
+        // Services that are so old do not know the header either.
+        url.query_pairs_mut().append_pair("access_token", service.hs_token.expose());
+        return send(client, service, method, url, body).await;
+    }
+    answered
+}
+
+/// What stood in the place of `/_matrix/app/v1`, for the paths that are older.
+fn older_prefix(path: &[&str]) -> Option<&'static [&'static str]> {
+    match *path.first()? {
+        "transactions" | "users" | "rooms" => Some(&[]),
+        "thirdparty" => Some(&["_matrix", "app", "unstable"]),
+        _ => None,
+    }
+}
+
+fn address(service: &Appservice, prefix: &[&str], path: &[&str], query: &[(String, String)]) -> Result<Url, Failure> {
     let mut url = service.url.clone().ok_or(Failure::NoUrl)?;
     match url.path_segments_mut() {
-        Ok(mut segments) => segments.pop_if_empty().extend(["_matrix", "app", "v1"].iter().chain(path)),
+        Ok(mut segments) => segments.pop_if_empty().extend(prefix.iter().chain(path)),
         Err(()) => return Err(Failure::NoUrl),
     };
     if !query.is_empty() {
         url.query_pairs_mut().extend_pairs(query);
     }
+    Ok(url)
+}
+
+async fn send(
+    client: &Client,
+    service: &Appservice,
+    method: Method,
+    url: Url,
+    body: Option<Bytes>,
+) -> Result<Vec<u8>, Failure> {
     let mut request = client.get()?.request(method, url).bearer_auth(service.hs_token.expose());
     if let Some(body) = body {
         request = request.header(header::CONTENT_TYPE, "application/json").body(body);
@@ -115,5 +165,24 @@ fn failure(error: reqwest::Error) -> Failure {
     match error.is_timeout() {
         true => Failure::TimedOut,
         false => Failure::Connection(error.without_url().to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_unknown_unless_something_else_is_said_to_be() {
+        let is_unknown = |status, answer: &str| Failure::Status(status, answer.to_owned()).is_unknown_path();
+        let unrecognized = r#"{"errcode":"M_UNRECOGNIZED"}"#;
+        for answer in ["", "Cannot PUT /_matrix/app/v1/transactions/1", unrecognized] {
+            assert!(is_unknown(StatusCode::NOT_FOUND, answer), "{answer}");
+            assert!(is_unknown(StatusCode::METHOD_NOT_ALLOWED, answer), "{answer}");
+            assert!(!is_unknown(StatusCode::BAD_GATEWAY, answer), "{answer}");
+        }
+        for answer in ["{}", r#"{"errcode":"M_NOT_FOUND"}"#] {
+            assert!(!is_unknown(StatusCode::NOT_FOUND, answer), "{answer}");
+        }
     }
 }

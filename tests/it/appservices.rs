@@ -442,6 +442,38 @@ async fn unknown_users_and_aliases_are_asked_for() {
 }
 
 #[tokio::test]
+async fn a_service_that_knows_older_paths_only_is_called_there() {
+    const NEW: &str = "/_matrix/app/v1";
+    let bridge = Bridge::new().await;
+    let alice = bridge.server.user("alice").await;
+    let ghost = bridge.ghost("_irc_bob").await;
+    bridge.service.answers(|asked| match asked.path.as_str() {
+        path if path.starts_with(NEW) => (404, json!({ "errcode": "M_UNRECOGNIZED" })),
+        path if path.starts_with("/transactions/") => (200, json!({})),
+        "/_matrix/app/unstable/thirdparty/user/irc" => (200, json!([{ "userid": "@_irc_bob:example.org" }])),
+        _ => (404, json!({ "errcode": "M_NOT_FOUND" })),
+    });
+    let room = room_with(&bridge, &alice, &ghost).await;
+    let said = alice.say(&room, "one").await;
+    loop {
+        let (new, old) = (bridge.transaction().await, bridge.service.next().await);
+        assert_eq!((format!("{NEW}{}", old.path), &old.body), (new.path, &new.body));
+        assert_eq!((new.query.as_str(), old.query.as_str()), ("", "access_token=token+of+the+server"));
+        assert_eq!((old.method, old.token), (Method::PUT, new.token));
+        if old.body["events"].as_array().unwrap().iter().any(|event| event["event_id"] == said) {
+            break;
+        }
+    }
+    let profile = alice.get("/v3/profile/@_irc_eve:example.org").await;
+    assert_eq!(profile.error(), (404, "M_NOT_FOUND"));
+    for prefix in [NEW, ""] {
+        assert_eq!(bridge.service.next().await.path, format!("{prefix}/users/@_irc_eve:example.org"));
+    }
+    let users = alice.get("/v3/thirdparty/user/irc?nick=bob").await.ok();
+    assert_eq!(users[0]["userid"], "@_irc_bob:example.org");
+}
+
+#[tokio::test]
 async fn a_service_makes_aliases_of_rooms_that_it_is_not_in() {
     let bridge = Bridge::new().await;
     let alice = bridge.server.user("alice").await;
