@@ -250,8 +250,8 @@ const RAW_VALUE: &str = "$serde_json::private::RawValue";
 
 /// Builds a canonical value straight from the input, with the guards that serde_json's own `Value` lacks.
 ///
-/// NOTSPEC: versions 1 to 5 should accept any number. Here, as in ruma, all versions refuse numbers that canonical JSON
-/// cannot express, because neither their hash nor their signature could be checked.
+/// NOTSPEC: versions 1 to 5 should accept any number. Here all versions refuse what canonical JSON has not: ruma's, by which
+/// events are hashed, signed and redacted, holds integers of up to 2^53 - 1 only, and fractions have no one text to be hashed.
 ///
 /// NOTSPEC: and no object may have the key [`RAW_VALUE`]. Some of what reads events later, in ruma too, panics at it, so that
 /// one message could stop the push notifications of everybody here.
