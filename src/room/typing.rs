@@ -109,7 +109,14 @@ impl Typing {
     /// `kept`: by the last run of the server.
     pub fn new(order: &Arc<Order>, clock: &Clock, kept: Option<Kept>) -> Self {
         let start = order.newest();
-        let Kept { forgotten, rooms } = kept.unwrap_or(Kept { forgotten: start, rooms: Vec::new() });
+        let Kept { forgotten, mut rooms } = kept.unwrap_or(Kept { forgotten: start, rooms: Vec::new() });
+        rooms.sort_unstable_by_key(|(_, changed, _)| *changed);
+        // Whatever the clock said: nothing changed in the future, nor later than what changed after it.
+        let mut latest_ms = clock.now_ms();
+        for (.., changed_ms) in rooms.iter_mut().rev() {
+            latest_ms = latest_ms.min(*changed_ms);
+            *changed_ms = latest_ms;
+        }
         let mut state = State {
             rooms: HashMap::with_capacity(rooms.len()),
             by_change: BTreeMap::new(),
@@ -229,11 +236,18 @@ impl State {
     fn forget(&mut self, now_ms: u64) {
         let remembered_ms = u64::try_from(REMEMBERED.as_millis()).unwrap_or(u64::MAX);
         let is_old = |room: &RoomState| room.changed_ms.saturating_add(remembered_ms) < now_ms;
-        let is_busy = |room: &RoomNid| self.busy.contains(room);
+        // If the clock was set back, those of before would stay until it is that late again, and all later ones too.
+        for room in self.by_change.values() {
+            let Some(typists) = self.rooms.get_mut(room) else { continue };
+            if typists.changed_ms <= now_ms && !self.busy.contains(room) {
+                break;
+            }
+            typists.changed_ms = typists.changed_ms.min(now_ms);
+        }
         let oldest = self.by_change.iter().map(|(changed, room)| (*changed, *room));
         let old: Vec<_> = oldest
-            .take_while(|(_, room)| is_busy(room) || self.rooms.get(room).is_none_or(is_old))
-            .filter(|(_, room)| !is_busy(room))
+            .take_while(|(_, room)| self.rooms.get(room).is_none_or(is_old))
+            .filter(|(_, room)| !self.busy.contains(room))
             .collect();
         for (changed, room) in old {
             self.by_change.remove(&changed);
@@ -389,7 +403,7 @@ mod tests {
         let early = Clock::manual(1_000);
         let set_back = Typing::new(&Arc::new(Order::new(&early)), &early, Some(before.kept()));
         assert!(set_back.changed_rooms(set_back.order.newest()).is_empty());
-        assert_eq!(set_back.changed_rooms(0).len(), 2);
+        assert_eq!(set_back.changed_rooms(0), [OTHER, ROOM], "as they changed");
     }
 
     #[test]
@@ -413,17 +427,48 @@ mod tests {
 
     #[test]
     fn quiet_rooms_are_forgotten() {
+        const BUSY: RoomNid = RoomNid(3);
         let (typing, clock) = typing();
         let (alice, bob) = (user_id!("@alice:x"), user_id!("@bob:x"));
+        typing.set(BUSY, bob, Some(clock.now_ms() + 60_000));
         typing.set(ROOM, alice, Some(clock.now_ms() + 1));
         clock.advance(Duration::from_secs(1));
         typing.expire();
         clock.advance(REMEMBERED);
+        typing.set(BUSY, bob, Some(clock.now_ms() + 60_000));
         typing.set(RoomNid(2), bob, Some(clock.now_ms()));
         clock.advance(Duration::from_secs(1));
         let seen = typing.order.newest();
         typing.expire();
         assert!(!typing.state.lock().rooms.contains_key(&ROOM));
         assert_eq!(typing.news(ROOM, Some(seen)), None);
+        assert!(typing.state.lock().rooms.contains_key(&BUSY), "he went on all the time");
+    }
+
+    #[test]
+    fn rooms_of_before_the_clock_was_set_back_are_forgotten_too() {
+        const BUSY: RoomNid = RoomNid(2);
+        const OTHER: RoomNid = RoomNid(3);
+        const LAST: RoomNid = RoomNid(4);
+        let (typing, clock) = typing();
+        let alice = user_id!("@alice:x");
+        let go_on = |room| typing.set(room, alice, Some(clock.now_ms() + 60_000));
+        go_on(BUSY);
+        clock.advance(Duration::from_secs(600));
+        go_on(ROOM);
+        typing.set(ROOM, alice, None);
+        clock.set_back(Duration::from_secs(300));
+        let after = Typing::new(&Arc::new(Order::new(&clock)), &clock, Some(typing.kept()));
+        go_on(BUSY);
+        typing.set(OTHER, alice, Some(clock.now_ms()));
+        typing.expire();
+        clock.advance(REMEMBERED + Duration::from_secs(1));
+        go_on(BUSY);
+        for typing in [&typing, &after] {
+            typing.set(LAST, alice, Some(clock.now_ms()));
+            typing.expire();
+            assert!(!typing.state.lock().rooms.contains_key(&ROOM));
+        }
+        assert!(typing.state.lock().rooms.contains_key(&BUSY));
     }
 }
