@@ -32,6 +32,9 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long somebody on another server counts as typing. Source: our choice, as Synapse has it.
 const REMOTE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How often is looked who stopped, at least: an end may come that is sooner, or the clock be set. Source: our choice.
+const SWEPT_EVERY: Duration = Duration::from_secs(1);
+
 /// How long a room in which nobody types any more is remembered, so that clients hear of the end. Source: our choice; a
 /// phone may be without a network for a night.
 const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
@@ -53,8 +56,10 @@ struct State {
     forgotten: u64,
     /// The next moment at which something ends by itself, in milliseconds since the Unix epoch.
     next_end_ms: u64,
-    /// Who stopped by the clock, for application services and other servers. Whoever began has a task that takes it.
+    /// Who stopped by the clock, for application services and other servers.
     over: Vec<(RoomNid, OwnedUserId)>,
+    /// Whether a task looks for ends.
+    is_swept: bool,
 }
 
 #[derive(Default)]
@@ -124,6 +129,7 @@ impl Typing {
             forgotten: forgotten.min(start),
             next_end_ms: u64::MAX,
             over: Vec::new(),
+            is_swept: false,
         };
         for (room, changed, changed_ms) in rooms {
             // If the clock was set back, it would be newer than everything that clients see of this run.
@@ -174,8 +180,8 @@ impl Typing {
         }
     }
 
-    /// `until_ms`: `None` ends it.
-    fn set(&self, room: RoomNid, user: &UserId, until_ms: Option<u64>) {
+    /// `until_ms`: `None` ends it. Whether somebody began or stopped by that.
+    fn set(&self, room: RoomNid, user: &UserId, until_ms: Option<u64>) -> bool {
         let mut state = self.state.lock();
         let has_changed = match until_ms {
             Some(until) => state.rooms.entry(room).or_default().users.insert(user.to_owned(), until).is_none(),
@@ -185,13 +191,14 @@ impl Typing {
             state.note_change(room, self.order.next(), self.clock.now_ms());
         }
         state.next_end_ms = state.next_end_ms.min(until_ms.unwrap_or(u64::MAX));
+        has_changed
     }
 
     /// Ends what is over by the clock; the rooms in which somebody stopped.
     pub fn expire(&self) -> Vec<RoomNid> {
         let mut state = self.state.lock();
         let now_ms = self.clock.now_ms();
-        if now_ms < state.next_end_ms {
+        if state.next_end_ms == u64::MAX || !is_over(state.next_end_ms, now_ms) {
             return Vec::new();
         }
         let (mut ended, mut over) = (Vec::new(), Vec::new());
@@ -199,7 +206,7 @@ impl Typing {
         for room in &busy {
             let Some(typists) = state.rooms.get_mut(room) else { continue };
             let stopped: Vec<_> =
-                typists.users.extract_if(.., |_, until| *until <= now_ms).map(|(user, _)| user).collect();
+                typists.users.extract_if(.., |_, until| is_over(*until, now_ms)).map(|(user, _)| user).collect();
             if !stopped.is_empty() {
                 ended.push(*room);
                 over.extend(stopped.into_iter().map(|user| (*room, user)));
@@ -217,6 +224,20 @@ impl Typing {
     fn take_over(&self) -> Vec<(RoomNid, OwnedUserId)> {
         std::mem::take(&mut self.state.lock().over)
     }
+
+    /// How long the sweep may wait. `None` ends it, as nobody types: the next who does starts it again.
+    fn pause(&self) -> Option<Duration> {
+        let mut state = self.state.lock();
+        state.is_swept = !state.busy.is_empty() || !state.over.is_empty();
+        let left_ms = state.next_end_ms.saturating_sub(self.clock.now_ms()).saturating_add(1);
+        state.is_swept.then_some(SWEPT_EVERY.min(Duration::from_millis(left_ms)))
+    }
+}
+
+/// Whether an end has come. One further away than anybody may say was set before the clock was set back.
+fn is_over(until_ms: u64, now_ms: u64) -> bool {
+    let longest_ms = u64::try_from(MAX_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
+    until_ms <= now_ms || until_ms > now_ms.saturating_add(longest_ms)
 }
 
 impl State {
@@ -272,12 +293,9 @@ pub async fn set(server: &Arc<Server>, user: &UserId, room_id: &RoomId, timeout:
     let room = server.blocking(find).await?;
     let timeout = timeout.map(|timeout| timeout.min(MAX_TIMEOUT));
     let until = |timeout: Duration| server.clock.now_ms() + u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-    server.typing.set(room, user, timeout.map(until));
-    server.wakers.room(server, room);
-    tell_services(server, room);
-    if let Some(timeout) = timeout {
-        tokio::spawn(expire_after(Arc::downgrade(server), timeout));
-    }
+    let has_changed = server.typing.set(room, user, timeout.map(until));
+    tell(server, room, has_changed);
+    // Also who goes on: other servers take him to have stopped if they hear nothing more.
     tell_others(server, room, user.to_owned(), timeout.is_some()).await
 }
 
@@ -289,11 +307,19 @@ async fn tell_others(server: &Arc<Server>, room: RoomNid, user: OwnedUserId, is_
 /// Another server says that a user of its, who is in the room, types or stopped.
 pub fn set_remote(server: &Arc<Server>, room: RoomNid, user: &UserId, is_typing: bool) {
     let timeout_ms = u64::try_from(REMOTE_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
-    server.typing.set(room, user, is_typing.then(|| server.clock.now_ms().saturating_add(timeout_ms)));
-    server.wakers.room(server, room);
-    tell_services(server, room);
-    if is_typing {
-        tokio::spawn(expire_after(Arc::downgrade(server), REMOTE_TIMEOUT));
+    let until_ms = is_typing.then(|| server.clock.now_ms().saturating_add(timeout_ms));
+    let has_changed = server.typing.set(room, user, until_ms);
+    tell(server, room, has_changed);
+}
+
+/// Tells members and application services if somebody began or stopped, and sees to it that somebody looks for the end.
+fn tell(server: &Arc<Server>, room: RoomNid, has_changed: bool) {
+    if has_changed {
+        server.wakers.room(server, room);
+        tell_services(server, room);
+    }
+    if !std::mem::replace(&mut server.typing.state.lock().is_swept, true) {
+        tokio::spawn(sweep(Arc::downgrade(server)));
     }
 }
 
@@ -305,9 +331,11 @@ fn tell_services(server: &Server, room: RoomNid) {
     }
 }
 
-async fn expire_after(server: Weak<Server>, timeout: Duration) {
-    tokio::time::sleep(timeout + Duration::from_millis(1)).await;
-    if let Some(server) = server.upgrade() {
+/// Tells of those who stopped by the clock, as long as anybody types.
+async fn sweep(server: Weak<Server>) {
+    while let Some(pause) = server.upgrade().and_then(|server| server.typing.pause()) {
+        tokio::time::sleep(pause).await;
+        let Some(server) = server.upgrade() else { return };
         expire(&server).await;
     }
 }
@@ -331,9 +359,11 @@ pub async fn expire(server: &Arc<Server>) {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use ruma::user_id;
 
     use super::*;
+    use crate::room::testing::{TestRoom, user};
 
     const ROOM: RoomNid = RoomNid(1);
 
@@ -348,12 +378,12 @@ mod tests {
         let alice = user_id!("@alice:x");
         let start = typing.order.newest();
         assert_eq!(typing.news(ROOM, Some(start)), None);
-        typing.set(ROOM, alice, Some(clock.now_ms() + 30_000));
+        assert!(typing.set(ROOM, alice, Some(clock.now_ms() + 30_000)));
         assert_eq!(typing.news(ROOM, Some(start)).unwrap(), [alice]);
         assert_eq!(typing.news(ROOM, None).unwrap(), [alice]);
         let seen = typing.order.newest();
         assert!(!typing.changed_rooms(seen).contains(&ROOM));
-        typing.set(ROOM, alice, Some(clock.now_ms() + 60_000));
+        assert!(!typing.set(ROOM, alice, Some(clock.now_ms() + 60_000)));
         assert!(!typing.changed_rooms(seen).contains(&ROOM), "she went on");
         clock.advance(Duration::from_secs(30));
         assert!(typing.expire().is_empty());
@@ -363,6 +393,44 @@ mod tests {
         assert!(typing.changed_rooms(seen).contains(&ROOM));
         assert!(typing.news(ROOM, Some(seen)).unwrap().is_empty());
         assert_eq!(typing.news(ROOM, None), None);
+        assert!(!typing.set(ROOM, alice, None));
+    }
+
+    #[test]
+    fn who_says_again_that_he_types_wakes_nobody_and_makes_no_other_task() {
+        let room = TestRoom::new();
+        let bob = user_id!("@bob:b.test");
+        room.receive_member(bob, "join");
+        let tasks = || Arc::weak_count(&room.server);
+        let before = tasks();
+        room.block_on(async {
+            let mut news = room.server.wakers.subscribe(&room.server, &user("alice"));
+            set_remote(&room.server, room.nid, bob, true);
+            news.changed().now_or_never().expect("she is woken");
+            for _ in 0..100 {
+                set_remote(&room.server, room.nid, bob, true);
+            }
+            assert!(news.changed().now_or_never().is_none(), "she knows");
+            assert_eq!(tasks(), before + 1);
+            set_remote(&room.server, room.nid, bob, false);
+            news.changed().now_or_never().expect("he stopped");
+        });
+    }
+
+    #[test]
+    fn ends_are_looked_for_as_long_as_anybody_types() {
+        let (typing, clock) = typing();
+        let alice = user_id!("@alice:x");
+        assert_eq!(typing.pause(), None);
+        typing.set(ROOM, alice, Some(clock.now_ms() + 30_000));
+        assert_eq!(typing.pause(), Some(SWEPT_EVERY));
+        clock.advance(Duration::from_millis(29_500));
+        assert_eq!(typing.pause(), Some(Duration::from_millis(501)));
+        clock.set_back(Duration::from_secs(600));
+        assert_eq!(typing.expire(), [ROOM], "else she would type until it is that late again");
+        assert!(typing.pause().is_some(), "other servers are not told yet");
+        assert_eq!(typing.take_over(), [(ROOM, alice.to_owned())]);
+        assert_eq!(typing.pause(), None);
     }
 
     #[test]

@@ -24,6 +24,16 @@ async fn typing_is_seen_on_the_other_server_and_ends_there() {
 }
 
 #[tokio::test]
+async fn who_goes_on_typing_is_told_to_the_other_server_again() {
+    let scripted = Scripted::new().await;
+    let path = format!("/v3/rooms/{}/typing/{}", scripted.room.id, scripted.bob.id);
+    for times in 1..=2 {
+        scripted.bob.put(&path, json!({ "typing": true })).await.ok();
+        until("it is told", async || (scripted.edus("m.typing").len() == times).then_some(())).await;
+    }
+}
+
+#[tokio::test]
 async fn public_receipts_cross_and_private_ones_do_not() {
     let scripted = Scripted::new().await;
     let room = &scripted.room.id;
