@@ -1,5 +1,5 @@
 //! Tells push gateways. Each pusher that has something to tell is a task of its own, so that a gateway which does not
-//! answer holds up its own pushers only. What is to be told is on disk until it was.
+//! answer holds up its own pushers, and others that do not answer at once. What is to be told is on disk until it was.
 
 use std::{collections::HashMap, sync::Arc, thread, time::Duration};
 
@@ -9,11 +9,11 @@ use reqwest::Url;
 use ruma::{UserId, api::push_gateway::send_event_notification::v1::Notification, push::Action};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 use super::{
     gateway, letters,
+    places::Places,
     pushers::{self, Kind, Pusher, PusherKey, Pushers, gateway_url},
     queue::{self, Badge, Badges, PushQueue, Waiting},
     reader, unread,
@@ -31,24 +31,16 @@ use crate::{
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
 
-/// Requests to gateways that are under way at a time.
-const AT_A_TIME: usize = 64;
-
 /// What a gateway's answer may cost. Source: our choice; it holds pushkeys of one pusher.
 const LIMITS: Limits = Limits { time: Duration::from_secs(30), bytes: 64 << 10, redirects: false };
 
 /// The pushers that have something to tell.
+#[derive(Default)]
 pub struct Deliveries {
     pub(super) known: reader::Known,
     /// Those that a task works for, and whether it must look again before it ends.
     running: Mutex<HashMap<PusherKey, bool>>,
-    places: Semaphore,
-}
-
-impl Default for Deliveries {
-    fn default() -> Self {
-        Self { known: Default::default(), running: Mutex::default(), places: Semaphore::new(AT_A_TIME) }
-    }
+    places: Places,
 }
 
 /// Makes a pusher tell what it has to. Call it when that is written.
@@ -169,8 +161,7 @@ async fn step(server: &Arc<Server>, key: &PusherKey) -> Result<Step> {
     let next = server.blocking(move |server| next(server, &server.store.snapshot(), &asked)).await?;
     let Some(task) = next else { return Ok(Step::Idle) };
     if let Some(notification) = &task.notification {
-        let _place = server.pushes.places.acquire().await.map_err(Error::internal)?;
-        match post(server, &task.pusher, notification).await? {
+        match post(server, &key.user, &task.pusher, notification).await? {
             Err(why) => return Ok(Step::Failed(why)),
             Ok(rejected) if rejected.contains(&key.pushkey) => {
                 debug!(user = %key.user, app_id = key.app_id, "a push gateway does not know the pushkey any more");
@@ -259,6 +250,7 @@ fn of_event(
 /// The pushkeys that the gateway rejects; the inner error says why it could not be told.
 async fn post(
     server: &Arc<Server>,
+    user: &UserId,
     pusher: &Pusher,
     notification: &Notification,
 ) -> Result<std::result::Result<Vec<String>, String>> {
@@ -270,7 +262,8 @@ async fn post(
     };
     let body = serde_json::to_vec(&json!({ "notification": gateway::to_json(pusher, notification)? }));
     let body = body.map_err(Error::internal)?;
-    Ok(call(server, url, body).await)
+    let gateway = url.origin().ascii_serialization();
+    server.pushes.places.run(user, &gateway, call(server, url, body)).await
 }
 
 /// What a gateway answers.

@@ -8,6 +8,7 @@ pub mod glob;
 mod letters;
 mod names;
 pub mod notifications;
+mod places;
 pub mod pushers;
 pub mod queue;
 pub mod reader;

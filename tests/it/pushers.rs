@@ -229,12 +229,9 @@ async fn an_invitation_is_told() {
     assert_eq!(told["user_is_target"], true);
 }
 
-#[tokio::test]
-async fn an_invitation_of_another_server_is_told() {
-    let network = TestNetwork::new();
-    let (here, there) = (network.server("a.example").await, network.server("b.example").await);
-    background::start(here.inside());
-    let (told, mut tell) = mpsc::unbounded_channel();
+/// What the gateway `push.example` is told.
+fn gateway_in(network: &TestNetwork) -> mpsc::UnboundedReceiver<Value> {
+    let (told, tell) = mpsc::unbounded_channel();
     let gateway = Router::new().route(
         PATH,
         post(async move |body: String| {
@@ -243,6 +240,15 @@ async fn an_invitation_of_another_server_is_told() {
         }),
     );
     network.add("push.example", gateway);
+    tell
+}
+
+#[tokio::test]
+async fn an_invitation_of_another_server_is_told() {
+    let network = TestNetwork::new();
+    let (here, there) = (network.server("a.example").await, network.server("b.example").await);
+    background::start(here.inside());
+    let mut tell = gateway_in(&network);
     let (alice, bob) = (here.user("alice").await, there.user("bob").await);
     set(&alice, pusher("key", json!({ "url": format!("https://push.example{PATH}") }))).await;
     let room = bob.create_room(json!({ "preset": "private_chat" })).await;
@@ -316,6 +322,34 @@ async fn a_failing_gateway_is_told_again_and_holds_up_nobody() {
     assert_eq!(next(&broken).await["event_id"], first, "once more, since it failed");
     assert_eq!(next(&broken).await["event_id"], second, "in order");
     assert!(broken.is_quiet().await);
+}
+
+#[tokio::test]
+async fn gateways_that_never_answer_do_not_take_all_places() {
+    let network = TestNetwork::new();
+    let server = network.server("a.example").await;
+    background::start(server.inside());
+    let mut tell = gateway_in(&network);
+    network.swallow("dead.example");
+    let chat = Chat::new(&server).await;
+    let (carol, dave) = (server.log_in("carol").await, server.user("dave").await);
+    for user in [&chat.bob, &carol] {
+        for number in 0..50 {
+            let data = json!({ "url": format!("https://dead.example{PATH}") });
+            set(user, pusher(&format!("{number} of {}", user.id), data)).await;
+        }
+    }
+    let quiet = chat.alice.create_room(json!({ "preset": "public_chat" })).await;
+    dave.join(&quiet).await;
+    set(&dave, pusher("d", json!({ "url": format!("https://push.example{PATH}") }))).await;
+    chat.alice.say(&chat.room, "one").await;
+    while network.count("dead.example", PATH) == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let event_id = chat.alice.say(&quiet, "two").await;
+    let told = tokio::time::timeout(Duration::from_secs(20), tell.recv()).await.unwrap().unwrap();
+    assert_eq!(told["event_id"], event_id);
+    assert!(network.count("dead.example", PATH) <= 4);
 }
 
 #[tokio::test]
