@@ -154,6 +154,8 @@ pub struct Config {
     pub allow_public_room_directory_without_auth: bool,
     /// Whether other servers may read the directory of public rooms.
     pub allow_public_room_directory_over_federation: bool,
+    /// Whether only who is logged in may read profiles.
+    pub require_auth_for_profile_requests: bool,
     /// Whether other servers are told the names of our users' devices.
     pub allow_device_name_federation: bool,
     /// Whether users see each other's presence.
@@ -237,6 +239,7 @@ impl Config {
             default_room_version: RoomVersionId::V12,
             allow_public_room_directory_without_auth: true,
             allow_public_room_directory_over_federation: false,
+            require_auth_for_profile_requests: false,
             allow_device_name_federation: false,
             allow_presence: true,
             rendezvous: RendezvousFor::Anyone,

@@ -40,6 +40,20 @@ async fn everybody_may_read_a_profile_and_its_user_change_it() {
 }
 
 #[tokio::test]
+async fn where_profiles_are_for_those_who_are_logged_in_nobody_else_learns_who_has_one() {
+    let server = TestServer::with(|config| config.require_auth_for_profile_requests = true).await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    alice.put(&field(&alice, "displayname"), json!({ "displayname": "Alice" })).await.ok();
+    for user in [alice.id.as_str(), "@nobody:example.org", "@alice:elsewhere.org"] {
+        for path in [format!("/v3/profile/{user}"), format!("/v3/profile/{user}/displayname")] {
+            assert_eq!(server.get(&path).await.error(), (401, "M_MISSING_TOKEN"), "{path}");
+        }
+    }
+    assert_eq!(bob.get(&format!("/v3/profile/{}", alice.id)).await.ok(), json!({ "displayname": "Alice" }));
+    assert_eq!(bob.get(&field(&alice, "displayname")).await.ok(), json!({ "displayname": "Alice" }));
+}
+
+#[tokio::test]
 async fn what_does_not_belong_in_a_profile_is_refused() {
     let server = TestServer::new().await;
     let alice = server.user("alice").await;

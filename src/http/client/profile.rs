@@ -5,7 +5,10 @@ use std::sync::Arc;
 use axum::{Router, extract::State};
 use ruma::{
     UserId,
-    api::client::profile::{delete_profile_field, get_profile, get_profile_field, set_profile_field},
+    api::{
+        client::profile::{delete_profile_field, get_profile, get_profile_field, set_profile_field},
+        error::ErrorKind,
+    },
     profile::{ProfileFieldName, ProfileFieldValue},
 };
 use serde_json::{Map, Value};
@@ -15,7 +18,7 @@ use crate::{
     error::{Error, Result},
     http::{
         endpoint,
-        extract::{GuestClient, Loose, Matrix, Public},
+        extract::{GuestClient, Loose, Matrix, MaybeClient, WithOptionalToken},
     },
     plain_json,
     user::{
@@ -26,8 +29,8 @@ use crate::{
 
 pub fn router() -> Router<Arc<Server>> {
     Router::new()
-        .merge(endpoint::<get_profile::v3::Request, _, _>(get))
-        .merge(endpoint::<get_profile_field::v3::Request, _, _>(get_field))
+        .merge(endpoint::<WithOptionalToken<get_profile::v3::Request>, _, _>(get))
+        .merge(endpoint::<WithOptionalToken<get_profile_field::v3::Request>, _, _>(get_field))
         .merge(endpoint::<set_profile_field::v3::Request, _, _>(set_field))
         // Older versions of the specification have no such endpoint, so ruma gives it fewer paths than the others.
         .merge(endpoint::<delete_profile_field::v3::Request, _, _>(delete_field))
@@ -37,8 +40,9 @@ pub fn router() -> Router<Arc<Server>> {
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3profileuserid>
 async fn get(
     State(server): State<Arc<Server>>,
-    Public { body, .. }: Public<get_profile::v3::Request>,
+    MaybeClient { sender, body: WithOptionalToken(body), .. }: MaybeClient<WithOptionalToken<get_profile::v3::Request>>,
 ) -> Result<Matrix<get_profile::v3::Response>> {
+    check_reader(&server, sender.as_ref())?;
     let profile = of_user(&server, &body.user_id, None).await?;
     Ok(Matrix(profile.into_iter().collect()))
 }
@@ -47,8 +51,11 @@ async fn get(
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3profileuseridkeyname>
 async fn get_field(
     State(server): State<Arc<Server>>,
-    Public { body, .. }: Public<get_profile_field::v3::Request>,
+    MaybeClient { sender, body: WithOptionalToken(body), .. }: MaybeClient<
+        WithOptionalToken<get_profile_field::v3::Request>,
+    >,
 ) -> Result<Matrix<get_profile_field::v3::Response>> {
+    check_reader(&server, sender.as_ref())?;
     let mut profile = of_user(&server, &body.user_id, Some(body.field.clone())).await?;
     let value = profile.remove(body.field.as_str()).ok_or_else(|| Error::not_found("The profile has no such field"))?;
     let value = ProfileFieldValue::new(body.field.as_str(), value).map_err(Error::internal)?;
@@ -93,7 +100,15 @@ fn check_own(caller: &Caller, user_id: &str, field: &str) -> Result<()> {
     if field == DISPLAY_NAME { Ok(()) } else { caller.check_not_guest() }
 }
 
-/// The profile, or a field of it. Profiles are public, and so are those of other servers' users.
+/// Profiles are public, unless the server's administrator says otherwise.
+fn check_reader(server: &Server, reader: Option<&Caller>) -> Result<()> {
+    if reader.is_none() && server.config.require_auth_for_profile_requests {
+        return Err(Error::refused(ErrorKind::MissingToken, "Log in to read profiles"));
+    }
+    Ok(())
+}
+
+/// The profile of a user, also of another server's, or a field of it.
 async fn of_user(
     server: &Arc<Server>,
     user_id: &UserId,

@@ -172,7 +172,7 @@ async fn is_username_available(
     Public { body, address, .. }: Public<get_username_availability::v3::Request>,
 ) -> Result<Matrix<get_username_availability::v3::Response>> {
     server.limits.registration(address)?;
-    registration::check_open(&server.config)?; // where nobody registers, who has an account is nobody's business
+    registration::check_open(&server.config)?; // where nobody registers, nobody needs to know whether a name is free
     let user_id = account::new_user_id(server.name(), &body.username)?;
     account::check_free(&server.store.snapshot(), &user_id)?;
     server.appservices.check_user(&user_id, None)?;
