@@ -17,12 +17,12 @@ use crate::{
     store::RoomNid,
 };
 
-/// Who came to share a room with the user, or came back to one: of what changed in between his server told ours nothing.
+/// Who came to share one of these rooms with the user, or came back to it: of what changed in between his server told ours nothing.
 /// Of a room that the user himself came into that is everybody, him included: his other devices are there now.
-pub fn met(context: &Context<'_>, changes: &Changes) -> Result<BTreeSet<OwnedUserId>> {
+pub fn met<'r>(context: &Context<'_>, joined: impl IntoIterator<Item = &'r Room>) -> Result<BTreeSet<OwnedUserId>> {
     let mut met = BTreeSet::new();
     let may_have = |room: &&Room| room.after.is_none() || room.is_completed || !room.log.is_empty();
-    for room in changes.joined.iter().filter(may_have) {
+    for room in joined.into_iter().filter(may_have) {
         let view = context.view(room.nid)?;
         // Who was there before the user and becomes known now is met now, where it matters.
         if room.after.is_none() || room.is_completed && is_encrypted(&view)? {

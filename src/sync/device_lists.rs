@@ -40,7 +40,7 @@ impl DeviceLists {
         // A token from a future that was lost, with a restored backup: all may have changed.
         let lost = || context.request.since.map(|_| StreamPos::default());
         let Some(since) = context.since.or_else(lost) else { return Ok(Self::default()) };
-        let met = company::met(context, changes)?;
+        let met = company::met(context, &changes.joined)?;
         let parted = company::parted(context, changes)?;
         let mut changed = company::sharing(context, changes, &key_changes(context, since)?)?;
         if context.may_have_changed::<UserSignatureChanges>(Group::of(context.user_id()), since) {

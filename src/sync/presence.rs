@@ -36,7 +36,7 @@ pub fn write(context: &Context<'_>, changes: &Changes, out: &mut Vec<u8>) -> Res
     news.retain(|user, _| is_wanted(user));
     let mut visible = company::sharing(context, changes, &news.keys().cloned().collect())?;
     if context.since.is_some() && presence.is_enabled() {
-        let mut met = company::met(context, changes)?;
+        let mut met = company::met(context, &changes.joined)?;
         met.remove(context.user_id());
         for user in met.into_iter().filter(|user| is_wanted(user)) {
             let shown = presence.get(&user);

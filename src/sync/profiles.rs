@@ -8,7 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ruma::{OwnedUserId, UserId};
 
-use super::{answer::Context, changes::Changes, company, json::Object};
+use super::{
+    answer::Context,
+    changes::{Changes, Room},
+    company,
+    json::Object,
+};
 use crate::{
     error::Result,
     room::View,
@@ -38,7 +43,7 @@ impl News {
         self.users.is_empty() && self.left.is_empty()
     }
 
-    /// What changed since the client's token, and all of those who came to share a room with the user since.
+    /// What changed since the client's token, and who parted from the user since.
     pub fn since(context: &Context<'_>, since: StreamPos, changes: &Changes, wanted: Wanted<'_>) -> Result<Self> {
         let mut news = Self::default();
         if context.may_have_changed::<ProfileChanges>(Group::of(()), since) {
@@ -59,9 +64,6 @@ impl News {
                 news.users.insert(user, values);
             }
         }
-        for user in company::met(context, changes)?.iter().filter(|user| context.server.is_ours(user)) {
-            news.add(context, user, wanted)?;
-        }
         let mut parted = company::parted(context, changes)?;
         parted.retain(|user| context.server.is_ours(user));
         let still_there = company::sharing(context, changes, &parted)?;
@@ -80,6 +82,19 @@ impl News {
             if wants(wanted, &field) {
                 self.users.entry(user.to_owned()).or_default().insert(field, Some(row.value));
             }
+        }
+        Ok(())
+    }
+
+    /// Adds those who came to share one of these rooms with the user since the client's token.
+    pub fn add_met<'r>(
+        &mut self,
+        context: &Context<'_>,
+        joined: impl IntoIterator<Item = &'r Room>,
+        wanted: Wanted<'_>,
+    ) -> Result<()> {
+        for user in company::met(context, joined)?.iter().filter(|user| context.server.is_ours(user)) {
+            self.add(context, user, wanted)?;
         }
         Ok(())
     }
@@ -104,7 +119,11 @@ pub fn write(context: &Context<'_>, changes: &Changes, out: &mut Vec<u8>) -> Res
         return Ok(false);
     }
     let news = match context.since.filter(|_| !context.request.full_state) {
-        Some(since) => News::since(context, since, changes, Some(wanted))?,
+        Some(since) => {
+            let mut news = News::since(context, since, changes, Some(wanted))?;
+            news.add_met(context, &changes.joined, Some(wanted))?;
+            news
+        }
         None => {
             let mut all = News::default();
             all.add(context, context.user_id(), Some(wanted))?;

@@ -166,15 +166,22 @@ impl Answer {
                 told = room.write(context, &view, out)?;
                 Ok::<_, Error>(told.has_news)
             })?;
+            let mut covered = sent.map(|sent| sent.covered).unwrap_or_default();
+            covered.profiles &= !room.comes_to_want_all_members(); // it had those of some
+            let mut members = told.members;
+            if parts.begin_profiles(covered, wanted) {
+                members.extend(room.known_members(context, &view)?);
+            }
             seen.push(Seen {
                 nid,
                 room_id: view.room_id().to_owned(),
                 wanted,
                 after: room.after(),
                 was_away: sent.is_some_and(|sent| sent.until.is_some()),
-                covered: sent.map(|sent| sent.covered).unwrap_or_default(),
+                covered,
                 events: told.events,
                 is_expanded: told.is_expanded,
+                members,
             });
             if let Some(sent) = told.sent {
                 if sent.required == wanted.config.fingerprint {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use ruma::{
-    OwnedEventId, OwnedRoomId,
+    OwnedEventId, OwnedRoomId, OwnedUserId,
     api::client::sync::sync_events::v5::request::{ExtensionRoomConfig, Extensions, ThreadSubscriptions},
 };
 use serde::Serialize;
@@ -57,6 +57,8 @@ pub struct Seen<'a> {
     pub events: Vec<OwnedEventId>,
     /// Older ones are among them.
     pub is_expanded: bool,
+    /// Where members are loaded lazily, those of whom profiles are told.
+    pub members: Vec<OwnedUserId>,
 }
 
 /// What a client wants of one of the extensions that are about rooms.
@@ -150,6 +152,12 @@ impl<'s> Parts<'s> {
         parts.any(|part| !(part.is_covered)(covered) && part.contains(wanted))
     }
 
+    /// Whether profiles of a room are told from the start, where the client had these extensions.
+    pub fn begin_profiles(&self, covered: Covered, wanted: &Wanted) -> bool {
+        let begins = |part: &Part<'_>| part.contains(wanted) && (part.is_new || !(part.is_covered)(covered));
+        self.profiles.as_ref().is_some_and(begins)
+    }
+
     /// Of which of them the client has all of a room after this answer. `has_data`: the user changed data of the room.
     pub fn covered_by(&self, context: &Context<'_>, nid: RoomNid, room: &Room<'_>, has_data: bool) -> Covered {
         let contains = |part: &Option<Part<'_>>| part.as_ref().is_some_and(|part| part.contains(room.wanted));
@@ -165,7 +173,8 @@ impl<'s> Parts<'s> {
             account_data: covers.account_data || sent.covered.account_data && !has_data && sent.until.is_none(),
             receipts: covers.receipts || sent.covered.receipts && !has_receipts(),
             // Changes are told whosever rooms these are.
-            profiles: covers.profiles || sent.covered.profiles && !self.are_profiles_new,
+            profiles: covers.profiles
+                || sent.covered.profiles && !self.are_profiles_new && !room.comes_to_want_all_members(),
         }
     }
 }
@@ -371,7 +380,8 @@ fn write_thread_subscriptions(
     Ok(has_news)
 }
 
-/// Of a room that the client did not know, what all members say of themselves. Else what changed, whosever rooms these are.
+/// Of a room that the client did not know, what all members say of themselves; of one whose members are loaded lazily, what
+/// those say of whom the client learns. And what changed, whosever rooms these are.
 fn write_profiles(
     context: &Context<'_>,
     config: &Profiles,
@@ -380,17 +390,26 @@ fn write_profiles(
     out: &mut Vec<u8>,
 ) -> Result<bool> {
     let wanted = config.fields.as_deref();
-    let mut news = match context.since.filter(|_| !part.is_new) {
-        Some(since) => profiles::News::since(context, since, &Changes::find(context)?, wanted)?,
-        None => profiles::News::default(),
-    };
-    if context.since.is_none() || part.is_new {
+    let (lazy, whole): (Vec<_>, Vec<_>) = part
+        .of(seen)
+        .filter(|room| room.wanted.row.membership == Membership::Join)
+        .partition(|room| room.wanted.config.required.is_lazy);
+    let mut news = profiles::News::default();
+    if let Some(since) = context.since.filter(|_| !part.is_new) {
+        let changes = Changes::find(context)?;
+        news = profiles::News::since(context, since, &changes, wanted)?;
+        // Rooms that the user came into have their own place below.
+        let lazy: HashSet<_> = lazy.iter().map(|room| room.nid).collect();
+        let others = changes.joined.iter().filter(|room| room.after.is_some() && !lazy.contains(&room.nid));
+        news.add_met(context, others, wanted)?;
+    } else {
         news.add(context, context.user_id(), wanted)?;
     }
-    for room in part.of(seen).filter(|room| room.wanted.row.membership == Membership::Join) {
-        if part.after(room).is_none() {
-            news.add_members(context, &context.view(room.nid)?, wanted)?;
-        }
+    for user in lazy.iter().flat_map(|room| &room.members) {
+        news.add(context, user, wanted)?;
+    }
+    for room in whole.into_iter().filter(|room| part.after(room).is_none()) {
+        news.add_members(context, &context.view(room.nid)?, wanted)?;
     }
     Ok(profiles::write_extension(&news, out))
 }

@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use ruma::{OwnedEventId, UserId, api::client::filter::RoomEventFilter, events::StateEventType};
+use ruma::{OwnedEventId, OwnedUserId, UserId, api::client::filter::RoomEventFilter, events::StateEventType};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use super::{
     lists::Wanted,
@@ -60,6 +59,8 @@ pub struct Told {
     pub events: Vec<OwnedEventId>,
     /// They are more than the client wanted before.
     pub is_expanded: bool,
+    /// Where members are loaded lazily, those of whom the client learns.
+    pub members: Vec<OwnedUserId>,
 }
 
 impl Sent {
@@ -106,8 +107,24 @@ impl Room<'_> {
             return Ok(Told { sent: self.caught_up(), ..Told::default() });
         }
         let reader = context.reader(view)?;
-        let stay = Stay { root: view.current_state(), until: context.now.into(), is_over: false };
-        self.write_stay(context, &reader, &stay, out)
+        self.write_stay(context, &reader, &Stay::up_to_now(context, view), out)
+    }
+
+    /// Where members are loaded lazily, those of whom the client learned before: they said something, it asked for them, or the
+    /// room is called after them.
+    pub fn known_members(&self, context: &Context<'_>, view: &View<'_>) -> Result<Vec<OwnedUserId>> {
+        let required = &self.wanted.config.required;
+        let Some(sent) = self.sent.filter(|_| required.is_lazy && self.after().is_some()) else {
+            return Ok(Vec::new());
+        };
+        let mut said_something = Vec::with_capacity(sent.members.len());
+        for key in &sent.members {
+            said_something.push(view.state_key_name(*key)?.state_key);
+        }
+        let stay = Stay::up_to_now(context, view);
+        let appearance = Appearance::read(view, &stay, context.user_id(), true, &Changed::default())?;
+        let names = said_something.iter().map(String::as_str).chain(required.members());
+        Ok(user_ids(names).chain(appearance.hero_ids()).collect())
     }
 
     /// What somebody who is invited, or knocks, may know.
@@ -166,7 +183,7 @@ impl Room<'_> {
         }
         room.end();
         let sent = Sent { members: Vec::new(), ..self.sent_now(false) };
-        Ok(Told { has_news: true, sent: Some(sent), events: vec![event.event_id], is_expanded: false })
+        Ok(Told { has_news: true, sent: Some(sent), events: vec![event.event_id], ..Told::default() })
     }
 
     /// Whether the client wants older events or other state than it was told.
@@ -182,6 +199,11 @@ impl Room<'_> {
     /// Whether the room was told with other required state, or not at all.
     fn had_other_state(&self) -> bool {
         self.sent.is_none_or(|sent| sent.required != self.wanted.config.fingerprint)
+    }
+
+    /// Whether members were loaded lazily, and are no more.
+    pub fn comes_to_want_all_members(&self) -> bool {
+        self.had.is_lazy && !self.wanted.config.required.is_lazy
     }
 
     /// Whether the user has read something since, so that his counts are others.
@@ -225,6 +247,10 @@ struct Stay {
 }
 
 impl Stay {
+    fn up_to_now(context: &Context<'_>, view: &View<'_>) -> Self {
+        Self { root: view.current_state(), until: context.now.into(), is_over: false }
+    }
+
     fn until(&self) -> StreamPos {
         StreamPos(u64::try_from(self.until.0).unwrap_or_default())
     }
@@ -275,7 +301,7 @@ impl Room<'_> {
             None => true,
         };
         let sent = Sent { members, ..self.sent_now(has_gap) };
-        let told = Told {
+        let mut told = Told {
             has_news: is_initial
                 || has_events
                 || is_expanded
@@ -285,6 +311,7 @@ impl Room<'_> {
             sent: Some(sent).filter(|sent| self.sent != Some(sent)),
             events: timeline.events.iter().map(|entry| entry.event.event_id.clone()).collect(),
             is_expanded,
+            members: Vec::new(),
         };
         if !told.has_news {
             return Ok(told);
@@ -299,6 +326,11 @@ impl Room<'_> {
         }
         let appearance = Appearance::read(view, stay, context.user_id(), is_initial, &changed)?;
         appearance.write(&mut room, is_initial, &changed);
+        if config.required.is_lazy {
+            let states = state.iter().filter(|(_, event)| event.event_type == MEMBER);
+            told.members = user_ids(states.filter_map(|(_, event)| event.state_key.as_deref())).collect();
+            told.members.extend(appearance.hero_ids());
+        }
         room.member("is_dm", &self.is_direct);
         if !stay.is_over && (is_initial || changed.members) {
             room.member("joined_count", &view.room.joined);
@@ -434,6 +466,11 @@ fn shown_users(timeline: &Timeline) -> HashSet<String> {
     senders.chain(member_events.filter_map(|entry| entry.event.state_key.clone())).collect()
 }
 
+/// What is no user's id is left out: state keys can be anything.
+fn user_ids<'t>(texts: impl Iterator<Item = &'t str>) -> impl Iterator<Item = OwnedUserId> {
+    texts.filter_map(|text| UserId::parse(text).ok())
+}
+
 /// A client must learn that its user is out, whatever state it asked for. It may take a room that comes without this for
 /// one that he is in.
 fn add_own_event(view: &View<'_>, user: &UserId, nid: EventNid, state: &mut State) -> Result<()> {
@@ -448,7 +485,23 @@ struct Appearance {
     name: Option<String>,
     avatar: Option<String>,
     /// `None` if they are not needed, or have not changed.
-    heroes: Option<Vec<serde_json::Value>>,
+    heroes: Option<Vec<Hero>>,
+}
+
+#[derive(Serialize)]
+struct Hero {
+    user_id: OwnedUserId,
+    #[serde(flatten)]
+    profile: Profile,
+}
+
+/// What a member event says of its user.
+#[derive(Default, Deserialize, Serialize)]
+struct Profile {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    displayname: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    avatar_url: Option<String>,
 }
 
 impl Appearance {
@@ -485,22 +538,17 @@ impl Appearance {
             room.member("heroes", heroes);
         }
     }
+
+    fn hero_ids(&self) -> impl Iterator<Item = OwnedUserId> {
+        self.heroes.iter().flatten().map(|hero| hero.user_id.clone())
+    }
 }
 
-fn heroes(view: &View<'_>, me: &UserId) -> Result<Vec<serde_json::Value>> {
-    #[derive(Default, Deserialize, Serialize)]
-    struct Profile {
-        #[serde(skip_serializing_if = "Option::is_none")]
-        displayname: Option<String>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        avatar_url: Option<String>,
-    }
-    let hero = |user: ruma::OwnedUserId| {
+fn heroes(view: &View<'_>, me: &UserId) -> Result<Vec<Hero>> {
+    let hero = |user_id: OwnedUserId| {
         let profile: Option<Profile> =
-            view.state_content(view.current_state(), &StateEventType::RoomMember, user.as_str())?;
-        let mut hero = json!(profile.unwrap_or_default());
-        hero["user_id"] = json!(user);
-        Ok(hero)
+            view.state_content(view.current_state(), &StateEventType::RoomMember, user_id.as_str())?;
+        Ok(Hero { user_id, profile: profile.unwrap_or_default() })
     };
     summary::heroes(view, me)?.into_iter().map(hero).collect()
 }

@@ -353,3 +353,49 @@ async fn profiles_come_with_new_rooms_and_then_as_they_change() {
     say_of_oneself(&carol, STATUS, json!("gone")).await;
     assert_eq!(users(&some.next().await), Value::Null);
 }
+
+#[tokio::test]
+async fn where_members_come_lazily_so_do_their_profiles() {
+    const PROFILES: &str = "org.matrix.msc4262.profiles";
+    let server = TestServer::new().await;
+    let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+    let (carol, dave) = (server.user("carol").await, server.user("dave").await);
+    for user in [&alice, &bob, &carol, &dave] {
+        say_of_oneself(user, STATUS, json!(user.id)).await;
+    }
+    let hall = alice.create_room(json!({ "preset": "public_chat", "name": "Hall" })).await;
+    for user in [&bob, &carol, &dave] {
+        user.join(&hall).await;
+    }
+    alice.say(&hall, "hello").await;
+
+    let mut client = client(&bob, json!({ PROFILES: { "enabled": true, "fields": [STATUS] } }));
+    client.list()["required_state"] = json!([["m.room.member", "$LAZY"]]);
+    let told = |answer: &Value| -> Vec<String> {
+        let users = answer["extensions"][PROFILES]["users"].as_object();
+        users.map(|users| users.keys().cloned().collect()).unwrap_or_default()
+    };
+    assert_eq!(told(&client.next().await), [&*alice.id, &*bob.id], "his own, and that of whom the timeline shows");
+    carol.say(&hall, "hello").await;
+    assert_eq!(told(&client.next().await), [&*carol.id]);
+    alice.say(&hall, "how are you?").await;
+    assert!(told(&client.next().await).is_empty(), "her he knows");
+    client.body["extensions"][PROFILES]["fields"] = json!([STATUS, "m.tz"]);
+    assert_eq!(told(&client.next().await), [&*alice.id, &*bob.id, &*carol.id], "those who said something");
+    say_of_oneself(&dave, "m.tz", json!("Europe/Paris")).await;
+    assert_eq!(told(&client.next().await), [&*dave.id], "changes are told of everybody");
+
+    // A room that he comes into brings nobody who is not shown, unless he is called after them.
+    let attic = carol.create_room(json!({ "preset": "public_chat", "name": "Attic" })).await;
+    for user in [&dave, &bob] {
+        user.join(&attic).await;
+    }
+    assert_eq!(told(&client.next().await), [&*bob.id]);
+    let nameless = public(&dave).await;
+    bob.join(&nameless).await;
+    assert_eq!(told(&client.next().await), [&*bob.id, &*dave.id]);
+
+    client.list()["required_state"] = json!([]);
+    assert_eq!(told(&client.next().await), [&*alice.id, &*bob.id, &*carol.id, &*dave.id], "now all members are wanted");
+    assert!(told(&client.next().await).is_empty());
+}
