@@ -23,17 +23,28 @@ use crate::{
 /// Type and content of an account-data event.
 pub type Datum = (String, String);
 
-/// The rooms in which the user's account data changed; none where everything is told anyway.
-pub fn changed_rooms(context: &Context<'_>) -> Result<HashSet<RoomNid>> {
-    let Some(since) = context.since else { return Ok(HashSet::new()) };
-    let changes = changes(context, since)?;
-    Ok(changes.into_iter().map(|(room, _)| room).filter(|room| *room != GLOBAL).collect())
+/// What of the user's account data changed.
+#[derive(Debug, Default)]
+pub struct Changed {
+    pub rooms: HashSet<RoomNid>,
+    /// The types of global data.
+    pub global: HashSet<String>,
 }
 
-/// Whether the user's global account data of a type changed; `false` where everything is told anyway.
-pub fn has_changed(context: &Context<'_>, event_type: &str) -> Result<bool> {
-    let Some(since) = context.since else { return Ok(false) };
-    Ok(changes(context, since)?.iter().any(|(room, changed)| *room == GLOBAL && changed == event_type))
+impl Changed {
+    /// Nothing where everything is told anyway.
+    pub fn find(context: &Context<'_>) -> Result<Self> {
+        let mut changed = Self::default();
+        let Some(since) = context.since else { return Ok(changed) };
+        for (room, event_type) in changes(context, since)? {
+            if room == GLOBAL {
+                changed.global.insert(event_type);
+            } else {
+                changed.rooms.insert(room);
+            }
+        }
+        Ok(changed)
+    }
 }
 
 /// Writes the global account data that the client does not have; `false` if there is none.

@@ -44,7 +44,7 @@ impl Changes {
         let Context { server, snapshot, .. } = *context;
         let all = server.user_rooms.get(&server.store, snapshot, context.user_id())?;
         let mut changes = Self { all: Arc::clone(&all), ..Self::default() };
-        let mut changed_otherwise = account_data::changed_rooms(context)?;
+        let mut changed_otherwise = account_data::Changed::find(context)?.rooms;
         if let Some(since) = context.ephemeral_since {
             changed_otherwise.extend(context.server.typing.changed_rooms(since));
         }

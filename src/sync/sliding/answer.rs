@@ -53,10 +53,11 @@ impl News {
             Some(_) => context.server.typing.changed_rooms(context.ephemeral_since.unwrap_or_default()),
             None => Vec::new(),
         };
+        let data = account_data::Changed::find(context)?;
         Ok(Self {
-            with_data: account_data::changed_rooms(context)?,
+            has_new_direct: filters::has_new_direct_rooms(&data),
+            with_data: data.rooms,
             typing: typing.into_iter().collect(),
-            has_new_direct: filters::has_new_direct_rooms(context)?,
         })
     }
 }
@@ -160,7 +161,8 @@ impl Answer {
             };
             let is_direct = selected.direct.contains(view.room_id());
             let mut room = Room { wanted, sent, had, since: context.since, is_direct, covered: Covered::default() };
-            room.covered = parts.covered_by(context, nid, &room, news.with_data.contains(&nid));
+            let has_data = news.with_data.contains(&nid);
+            room.covered = parts.covered_by(context, nid, &room, has_data);
             let mut told = Told::default();
             any |= rooms.member_if(view.room_id().as_str(), |out| {
                 told = room.write(context, &view, out)?;
@@ -178,6 +180,7 @@ impl Answer {
                 wanted,
                 after: room.after(),
                 was_away: sent.is_some_and(|sent| sent.until.is_some()),
+                has_data,
                 covered,
                 events: told.events,
                 is_expanded: told.is_expanded,

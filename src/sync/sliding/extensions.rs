@@ -51,6 +51,8 @@ pub struct Seen<'a> {
     pub after: Option<StreamPos>,
     /// It was not wanted for some time, and had news then.
     pub was_away: bool,
+    /// The user changed data of it.
+    pub has_data: bool,
     /// Of which extensions the client had all, up to there.
     pub covered: Covered,
     /// The events that the answer tells.
@@ -291,11 +293,10 @@ fn write_e2ee(context: &Context<'_>, out: &mut Vec<u8>) -> Result<bool> {
 fn write_account_data(context: &Context<'_>, part: &Part<'_>, seen: &[Seen<'_>], out: &mut Vec<u8>) -> Result<bool> {
     let global = account_data::global(context, context.since.filter(|_| !part.is_new))?;
     let mut by_room: BTreeMap<&OwnedRoomId, Vec<Datum>> = BTreeMap::new();
-    let changed = account_data::changed_rooms(context)?;
     for room in part.of(seen) {
         let after = part.after(room);
         // Who was up to date need not look where nothing changed.
-        if after.is_some() && !room.was_away && !changed.contains(&room.nid) {
+        if after.is_some() && !room.was_away && !room.has_data {
             continue;
         }
         let data = account_data::read(context, room.nid, after)?;

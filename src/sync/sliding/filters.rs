@@ -21,7 +21,7 @@ use crate::{
         visibility::{Sight, Standing},
     },
     store::{Group, RoomNid, StreamPos},
-    sync::{self, answer::Context},
+    sync::{account_data::Changed, answer::Context},
     user::{account_data, tags},
 };
 
@@ -36,9 +36,9 @@ pub fn direct_rooms(context: &Context<'_>) -> Result<HashSet<OwnedRoomId>> {
     Ok(rooms.filter_map(Value::as_str).filter_map(|room| RoomId::parse(room).ok()).collect())
 }
 
-/// Whether these may be others than at the client's last answer.
-pub fn has_new_direct_rooms(context: &Context<'_>) -> Result<bool> {
-    sync::account_data::has_changed(context, DIRECT)
+/// Whether these may be others than at the client's last answer, since when so much of the user's account data changed.
+pub fn has_new_direct_rooms(changed: &Changed) -> bool {
+    changed.global.contains(DIRECT)
 }
 
 /// A list's filters, with what they need to know.
