@@ -9,7 +9,7 @@ use ruma::OwnedMxcUri;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::{ConfigError, Secret, oauth, one_or_many, secret, warnings::is_opaque_id};
+use super::{ConfigError, Secret, oauth, one_or_many, opaque_id::is_opaque_id, secret};
 
 /// Longest id. Source: the specification.
 const MAX_ID_BYTES: usize = 255;

@@ -17,6 +17,7 @@ mod metrics;
 mod network;
 mod oauth;
 mod one_or_many;
+mod opaque_id;
 mod password_policy;
 mod push;
 mod rate_limits;

@@ -2,7 +2,7 @@
 
 use url::Url;
 
-use super::{Config, Mail, Secret, oauth};
+use super::{Config, Mail, Secret, oauth, opaque_id::is_opaque_id};
 
 /// A shorter text can be guessed.
 const MIN_SHARED_SECRET_BYTES: usize = 16;
@@ -72,12 +72,6 @@ impl Config {
             && self.trusted_proxies.is_empty()
             && self.address.iter().any(|address| !address.to_canonical().is_loopback())
     }
-}
-
-/// <https://spec.matrix.org/v1.19/appendices/#opaque-identifiers>
-pub(super) fn is_opaque_id(text: &str, max_bytes: usize) -> bool {
-    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    (1..=max_bytes).contains(&text.len()) && text.bytes().all(is_allowed)
 }
 
 #[cfg(test)]
