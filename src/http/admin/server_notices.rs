@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use crate::{
     Server,
     error::Result,
-    http::extract::{AdminJson, Json},
+    http::extract::{AdminJson, Checked, Json},
     room::{
         append::TransactionKey,
         server_notices::{self, Notice},
@@ -49,7 +49,7 @@ async fn send(State(server): State<Arc<Server>>, AdminJson { body, .. }: AdminJs
 /// `PUT /_synapse/admin/v1/send_server_notice/{txnId}`
 async fn send_once(
     State(server): State<Arc<Server>>,
-    Path(txn_id): Path<String>,
+    Checked(Path(txn_id)): Checked<Path<String>>,
     AdminJson { sender, body }: AdminJson<Wish>,
 ) -> Result<Json<Sent>> {
     let scope = format!("server_notice/{}", sender.user_id);

@@ -22,7 +22,7 @@ use crate::{
     Server,
     config::RendezvousFor,
     error::{Error, Result},
-    http::extract::{Json, MaybeSender, PublicJson},
+    http::extract::{Checked, Json, MaybeSender, PublicJson},
     rendezvous::{self, Changed, Session},
 };
 
@@ -70,7 +70,11 @@ async fn create(
 }
 
 /// `GET /rendezvous/{id}`
-async fn read(State(server): State<Arc<Server>>, Path(id): Path<String>, headers: HeaderMap) -> Result<Json<Value>> {
+async fn read(
+    State(server): State<Arc<Server>>,
+    Checked(Path(id)): Checked<Path<String>>,
+    headers: HeaderMap,
+) -> Result<Json<Value>> {
     check_enabled(&server)?;
     check_no_navigation(&headers)?;
     let session = rendezvous::get(&server, &id)?;
@@ -81,7 +85,7 @@ async fn read(State(server): State<Arc<Server>>, Path(id): Path<String>, headers
 /// `PUT /rendezvous/{id}`
 async fn update(
     State(server): State<Arc<Server>>,
-    Path(id): Path<String>,
+    Checked(Path(id)): Checked<Path<String>>,
     PublicJson { body, .. }: PublicJson<Update>,
 ) -> Result<Json<Value>> {
     check_enabled(&server)?;
@@ -99,7 +103,7 @@ async fn update(
 }
 
 /// `DELETE /rendezvous/{id}`
-async fn delete(State(server): State<Arc<Server>>, Path(id): Path<String>) -> Result<Json<Value>> {
+async fn delete(State(server): State<Arc<Server>>, Checked(Path(id)): Checked<Path<String>>) -> Result<Json<Value>> {
     check_enabled(&server)?;
     rendezvous::delete(&server, &id)?;
     Ok(Json(json!({})))
@@ -127,7 +131,7 @@ async fn legacy_create(
 /// `GET` of the URL that `POST` gave; the two below as well.
 async fn legacy_read(
     State(server): State<Arc<Server>>,
-    Path(id): Path<String>,
+    Checked(Path(id)): Checked<Path<String>>,
     headers: HeaderMap,
 ) -> Result<Response> {
     check_enabled(&server)?;
@@ -147,7 +151,7 @@ async fn legacy_read(
 /// `PUT`
 async fn legacy_update(
     State(server): State<Arc<Server>>,
-    Path(id): Path<String>,
+    Checked(Path(id)): Checked<Path<String>>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response> {
@@ -170,7 +174,10 @@ async fn legacy_update(
 }
 
 /// `DELETE`
-async fn legacy_delete(State(server): State<Arc<Server>>, Path(id): Path<String>) -> Result<StatusCode> {
+async fn legacy_delete(
+    State(server): State<Arc<Server>>,
+    Checked(Path(id)): Checked<Path<String>>,
+) -> Result<StatusCode> {
     check_enabled(&server)?;
     rendezvous::delete(&server, &id)?;
     Ok(StatusCode::NO_CONTENT)
