@@ -1,4 +1,5 @@
-//! Which endpoints of the client-server API there are: all rows of `endpoints.tsv`, which are those of v1.19.
+//! Which endpoints there are: all rows of `endpoints.tsv`, which are those of the client-server API v1.19, and of
+//! `federation_endpoints.tsv`, those of the server-server API.
 
 use http::{Method, StatusCode};
 
@@ -15,10 +16,11 @@ async fn nothing_of_the_specification_is_missing() {
         config.identity_providers = vec![serde_json::from_value(provider).unwrap()];
     })
     .await;
-    for row in include_str!("endpoints.tsv").lines() {
+    let lists = [include_str!("endpoints.tsv"), include_str!("federation_endpoints.tsv")];
+    for row in lists.into_iter().flat_map(str::lines) {
         let (method, path) = row.split_once('\t').unwrap();
         let method: Method = method.parse().unwrap();
-        // Without a token nothing is done, and what is there says that one is missing, or more.
+        // Without a token or signature nothing is done, and what is there says that one is missing, or more.
         let answer = server.request_bytes(method, &filled_in(path), None, "{}").await;
         let errcode = answer.body["errcode"].as_str().unwrap_or_default();
         // What never saw a handler is no row of the specification's, whatever else its answer says.

@@ -1,7 +1,7 @@
 use http::Method;
 use serde_json::json;
 
-use crate::support::{TestNetwork, query};
+use crate::support::{TestNetwork, TestServer, query};
 
 const QUERY: &str = "/_matrix/federation/v1/query/profile";
 
@@ -185,4 +185,11 @@ async fn an_openid_token_tells_who_its_user_is_for_an_hour() {
     server.get(&userinfo).await.ok();
     server.advance(std::time::Duration::from_secs(60 * 60));
     assert_eq!(server.get(&userinfo).await.error(), (401, "M_UNKNOWN_TOKEN"));
+}
+
+#[tokio::test]
+async fn everybody_may_ask_what_this_server_is() {
+    let server = TestServer::new().await;
+    let version = json!({ "server": { "name": "Chappe", "version": env!("CARGO_PKG_VERSION") } });
+    assert_eq!(server.get("/_matrix/federation/v1/version").await.ok(), version);
 }

@@ -174,15 +174,28 @@ impl Peer {
 
     /// As [`Self::put`], with a body that need not be canonical JSON; `signed` is what the signature takes it for.
     pub async fn put_text(&self, server: &TestServer, path: &str, body: String, signed: &str) -> Answer {
+        self.send_bytes(server, Method::PUT, &format!("/_matrix/federation{path}"), body, signed).await
+    }
+
+    /// As [`Self::put_text`], with any method, a whole path, and a body that need not be text.
+    pub async fn send_bytes(
+        &self,
+        server: &TestServer,
+        method: Method,
+        path: &str,
+        body: impl Into<Body>,
+        signed: &str,
+    ) -> Answer {
         let (from, to) = (self.name(), server.inside().name());
-        let uri = format!("/_matrix/federation{path}");
-        let signed =
-            format!(r#"{{"content":{signed},"destination":"{to}","method":"PUT","origin":"{from}","uri":"{uri}"}}"#);
+        let signed = format!(
+            r#"{{"content":{signed},"destination":"{to}","method":"{method}","origin":"{from}","uri":"{path}"}}"#
+        );
         let (key, signature) = self.0.key.sign(signed.as_bytes()).into_parts();
         let key = key.as_str().try_into().unwrap();
         let header = XMatrix::new(from.to_owned(), to.to_owned(), key, Base64::new(signature));
-        let request = Request::put(&uri).header(header::AUTHORIZATION, http::HeaderValue::from(&header));
-        server.send(request.body(Body::from(body)).unwrap()).await
+        let request = Request::builder().method(method).uri(path);
+        let request = request.header(header::AUTHORIZATION, http::HeaderValue::from(&header));
+        server.send(request.body(body.into()).unwrap()).await
     }
 
     pub fn router(&self) -> Router {
