@@ -107,15 +107,13 @@ impl RateLimits {
     /// One-time keys, as many as `count`, that another server claims: all or none. For a room of very many devices a
     /// client may ask for more than is ever allowed, and could not do with less: that counts as all that is allowed.
     pub fn key_claim(&self, origin: &ServerName, count: usize) -> Result<()> {
-        self.key_claim.as_ref().map_or(Ok(()), |limit| limit.check_many(&origin.to_string(), count.min(limit.burst)))
+        self.key_claim.as_ref().map_or(Ok(()), |limit| limit.check_many(&origin.to_string(), count))
     }
 
     /// As [`Self::key_claim`], of one of our users.
     pub fn key_claim_of(&self, caller: &Caller, count: usize) -> Result<()> {
         match &self.key_claim {
-            Some(limit) if !caller.is_unlimited() => {
-                limit.check_many(&caller.user_id.to_string(), count.min(limit.burst))
-            }
+            Some(limit) if !caller.is_unlimited() => limit.check_many(&caller.user_id.to_string(), count),
             _ => Ok(()),
         }
     }
@@ -224,16 +222,16 @@ impl<K: Clone + Eq + Hash> Limit<K> {
         self.count(key).map(drop).map_err(Error::limit_exceeded)
     }
 
-    /// As [`Self::check`], for `count` at once. `M_TOO_LARGE` for more than the limit ever allows.
+    /// As [`Self::check`], for `count` at once. More than is ever allowed counts as all that is.
     fn check_many(&self, key: &K, count: usize) -> Result<()> {
-        let Some(count) = NonZeroU32::new(count.try_into().unwrap_or(u32::MAX)) else { return Ok(()) };
+        let Some(count) = NonZeroU32::new(count.min(self.burst).try_into().unwrap_or(u32::MAX)) else { return Ok(()) };
         if self.limiter.len() >= CLEANED_AT {
             self.limiter.retain_recent();
         }
         match self.limiter.check_key_n(key, count) {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(not_until)) => Err(Error::limit_exceeded(not_until.wait_time_from(clock::Clock::now(&self.clock)))),
-            Err(_) => Err(Error::too_large("More than this server ever allows at once")),
+            Err(insufficient) => Err(Error::internal(insufficient)),
         }
     }
 

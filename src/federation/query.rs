@@ -27,8 +27,8 @@ use crate::{
 /// More servers that an alias names are not remembered. Source: our choice.
 const MAX_SERVERS: usize = 100;
 /// How large an answer may be: anybody can make us ask, and what is parsed takes several times as much. The specification
-/// has 64 KiB for a profile, before escapes; a room may be on thousands of servers.
-const MAX_PROFILE_BYTES: usize = 128 << 10;
+/// has 64 KiB for a profile, before escapes, which make some letters thrice as long; a room may be on thousands of servers.
+const MAX_PROFILE_BYTES: usize = 200 << 10;
 const MAX_ALIAS_BYTES: usize = 512 << 10;
 
 /// The profile of a user of another server, as that server has it now: the whole or one field. What must be a text and is

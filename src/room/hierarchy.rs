@@ -83,9 +83,10 @@ struct Waiting {
 
 impl Waiting {
     /// Whether its servers could say more than was told: the links of a space, which only a walk that goes on needs.
-    fn is_worth_asking(&self, max_depth: usize) -> bool {
+    fn is_worth_asking(&self, own_name: &ServerName, max_depth: usize) -> bool {
         let told = self.told.as_ref();
-        told.is_none_or(|told| is_space(told.room.room_type.as_ref()) && self.depth < max_depth)
+        self.via.iter().any(|name| name != own_name)
+            && told.is_none_or(|told| is_space(told.room.room_type.as_ref()) && self.depth < max_depth)
     }
 }
 
@@ -147,14 +148,14 @@ async fn page_within(
         (walk, rooms) = (step.walk, step.rooms);
         let Some(away) = step.away else { break };
         let mut found = remote::known(server, &away.room_id, walk.suggested_only);
-        if found.is_none() && away.is_worth_asking(walk.max_depth()) {
+        if found.is_none() && away.is_worth_asking(server.name(), walk.max_depth()) {
             let deadline = *deadline.get_or_insert_with(|| Instant::now() + patience);
             if asked == MAX_ASKED || deadline <= Instant::now() {
                 walk.waiting.push_front(away);
                 break;
             }
             asked += 1;
-            match timeout_at(deadline, ask(server, &away, walk.suggested_only)).await {
+            match timeout_at(deadline, ask(server, user, &away, walk.suggested_only)).await {
                 Ok(answer) => found = answer?,
                 // A room that had all of the time is given up, or the walk would never come past it.
                 Err(_) if asked > 1 => {
@@ -183,15 +184,21 @@ async fn page_within(
     Ok(Page { rooms, next_batch })
 }
 
-/// What the servers of a room say of it. If nobody waits any more it goes on: then the next page has the answer, or
+/// What the servers of a room say of it. If nobody waits any more it goes on: whoever asks again waits for the same answer, or
 /// it is known which server fails.
 async fn ask(
     server: &Arc<Server>,
+    user: &UserId,
     room: &Waiting,
     suggested_only: bool,
 ) -> Result<Option<Arc<get_hierarchy::v1::Response>>> {
+    let turn = server.remote_spaces.turns.take(user.to_owned()).await;
     let (server, room_id, via) = (Arc::clone(server), room.room_id.clone(), room.via.clone());
-    Server::detached(async move { Ok(remote::ask(&server, &room_id, &via, suggested_only).await) }).await
+    Server::detached(async move {
+        let _turn = turn;
+        Ok(remote::ask(&server, &room_id, &via, suggested_only).await)
+    })
+    .await
 }
 
 fn begin(server: &Server, user: &UserId, room_id: &RoomId, query: &Query) -> Result<Walk> {
@@ -456,12 +463,15 @@ mod tests {
         assert!(told(&walk) > 0 && walk.waiting.front().is_some_and(|waiting| waiting.room_id == "!9000:x"));
     }
 
-    /// Nobody ever answers.
+    /// One server can't be reached, and the others never answer.
     struct Silence;
 
     impl Transport for Silence {
-        fn send(&self, _: http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<Body>, Failure>> {
-            Box::pin(std::future::pending())
+        fn send(&self, request: http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<Body>, Failure>> {
+            match request.uri().host() {
+                Some("failing.test") => Box::pin(std::future::ready(Err(Failure::TimedOut))),
+                _ => Box::pin(std::future::pending()),
+            }
         }
     }
 
@@ -474,16 +484,18 @@ mod tests {
         let open = || Server::open_with(config, Clock::manual(0), Random::from_seed(0), outgoing).unwrap();
         let server = tokio::task::spawn_blocking(open).await.unwrap();
 
-        let (told, via) = (owned_room_id!("!told:x"), vec![owned_server_name!("silent.test")]);
+        let (told, via) = (owned_room_id!("!told:x"), vec![owned_server_name!("silent.test:1")]);
+        let failing = vec![owned_server_name!("failing.test:1")];
         let waiting = [
             Waiting { room_id: owned_room_id!("!nobodys:x"), depth: 1, via: Vec::new(), told: None },
+            Waiting { room_id: owned_room_id!("!unreachable:x"), depth: 1, via: failing, told: None },
             Waiting { room_id: owned_room_id!("!silent:x"), depth: 1, via: via.clone(), told: None },
             Waiting { room_id: told.clone(), depth: 1, via, told: Some(Told::new(public(told.clone()))) },
         ];
         server.walks.insert(0, "begun", Arc::new(walk(waiting.into())));
         let page = async |from: &str| {
             let query = Query { suggested_only: false, max_depth: None, limit: None, from: Some(from.to_owned()) };
-            let page = page_within(&server, user_id!("@a:x"), room_id!("!root:x"), query, Duration::from_millis(50));
+            let page = page_within(&server, user_id!("@a:x"), room_id!("!root:x"), query, Duration::from_millis(200));
             let page = tokio::time::timeout(Duration::from_secs(20), page).await.expect("it ends").unwrap();
             let rooms: Vec<_> = page.rooms.into_iter().map(|room| room.summary.room_id).collect();
             (rooms, page.next_batch)

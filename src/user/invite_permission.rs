@@ -73,7 +73,7 @@ impl Rules {
     /// By the first list that has the user, or his server without its port; `None` if none has.
     fn permission(&self, sender: &UserId) -> Option<Permission> {
         if self.enabled == Some(false) {
-            return Some(Permission::Allowed);
+            return None;
         }
         let (user, server) = (sender.as_str(), sender.server_name().host());
         let lists = [
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(of(r#"{ "ignored_users": ["@b?b:*"], "allowed_servers": ["*"] }"#), Some(Permission::Ignored));
         assert_eq!(of(r#"{ "allowed_users": ["@bob:evil.org"], "blocked_users": ["@*"] }"#), Some(Permission::Allowed));
         assert_eq!(of(r#"{ "blocked_users": null, "ignored_servers": ["evil.org"] }"#), Some(Permission::Ignored));
-        assert_eq!(of(r#"{ "enabled": false, "blocked_users": ["*"] }"#), Some(Permission::Allowed));
+        assert_eq!(of(r#"{ "enabled": false, "blocked_users": ["*"] }"#), None);
         assert_eq!(of(r#"{ "enabled": true, "blocked_users": ["*"] }"#), Some(Permission::Blocked));
         assert_eq!(with_port(r#"{ "blocked_servers": ["evil.org"] }"#), Some(Permission::Blocked));
         assert_eq!(with_port(r#"{ "blocked_users": ["@bob:evil.org"] }"#), None);

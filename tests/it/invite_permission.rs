@@ -30,6 +30,8 @@ async fn invites_are_blocked_by_user_and_by_server() {
     set(&alice, "m.invite_permission_config", json!({ "default_action": "block" })).await;
     assert_eq!(carol.try_invite(&next, &alice).await.error(), BLOCKED);
     set(&alice, RULES, json!({ "enabled": false, "blocked_servers": ["*"] })).await;
+    assert_eq!(carol.try_invite(&next, &alice).await.error(), BLOCKED, "the switch is that of these lists only");
+    set(&alice, "m.invite_permission_config", json!({})).await;
     carol.try_invite(&next, &alice).await.ok();
 }
 

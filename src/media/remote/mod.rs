@@ -34,7 +34,7 @@ const REMEMBERED_USERS: usize = 10_000;
 /// How many files are fetched at a time for one user: what one client shows at once.
 const AT_ONCE: usize = 16;
 /// And how many of them from one server, which may be slow. Source: our choice, docs/security.md.
-const AT_ONCE_FROM_SERVER: usize = 4;
+const AT_ONCE_FROM_SERVER: usize = 8;
 
 /// What is being fetched, and by whom.
 pub struct Fetching {

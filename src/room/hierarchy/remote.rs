@@ -1,11 +1,12 @@
 //! What other servers say of spaces, remembered for a while.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use quick_cache::{Weighter, sync::Cache as QuickCache};
-use ruma::{OwnedRoomId, OwnedServerName, RoomId, api::federation::space::get_hierarchy};
+use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, api::federation::space::get_hierarchy};
 
-use crate::Server;
+use crate::{Server, federation::turns::Turns, keyed_locks::KeyedLocks};
 
 type Answer = Arc<get_hierarchy::v1::Response>;
 
@@ -15,9 +16,21 @@ const CACHED_BYTES: u64 = 8 << 20;
 const LIFETIME_MS: u64 = 5 * 60 * 1_000;
 /// How many servers are asked for one room.
 const MAX_SERVERS: usize = 3;
+/// How long one of them is waited for before the next one is asked as well.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// About how many rooms others are asked at a time for one user.
+const AT_ONCE: usize = 4;
 
 /// The answers of other servers, and when they were given. The same to all users: who may see them is asked later.
-pub struct Cache(QuickCache<(OwnedRoomId, bool), Known, Bytes>);
+pub struct Cache {
+    answers: QuickCache<Key, Known, Bytes>,
+    /// What is being asked, and for whom.
+    under_way: KeyedLocks<Key>,
+    pub(super) turns: Turns<OwnedUserId>,
+}
+
+/// The room, and whether only its suggested children are told.
+type Key = (OwnedRoomId, bool);
 
 #[derive(Clone)]
 struct Known {
@@ -30,8 +43,8 @@ struct Known {
 #[derive(Clone)]
 struct Bytes;
 
-impl Weighter<(OwnedRoomId, bool), Known> for Bytes {
-    fn weight(&self, _: &(OwnedRoomId, bool), known: &Known) -> u64 {
+impl Weighter<Key, Known> for Bytes {
+    fn weight(&self, _: &Key, known: &Known) -> u64 {
         known.bytes
     }
 }
@@ -46,13 +59,17 @@ fn bytes_of(answer: &get_hierarchy::v1::Response) -> u64 {
 
 impl Default for Cache {
     fn default() -> Self {
-        Self(QuickCache::with_weighter(500, CACHED_BYTES, Bytes))
+        Self {
+            answers: QuickCache::with_weighter(500, CACHED_BYTES, Bytes),
+            under_way: KeyedLocks::default(),
+            turns: Turns::new(AT_ONCE),
+        }
     }
 }
 
 /// What another server said of a room and its children lately.
 pub fn known(server: &Server, room_id: &RoomId, suggested_only: bool) -> Option<Answer> {
-    let known = server.remote_spaces.0.get(&(room_id.to_owned(), suggested_only))?;
+    let known = server.remote_spaces.answers.get(&(room_id.to_owned(), suggested_only))?;
     (server.clock.now_ms() < known.at_ms.saturating_add(LIFETIME_MS)).then_some(known.answer)
 }
 
@@ -63,23 +80,40 @@ pub async fn ask(
     via: &[OwnedServerName],
     suggested_only: bool,
 ) -> Option<Answer> {
+    let key = (room_id.to_owned(), suggested_only);
+    let _under_way = server.remote_spaces.under_way.lock(&key).await;
     if let Some(answer) = known(server, room_id, suggested_only) {
         return Some(answer);
     }
-    let at_ms = server.clock.now_ms();
-    for other in via.iter().filter(|name| **name != server.name()).take(MAX_SERVERS) {
-        let mut request = get_hierarchy::v1::Request::new(room_id.to_owned());
-        request.suggested_only = suggested_only;
-        match crate::federation::request(server, other, request).await {
-            Ok(answer) if answer.room.summary.room_id == room_id => {
-                let answer = Arc::new(answer);
-                let known = Known { at_ms, bytes: bytes_of(&answer), answer: Arc::clone(&answer) };
-                server.remote_spaces.0.insert((room_id.to_owned(), suggested_only), known);
-                return Some(answer);
-            }
-            Ok(_) => tracing::debug!(%other, %room_id, "a server was asked about a room and spoke of another"),
-            Err(error) => tracing::debug!(%other, %room_id, ?error, "a server did not tell about a space"),
+    let mut servers = via.iter().filter(|name| **name != server.name()).take(MAX_SERVERS);
+    let ask = |other| ask_one(server, other, room_id, suggested_only);
+    let mut asked: FuturesUnordered<_> = servers.next().map(ask).into_iter().collect();
+    while !asked.is_empty() {
+        if let Ok(Some(Some(known))) = tokio::time::timeout(PATIENCE, asked.next()).await {
+            let answer = Arc::clone(&known.answer);
+            server.remote_spaces.answers.insert(key, known);
+            return Some(answer);
         }
+        asked.extend(servers.next().map(ask));
+    }
+    None
+}
+
+async fn ask_one(
+    server: &Arc<Server>,
+    other: &OwnedServerName,
+    room_id: &RoomId,
+    suggested_only: bool,
+) -> Option<Known> {
+    let at_ms = server.clock.now_ms();
+    let mut request = get_hierarchy::v1::Request::new(room_id.to_owned());
+    request.suggested_only = suggested_only;
+    match crate::federation::request(server, other, request).await {
+        Ok(answer) if answer.room.summary.room_id == room_id => {
+            return Some(Known { at_ms, bytes: bytes_of(&answer), answer: Arc::new(answer) });
+        }
+        Ok(_) => tracing::debug!(%other, %room_id, "a server was asked about a room and spoke of another"),
+        Err(error) => tracing::debug!(%other, %room_id, ?error, "a server did not tell about a space"),
     }
     None
 }
