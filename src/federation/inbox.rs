@@ -55,8 +55,9 @@ const ASKED_AT_A_TIME: usize = 8;
 /// How long an event waits for its turn to ask before it is put behind the others of its room.
 const TURN: Duration = Duration::from_secs(5);
 
-/// How long a transaction waits for joins that are under way. Source: our choice; senders wait longer for an answer.
-const JOINING: Duration = Duration::from_secs(30);
+/// How long a transaction waits for joins that are under way before its server is asked to send it later. Source: our choice,
+/// half of what a Chappe waits for an answer.
+const JOINING: Duration = Duration::from_secs(15);
 
 /// How many events of a room are read at once, and from how many bytes of them on no more: they are in memory while servers
 /// are asked what is missing before them, in all rooms at once.
@@ -281,8 +282,7 @@ async fn until_joined(server: &Arc<Server>, pdus: &[Box<RawValue>]) -> Result<()
             drop(server.inbox.joins.take(room_id).await);
         }
     };
-    let _ = tokio::time::timeout(JOINING, until_done).await; // what is then of a room that we are not in is refused
-    Ok(())
+    tokio::time::timeout(JOINING, until_done).await.map_err(|_| Error::limit_exceeded(JOINING))
 }
 
 /// Keeps the events, and that the transaction was received, unless none of it needs an answer.

@@ -42,7 +42,6 @@ pub fn start(server: &Arc<Server>, room: RoomNid) {
         // Before the room's row goes: that is all that leads here after a restart.
         if let Err(error) = directory::remote::add_members(&server, room).await {
             error!(room = room.0, "the members of a room can't be put into the user directory: {error:?}");
-            return;
         }
         tokio::select! {
             () = server.shutdown.cancelled() => return,

@@ -163,9 +163,12 @@ pub async fn is_out_of_band(server: &Arc<Server>, user: &UserId, room: RoomNid) 
             let waiting = row.filter(|row| matches!(row.membership, Membership::Invite | Membership::Knock));
             let Some(row) = waiting else { return Ok(false) };
             // Where we learn what happens, whoever else invites him does not undo the invite that the room knows of.
-            let is_known =
-                view.is_resident()? && view.membership(view.current_state(), &user)? == Some(Membership::Invite);
-            Ok(!is_known && view.event(row.event)?.flags.outlier || !remote::is_resident(&view)?)
+            let membership = view.membership(view.current_state(), &user)?;
+            let is_known = view.is_resident()? && membership == Some(Membership::Invite);
+            // As long as the members are not known, an earlier invite has no place either.
+            let is_unknown = membership.is_none() && partial::is_partial(&snapshot, room)?;
+            let is_unplaced = view.event(row.event)?.flags.outlier || is_unknown;
+            Ok(!is_known && is_unplaced || !remote::is_resident(&view)?)
         })
         .await
 }

@@ -24,8 +24,8 @@ pub use crate::event::hash::VerifyError;
 const MAX_SIGNATURES: usize = 5;
 /// From how many events on they are checked on several cores.
 const MANY: usize = 32;
-/// How far in the future an event's time may lie for new keys to be asked for.
-const FUTURE_MS: u64 = 60 * 60 * 1_000;
+/// How far in the future an event's time may lie for new keys to be asked for, and the end of an old key.
+pub(super) const FUTURE_MS: u64 = 60 * 60 * 1_000;
 
 /// How an event is read.
 pub type Parse = fn(&[u8], &RoomVersionRules) -> Result<Received, FormatError>;

@@ -205,9 +205,15 @@ impl<'s> Sending<'s> {
             false => self.take_place().await?,
         };
         let (name, at_most) = (self.name.to_owned(), self.at_most);
-        let ephemeral = std::mem::take(&mut *self.sender.ephemeral.lock());
+        // What is sent again under the same id may have been taken: the other server would not look at what is new in it.
+        let is_repeated = at_most != usize::MAX;
+        let ephemeral =
+            if is_repeated { Ephemeral::default() } else { std::mem::take(&mut *self.sender.ephemeral.lock()) };
         let prepare = move |server: &Server| Prepared::read(server, &name, ephemeral, at_most);
-        let Some(prepared) = self.server.blocking(prepare).await? else { return Ok(false) };
+        let Some(prepared) = self.server.blocking(prepare).await? else {
+            self.at_most = usize::MAX;
+            return Ok(is_repeated); // what was to be sent again is gone, and something else may wait
+        };
         let Prepared { request: transaction, rows, left } = prepared;
         self.sender.ephemeral.lock().put_back(left);
         if !rows.is_empty() {

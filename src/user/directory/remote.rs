@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use ruma::{OwnedUserId, UserId, events::room::member::RoomMemberEventContent};
+use serde::Deserialize;
 
 use super::{Entries, Entry, MAX_PUBLIC_ROOMS, put, search::is_public};
 use crate::{
@@ -70,13 +71,32 @@ fn read(server: &Server, entries: &[LogEntry]) -> Result<(Vec<Seen>, BTreeSet<Ro
                     rooms.insert(entry.room);
                 }
             }
-            "m.room.join_rules" | "m.room.history_visibility" if state_key.is_empty() && is_public(&view)? => {
-                rooms.insert(entry.room);
+            "m.room.join_rules" | "m.room.history_visibility" if state_key.is_empty() => {
+                if opens(&view, entry.event)? && is_public(&view)? {
+                    rooms.insert(entry.room);
+                }
             }
             _ => {}
         }
     }
     Ok((seen, rooms))
+}
+
+/// Whether an event says that everybody may know the room, and the one that it replaced did not.
+fn opens(view: &View<'_>, event: EventNid) -> Result<bool> {
+    let says = |event: EventNid| -> Result<bool> {
+        let said: Openness = serde_json::from_str(view.pdu(event)?.content.get()).unwrap_or_default();
+        Ok(said.join_rule.as_deref() == Some("public") || said.history_visibility.as_deref() == Some("world_readable"))
+    };
+    let replaced = view.event(event)?.replaces.map(EventNid);
+    Ok(says(event)? && !replaced.map(says).transpose()?.unwrap_or_default())
+}
+
+/// The contents of both kinds of events that open a room.
+#[derive(Default, Deserialize)]
+struct Openness {
+    join_rule: Option<String>,
+    history_visibility: Option<String>,
 }
 
 fn see(view: &View<'_>, user: &UserId, event: EventNid, is_public: bool) -> Result<Seen> {
