@@ -13,14 +13,11 @@ use chappe::{
     error::Error,
     logging,
     random::Random,
-    user::{account, device::Selection},
+    user::{account, device::Selection, password},
 };
 use clap::Subcommand;
 use ruma::UserId;
 use tokio::runtime::Runtime;
-
-/// Length of a generated password: nearly 120 bits of chance.
-const PASSWORD_LENGTH: usize = 20;
 
 #[derive(Subcommand)]
 pub enum UserCommand {
@@ -86,7 +83,11 @@ struct Password {
 
 impl Password {
     fn choose(server: &Server, from_stdin: bool) -> anyhow::Result<Self> {
-        let text = if from_stdin { read_password()? } else { server.random.text(PASSWORD_LENGTH) };
+        let text = if from_stdin {
+            read_password()?
+        } else {
+            password::generate(&server.config.password_policy, &server.random)
+        };
         Ok(Self { text, is_generated: !from_stdin })
     }
 

@@ -179,10 +179,11 @@ fn the_effective_configuration_is_printed_without_secrets() {
 #[test]
 fn an_administrator_makes_accounts_that_can_log_in() {
     let directory = tempfile::tempdir().unwrap();
-    let run = |arguments: &[&str]| chappe(&directory, "", arguments).output().unwrap();
+    let policy = "[global.password_policy]\nminimum_length = 24\nrequire_symbol = true";
+    let run = |arguments: &[&str]| chappe(&directory, policy, arguments).output().unwrap();
     let made = text(&run(&["user", "create", "alice", "--admin"]).stdout);
     let generated = made.lines().find_map(|line| line.strip_prefix("password")).unwrap().trim();
-    assert!(made.contains("@alice:localhost") && generated.len() >= 20, "{made}");
+    assert!(made.contains("@alice:localhost") && generated.len() >= 24, "{made}");
     let mode = fs::metadata(directory.path().join("data")).unwrap().permissions().mode();
     assert_eq!(mode & 0o077, 0, "others on this machine can look into the data");
     assert_fails(&run(&["user", "create", "alice"]), 1, "taken");

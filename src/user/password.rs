@@ -22,6 +22,9 @@ use crate::{
 /// Longer ones would only cost time. Source: our choice, as Synapse has it.
 const MAX_BYTES: usize = 512;
 
+/// Length of a generated password: nearly 120 bits of chance.
+const GENERATED_LENGTH: usize = 20;
+
 /// For whom no hash is stored: any will do, the answer is thrown away.
 const NOBODYS_SALT: &[u8; 16] = b"a salt of nobody";
 
@@ -112,6 +115,19 @@ pub fn check_acceptable(policy: &PasswordPolicy, password: &str) -> Result<()> {
     Ok(())
 }
 
+/// A password of chance that [`check_acceptable`] lets pass.
+pub fn generate(policy: &PasswordPolicy, random: &Random) -> String {
+    let length = GENERATED_LENGTH.max(policy.minimum_length.into());
+    let symbol = if policy.require_symbol { "-" } else { "" };
+    // This ends: a kind is seldom missing, and what the configuration may require of length is below `MAX_BYTES`.
+    loop {
+        let text = random.text(length) + symbol;
+        if check_acceptable(policy, &text).is_ok() {
+            return text;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,5 +157,25 @@ mod tests {
         let is_acceptable = |password: &str| check_acceptable(&PasswordPolicy::default(), password).is_ok();
         assert!(is_acceptable("x") && is_acceptable(&"x".repeat(512)));
         assert!(!is_acceptable("") && !is_acceptable(&"x".repeat(513)));
+    }
+
+    #[test]
+    fn a_generated_password_meets_the_policy() {
+        let all = PasswordPolicy {
+            minimum_length: 24,
+            require_digit: true,
+            require_symbol: true,
+            require_lowercase: true,
+            require_uppercase: true,
+        };
+        let digit = PasswordPolicy { require_digit: true, ..PasswordPolicy::default() };
+        let random = Random::from_seed(1);
+        for policy in [all, digit, PasswordPolicy::default()] {
+            for _ in 0..200 {
+                let password = generate(&policy, &random);
+                assert!(password.len() >= GENERATED_LENGTH, "{password}");
+                check_acceptable(&policy, &password).unwrap();
+            }
+        }
     }
 }
