@@ -49,15 +49,15 @@ impl Network {
     }
 
     pub async fn send(&self, request: http::Request<Bytes>, limits: Limits) -> Result<http::Response<Body>, Failure> {
-        let request = reqwest::Request::try_from(request).map_err(|error| failure_of(&error))?;
+        let request = reqwest::Request::try_from(request).map_err(failure_of)?;
         check(&self.denied, request.url())?;
         let clients = self.clients()?;
         let client = if limits.redirects { &clients.following } else { &clients.direct };
         let mut request = request;
         *request.timeout_mut() = Some(limits.time);
-        let response = client.execute(request).await.map_err(|error| failure_of(&error))?;
+        let response = client.execute(request).await.map_err(failure_of)?;
         let (status, headers) = (response.status(), response.headers().clone());
-        let body = response.bytes_stream().map_err(|error| failure_of(&error)).boxed();
+        let body = response.bytes_stream().map_err(failure_of).boxed();
         let mut answer = http::Response::new(body);
         *answer.status_mut() = status;
         *answer.headers_mut() = headers;
@@ -121,7 +121,9 @@ fn check(denied: &Denied, url: &Url) -> Result<(), Failure> {
 }
 
 /// What of reqwest's errors tells an administrator something.
-fn failure_of(error: &reqwest::Error) -> Failure {
+fn failure_of(error: reqwest::Error) -> Failure {
+    // Without the address: paths hold ids, queries hold tokens, and this is logged and kept.
+    let error = error.without_url();
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -188,6 +190,14 @@ mod tests {
         let port = listen(moved).await;
         let failure = get(&network(&["127.0.0.1"]), &format!("http://127.0.0.1:{port}/")).await.err();
         assert!(matches!(failure, Some(Failure::Denied(_))), "{failure:?}");
+    }
+
+    #[tokio::test]
+    async fn a_failure_does_not_tell_the_address() {
+        let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        let url = format!("http://127.0.0.1:{port}/rooms/private?token=private");
+        let failure = get(&network(&["127.0.0.1"]), &url).await.err().unwrap().to_string();
+        assert!(failure.contains("error sending request") && !failure.contains("private"), "{failure}");
     }
 
     #[test]

@@ -86,7 +86,7 @@ fn known(server: &Server, url: &Url) -> Option<Map<String, Value>> {
 async fn make(server: &Arc<Server>, url: &Url) -> Result<Map<String, Value>> {
     let limits = &server.config.url_previews;
     let page = fetch(server, url, limits.max_page_size.as_usize()).await.map_err(|failure| {
-        debug!(%url, %failure, "no preview");
+        debug!(host = url.host_str(), %failure, "no preview");
         Error::refused(ErrorKind::Unknown, "The page can't be fetched").with_status(StatusCode::BAD_GATEWAY)
     })?;
     let mut preview = Map::new();
@@ -113,7 +113,7 @@ async fn picture(server: &Server, url: &Url) -> Option<Fetched> {
     match fetch(server, url, server.config.url_previews.max_image_size.as_usize()).await {
         Ok(image) => Some(image),
         Err(failure) => {
-            debug!(%url, %failure, "a preview without its picture");
+            debug!(host = url.host_str(), %failure, "a preview without its picture");
             None
         }
     }
