@@ -71,10 +71,10 @@ fn read(server: &Server, entries: &[LogEntry]) -> Result<(Vec<Seen>, BTreeSet<Ro
                     rooms.insert(entry.room);
                 }
             }
-            "m.room.join_rules" | "m.room.history_visibility" if state_key.is_empty() => {
-                if opens(&view, entry.event)? && is_public(&view)? {
-                    rooms.insert(entry.room);
-                }
+            "m.room.join_rules" | "m.room.history_visibility"
+                if state_key.is_empty() && opens(&view, entry.event)? && is_public(&view)? =>
+            {
+                rooms.insert(entry.room);
             }
             _ => {}
         }
