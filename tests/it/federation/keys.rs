@@ -184,7 +184,7 @@ async fn an_old_key_is_over_when_we_hear_of_it_whatever_end_it_is_said_to_have()
     server.advance(Duration::from_millis(2 * DAY));
     assert!(!holds(&server, &event(&published, &RoomVersionId::V11, START + 2 * DAY)).await);
     assert_eq!(published.asked("/_matrix/key").len(), 2, "it is told again");
-    assert!(!holds(&server, &event(&old, &RoomVersionId::V11, START + DAY)).await);
+    assert!(!holds(&server, &event(&old, &RoomVersionId::V11, START + 2 * DAY + 1)).await);
 }
 
 #[tokio::test]
