@@ -135,19 +135,17 @@ async fn join_there(
     let Candidates { named, others } = Candidates::find(server, user, room_id, via).await?;
     let mut failed = None;
     for servers in [named, others] {
-        let mut is_refused = false;
         for candidate in servers {
             match join_by(server, user, room_id, &candidate, extra.clone()).await {
                 Ok(()) => return Ok(()),
                 Err(error) => {
                     info!(%room_id, server = %candidate, "a room can't be joined through this server: {error:?}");
-                    is_refused |= refusal::is_by_the_room(&error);
                     failed = Some(refusal::more_telling(failed, error));
                 }
             }
         }
         // The client named servers that know the room, and they do not let the user in: then he is not let in.
-        if is_refused {
+        if failed.as_ref().is_some_and(refusal::is_by_the_room) {
             break;
         }
     }

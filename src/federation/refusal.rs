@@ -1,6 +1,6 @@
 //! What a client is told when other servers refuse what it asked for.
 
-use ruma::api::error::{ErrorBody, ErrorKind, StandardErrorBody};
+use ruma::api::error::{ErrorBody, ErrorKind};
 
 use crate::error::{Error, RemoteError};
 
@@ -54,16 +54,9 @@ fn is_of_session(kind: &ErrorKind) -> bool {
     )
 }
 
-/// Whether the room does not let the user in, as a server says or its answer shows. One that can't tell, or has nobody
-/// who may let him in, leaves that to others.
+/// Whether a server that knows the room does not let the user in.
 pub fn is_by_the_room(error: &Error) -> bool {
-    match error {
-        Error::Refused { kind: ErrorKind::Forbidden, .. } => true,
-        Error::Remote { source: RemoteError::Refused(answer), .. } => {
-            matches!(&answer.body, ErrorBody::Standard(StandardErrorBody { kind: ErrorKind::Forbidden, .. }))
-        }
-        _ => false,
-    }
+    matches!(error, Error::Refused { kind: ErrorKind::Forbidden, .. })
 }
 
 fn weight(error: &Error) -> u8 {
@@ -79,7 +72,7 @@ fn weight(error: &Error) -> u8 {
 mod tests {
     use http::StatusCode;
     use ruma::{
-        api::error::{Error as MatrixError, UnknownTokenErrorData},
+        api::error::{Error as MatrixError, StandardErrorBody, UnknownTokenErrorData},
         server_name,
     };
 

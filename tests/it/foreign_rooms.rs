@@ -1072,18 +1072,3 @@ async fn servers_that_a_client_names_decide_unless_they_are_not_there() {
     world.join(&["gone"]).await; // the room's id names a server, too
     assert_eq!(world.network.count("there", "/_matrix/federation/v1/make_join/"), 1);
 }
-
-#[tokio::test]
-async fn a_named_server_that_can_not_tell_or_not_let_anybody_in_leaves_it_to_others() {
-    for errcode in ["M_UNABLE_TO_AUTHORISE_JOIN", "M_UNABLE_TO_GRANT_JOIN"] {
-        let world = world().await;
-        let named = world.network.peer("named");
-        named.refuse(Method::GET, "/_matrix/federation/v1/make_join/", 400, errcode);
-        world.join(&["named"]).await;
-        let other = world.here.user("other").await;
-        world.peer.refuse(Method::GET, "/_matrix/federation/v1/make_join/", 400, errcode);
-        world.bob.leave(&world.room.id).await;
-        let answer = other.post(&format!("/v3/join/{}?via=named", world.room.id), json!({})).await;
-        assert_eq!(answer.error(), (403, "M_FORBIDDEN"), "{errcode}");
-    }
-}
