@@ -24,8 +24,8 @@ const AT_ONCE: usize = 4;
 /// The answers of other servers, and when they were given. The same to all users: who may see them is asked later.
 pub struct Cache {
     answers: QuickCache<Key, Known, Bytes>,
-    /// What is being asked, and for whom.
-    under_way: KeyedLocks<Key>,
+    /// What is being asked of which servers, and for whom.
+    under_way: KeyedLocks<(Key, Vec<OwnedServerName>)>,
     pub(super) turns: Turns<OwnedUserId>,
 }
 
@@ -81,11 +81,17 @@ pub async fn ask(
     suggested_only: bool,
 ) -> Option<Answer> {
     let key = (room_id.to_owned(), suggested_only);
-    let _under_way = server.remote_spaces.under_way.lock(&key).await;
+    let servers: Vec<_> = via.iter().filter(|name| **name != server.name()).take(MAX_SERVERS).cloned().collect();
+    // Whoever names servers that do not answer holds up nobody who names others.
+    let under_way = (key.clone(), servers.clone());
+    let _under_way = match servers.is_empty() {
+        true => None,
+        false => Some(server.remote_spaces.under_way.lock(&under_way).await),
+    };
     if let Some(answer) = known(server, room_id, suggested_only) {
         return Some(answer);
     }
-    let mut servers = via.iter().filter(|name| **name != server.name()).take(MAX_SERVERS);
+    let mut servers = servers.iter();
     let ask = |other| ask_one(server, other, room_id, suggested_only);
     let mut asked: FuturesUnordered<_> = servers.next().map(ask).into_iter().collect();
     while !asked.is_empty() {
