@@ -5,11 +5,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use ruma::{OwnedEventId, OwnedServerName};
 use tracing::{error, info};
 
-use super::{missing::Asker, queue};
+use super::{alternatives, missing::Asker, queue};
 use crate::{
     Server,
     error::{Error, Result},
@@ -169,37 +168,15 @@ async fn ask_all(
 ) -> Result<bool> {
     let takes_parts = known.failures >= STRICT_ROUNDS;
     let ask = |candidate| async move {
-        let answer = ask(server, room, candidate, takes_parts, wanted).await;
-        if let Err(error) = &answer {
-            info!(room = room.0, server = %candidate, "the state of a room is not told: {error:?}");
-        }
-        answer
+        let Err(error) = ask(server, room, candidate, takes_parts, wanted).await else { return Some(Ok(())) };
+        info!(room = room.0, server = %candidate, "the state of a room is not told: {error:?}");
+        matches!(error, Error::Internal(_)).then_some(Err(error))
     };
-    tokio::select! {
-        () = server.shutdown.cancelled() => Ok(false),
-        is_told = until_told(servers, PATIENCE, ask) => is_told,
-    }
-}
-
-/// Asks one server after the other, and the next one also when nobody answered for `patience`.
-async fn until_told<'s, Answer: Future<Output = Result<()>>>(
-    servers: &'s [OwnedServerName],
-    patience: Duration,
-    ask: impl Fn(&'s OwnedServerName) -> Answer,
-) -> Result<bool> {
-    let mut servers = servers.iter();
-    let mut asked: FuturesUnordered<_> = servers.next().map(&ask).into_iter().collect();
-    while !asked.is_empty() {
-        match tokio::time::timeout(patience, asked.next()).await {
-            Ok(Some(Ok(()))) => return Ok(true),
-            Ok(Some(Err(error @ Error::Internal(_)))) => return Err(error),
-            Ok(_) | Err(_) => {}
-        }
-        if asked.len() < AT_ONCE {
-            asked.extend(servers.next().map(&ask));
-        }
-    }
-    Ok(false)
+    let told = tokio::select! {
+        () = server.shutdown.cancelled() => None,
+        told = alternatives::first_answer(servers, PATIENCE, AT_ONCE, ask) => told,
+    };
+    Ok(told.transpose()?.is_some())
 }
 
 async fn ask(
@@ -234,47 +211,4 @@ async fn failed(server: &Arc<Server>, room: RoomNid) -> Result<u32> {
         Ok::<_, Error>(failures)
     };
     server.store.commit(note).await
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{future::pending, sync::Mutex};
-
-    use super::*;
-
-    fn servers(names: &[&str]) -> Vec<OwnedServerName> {
-        names.iter().map(|name| OwnedServerName::try_from(*name).unwrap()).collect()
-    }
-
-    /// What comes of asking servers that are called what they do, and who was asked.
-    async fn ask(names: &[&str]) -> (bool, Vec<String>) {
-        let (servers, asked) = (servers(names), Mutex::default());
-        let is_told = until_told(&servers, Duration::from_millis(20), |name| {
-            Vec::push(&mut asked.lock().unwrap(), name.to_string());
-            async {
-                match name.as_str() {
-                    "hangs" => pending().await,
-                    "fails" => Err(Error::not_found("no")),
-                    _ => Ok(()),
-                }
-            }
-        });
-        (is_told.await.unwrap(), asked.into_inner().unwrap())
-    }
-
-    #[tokio::test]
-    async fn servers_are_asked_one_after_the_other_until_one_tells() {
-        let (is_told, asked) = ask(&["fails", "fails", "tells", "more"]).await;
-        assert!(is_told);
-        assert_eq!(asked, ["fails", "fails", "tells"]);
-        assert!(!ask(&["fails", "fails"]).await.0);
-        assert!(!ask(&[]).await.0);
-    }
-
-    #[tokio::test]
-    async fn one_that_hangs_holds_up_no_other() {
-        let (is_told, asked) = ask(&["hangs", "fails", "tells"]).await;
-        assert!(is_told);
-        assert_eq!(asked, ["hangs", "fails", "tells"]);
-    }
 }

@@ -2,6 +2,7 @@
 //!
 //! <https://spec.matrix.org/v1.19/server-server-api/>
 
+pub mod alternatives;
 pub mod backfill;
 pub mod backoff;
 pub mod binding;

@@ -191,7 +191,7 @@ async fn ask(
     user: &UserId,
     room: &Waiting,
     suggested_only: bool,
-) -> Result<Option<Arc<get_hierarchy::v1::Response>>> {
+) -> Result<Option<remote::Answer>> {
     let turn = server.remote_spaces.turns.take(user.to_owned()).await;
     let (server, room_id, via) = (Arc::clone(server), room.room_id.clone(), room.via.clone());
     Server::detached(async move {
@@ -290,12 +290,7 @@ fn walk_here(
 type ThereStep = Option<(SpaceHierarchyRoomsChunk, usize, Vec<(Child, Option<RoomSummary>)>)>;
 
 /// What another server said of a room and its children, if `user` may know it.
-fn walk_there(
-    server: &Server,
-    user: &UserId,
-    next: Waiting,
-    found: Option<Arc<get_hierarchy::v1::Response>>,
-) -> Result<ThereStep> {
+fn walk_there(server: &Server, user: &UserId, next: Waiting, found: Option<remote::Answer>) -> Result<ThereStep> {
     let snapshot = server.store.snapshot();
     if let Some(found) = found {
         if !summary::is_remote_open_to(server, &snapshot, Some(user), &found.room.summary)? {

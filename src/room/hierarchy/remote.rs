@@ -2,13 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use quick_cache::{Weighter, sync::Cache as QuickCache};
 use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, api::federation::space::get_hierarchy};
 
-use crate::{Server, federation::turns::Turns, keyed_locks::KeyedLocks};
+use crate::{
+    Server,
+    federation::{alternatives, turns::Turns},
+    keyed_locks::KeyedLocks,
+};
 
-type Answer = Arc<get_hierarchy::v1::Response>;
+pub type Answer = Arc<get_hierarchy::v1::Response>;
 
 /// About how many bytes of answers are remembered. One can have as many as any answer of another server.
 const CACHED_BYTES: u64 = 8 << 20;
@@ -83,26 +86,15 @@ pub async fn ask(
     let key = (room_id.to_owned(), suggested_only);
     let servers: Vec<_> = via.iter().filter(|name| **name != server.name()).take(MAX_SERVERS).cloned().collect();
     // Whoever names servers that do not answer holds up nobody who names others.
-    let under_way = (key.clone(), servers.clone());
-    let _under_way = match servers.is_empty() {
-        true => None,
-        false => Some(server.remote_spaces.under_way.lock(&under_way).await),
-    };
+    let _under_way = server.remote_spaces.under_way.lock(&(key.clone(), servers.clone())).await;
     if let Some(answer) = known(server, room_id, suggested_only) {
         return Some(answer);
     }
-    let mut servers = servers.iter();
     let ask = |other| ask_one(server, other, room_id, suggested_only);
-    let mut asked: FuturesUnordered<_> = servers.next().map(ask).into_iter().collect();
-    while !asked.is_empty() {
-        if let Ok(Some(Some(known))) = tokio::time::timeout(PATIENCE, asked.next()).await {
-            let answer = Arc::clone(&known.answer);
-            server.remote_spaces.answers.insert(key, known);
-            return Some(answer);
-        }
-        asked.extend(servers.next().map(ask));
-    }
-    None
+    let known = alternatives::first_answer(&servers, PATIENCE, MAX_SERVERS, ask).await?;
+    let answer = Arc::clone(&known.answer);
+    server.remote_spaces.answers.insert(key, known);
+    Some(answer)
 }
 
 async fn ask_one(
