@@ -1,6 +1,6 @@
-//! The bodies of requests, read whole into memory: so much of one, and so much of all together.
+//! The bodies of requests: read whole into memory, so much of one, and so much of all together; those of uploads as they come.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -60,36 +60,33 @@ async fn read_large(body: Body, limit: usize, memory: &SharedMemory, patience: D
     if body.size_hint().lower() > limit as u64 {
         return Err(too_large());
     }
-    let begun = Instant::now();
     let (mut bytes, mut held) = (Vec::new(), Held::nothing());
-    let mut stream = body.into_data_stream();
-    loop {
-        let for_size = Duration::from_secs((bytes.len() / SLOWEST_PACE) as u64);
-        let next = timeout_at(begun + patience + for_size, stream.next()).await;
-        let Some(chunk) = next.map_err(|_| too_slow())? else { break };
-        let chunk = chunk.map_err(|e| unread_body(&e))?;
-        let size = bytes.len() + chunk.len();
+    let mut parts = pin!(paced(body, patience, SLOWEST_PACE));
+    while let Some(part) = parts.next().await {
+        let part = part?;
+        let size = bytes.len() + part.len();
         if size > limit {
             return Err(too_large());
         }
         if size > SMALL && !memory.grow(&mut held, size) {
             return Err(Error::limit_exceeded(RETRY_AFTER));
         }
-        bytes.extend_from_slice(&chunk);
+        bytes.extend_from_slice(&part);
     }
     Ok(Bytes::from_owner(Counted { bytes, _held: held }))
 }
 
 /// The parts of an upload as they come; 408 if they come too slowly. The time begins when the first is asked for.
 pub(super) fn parts(body: Body) -> impl Stream<Item = Result<Bytes, Error>> + Send + 'static {
-    paced(body, PATIENCE)
+    paced(body, PATIENCE, SLOWEST_UPLOAD)
 }
 
-fn paced(body: Body, patience: Duration) -> impl Stream<Item = Result<Bytes, Error>> + Send + 'static {
+/// `pace`: the slowest, in bytes a second.
+fn paced(body: Body, patience: Duration, pace: usize) -> impl Stream<Item = Result<Bytes, Error>> + Send + 'static {
     let begin = (body.into_data_stream(), 0_usize, None::<Instant>);
     stream::try_unfold(begin, move |(mut parts, size, begun)| async move {
         let begun = begun.unwrap_or_else(Instant::now);
-        let for_size = Duration::from_secs((size / SLOWEST_UPLOAD) as u64);
+        let for_size = Duration::from_secs((size / pace) as u64);
         let next = timeout_at(begun + patience + for_size, parts.next()).await;
         let Some(part) = next.map_err(|_| too_slow())? else { return Ok(None) };
         let part = part.map_err(|e| unread_body(&e))?;
@@ -138,7 +135,7 @@ mod tests {
 
     /// How much of an upload comes, and whether all of it does.
     async fn upload_within(patience: Duration, body: Body) -> (usize, Result<(), Error>) {
-        let mut parts = Box::pin(paced(body, patience));
+        let mut parts = Box::pin(paced(body, patience, SLOWEST_UPLOAD));
         sleep(2 * patience).await; // as when it waits for its turn
         let mut size = 0;
         while let Some(part) = parts.next().await {

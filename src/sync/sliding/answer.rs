@@ -168,8 +168,7 @@ impl Answer {
                 told = room.write(context, &view, out)?;
                 Ok::<_, Error>(told.has_news)
             })?;
-            let mut covered = sent.map(|sent| sent.covered).unwrap_or_default();
-            covered.profiles &= !room.comes_to_want_all_members(); // it had those of some
+            let covered = room.had_covered();
             let mut members = told.members;
             if parts.begin_profiles(covered, wanted) {
                 members.extend(room.known_members(context, &view)?);

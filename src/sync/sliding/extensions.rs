@@ -99,7 +99,12 @@ impl Part<'_> {
 
     /// Up to where the client was told this of a room.
     fn after(&self, room: &Seen<'_>) -> Option<StreamPos> {
-        room.after.filter(|_| !self.is_new && (self.is_covered)(room.covered))
+        room.after.filter(|_| !self.begins(room.covered))
+    }
+
+    /// Whether this is told of a room from the start, where the client had all of these extensions.
+    fn begins(&self, covered: Covered) -> bool {
+        self.is_new || !(self.is_covered)(covered)
     }
 }
 
@@ -154,10 +159,9 @@ impl<'s> Parts<'s> {
         parts.any(|part| !(part.is_covered)(covered) && part.contains(wanted))
     }
 
-    /// Whether profiles of a room are told from the start, where the client had these extensions.
+    /// Whether profiles of a room are told from the start, where the client had all of these extensions.
     pub fn begin_profiles(&self, covered: Covered, wanted: &Wanted) -> bool {
-        let begins = |part: &Part<'_>| part.contains(wanted) && (part.is_new || !(part.is_covered)(covered));
-        self.profiles.as_ref().is_some_and(begins)
+        self.profiles.as_ref().is_some_and(|part| part.contains(wanted) && part.begins(covered))
     }
 
     /// Of which of them the client has all of a room after this answer. `has_data`: the user changed data of the room.
@@ -170,13 +174,13 @@ impl<'s> Parts<'s> {
         };
         // What it had before is still all if nothing came to it that it is not told now.
         let Some((sent, after)) = room.sent.zip(room.after()) else { return covers };
+        let had = room.had_covered();
         let has_receipts = || context.may_have_changed::<ReceiptChanges>(Group::of(nid), after);
         Covered {
-            account_data: covers.account_data || sent.covered.account_data && !has_data && sent.until.is_none(),
-            receipts: covers.receipts || sent.covered.receipts && !has_receipts(),
+            account_data: covers.account_data || had.account_data && !has_data && sent.until.is_none(),
+            receipts: covers.receipts || had.receipts && !has_receipts(),
             // Changes are told whosever rooms these are.
-            profiles: covers.profiles
-                || sent.covered.profiles && !self.are_profiles_new && !room.comes_to_want_all_members(),
+            profiles: covers.profiles || had.profiles && !self.are_profiles_new,
         }
     }
 }

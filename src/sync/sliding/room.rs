@@ -201,9 +201,12 @@ impl Room<'_> {
         self.sent.is_none_or(|sent| sent.required != self.wanted.config.fingerprint)
     }
 
-    /// Whether members were loaded lazily, and are no more.
-    pub fn comes_to_want_all_members(&self) -> bool {
-        self.had.is_lazy && !self.wanted.config.required.is_lazy
+    /// Of which extensions the client had all, up to its last answer.
+    pub fn had_covered(&self) -> Covered {
+        let covered = self.sent.map(|sent| sent.covered).unwrap_or_default();
+        // Where members were loaded lazily, and are no more, it had the profiles of some.
+        let wants_all_now = self.had.is_lazy && !self.wanted.config.required.is_lazy;
+        Covered { profiles: covered.profiles && !wants_all_now, ..covered }
     }
 
     /// Whether the user has read something since, so that his counts are others.
