@@ -32,8 +32,7 @@ pub fn in_event(server: &Server, view: &View<'_>, event: &StoredEvent, service: 
     if registration.has_user(&event.sender) {
         return Ok(true);
     }
-    let member = event.state_key.as_deref().filter(|_| event.event_type == "m.room.member");
-    if member.is_some_and(|member| <&UserId>::try_from(member).is_ok_and(|member| registration.has_user(member))) {
+    if event.member().is_some_and(|member| registration.has_user(member)) {
         return Ok(true);
     }
     in_room(server, view, service)

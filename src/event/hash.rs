@@ -136,7 +136,7 @@ pub fn signature_rules<'r>(event: &CanonicalJsonObject, rules: &'r RoomVersionRu
     Cow::Owned(rules)
 }
 
-/// The reference hash that events of room versions 1 and 2 give beside the id of `event` when they refer to it.
+/// The hash by which others refer to `event`: its id since version 3; in versions 1 and 2 it stands beside the id.
 ///
 /// <https://spec.matrix.org/v1.19/server-server-api/#calculating-the-reference-hash-for-an-event>
 pub fn reference_sha256(event: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<String, FormatError> {

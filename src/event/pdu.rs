@@ -8,7 +8,6 @@ use ruma::{
     events::TimelineEventType,
     room_version_rules::{EventIdFormatVersion, EventsReferenceFormatVersion, RoomIdFormatVersion, RoomVersionRules},
     serde::btreemap_deserialize_v1_powerlevel_values,
-    signatures::reference_hash,
     state_res::Event,
 };
 use serde_json::{
@@ -16,7 +15,7 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
-use super::{format::FormatError, redact};
+use super::{format::FormatError, hash::reference_sha256};
 
 /// The fields of one event that the rules of a room look at.
 ///
@@ -142,9 +141,7 @@ pub(super) fn event_id(json: &CanonicalJsonObject, rules: &RoomVersionRules) -> 
             None => Err(FormatError::bad("`event_id` names no server")),
         };
     }
-    let json = redact::without_malformed_invite(json, rules);
-    let hash = reference_hash(&json, rules).map_err(|error| FormatError::bad(error.to_string()))?;
-    parse_id(&format!("${hash}"), "event_id")
+    parse_id(&format!("${}", reference_sha256(json, rules)?), "event_id")
 }
 
 fn room_id(

@@ -154,6 +154,12 @@ impl DecodeError {
 const COMMON: [&str; 6] = ["content", sticky::KEY, "origin_server_ts", "sender", "state_key", "type"];
 
 impl StoredEvent {
+    /// The user whose membership this event says; `None` if it is no member event, or of nobody.
+    pub fn member(&self) -> Option<&UserId> {
+        let member = self.state_key.as_deref().filter(|_| self.event_type == "m.room.member")?;
+        <&UserId>::try_from(member).ok()
+    }
+
     pub fn new(event: &Verified, rules: &RoomVersionRules, placement: Placement) -> Self {
         let pdu = event.pdu();
         let (common, federation) = split(event.json().clone(), rules);

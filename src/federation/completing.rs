@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ruma::{OwnedEventId, OwnedServerName};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName};
 use tracing::{error, info};
 
 use super::{alternatives, missing::Asker, queue};
@@ -115,13 +115,15 @@ async fn round(server: &Arc<Server>, room: RoomNid) -> Result<Round> {
         let turn = (partial.failures as usize).saturating_mul(MAX_ASKED) % asked.len().max(1);
         asked.rotate_left(turn);
         asked.truncate(MAX_ASKED);
-        Ok(Some((partial, is_in, view.is_resident()?, wanted, asked)))
+        Ok(Some((partial, view.room_id().to_owned(), is_in, view.is_resident()?, wanted, asked)))
     };
-    let Some((known, is_in, is_resident, wanted, asked)) = server.blocking(look).await? else { return Ok(Round::Done) };
+    let Some((known, room_id, is_in, is_resident, wanted, asked)) = server.blocking(look).await? else {
+        return Ok(Round::Done);
+    };
     if !is_in && !is_resident {
         // It was stopped just before we came in, or we are about to.
         drop(permit);
-        return give_up(server, room, known.entry).await;
+        return give_up(server, room, room_id, known.entry).await;
     }
     for wanted in wanted {
         if !ask_all(server, room, &known, &asked, &wanted).await? {
@@ -133,7 +135,7 @@ async fn round(server: &Arc<Server>, room: RoomNid) -> Result<Round> {
             if let Ok(queued) = tokio::time::timeout(QUEUING, queue::until_sent(server, &[])).await {
                 queued?;
             }
-            return give_up(server, room, known.entry).await;
+            return give_up(server, room, room_id, known.entry).await;
         }
     }
     match completion::complete(server, room).await? {
@@ -144,12 +146,7 @@ async fn round(server: &Arc<Server>, room: RoomNid) -> Result<Round> {
 
 /// Gives up a room that nobody of ours was in when it was looked at, unless somebody came in since. A join that is under
 /// way is waited for, which may take long.
-async fn give_up(server: &Arc<Server>, room: RoomNid, entry: OwnedEventId) -> Result<Round> {
-    let look = move |server: &Server| {
-        let snapshot = server.store.snapshot();
-        Ok(View::of(&server.rooms, &snapshot, room)?.room_id().to_owned())
-    };
-    let room_id = server.blocking(look).await?;
+async fn give_up(server: &Arc<Server>, room: RoomNid, room_id: OwnedRoomId, entry: OwnedEventId) -> Result<Round> {
     let _turn = server.inbox.joins.take(room_id).await;
     if !partial::give_up_left(server, room, entry).await? {
         return Ok(Round::InVain(1));

@@ -423,7 +423,7 @@ fn room_for(
     let pdu = event.pdu();
     let user = pdu.state_key.as_deref().and_then(|user| UserId::parse(user).ok());
     let refused = Ok(Err("This server is not in that room"));
-    let Some(user) = user.filter(|user| server.is_ours(user) && pdu.event_type.to_string() == "m.room.member") else {
+    let Some(user) = user.filter(|user| server.is_ours(user) && pdu.r#type == "m.room.member") else {
         return refused;
     };
     let Some(Membership::Leave | Membership::Ban) = membership_in(pdu.content.get()) else { return refused };

@@ -319,16 +319,10 @@ async fn enter(
         None if is_partial && place == Place::Entry => partial::give_up(server, room).await?,
         None => {}
     }
-    relay::mark(server, &event_id, through).await?;
     let lacks_members = lacks_members && !given.is_empty();
     let incoming = Incoming { place, given, lacks_members, ..Incoming::live(event) };
-    let appended = match append::take_in(server, room, vec![incoming]).await {
-        Ok(appended) => appended,
-        Err(error) => {
-            relay::unmark_unless_there(server, &event_id).await?;
-            return Err(error);
-        }
-    };
+    let append = append::take_in(server, room, vec![incoming]);
+    let appended = relay::marked(server, &event_id, through, append).await?;
     let refused = match appended.into_iter().next().map(|appended| appended.verdict) {
         Some(Verdict::Accepted) | None => None,
         Some(Verdict::Rejected(refusal) | Verdict::SoftFailed(refusal)) => Some(refusal),

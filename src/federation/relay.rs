@@ -38,9 +38,27 @@ pub fn done(tx: &mut Transaction<'_>, event_id: &EventId) {
     tx.delete::<Relayed>(&event_id);
 }
 
+/// Makes an event part of its room by `append`, marked as one that `origin` has. Who gets the verdict takes the mark off an
+/// event that was refused.
+pub(super) async fn marked<T>(
+    server: &Server,
+    event_id: &EventId,
+    origin: &ServerName,
+    append: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    mark(server, event_id, origin).await?;
+    match append.await {
+        Ok(appended) => Ok(appended),
+        Err(error) => {
+            unmark_unless_there(server, event_id).await?;
+            Err(error)
+        }
+    }
+}
+
 /// Marks an event that is about to become part of its room. One that is part of it by now, since it came twice at once, may
 /// be in the queues already: nobody would remove its row any more.
-pub(super) async fn mark(server: &Server, event_id: &EventId, origin: &ServerName) -> Result<()> {
+async fn mark(server: &Server, event_id: &EventId, origin: &ServerName) -> Result<()> {
     let (event_id, from) = (event_id.to_owned(), From(origin.to_owned()));
     let mark = move |tx: &mut Transaction<'_>| {
         if !is_in_its_room(tx.before(), &event_id)? {
@@ -71,7 +89,7 @@ pub(super) async fn unmark(server: &Server, event_id: &EventId) -> Result<()> {
 }
 
 /// As [`unmark`], of an event of which nobody knows what became. If it is part of its room, it is still to be told.
-pub(super) async fn unmark_unless_there(server: &Server, event_id: &EventId) -> Result<()> {
+async fn unmark_unless_there(server: &Server, event_id: &EventId) -> Result<()> {
     let event_id = event_id.to_owned();
     let unmark = move |tx: &mut Transaction<'_>| {
         if !is_in_its_room(tx.before(), &event_id)? {

@@ -49,7 +49,8 @@ pub fn findable(server: &Server, room_id: &RoomId) -> Result<RoomNid> {
 /// Joins a room; whoever is in it already stays as he is. `extra` goes into the member event, `reason` for example.
 ///
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidjoin>
-pub async fn join(server: &Arc<Server>, user: &UserId, room: RoomNid, extra: Content) -> Result<()> {
+pub async fn join(server: &Arc<Server>, user: &UserId, room: RoomNid, mut extra: Content) -> Result<()> {
+    extra.remove("third_party_invite"); // which only a server can say
     change(server, user, user, room, Membership::Join, extra, |view, user| {
         Ok(match state_of(view, user)? {
             Some((Membership::Join, event_id)) => Some(event_id),

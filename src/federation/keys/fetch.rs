@@ -66,19 +66,10 @@ impl Default for Fetches {
     }
 }
 
-impl Fetches {
-    fn was_asked(&self, server: &OwnedServerName, now_ms: u64) -> bool {
-        is_lately(self.asked.get(server), now_ms)
-    }
-
-    fn was_refreshed(&self, server: &OwnedServerName, now_ms: u64) -> bool {
-        is_lately(self.refreshed.get(server), now_ms)
-    }
-}
-
-fn is_lately(asked_ms: Option<u64>, now_ms: u64) -> bool {
+/// Whether a server is among those asked lately.
+fn is_lately(asked_ms: &Cache<OwnedServerName, u64>, server: &OwnedServerName, now_ms: u64) -> bool {
     // It may have been a little later than `now_ms`; much later is what a clock said that was set back since.
-    asked_ms.is_some_and(|asked_ms| now_ms.abs_diff(asked_ms) < PAUSE_MS)
+    asked_ms.get(server).is_some_and(|asked_ms| now_ms.abs_diff(asked_ms) < PAUSE_MS)
 }
 
 /// The servers that one fetch asks. Others who want to ask one of them wait until it is released.
@@ -109,7 +100,7 @@ pub async fn fetch(server: &Arc<Server>, wanted: BTreeMap<OwnedServerName, Wante
     // In the order of their names, so that no two wait for each other.
     for (other, wanted) in wanted.into_iter().filter(|(other, _)| allows(server, other)) {
         let lock = fetches.running.lock(&other).await;
-        if !fetches.was_asked(&other, now) {
+        if !is_lately(&fetches.asked, &other, now) {
             locks.insert(other.clone(), lock);
             left.insert(other, wanted);
         }
@@ -136,7 +127,8 @@ pub async fn fetch(server: &Arc<Server>, wanted: BTreeMap<OwnedServerName, Wante
 /// their notary.
 pub async fn refresh(server: &Arc<Server>, others: Vec<OwnedServerName>) -> Result<()> {
     let (fetches, now) = (&server.federation.fetches, server.clock.now_ms());
-    let was_asked = |other: &OwnedServerName| fetches.was_asked(other, now) || fetches.was_refreshed(other, now);
+    let was_asked =
+        |other: &OwnedServerName| [&fetches.asked, &fetches.refreshed].iter().any(|asked| is_lately(asked, other, now));
     let others = others.into_iter().filter(|other| allows(server, other) && !was_asked(other));
     let wanted: BTreeMap<_, _> = others.map(|other| (other, Wanted::default())).collect();
     for other in wanted.keys() {
@@ -291,7 +283,7 @@ mod tests {
         let (fetches, other) = (Fetches::default(), server_name!("b.test").to_owned());
         fetches.asked.insert(other.clone(), 100_000);
         for (now_ms, was_asked) in [(40_000, false), (99_999, true), (159_999, true), (160_000, false)] {
-            assert_eq!(fetches.was_asked(&other, now_ms), was_asked, "{now_ms}");
+            assert_eq!(is_lately(&fetches.asked, &other, now_ms), was_asked, "{now_ms}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use ruma::{OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, UserId};
+use ruma::{OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName};
 use tracing::{debug, warn};
 
 use super::tables::{Backlog, Destinations, Item, Queue, rows_from};
@@ -247,8 +247,7 @@ impl Kept {
             return Ok(false);
         }
         let Some(event) = tx.before().get::<Events>(&(room, event))? else { return Ok(false) };
-        let user = event.state_key.as_deref().and_then(|user| <&UserId>::try_from(user).ok());
-        let user = user.filter(|user| event.event_type == "m.room.member" && user.server_name() == destination);
+        let user = event.member().filter(|user| user.server_name() == destination);
         Ok(user.is_some_and(|user| self.members.insert((room, user.to_owned()))))
     }
 }

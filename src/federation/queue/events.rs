@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use ruma::{OwnedServerName, UserId};
+use ruma::OwnedServerName;
 
 use super::{additions::Additions, arrivals::Arrival, device_lists, may_tell, tables::Item, wake};
 use crate::{
@@ -135,8 +135,7 @@ fn arrival(
     entry: log::Entry,
     event: &StoredEvent,
 ) -> Result<Option<Arrival>> {
-    let user = event.state_key.as_deref().and_then(|user| <&UserId>::try_from(user).ok());
-    let user = user.filter(|user| event.event_type == "m.room.member" && server.is_ours(user));
+    let user = event.member().filter(|user| server.is_ours(user));
     let Some(user) = user.filter(|_| membership_by(event) == Some(Membership::Join)) else { return Ok(None) };
     let before = event.replaces.map(|before| snapshot.get::<Events>(&(entry.room, EventNid(before)))).transpose()?;
     if before.flatten().is_some_and(|before| membership_by(&before) == Some(Membership::Join)) {
@@ -163,12 +162,9 @@ fn server_of_the_removed(
     event: &StoredEvent,
 ) -> Result<Option<OwnedServerName>> {
     let ends = |event: &StoredEvent| matches!(membership_by(event), Some(Membership::Leave | Membership::Ban));
-    if event.event_type != "m.room.member" || !ends(event) {
-        return Ok(None);
-    }
+    let Some(user) = event.member().filter(|_| ends(event)) else { return Ok(None) };
     let Some(before) = event.replaces else { return Ok(None) };
     let before = snapshot.get::<Events>(&(room, EventNid(before)))?;
-    let user = event.state_key.as_deref().and_then(|user| <&UserId>::try_from(user).ok());
     let was_there = before.is_some_and(|before| !ends(&before));
-    Ok(user.filter(|_| was_there).map(|user| user.server_name().to_owned()))
+    Ok(was_there.then(|| user.server_name().to_owned()))
 }

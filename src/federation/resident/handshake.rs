@@ -146,18 +146,11 @@ pub async fn send(server: &Arc<Server>, wish: Wish, event_id: OwnedEventId, even
     };
     let verified = verify(server, rules, &received).await?;
     let event_id = verified.pdu().event_id.clone();
-    relay::mark(server, &event_id, &origin).await?;
-    let appended = async {
+    let append = async {
         let verified = policy_server::complete(server, room, verified).await?;
         append::append(server, room, verified).await
     };
-    let (event, verdict) = match appended.await {
-        Ok(appended) => appended,
-        Err(error) => {
-            relay::unmark_unless_there(server, &event_id).await?;
-            return Err(error);
-        }
-    };
+    let (event, verdict) = relay::marked(server, &event_id, &origin, append).await?;
     match verdict {
         Verdict::Accepted => Ok(Admitted { room, event }),
         Verdict::SoftFailed(reason) | Verdict::Rejected(reason) => {

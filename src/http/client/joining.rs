@@ -64,9 +64,7 @@ async fn joined(
 
 /// What the client wants in its member event: `reason`, and whatever else, as other servers allow it.
 fn extra(raw: &[u8]) -> Result<Content> {
-    let mut content: Content = serde_json::from_slice(raw).map_err(|e| Error::bad_json(e.to_string()))?;
-    content.remove("third_party_invite"); // which only a server can say
-    Ok(content)
+    serde_json::from_slice(raw).map_err(|e| Error::bad_json(e.to_string()))
 }
 
 /// A signature of an identity server for an invite by e-mail. Whether its keys are still valid would have to be asked of

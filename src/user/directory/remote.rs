@@ -59,7 +59,7 @@ fn read(server: &Server, entries: &[LogEntry]) -> Result<(Vec<Seen>, BTreeSet<Ro
         let view = View::of(&server.rooms, &snapshot, entry.room)?;
         let pdu = view.pdu(entry.event)?;
         let Some(state_key) = pdu.state_key.as_deref() else { continue };
-        match &*pdu.event_type.to_string() {
+        match &*pdu.r#type {
             "m.room.member" => {
                 let Ok(user) = <&UserId>::try_from(state_key) else { continue };
                 if membership_in(pdu.content.get()) != Some(Membership::Join) {
